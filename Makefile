@@ -1,0 +1,58 @@
+# make course   set up, fetch the model, run the lessons, write site/index.html
+# make test     set up, lint, type-check, run every test
+# make lab      JupyterLab on this machine
+# make sync     build the notebooks from lessons/*.py (EXECUTE=1 also renews the stored outputs)
+# make lint     the checks that need no training
+#
+# PYTHON=/path/to/python3.11   which Python makes the environment
+# TORCH_INDEX=URL              an extra package index, for PyTorch's own CPU wheels
+
+PYTHON ?= python3.11
+VENV ?= .venv
+TORCH_INDEX ?=
+WORKERS ?= 2
+
+BIN := $(VENV)/bin
+PY := $(BIN)/python
+STAMP := $(VENV)/installed.stamp
+export PATH := $(abspath $(BIN)):$(PATH)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.PHONY: install course test lab sync lint clean
+.DELETE_ON_ERROR:
+
+install: $(STAMP)
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null || { \
+	  echo "make: '$(PYTHON)' is not a Python 3.11; install Python 3.11 or name one: make PYTHON=/path/to/python3.11" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+
+# labkit itself goes in without dependencies: nothing can come that the lock does not name.
+$(STAMP): requirements.lock pyproject.toml | $(PY)
+	$(PY) -m pip install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements.lock
+	$(PY) -m pip install --no-deps --no-build-isolation --quiet -e .
+	@touch $@
+
+course: $(STAMP)
+	$(PY) -m labkit.cli fetch
+	$(PY) -m labkit.cli course
+
+lint: $(STAMP)
+	$(PY) -m ruff check .
+	$(BIN)/lint-imports --no-logo
+	$(PY) -m mypy
+
+# One thread a worker: two workers fill two cores, and sums come out in one order everywhere.
+test: lint
+	$(PY) -m labkit.cli fetch
+	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
+
+lab: $(STAMP)
+	$(PY) -m jupyterlab --ip 127.0.0.1 --notebook-dir lessons
+
+sync: $(STAMP)
+	$(PY) -m labkit.pairing lessons $(if $(EXECUTE),--execute)
+
+clean:
+	rm -rf build site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
