@@ -1,0 +1,313 @@
+"""TAT-QA: questions over a table and the paragraphs around it.
+
+A report is one table of a company's annual report with at least two paragraphs
+that speak about it. Each question has one of four answer types:
+
+    span         one piece of text, copied             "fixed-price type"
+    multi-span   several pieces of text                ["2019", "2018"]
+    arithmetic   a number, with its derivation         (44.1 - 56.7) / 56.7
+    count        how many pieces of text there are     3
+
+and a scale ("", thousand, million, billion, percent), which is part of the
+answer: 1,496.5 without "million" is wrong. The split is by report, never by
+question, so that a model cannot see a test table while it trains.
+
+The file is a JSON list; each item holds `table` (uid, table: rows of strings),
+`paragraphs` (uid, order, text) and `questions` (uid, order, question, answer,
+derivation, answer_type, answer_from, scale …). labkit's own embedded set is
+written in the same form, so one loader reads both.
+
+A single file without splits (the development file alone, say) is cut by report
+into 80 % train, 5 % dev and 15 % test. Reports are ranked by the sha256 of their
+uid, so the cut is the same everywhere and does not depend on the file's order.
+
+Source: Zhu et al., "TAT-QA: A Question Answering Benchmark on a Hybrid of Tabular
+and Textual Content in Finance", ACL 2021; data CC BY 4.0.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from labkit.errors import LabkitError, nearest
+
+ANSWER_TYPES = ("span", "multi-span", "arithmetic", "count")
+SCALES = ("", "thousand", "million", "billion", "percent")
+SPLITS = ("train", "dev", "test")
+FRACTIONS = (0.80, 0.05, 0.15)
+"""Shares of train, dev and test when a single file has to serve as all three."""
+
+TATQA_URL = (
+    "https://raw.githubusercontent.com/NExTplusplus/TAT-QA/master/dataset_raw/tatqa_dataset_{}.json"
+)
+TATQA_FILES = {"train": "train", "dev": "dev", "test": "test_gold"}
+TATQA_SHA256: dict[str, str | None] = {
+    "train": None,
+    "dev": "8da095a819af6db3c14877c6df2d4d29960e41d1a63dd1fa853507bd2a616af5",
+    "test": None,
+}
+"""sha256 of each official file; None where it is recorded at the first download."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One question of a report and its gold answer.
+
+    `answer` holds the strings of the file: several for multi-span, one otherwise
+    (for arithmetic and count the number as a string). `scale` is one of SCALES,
+    `answer_from` is table, text or table-text.
+    """
+
+    uid: str
+    text: str
+    answer: tuple[str, ...]
+    answer_type: str
+    answer_from: str
+    scale: str
+    derivation: str
+    order: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """A table (rows of cells), its paragraphs in reading order, and its questions."""
+
+    uid: str
+    table: tuple[tuple[str, ...], ...]
+    paragraphs: tuple[str, ...]
+    questions: tuple[Question, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """One training or test item: a question with the report it is asked about."""
+
+    report: Report
+    question: Question
+
+
+def samples(reports: Iterable[Report]) -> list[Sample]:
+    """Every question of `reports` with its report, in file order; a sid is an index here."""
+    return [Sample(report=r, question=q) for r in reports for q in r.questions]
+
+
+def read_reports(path: str | Path) -> list[Report]:
+    """Read a file in the official TAT-QA form.
+
+    Raises LabkitError when the file is missing, is not JSON, has another shape
+    (naming the key and the place) or holds no question.
+    """
+    path = Path(path)
+    content = _read_json(path)
+    if not isinstance(content, list):
+        raise LabkitError(
+            f"{path} holds a JSON {type(content).__name__} where the TAT-QA form has a list of "
+            "reports, each with 'table', 'paragraphs' and 'questions'"
+        )
+    reports = [_report(item, f"{path}: [{i}]") for i, item in enumerate(content)]
+    if not any(report.questions for report in reports):
+        raise LabkitError(f"{path} holds no questions; give a TAT-QA file with at least one report")
+    seen: set[str] = set()
+    for sample in samples(reports):
+        if sample.question.uid in seen:
+            raise LabkitError(
+                f"{path} has two questions with the uid {sample.question.uid!r}; each needs its own"
+            )
+        seen.add(sample.question.uid)
+    return reports
+
+
+def load(name: str | Path, split: str = "test") -> list[Report]:
+    """Reports of one split of a data set.
+
+    `name` is "tables" (the embedded set), "tatqa" (the official one, after `labkit
+    fetch tatqa`), a folder with one file per split, or a single JSON file, which is
+    then cut by report into train, dev and test (FRACTIONS). `split` is train, dev,
+    test, or "all" for the three together.
+
+    Raises LabkitError when there is no such data or split.
+    """
+    if split == "all":
+        files = list(dict.fromkeys(path_of(name, part) for part in SPLITS))
+        return [report for path in files for report in read_reports(path)]
+    path = path_of(name, split)
+    reports = read_reports(path)
+    if not _is_single_file(name):
+        return reports
+    part = split_reports(reports)[split]
+    if not part:
+        raise LabkitError(
+            f"{path} has {len(reports)} reports, too few to cut a {split} split from it; "
+            "give a folder with train.json, dev.json and test.json instead"
+        )
+    return part
+
+
+def data_sha256(name: str | Path, split: str) -> str:
+    """sha256 of the file that `load(name, split)` reads (of all of them for "all")."""
+    digest = hashlib.sha256()
+    parts = SPLITS if split == "all" else (split,)
+    for path in dict.fromkeys(path_of(name, part) for part in parts):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def split_reports(
+    reports: Sequence[Report], fractions: Sequence[float] = FRACTIONS, seed: int = 0
+) -> dict[str, list[Report]]:
+    """Cut reports into train, dev and test, each in file order.
+
+    Reports are ranked by sha256(seed, uid) and the ranking is cut at the cumulated
+    fractions, rounded, with at least one report a part when there are three or more.
+    """
+    count = len(reports)
+    ranked = sorted(
+        range(count),
+        key=lambda i: hashlib.sha256(f"{seed}:{reports[i].uid}".encode()).digest(),
+    )
+    least = min(1, count // len(SPLITS))
+    sizes = [max(least, round(fraction * count)) for fraction in fractions[1:]]
+    ends = [count - sum(sizes), count - sizes[1], count]
+    parts = {}
+    start = 0
+    for split, end in zip(SPLITS, ends, strict=True):
+        parts[split] = [reports[i] for i in sorted(ranked[max(start, 0) : max(end, 0)])]
+        start = end
+    return parts
+
+
+def path_of(name: str | Path, split: str) -> Path:
+    """The file that holds `split` of the data set `name`; LabkitError when there is none."""
+    if split not in SPLITS:
+        raise LabkitError(f"there is no split {split!r}; {nearest(str(split), [*SPLITS, 'all'])}")
+    if name == "tables":
+        return _in_folder(data_dir() / "tables", split, "set LABKIT_DATA to the checkout's data/")
+    if name == "tatqa":
+        return _in_folder(tatqa_dir(), split, "run `labkit fetch tatqa` first")
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    if path.is_dir():
+        return _in_folder(path, split, "put the file there or give the path of one JSON file")
+    raise LabkitError(
+        f"there is no data set at {str(name)!r}; give 'tables', 'tatqa', a JSON file in TAT-QA's "
+        "form, or a folder with train.json, dev.json and test.json"
+    )
+
+
+def data_dir() -> Path:
+    """The checkout's data/ folder: $LABKIT_DATA, else beside the package."""
+    given = os.environ.get("LABKIT_DATA")
+    return Path(given).expanduser() if given else Path(__file__).resolve().parents[2] / "data"
+
+
+def tatqa_dir() -> Path:
+    """Where `labkit fetch tatqa` puts the official files."""
+    from labkit.models.fetch import cache_dir
+
+    return cache_dir() / "tatqa"
+
+
+def _is_single_file(name: str | Path) -> bool:
+    return name not in ("tables", "tatqa") and Path(name).expanduser().is_file()
+
+
+def _in_folder(folder: Path, split: str, remedy: str) -> Path:
+    names = [f"{split}.json", f"tatqa_dataset_{TATQA_FILES[split]}.json"]
+    names += [f"tatqa_dataset_{split}.json"] if split == "test" else []
+    for file in names:
+        if (folder / file).is_file():
+            return folder / file
+    raise LabkitError(f"{folder} has no {' or '.join(names)}; {remedy}")
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise LabkitError(f"there is no file {path}; give a JSON file in TAT-QA's form") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise LabkitError(f"{path} cannot be read as text ({error})") from None
+    except json.JSONDecodeError as error:
+        raise LabkitError(
+            f"{path} is not valid JSON: {error.msg} in line {error.lineno}, column {error.colno}"
+        ) from None
+
+
+def _report(item: Any, where: str) -> Report:
+    table = _get(item, "table", dict, where)
+    rows = _get(table, "table", list, f"{where}.table")
+    for i, row in enumerate(rows):
+        if not isinstance(row, list):
+            raise LabkitError(f"{where}.table.table[{i}] is not a list of cells")
+    paragraphs = []
+    for i, paragraph in enumerate(_get(item, "paragraphs", list, where)):
+        place = f"{where}.paragraphs[{i}]"
+        text = _get(paragraph, "text", str, place)
+        paragraphs.append((_get(paragraph, "order", int, place), text))
+    paragraphs.sort(key=lambda pair: pair[0])
+    questions = _get(item, "questions", list, where)
+    return Report(
+        uid=_get(table, "uid", str, f"{where}.table"),
+        table=tuple(tuple(str(cell) for cell in row) for row in rows),
+        paragraphs=tuple(text for _, text in paragraphs),
+        questions=tuple(_question(q, f"{where}.questions[{i}]") for i, q in enumerate(questions)),
+    )
+
+
+def _question(item: Any, where: str) -> Question:
+    text = _get(item, "question", str, where)
+    uid = _get(item, "uid", str, where)
+    if "answer" not in item:
+        raise LabkitError(
+            f"{where} (uid {uid}) has no 'answer': this looks like TAT-QA's blind test file, "
+            "which cannot be trained on or scored; use tatqa_dataset_test_gold.json"
+        )
+    answer_type = _one_of(item, "answer_type", ANSWER_TYPES, where)
+    scale = _one_of(item, "scale", SCALES, where)
+    answer = item["answer"]
+    if answer_type in ("span", "multi-span"):
+        strings = tuple(str(part) for part in _get(item, "answer", list, where))
+    elif isinstance(answer, bool) or not isinstance(answer, int | float | str):
+        raise LabkitError(f"{where}.answer is not a number, as {answer_type} questions have it")
+    elif answer_type == "count":
+        try:
+            strings = (str(int(answer)),)
+        except ValueError:
+            raise LabkitError(f"{where}.answer is {answer!r}, not a whole number") from None
+    else:
+        strings = (str(answer),)
+    return Question(
+        uid=uid,
+        text=text,
+        answer=strings,
+        answer_type=answer_type,
+        answer_from=str(item.get("answer_from", "")),
+        scale=scale,
+        derivation=str(item.get("derivation") or ""),
+        order=_get(item, "order", int, where),
+    )
+
+
+def _get(item: Any, key: str, kind: type, where: str) -> Any:
+    if not isinstance(item, dict):
+        raise LabkitError(f"{where} is not a JSON object with the key {key!r}")
+    if key not in item:
+        raise LabkitError(f"{where} has no key {key!r}, which every TAT-QA entry has there")
+    if not isinstance(item[key], kind):
+        raise LabkitError(
+            f"{where}.{key} is a {type(item[key]).__name__}, but TAT-QA has a {kind.__name__} there"
+        )
+    return item[key]
+
+
+def _one_of(item: dict[str, Any], key: str, choices: Sequence[str], where: str) -> str:
+    value = _get(item, key, str, where)
+    if value not in choices:
+        named = ", ".join(repr(choice) for choice in choices)
+        raise LabkitError(f"{where}.{key} is {value!r}, but it is one of {named}")
+    return value
