@@ -1,0 +1,125 @@
+"""From a folder to a tokenizer and a model, without noise and without network.
+
+Three kinds of folder are models here. A *plain* one holds `config.json` and weights. A
+*full run* of ours is the same, written by training. An *adapter* holds only what training
+changed, W = W₀ + (α/r)·B·A in LoRA's case, and names the base that W₀ comes from; the base is
+looked up by its name first, so an adapter can be given to someone whose models lie elsewhere.
+
+bf16 weights take half the bytes of fp32 and are what inference wants; for training with
+full fine-tuning load fp32 (small updates vanish in bf16's 8 bits of mantissa).
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from labkit.errors import LabkitError, nearest
+from labkit.models import registry
+from labkit.models.quiet import quiet, quiet_bitsandbytes
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+DTYPES = ("bfloat16", "float16", "float32")
+
+
+def adapter_config(folder: Path) -> dict[str, Any] | None:
+    """Return the PEFT configuration in `folder`, or None when it is not an adapter."""
+    path = folder / "adapter_config.json"
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise LabkitError(f"{path} is not readable as JSON ({error}): train again") from error
+
+
+def base_folder(folder: Path) -> Path:
+    """Return where the base model of the adapter in `folder` is; `folder` itself if plain."""
+    adapter = adapter_config(folder)
+    if adapter is None:
+        return folder
+    base = str(adapter.get("base_model_name_or_path") or "")
+    if not os.path.isdir(base) and Path(base).name in registry.known_names():
+        # Trained elsewhere, with the base at a path that does not exist here.
+        base = Path(base).name
+    try:
+        return registry.resolve(base)
+    except LabkitError as error:
+        raise LabkitError(f"the adapter in {folder} needs its base model: {error}") from error
+
+
+def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase":
+    """Load the tokenizer of a model, run or adapter folder (or registry name).
+
+    An adapter without a tokenizer of its own uses its base's. A tokenizer without a padding
+    token pads with its end token.
+    """
+    from transformers import AutoTokenizer
+
+    folder = registry.resolve(str(path))
+    if not (folder / "tokenizer_config.json").is_file():
+        folder = base_folder(folder)
+    try:
+        with quiet():
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise LabkitError(f"no tokenizer can be loaded from {folder}: {error}") from error
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(path: str | Path, *, dtype: str = "bfloat16", **kw: Any) -> "PreTrainedModel":
+    """Load the model in a folder (or of a registry name) in evaluation mode, from disk only.
+
+    `dtype` is bfloat16, float16 or float32; `kw` goes to `from_pretrained`
+    (`attn_implementation`, `device_map`, `quantization_config`). An adapter folder gives a
+    `PeftModel` on its base. Raises `LabkitError` when the folder holds no loadable model.
+    """
+    if dtype not in DTYPES:
+        raise LabkitError(f"dtype {dtype!r} is not known: {nearest(dtype, DTYPES)}")
+    folder = registry.resolve(str(path))
+    import torch
+    import transformers
+
+    base = base_folder(folder)
+    try:
+        with quiet():
+            config = transformers.AutoConfig.from_pretrained(base, local_files_only=True)
+            model = auto_class(config).from_pretrained(
+                base, dtype=getattr(torch, dtype), local_files_only=True, **kw
+            )
+    except (OSError, ValueError) as error:
+        raise LabkitError(f"no model can be loaded from {base}: {error}") from error
+    if base != folder:
+        quiet_bitsandbytes()
+        from peft import PeftModel
+
+        with quiet():
+            model = PeftModel.from_pretrained(model, folder, local_files_only=True)
+    return model.eval()
+
+
+def auto_class(config: "PreTrainedConfig") -> Any:
+    """Return transformers' auto class that fits: T5 reads and writes, all others only write on."""
+    import transformers
+
+    if config.is_encoder_decoder:
+        return transformers.AutoModelForSeq2SeqLM
+    return transformers.AutoModelForCausalLM
+
+
+def config_of(name_or_path: str) -> "PreTrainedConfig":
+    """Return the transformers configuration of a registry name, without weights or network.
+
+    For a folder its own `config.json` is read.
+    """
+    import transformers
+
+    if name_or_path in registry.known_names():
+        spec = registry.spec(name_or_path)
+        return transformers.AutoConfig.for_model(spec.architecture, **spec.config)
+    folder = base_folder(registry.resolve(name_or_path, fetch=False))
+    return transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
