@@ -22,11 +22,16 @@ The calculator is a recursive-descent parser over
     sum     = product { ("+" | "-") product }
     product = signed { ("*" | "/") signed }
     signed  = ("+" | "-") signed | atom
-    atom    = [currency] ( number | "(" sum ")" ) ["%"]
+    atom    = ( number | "(" sum ")" ) ["%"]
 
 and knows nothing else: no names, no powers, no attribute access, so text that a
-model made up is never run as code. Two habits of accountants are kept: (1,202)
-around a bare number is minus 1,202, and 5% is 0.05.
+model made up is never run as code. Currency signs are skipped. Two habits of
+accountants are kept: (1,202), a bare number in parentheses, is minus 1,202, and
+5% is 0.05.
+
+A calculated value is rounded to two decimals, as the data set's numbers are. Where
+no scale is written four are kept, because the official score also accepts the bare
+ratio 0.2222 for 22.22 percent and looks at four.
 
 The reader sees the text alone, never the gold answer, its type or its scale.
 """
@@ -40,7 +45,7 @@ from labkit.datasets.tatqa import SCALES, Question
 MOST_CHARACTERS = 400
 MOST_NESTED = 20
 
-_TOKEN = re.compile(r"\s*(?:(\d+(?:,\d{2,3})*(?:\.\d+)?|\.\d+)|(.))", re.DOTALL)
+_TOKEN = re.compile(r"\s*(?:(\d+(?:,\d{2,3})*(?:\.\d*)?|\.\d+)|(\S))")
 _LOOK_ALIKES = str.maketrans("−–—×÷[]", "---*/()")
 _CURRENCY = "$€£¥"
 
@@ -69,8 +74,9 @@ def format_answer(question: Question) -> str:
 def taught_expression(question: Question) -> str:
     """An expression from the question's derivation whose value is the gold answer, or "".
 
-    Tried in turn: as it stands, without percent signs, and each of these times 100
-    when the scale is percent.
+    Tried in turn: as it stands and without percent signs; when the scale is percent,
+    each of these also times 100, which comes first for a plain ratio (a change of nothing
+    is 0 either way, and should be taught like any other change).
     """
     try:
         gold = calculate(question.answer[0])
@@ -79,7 +85,9 @@ def taught_expression(question: Question) -> str:
         return ""
     candidates = [plain, plain.replace("%", "")]
     if question.scale == "percent":
-        candidates = [c for base in reversed(candidates) for c in (base, _times_100(base))]
+        pairs = [(base, _times_100(base)) for base in reversed(candidates)]
+        is_ratio = "/" in plain and "%" not in plain
+        candidates = [c for pair in pairs for c in (reversed(pair) if is_ratio else pair)]
     for candidate in candidates:
         try:
             if rounded(calculate(candidate)) == rounded(gold):
@@ -107,7 +115,7 @@ def parse_answer(text: str) -> Answer:
         return Answer(values=(str(len(items)),), scale=scale, expression=expression)
     try:
         # Some models go on and write the result: "= 3 + 4 = 7".
-        value = rounded(calculate(expression.split("=")[0]))
+        value = rounded(calculate(expression.split("=")[0]), 2 if scale else 4)
     except ValueError:
         return Answer(values=(expression,) if expression else (), scale=scale)
     return Answer(values=(value,), scale=scale, expression=expression)
@@ -133,20 +141,22 @@ def calculate(expression: str) -> float:
     return value
 
 
-def rounded(value: float) -> str:
-    """A number as TAT-QA writes it: at most two decimals, no exponent, no minus zero.
+def rounded(value: float, places: int = 2) -> str:
+    """A number as TAT-QA writes it: at most `places` decimals, no exponent, no minus zero.
 
     >>> rounded(-22.2222), rounded(40.0), rounded(-0.001)
     ('-22.22', '40', '0')
     """
-    text = f"{round(value, 2):.2f}".rstrip("0").rstrip(".")
+    text = f"{round(value, places):.{places}f}".rstrip("0").rstrip(".")
     return "0" if text == "-0" else text
 
 
 def _tokens(expression: str) -> list[str]:
     tokens = []
-    for number, sign in _TOKEN.findall(expression.translate(_LOOK_ALIKES).strip()):
-        if not number and sign not in "+-*/()%" + _CURRENCY:
+    for number, sign in _TOKEN.findall(expression.translate(_LOOK_ALIKES)):
+        if sign and sign in _CURRENCY:
+            continue
+        if sign and sign not in "+-*/()%":
             raise ValueError(f"{sign!r} has no meaning in arithmetic")
         tokens.append(number or sign)
     return tokens
@@ -188,8 +198,6 @@ def _signed(tokens: list[str], i: int, depth: int) -> tuple[float, int]:
 def _atom(tokens: list[str], i: int, depth: int) -> tuple[float, int]:
     if depth > MOST_NESTED:
         raise ValueError("too many nested parentheses")
-    if _at(tokens, i) in tuple(_CURRENCY):
-        i += 1
     token = _at(tokens, i)
     if token == "(":
         start = i
@@ -198,7 +206,7 @@ def _atom(tokens: list[str], i: int, depth: int) -> tuple[float, int]:
             raise ValueError("a parenthesis is not closed")
         if _is_bare_number(tokens[start + 1 : i]):
             value = -value
-    elif token and (token[0].isdigit() or token[0] == "."):
+    elif token and token not in "+-*/)%":
         value = float(token.replace(",", ""))
     else:
         raise ValueError(
@@ -211,8 +219,7 @@ def _atom(tokens: list[str], i: int, depth: int) -> tuple[float, int]:
 
 
 def _is_bare_number(tokens: list[str]) -> bool:
-    digits = [token for token in tokens if token not in tuple(_CURRENCY + "%")]
-    return len(digits) == 1 and digits[0][0] in "0123456789."
+    return len(tokens) == 1 or (len(tokens) == 2 and tokens[1] == "%")
 
 
 def _spaced(derivation: str) -> str:
@@ -220,8 +227,6 @@ def _spaced(derivation: str) -> str:
     text = ""
     previous = ""
     for token in _tokens(derivation):
-        if token in tuple(_CURRENCY):
-            continue
         binary = token in "+-*/" and previous not in ("", "(", *"+-*/")
         text += f" {token} " if binary else token
         previous = token

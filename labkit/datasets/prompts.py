@@ -170,13 +170,10 @@ def _cut(sample: Sample, examples: Sequence[Sample], cut: int) -> tuple[Sample, 
 def _ids(tokenizer: Any, sample: Sample, examples: Sequence[Sample]) -> tuple[list[int], list[int]]:
     """Token ids of the prompt, and of the answer with its end token."""
     prompt, answer = _texts(tokenizer, sample, examples)
-    start = _start_ids(tokenizer)
+    # A chat template writes the start token itself.
+    start = [] if tokenizer.chat_template else _start_ids(tokenizer)
     prompt_ids = start + tokenizer(prompt, add_special_tokens=False)["input_ids"]
-    if start and prompt_ids[len(start) : 2 * len(start)] == start:
-        prompt_ids = prompt_ids[len(start) :]
     full_ids = start + tokenizer(prompt + answer, add_special_tokens=False)["input_ids"]
-    if start and full_ids[len(start) : 2 * len(start)] == start:
-        full_ids = full_ids[len(start) :]
     if full_ids[: len(prompt_ids)] == prompt_ids:
         return prompt_ids, full_ids[len(prompt_ids) :]
     # The last prompt token and the answer's first characters merged into one token; at
@@ -188,7 +185,7 @@ def _texts(tokenizer: Any, sample: Sample, examples: Sequence[Sample]) -> tuple[
     """The prompt, and the answer as the template ends it, so that their sum is the dialogue."""
     turns = messages(sample, examples)
     answer = format_answer(sample.question)
-    if not getattr(tokenizer, "chat_template", None):
+    if not tokenizer.chat_template:
         return _plain(turns), f" {answer}{tokenizer.eos_token or ''}"
     if not _knows_system(tokenizer):
         first = {"role": "user", "content": f"{turns[0]['content']}\n\n{turns[1]['content']}"}

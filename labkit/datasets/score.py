@@ -29,6 +29,7 @@ it is the same score:
 - "1.2 million" is read as a number (its second word is a scale); "1.2 apples" is not.
 - The JSON number 0 counts as no prediction; the string "0" does not.
 - Only spaces separate words in step 3, and an unreadable number ("inf") becomes "None".
+- F1 is rounded as NumPy rounds: 0.975 becomes 0.98, where Python's round gives 0.97.
 
 Source: the evaluation script of github.com/NExTplusplus/TAT-QA (tatqa_metric.py,
 tatqa_utils.py); bags and alignment: Dua et al., "DROP", NAACL 2019.
@@ -137,7 +138,8 @@ def is_number(text: str) -> bool:
 def to_number(text: str) -> float | None:
     """The number a text stands for, to four decimals, or None when it has no digits."""
     found = _FIRST_NUMBER.search(text.translate(_IGNORED_IN_NUMBERS))
-    if not found or not found[1]:
+    # Beyond a float's range the official script stops with an error; here it is no number.
+    if not found or not found[1] or len(found[1]) > 290:
         return None
     value: float = float(found[1]) if "." in found[1] else int(found[1])
     scaled = _NUMBER_AND_WORD.search(text)
@@ -179,7 +181,7 @@ def aligned_f1(predicted: Sequence[set[str]], gold: Sequence[set[str]]) -> float
 def _compare(predicted: str, gold: str) -> tuple[float, float]:
     predicted, gold = normalise(predicted), normalise(gold)
     f1 = aligned_f1([set(predicted.split())], [set(gold.split())])
-    return float(predicted == gold), round(f1, 2)
+    return float(predicted == gold), float(np.round(f1, 2))
 
 
 def _readings(values: Sequence[Any], scale: str) -> list[str]:
