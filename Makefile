@@ -49,10 +49,11 @@ test: lint
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
 
 lab: $(STAMP)
-	$(PY) -m jupyterlab --ip 127.0.0.1 --notebook-dir lessons
+	LABKIT_RUNS=$${LABKIT_RUNS:-$(abspath runs)} $(PY) -m jupyterlab --ip 127.0.0.1 \
+	  --notebook-dir lessons --KernelManager.transport_encryption=auto
 
 sync: $(STAMP)
-	$(PY) -m labkit.pairing lessons $(if $(EXECUTE),--execute)
+	$(PY) -m labkit.course.pairing lessons $(if $(EXECUTE),--execute)
 
 clean:
 	rm -rf build site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -126,7 +126,7 @@ def test_make_says_what_to_do_without_python_311(tmp_path):
         ("course", "labkit.cli course"),
         ("test", "-m pytest"),
         ("lab", "-m jupyterlab"),
-        ("sync", "-m labkit.pairing"),
+        ("sync", "-m labkit.course.pairing"),
         ("lint", "-m mypy"),
     ],
 )

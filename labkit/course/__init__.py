@@ -1,0 +1,91 @@
+"""The course as a whole: build the notebooks, run them, and bind what they show into a site.
+
+A lesson is one file a person edits, `lessons/NN_name.py`, in the percent format that jupytext
+defines: comments for prose, code for code, so that reviews, linters and merges see text.
+
+    NN_name.py --pairing--> NN_name.ipynb --run--> executed notebook --site--> NN_name.html
+
+`pairing` builds the notebook a student opens, `run` executes it in a kernel of its own and
+passes on what it prints, `site` turns the executed one into a page that needs no network.
+`run_course` below does the last two for every lesson.
+
+Source: jupytext's percent format; nbclient and nbconvert, which do the executing and converting.
+"""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from labkit.course import pairing, run, site
+from labkit.errors import LabkitError, nearest
+
+
+def lesson_paths(lessons_dir: Path, names: Sequence[str] = ()) -> list[Path]:
+    """Return the lessons to run, in order: the percent sources, or notebooks that have none.
+
+    A name is a file's stem or its number ("02"). Raises LabkitError for a name nobody has.
+    """
+    found: dict[str, Path] = {}
+    for pattern in ["[0-9][0-9]_*.ipynb", "[0-9][0-9]_*.py"]:
+        found |= {path.stem: path for path in lessons_dir.glob(pattern)}
+    if not found:
+        raise LabkitError(f"no lesson (NN_name.py or NN_name.ipynb) in {lessons_dir}")
+    chosen = set()
+    for name in names:
+        stem = Path(name).name.removesuffix(".py").removesuffix(".ipynb")
+        match = [s for s in found if stem in (s, s[:2])]
+        if not match:
+            raise LabkitError(f"no lesson '{name}' in {lessons_dir}: {nearest(stem, found)}")
+        chosen.update(match)
+    return [found[stem] for stem in sorted(chosen or found)]
+
+
+def run_course(
+    lessons: Sequence[str] = (),
+    *,
+    lessons_dir: str | Path = "lessons",
+    out_dir: str | Path = "site",
+    profile: str | None = None,
+    say: Callable[[str], None] = run.say,
+) -> dict:
+    """Execute the lessons and write `out_dir`/index.html, a page and a notebook for each.
+
+    Every page is complete the moment it exists, and lessons that are already finished stay when
+    a later one fails. Running again is quick: finished training runs are found in their records.
+    Returns {"site": path of the index, "lessons": [{"name", "seconds", "page"}], "profile"}.
+    Raises LabkitError, naming lesson and cell, when a cell fails; what ran is then kept as
+    `out_dir`/notebooks/NN_name.failed.ipynb.
+    """
+    lessons_dir, out_dir = Path(lessons_dir), Path(out_dir)
+    profile = profile or os.environ.get("LABKIT_PROFILE", "cpu")
+    paths = lesson_paths(lessons_dir, lessons)
+    # One place for records, wherever a kernel starts: `labkit runs list` then finds them here.
+    runs = os.environ.get("LABKIT_RUNS") or str(Path("runs").resolve())
+    environment = {"LABKIT_PROFILE": profile, "LABKIT_RUNS": runs}
+    notebooks = out_dir / "notebooks"
+    done = []
+    for number, path in enumerate(paths, start=1):
+        started = time.monotonic()
+        notebook = pairing.read(path)
+        try:
+            run.execute(
+                notebook,
+                name=path.stem,
+                cwd=lessons_dir,
+                environment=environment,
+                label=f"[{number}/{len(paths)}] {path.stem}",
+                say=say,
+            )
+        except BaseException:
+            site.write_notebook(notebook, notebooks / f"{path.stem}.failed.ipynb")
+            raise
+        (notebooks / f"{path.stem}.failed.ipynb").unlink(missing_ok=True)
+        site.write_notebook(notebook, notebooks / f"{path.stem}.ipynb")
+        seconds = time.monotonic() - started
+        done.append({"name": path.stem, "seconds": seconds, "page": f"{path.stem}.html"})
+        # Built again from all notebooks there are, so that every page links to its neighbours.
+        index = site.build(out_dir)
+        say(f"[{number}/{len(paths)}] {path.stem} · done in {run.clock(seconds)}")
+    say(f"The course is in {index}")
+    return {"site": str(index), "profile": profile, "lessons": done}
