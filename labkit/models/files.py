@@ -13,8 +13,11 @@ Four rules make that so, and each is a few lines here or in `fetch`.
    `Range`); the SHA-256 at the end covers both halves.
 """
 
+import errno
 import hashlib
+import http.client
 import os
+import ssl
 import sys
 import time
 import urllib.error
@@ -43,10 +46,13 @@ def say(message: str) -> None:
 
 
 @contextmanager
-def progress_bar(label: str, total: int | None, start: int = 0) -> Iterator[Callable[[int], None]]:
+def progress_bar(
+    label: str, total: int | None, *, start: int = 0, progress: bool = True
+) -> Iterator[Callable[[int], None]]:
     """Yield a function that is told the bytes done so far; a log gets one line, not a bar."""
-    if not sys.stderr.isatty():
-        say(label)
+    if not progress or not sys.stderr.isatty():
+        if progress:
+            say(label)
         yield lambda done: None
         return
     from tqdm import tqdm
@@ -55,23 +61,24 @@ def progress_bar(label: str, total: int | None, start: int = 0) -> Iterator[Call
         yield lambda done: bar.update(done - bar.n) and None
 
 
+# What the disk or its owner refuses, as opposed to what the network does (also an OSError).
+_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
+_REFUSALS |= {errno.EEXIST, errno.EIO}
+
+
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Turn a full disk or a folder that cannot be written into one sentence naming `path`."""
     try:
         yield
-    except PermissionError as error:
-        raise LabkitError(
-            f"cannot write {error.filename or path}: set LABKIT_CACHE to a folder that you can "
-            "write, or LABKIT_MODELS to one that already holds the model"
-        ) from error
     except OSError as error:
-        if isinstance(error, (urllib.error.URLError, TimeoutError, ConnectionError)):
+        if error.errno not in _REFUSALS or isinstance(error, ssl.SSLError):
             raise
-        raise LabkitError(
-            f"cannot write below {path}: {error.strerror or error}; free some space or set "
-            "LABKIT_CACHE to another disk (`labkit doctor` shows the space left)"
-        ) from error
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            advice = "free some space, or set LABKIT_CACHE to a folder on another disk"
+        else:
+            advice = "set LABKIT_CACHE to a folder that you can write to"
+        raise LabkitError(f"cannot write below {path} ({error.strerror}): {advice}") from error
 
 
 @contextmanager
@@ -112,7 +119,9 @@ def refuse_unless(path: Path, size: int | None, sha256: str) -> None:
         )
 
 
-def download(url: str, path: Path, sha256: str, *, attempts: int = 3) -> Path:
+def download(
+    url: str, path: Path, sha256: str, *, attempts: int = 3, progress: bool = True
+) -> Path:
     """Download `url` to `path` and return `path`; at once when it is already there and right.
 
     Resumes a download that was cut off, by this process or an earlier one. Raises
@@ -123,47 +132,39 @@ def download(url: str, path: Path, sha256: str, *, attempts: int = 3) -> Path:
     if path.is_file() and sha256_file(path) == sha256:
         return path
     part = path.with_name(f".{path.name}.part")
-    with locked(path.with_name(f".{path.name}.lock"), path.name):
+    with locked(path.with_name(f".{path.name}.lock"), path.name), writing(path.parent):
         if path.is_file() and sha256_file(path) == sha256:
             return path
         resumed = part.exists()
-        for attempt in range(1, attempts + 1):
-            try:
-                with writing(path.parent):
-                    _continue(url, part)
-                break
-            except (urllib.error.URLError, OSError) as error:
-                if attempt == attempts or isinstance(error, urllib.error.HTTPError):
-                    raise LabkitError(
-                        f"cannot download {url} ({_reason(error)}): check the network and run "
-                        f"again, which continues where it stopped, or put the file at {path}"
-                    ) from error
-                time.sleep(attempt)
+        _download_part(url, part, path, attempts, progress)
         if resumed and sha256_file(part) != sha256:
-            # The earlier part may be of an older version: once from the first byte.
+            # What was left here may be the beginning of an older version: from the first byte.
             part.unlink()
-            return _again(url, path, sha256, part)
+            _download_part(url, part, path, attempts, progress)
         refuse_unless(part, None, sha256)
         os.replace(part, path)
     return path
 
 
-def _again(url: str, path: Path, sha256: str, part: Path) -> Path:
-    try:
-        with writing(path.parent):
-            _continue(url, part)
-    except (urllib.error.URLError, OSError) as error:
-        raise LabkitError(f"cannot download {url} ({_reason(error)}): run again") from error
-    refuse_unless(part, None, sha256)
-    os.replace(part, path)
-    return path
+def _download_part(url: str, part: Path, path: Path, attempts: int, progress: bool) -> None:
+    """Call `_continue` until `part` is whole; a sender that answers 4xx is not asked again."""
+    for attempt in range(1, attempts + 1):
+        try:
+            return _continue(url, part, progress)
+        except (OSError, http.client.HTTPException) as error:
+            if getattr(error, "errno", None) in _REFUSALS and not isinstance(error, ssl.SSLError):
+                raise
+            refused = isinstance(error, urllib.error.HTTPError) and error.code < 500
+            if attempt == attempts or refused:
+                reason = getattr(error, "reason", None) or error
+                raise LabkitError(
+                    f"cannot download {url} ({reason}): check the network and run again, which "
+                    f"continues where it stopped, or put the file at {path}"
+                ) from error
+            time.sleep(attempt)
 
 
-def _reason(error: BaseException) -> str:
-    return str(getattr(error, "reason", None) or error or type(error).__name__)
-
-
-def _continue(url: str, part: Path) -> None:
+def _continue(url: str, part: Path, progress: bool) -> None:
     """Append to `part` what is missing; `ConnectionError` when the sender stops early."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
@@ -175,17 +176,18 @@ def _continue(url: str, part: Path) -> None:
             return
         raise
     with response:
-        if response.status != 206:
+        if response.status != 206:  # the sender ignores ranges and starts over
             have = 0
         length = response.headers.get("Content-Length")
         total = have + int(length) if length else None
+        label = f"downloading {url.rsplit('/', 1)[-1]}"
         with (
             open(part, "ab" if have else "wb") as file,
-            progress_bar(f"downloading {url.rsplit('/', 1)[-1]}", total, have) as show,
+            progress_bar(label, total, start=have, progress=progress) as show,
         ):
-            while block := response.read(1 << 20):
+            done = have
+            while block := response.read(1 << 18):
                 file.write(block)
-                show(file.tell())
-            done = file.tell()
+                show(done := done + len(block))
     if total is not None and done < total:
         raise ConnectionError(f"the connection closed after {done:,} of {total:,} bytes")

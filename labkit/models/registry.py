@@ -24,9 +24,8 @@ from labkit.models.specs import MODELS, ModelSpec
 
 __all__ = ["MODELS", "ModelSpec", "known_names", "model_folder", "name_of", "resolve", "spec"]
 
-# Files of a Hub repository that loading needs; its folders hold other formats of the same.
+# Files of a Hub repository that loading needs; its subfolders hold other formats of the same.
 HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
-HUB_FOLDERS = ["*/*"]
 
 
 def known_names() -> list[str]:
@@ -71,7 +70,7 @@ def resolve(name_or_path: str, *, fetch: bool = True) -> Path:
     if not known:
         if not _looks_like_hub_id(name_or_path):
             raise LabkitError(
-                f"{name_or_path!r} is neither a folder nor a model's name: "
+                f"{name_or_path!r} is neither a folder with a model nor the name of one: "
                 f"{nearest(name_or_path, known_names())}"
             )
         hub_id = name_or_path
@@ -114,15 +113,15 @@ def name_of(folder: str | Path) -> str:
 
     Adapters and run records keep this, so that they still mean something on another machine.
     """
-    folder = Path(folder)
+    here = Path(folder).resolve()
     for name in known_names():
         hub_id = MODELS[name].hub_id if name in MODELS else None
-        if folder == fetching.cache_dir() / "models" / name:
-            return name
-        if (shared := _in_shared_folder(name, hub_id)) is not None and folder == shared:
+        cached = fetching.cache_dir() / "models" / name
+        shared = _in_shared_folder(name, hub_id)
+        if here == cached.resolve() or (shared is not None and here == shared.resolve()):
             return name
     # The Hub's cache: …/models--owner--name/snapshots/<commit>
-    for part in folder.parts:
+    for part in here.parts:
         if part.startswith("models--"):
             hub_id = part.removeprefix("models--").replace("--", "/")
             return next((n for n, s in MODELS.items() if s.hub_id == hub_id), hub_id)
@@ -130,7 +129,11 @@ def name_of(folder: str | Path) -> str:
 
 
 def _looks_like_hub_id(text: str) -> bool:
-    return re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", text) is not None
+    """Tell `owner/name` from a path that does not exist, such as a run that was removed."""
+    if re.fullmatch(r"[A-Za-z0-9][\w.-]*/[\w.-]+", text) is None:
+        return False
+    owner = text.split("/")[0]
+    return owner != "runs" and not Path(owner).is_dir()
 
 
 def _in_shared_folder(name: str, hub_id: str | None) -> Path | None:
@@ -172,7 +175,9 @@ def _from_hub(hub_id: str, *, fetch: bool) -> Path | None:
             f"{hub_id} is not on this machine and HF_HUB_OFFLINE is set: unset it, or {elsewhere}"
         )
     try:
-        folder = snapshot_download(hub_id, allow_patterns=HUB_FILES, ignore_patterns=HUB_FOLDERS)
+        folder = Path(snapshot_download(hub_id, allow_patterns=HUB_FILES, ignore_patterns=["*/*"]))
+        if model_folder(folder) is None:  # an old repository without safetensors
+            folder = Path(snapshot_download(hub_id, allow_patterns=[*HUB_FILES, "*.bin"]))
     except errors.GatedRepoError as error:
         raise LabkitError(
             f"{hub_id} is gated: accept its licence on the model's page of the Hugging Face Hub, "
@@ -190,7 +195,7 @@ def _from_hub(hub_id: str, *, fetch: bool) -> Path | None:
         raise LabkitError(
             f"cannot download {hub_id} ({type(error).__name__}): check the network, or {elsewhere}"
         ) from error
-    return Path(folder)
+    return folder
 
 
 def _has_all_weights(folder: Path) -> bool:
