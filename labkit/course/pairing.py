@@ -30,6 +30,7 @@ from labkit.course import run
 from labkit.errors import LabkitError
 
 PERCENT = {"extension": ".py", "format_name": "percent"}
+KERNEL = ("display_name", "language", "name")
 CHECKED = "nbval-check-output"
 
 
@@ -51,10 +52,13 @@ def build(source: Path) -> NotebookNode:
     Raises LabkitError when the header lacks a kernel with a display name: JupyterLab cannot
     open such a notebook.
     """
-    notebook = jupytext.reads(source.read_text(), fmt=PERCENT)
-    kernel = notebook.metadata.get("kernelspec", {})
-    if not {"display_name", "name"} <= set(kernel):
-        raise LabkitError(f"{source}: the header needs a kernelspec with name and display_name")
+    try:
+        notebook = jupytext.reads(source.read_text(), fmt=PERCENT)
+        kernel = {key: notebook.metadata.kernelspec[key] for key in KERNEL}
+    except (KeyError, AttributeError, nbformat.ValidationError):
+        raise LabkitError(
+            f"{source}: the header needs a kernelspec with {', '.join(KERNEL)}"
+        ) from None
     notebook.metadata = NotebookNode(kernelspec=kernel, jupytext=_filters(source.parent))
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     for cell, identity in zip(notebook.cells, cell_ids(source.stem, notebook.cells), strict=True):

@@ -12,6 +12,7 @@ Source: nbconvert's template blocks; matplotlib's mathtext.
 """
 
 import base64
+import contextlib
 import html
 import io
 import os
@@ -181,5 +182,6 @@ def write(path: Path, text: str) -> None:
         partial.write_text(text)
         os.replace(partial, path)
     except OSError as error:
-        partial.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            partial.unlink()
         raise LabkitError(f"can't write {path}: {error.strerror}") from error
