@@ -61,10 +61,13 @@ _NUMBER_AND_WORD = re.compile(r"[\d.]+\s?[a-zA-Z]+")
 def score_answer(
     values: Sequence[Any] | str, scale: str, question: Question
 ) -> tuple[float, float]:
-    """Exact match and F1, both in [0, 1], of one prediction, as the official script has them."""
+    """Exact match and F1 of one prediction, both in [0, 1], as the official script has them.
+
+    `values` may be strings or numbers, one or a list (all of one kind: they are sorted).
+    """
     if not values or not question.answer:
         return 0.0, 0.0
-    predicted = [values] if isinstance(values, str) else list(values)
+    predicted = list(values) if isinstance(values, list | tuple) else [values]
     gold = answer_string(question.answer, question.scale)
     em, f1 = max(_compare(reading, gold) for reading in _readings(predicted, scale))
     return em, em if question.answer_type in ("arithmetic", "count") else f1
@@ -85,11 +88,11 @@ def score_predictions(
         values, scale = _checked(uid, predictions[uid]) if uid in predictions else ([], "")
         em, f1 = score_answer(values, scale, sample.question)
         per_question[uid] = {"em": em, "f1": f1}
-    n = len(per_question)
+    scores = list(per_question.values())
     return {
-        "n": n,
-        "em": sum(score["em"] for score in per_question.values()) / n,
-        "f1": sum(score["f1"] for score in per_question.values()) / n,
+        "n": len(scores),
+        "em": sum(score["em"] for score in scores) / max(len(scores), 1),
+        "f1": sum(score["f1"] for score in scores) / max(len(scores), 1),
         "per_question": per_question,
     }
 
@@ -116,7 +119,13 @@ def score_file(predictions_path: str | Path, gold_path: str | Path) -> dict[str,
             f"{path} holds a JSON {type(predictions).__name__}; a prediction file is an object "
             "{uid: [answer or list of answers, scale]}"
         )
-    return score_predictions(predictions, read_reports(gold_path))
+    reports = read_reports(gold_path)
+    if predictions and predictions.keys().isdisjoint(s.question.uid for s in samples(reports)):
+        raise LabkitError(
+            f"{path} has {len(predictions)} predictions, none of them for a question of "
+            f"{gold_path}; give the gold file they were made for"
+        )
+    return score_predictions(predictions, reports)
 
 
 def answer_string(values: Sequence[Any], scale: str) -> str:
@@ -139,7 +148,7 @@ def to_number(text: str) -> float | None:
     """The number a text stands for, to four decimals, or None when it has no digits."""
     found = _FIRST_NUMBER.search(text.translate(_IGNORED_IN_NUMBERS))
     # Beyond a float's range the official script stops with an error; here it is no number.
-    if not found or not found[1] or len(found[1]) > 290:
+    if not found or not found[1] or (len(found[1]) > 290 and "." not in found[1]):
         return None
     value: float = float(found[1]) if "." in found[1] else int(found[1])
     scaled = _NUMBER_AND_WORD.search(text)
@@ -211,14 +220,18 @@ def _factor(word: str) -> float:
 def _checked(uid: str, prediction: Any) -> tuple[Any, str]:
     form = "a prediction is [answer or list of answers, scale]"
     if not isinstance(prediction, list | tuple) or len(prediction) != 2:
-        raise LabkitError(f"the prediction for {uid} is {json.dumps(prediction)[:60]}; {form}")
+        raise LabkitError(f"the prediction for {uid} is {repr(prediction)[:60]}; {form}")
     values, scale = prediction
     if not values:
         return [], ""
     values = values if isinstance(values, list | tuple) else [values]
-    kinds = {str if isinstance(value, str) else float for value in values}
-    if len(kinds) > 1 or not all(isinstance(v, str | int | float) for v in values):
-        raise LabkitError(f"the answer for {uid} is neither text nor a list of texts; {form}")
-    if not isinstance(scale, str):
-        raise LabkitError(f"the scale for {uid} is {json.dumps(scale)[:40]}; it is text or ''")
-    return values, scale
+    texts = [isinstance(value, str) for value in values]
+    numbers = [isinstance(value, int | float) for value in values]
+    if not all(texts) and not all(numbers):
+        raise LabkitError(
+            f"the answer for {uid} is {repr(values)[:60]}, neither texts nor numbers throughout; "
+            f"{form}"
+        )
+    if not isinstance(scale, str | None):
+        raise LabkitError(f"the scale for {uid} is {repr(scale)[:40]}, which is not text; {form}")
+    return values, scale or ""

@@ -28,7 +28,6 @@ and Textual Content in Finance", ACL 2021; data CC BY 4.0.
 import hashlib
 import json
 import os
-import urllib.request
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -208,61 +207,63 @@ def data_dir() -> Path:
 
 def tatqa_dir() -> Path:
     """Where `labkit fetch tatqa` puts the official files."""
-    from labkit.models.fetch import cache_dir
+    from labkit.models.files import cache_dir
 
     return cache_dir() / "tatqa"
 
 
-def fetch_tatqa() -> Path:
+def fetch_tatqa(*, progress: bool = True) -> Path:
     """Bring the official train, dev and test-gold files into the cache; return their folder.
 
     A file is checked against its sha256. Where that is not known the first download is
     recorded beside the file, in NAME.sha256, and every later one has to match it. Raises
     LabkitError when a file cannot be had or is not what it should be.
     """
-    from labkit.models.fetch import download, say
+    from labkit.models.files import download
 
     folder = tatqa_dir()
     for split, part in TATQA_FILES.items():
-        path = folder / f"tatqa_dataset_{part}.json"
-        record = path.with_suffix(".sha256")
-        known = TATQA_SHA256[split]
-        if known is None and record.is_file():
-            known = record.read_text().strip()
-        if known is not None:
-            download(TATQA_URL.format(part), path, known)
-            continue
-        digest = _download_unchecked(TATQA_URL.format(part), path)
-        say(f"{path.name}: checksum not known, first download recorded ({digest[:12]}…)")
+        url, path = TATQA_URL.format(part), folder / f"tatqa_dataset_{part}.json"
+        known = TATQA_SHA256[split] or _recorded_sha256(url, path)
+        download(url, path, known, progress=progress)
     return folder
 
 
-def _download_unchecked(url: str, path: Path) -> str:
-    """Download a file whose sha256 nobody told us, if it reads as TAT-QA; return its sha256."""
-    from labkit.models.fetch import locked, writing
+def _recorded_sha256(url: str, path: Path) -> str:
+    """The sha256 recorded at the first download of `path`, which happens here if need be."""
+    from labkit.models.files import locked, say, sha256_file, writing
 
-    with locked(path.with_name(f".{path.name}.lock"), path.name):
-        try:
-            with urllib.request.urlopen(url, timeout=60) as response:
-                content: bytes = response.read()
-        except OSError as error:
-            raise LabkitError(
-                f"cannot download {url} ({getattr(error, 'reason', error)}): check the network "
-                f"and run again, or put the file at {path}"
-            ) from error
-        digest = hashlib.sha256(content).hexdigest()
-        part = path.with_name(f".{path.name}.part")
-        with writing(path.parent):
-            part.write_bytes(content)
-        try:
-            read_reports(part)
-        except LabkitError:
-            part.unlink()
-            raise
-        with writing(path.parent):
-            path.with_suffix(".sha256").write_text(f"{digest}\n")
-            os.replace(part, path)
-    return digest
+    record = path.with_suffix(".sha256")
+    with locked(path.with_name(f".{path.name}.first.lock"), path.name), writing(path.parent):
+        if not record.is_file():
+            if not path.is_file():
+                part = path.with_name(f".{path.name}.first")
+                part.write_bytes(_get_bytes(url, path))
+                try:
+                    read_reports(part)
+                except LabkitError as error:
+                    part.unlink()
+                    raise LabkitError(f"{url} did not give a TAT-QA file: {error}") from None
+                os.replace(part, path)
+            digest = sha256_file(path)
+            say(f"{path.name}: checksum not known, first download recorded ({digest[:12]}…)")
+            record.write_text(f"{digest}\n")
+        return record.read_text().strip()
+
+
+def _get_bytes(url: str, path: Path) -> bytes:
+    import http.client
+    import urllib.request
+
+    try:
+        with urllib.request.urlopen(url, timeout=60) as response:
+            content: bytes = response.read()
+    except (OSError, http.client.HTTPException) as error:
+        raise LabkitError(
+            f"cannot download {url} ({getattr(error, 'reason', error)}): check the network and "
+            f"run again, or put the file at {path}"
+        ) from error
+    return content
 
 
 def _is_single_file(name: str | Path) -> bool:
