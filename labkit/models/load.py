@@ -11,6 +11,8 @@ full fine-tuning load fp32 (small updates vanish in bf16's 8 bits of mantissa).
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +67,8 @@ def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase":
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        raise LabkitError(f"no tokenizer can be loaded from {folder}: {error}") from error
+        first = str(error).strip().splitlines()[0]
+        raise LabkitError(f"no tokenizer can be loaded from {folder} ({first})") from error
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -85,21 +88,41 @@ def load_model(path: str | Path, *, dtype: str = "bfloat16", **kw: Any) -> "PreT
     import transformers
 
     base = base_folder(folder)
-    try:
-        with quiet():
-            config = transformers.AutoConfig.from_pretrained(base, local_files_only=True)
-            model = auto_class(config).from_pretrained(
-                base, dtype=getattr(torch, dtype), local_files_only=True, **kw
-            )
-    except (OSError, ValueError) as error:
-        raise LabkitError(f"no model can be loaded from {base}: {error}") from error
+    with quiet(), one_sentence(base):
+        config = transformers.AutoConfig.from_pretrained(base, local_files_only=True)
+        model = auto_class(config).from_pretrained(
+            base, dtype=getattr(torch, dtype), local_files_only=True, **kw
+        )
     if base != folder:
         quiet_bitsandbytes()
         from peft import PeftModel
 
-        with quiet():
+        with quiet(), one_sentence(folder):
             model = PeftModel.from_pretrained(model, folder, local_files_only=True)
     return model.eval()
+
+
+@contextmanager
+def one_sentence(folder: Path) -> Iterator[None]:
+    """Turn what loading damaged or foreign files raises into a `LabkitError` naming `folder`."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, SafetensorError) as error:
+        reason: BaseException = error
+    except RuntimeError as error:
+        # Out of memory is a RuntimeError as well, and not for us to rename.
+        if "size mismatch" not in str(error):
+            raise
+        reason = error
+    else:
+        return
+    first = (str(reason).strip() or type(reason).__name__).splitlines()[0]
+    raise LabkitError(
+        f"no model can be loaded from {folder} ({first}): the folder is damaged or not a model "
+        "of transformers; fetch or train it again"
+    ) from reason
 
 
 def auto_class(config: "PreTrainedConfig") -> Any:

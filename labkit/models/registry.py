@@ -16,6 +16,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 from labkit.errors import LabkitError, nearest
 from labkit.models import fetch as fetching
@@ -25,7 +26,10 @@ from labkit.models.specs import MODELS, ModelSpec
 __all__ = ["MODELS", "ModelSpec", "known_names", "model_folder", "name_of", "resolve", "spec"]
 
 # Files of a Hub repository that loading needs; its subfolders hold other formats of the same.
-HUB_FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+_NEEDED: dict[str, Any] = {
+    "allow_patterns": ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"],
+    "ignore_patterns": ["*/*"],
+}
 
 
 def known_names() -> list[str]:
@@ -159,7 +163,7 @@ def _from_hub(hub_id: str, *, fetch: bool) -> Path | None:
 
     try:
         # No network and no lock files, so this also reads a Hub cache that others own.
-        local = Path(snapshot_download(hub_id, local_files_only=True))
+        local = Path(snapshot_download(hub_id, local_files_only=True, **_NEEDED))
         if model_folder(local) and _has_all_weights(local):
             return local
     except (errors.LocalEntryNotFoundError, OSError):
@@ -175,9 +179,10 @@ def _from_hub(hub_id: str, *, fetch: bool) -> Path | None:
             f"{hub_id} is not on this machine and HF_HUB_OFFLINE is set: unset it, or {elsewhere}"
         )
     try:
-        folder = Path(snapshot_download(hub_id, allow_patterns=HUB_FILES, ignore_patterns=["*/*"]))
+        folder = Path(snapshot_download(hub_id, **_NEEDED))
         if model_folder(folder) is None:  # an old repository without safetensors
-            folder = Path(snapshot_download(hub_id, allow_patterns=[*HUB_FILES, "*.bin"]))
+            more = [*_NEEDED["allow_patterns"], "*.bin"]
+            folder = Path(snapshot_download(hub_id, **{**_NEEDED, "allow_patterns": more}))
     except errors.GatedRepoError as error:
         raise LabkitError(
             f"{hub_id} is gated: accept its licence on the model's page of the Hugging Face Hub, "
@@ -185,15 +190,16 @@ def _from_hub(hub_id: str, *, fetch: bool) -> Path | None:
         ) from error
     except errors.RepositoryNotFoundError as error:
         raise LabkitError(
-            f"the Hugging Face Hub shows no model {hub_id}: check the spelling, or if it is "
-            "private run `hf auth login` or set HF_TOKEN"
+            f"there is no folder {hub_id} and the Hugging Face Hub shows no such model: check the "
+            "spelling, or if it is private run `hf auth login` or set HF_TOKEN"
         ) from error
     except errors.HFValidationError as error:
         raise LabkitError(f"{hub_id!r} is not a valid Hub id ({error})") from error
     except Exception as error:
         # What a broken network raises depends on the layer that noticed (httpx, socket, Xet).
+        reason = str(error.__cause__ or error).splitlines()[0]
         raise LabkitError(
-            f"cannot download {hub_id} ({type(error).__name__}): check the network, or {elsewhere}"
+            f"cannot download {hub_id} ({reason}): check the network, or {elsewhere}"
         ) from error
     return folder
 
