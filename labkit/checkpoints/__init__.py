@@ -1,0 +1,85 @@
+"""Checkpoint questions: a student's answer against the student's own measurements.
+
+An answer key with one machine's numbers would be wrong on every other machine. What can be
+checked anywhere is whether an answer agrees with itself and with the records of the person who
+gives it: a ratio is the ratio of the two runs it names, a setting said not to change the memory
+does not change it in any pair of runs that differ in that setting alone.
+
+    check("02.2", lora_run=lora, full_run=full, time_ratio=1.4, memory_ratio=2.1, explanation="…")
+
+records the answer with the runs it rests on and says what is consistent, what contradicts, and
+what is missing. A message never gives the number away: it names the contradiction, and where to
+look again. `check.exercise("lora_forward", my_function)` does the same for code.
+
+    questions   what is asked, as data (lesson_NN.yaml)
+    rules       what consistency means for each question
+    answers     answers.json: what was said, when, about which runs
+    exercises   code the student writes, against a reference
+    card        how a verdict looks in a notebook and in a terminal
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from labkit.checkpoints import answers, exercises
+from labkit.checkpoints.card import Verdict
+from labkit.checkpoints.questions import Question, load_questions, parse, question
+from labkit.checkpoints.rules import RULES, Evidence
+
+__all__ = ["check", "judge", "status"]
+
+
+def judge(asked: Question, values: dict[str, Any], evidence: Evidence) -> Verdict:
+    """Return what is consistent, contradictory and missing in an answer, recording nothing.
+
+    `values` are parsed already; None stands for a field that is not answered.
+    """
+    verdict = Verdict(title=f"Question {asked.id}", text=asked.text)
+    for field in asked.fields:
+        if values.get(field.name) is None:
+            verdict.missing.append(f"{field.name}: {field.text}{field.unit_text}")
+    if len(verdict.missing) == len(asked.fields):
+        verdict.unanswered = True
+        return verdict
+    for finding in RULES[asked.id](values, evidence):
+        getattr(verdict, finding.kind).append(finding.text)
+    return verdict
+
+
+class _Check:
+    """Callable as `check(question, **answers)`; `check.exercise(name, function)` checks code."""
+
+    def __call__(self, question_id: str, **given: Any) -> Verdict:
+        """Record an answer and return what is consistent with the student's own records.
+
+        A field that is None or ... is not answered yet. Raises LabkitError for a question or a
+        field that nobody asks, a value of the wrong type, a run that does not exist.
+        """
+        asked = question(question_id)
+        values = parse(asked, given)
+        evidence = Evidence()
+        verdict = judge(asked, values, evidence)
+        if not verdict.unanswered:
+            answers.record(asked, values, verdict, evidence)
+            verdict.recorded = True
+        return verdict
+
+    def exercise(self, name: str, function: Callable[..., Any]) -> Verdict:
+        """Run a student's function against the reference and say which property fails.
+
+        Any callable with the right signature will do. Raises LabkitError for an unknown name.
+        """
+        return exercises.run(name, function)
+
+
+check = _Check()
+
+
+def status() -> list[dict[str, Any]]:
+    """Return one entry per question: id, lesson, state (unanswered | contradicts | consistent)."""
+    given = answers.read()
+    return [
+        {"id": asked.id, "lesson": asked.lesson, "points": asked.points, "text": asked.text}
+        | {"state": given.get(asked.id, {}).get("state", "unanswered")}
+        for asked in load_questions().values()
+    ]

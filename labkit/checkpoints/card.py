@@ -1,0 +1,76 @@
+"""A verdict as a small card in a notebook and as plain text everywhere else.
+
+The card uses inherited colours and a border only, so that it reads on JupyterLab's light and
+dark themes; what colour says is also said by a word.
+"""
+
+import html
+from dataclasses import dataclass, field
+
+KINDS = {
+    "consistent": ("agrees", "#1a7f37"),
+    "contradicts": ("contradicts", "#b42318"),
+    "missing": ("missing", "#9a6700"),
+}
+
+
+@dataclass(kw_only=True)
+class Verdict:
+    """What was found out about one answer or one function. True when nothing is wrong."""
+
+    title: str
+    text: str = ""
+    consistent: list[str] = field(default_factory=list)
+    contradicts: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unanswered: bool = False
+    recorded: bool = False
+
+    @property
+    def state(self) -> str:
+        """unanswered, contradicts, incomplete or consistent."""
+        if self.unanswered:
+            return "unanswered"
+        if self.contradicts:
+            return "contradicts"
+        return "incomplete" if self.missing else "consistent"
+
+    def __bool__(self) -> bool:
+        return self.state == "consistent"
+
+    @property
+    def headline(self) -> str:
+        """One line: what this is about and where it stands."""
+        words = {
+            "unanswered": "not answered yet",
+            "contradicts": "something does not fit",
+            "incomplete": "something is missing",
+            "consistent": "everything fits",
+        }
+        return f"{self.title}: {words[self.state]}" + (" (recorded)" if self.recorded else "")
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Return (word, colour, sentence) for everything found."""
+        return [(*KINDS[kind], line) for kind in KINDS for line in getattr(self, kind)]
+
+    def __str__(self) -> str:
+        lines = [self.headline]
+        if self.unanswered and self.text:
+            lines.append(f"  {self.text}")
+        return "\n".join([*lines, *(f"  {word}: {line}" for word, _, line in self.rows())])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        question = f"<div>{html.escape(self.text)}</div>" if self.unanswered and self.text else ""
+        items = "".join(
+            f'<li style="margin:.15em 0"><b style="color:{colour}">{word}</b> '
+            f"{html.escape(line)}</li>"
+            for word, colour, line in self.rows()
+        )
+        return (
+            '<div style="border:1px solid #8c959f;border-radius:6px;padding:.6em .9em;'
+            'max-width:46em;line-height:1.45">'
+            f"<b>{html.escape(self.headline)}</b>{question}"
+            f'<ul style="margin:.3em 0 0;padding-left:1.2em">{items}</ul></div>'
+        )

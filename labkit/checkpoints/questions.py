@@ -1,0 +1,131 @@
+"""What is asked, as data, and what a given value must look like to be an answer.
+
+Each lesson has a file `lesson_NN.yaml` with its questions: text, points, what consistency means
+in words, and the fields of the answer with their types. A field is one of
+
+    number   any finite number          integer  a whole number
+    text     words, not a lone symbol   choice   one of `options`
+    run      one of the student's runs: a record, its name or its id
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from labkit import results
+from labkit.errors import LabkitError, nearest
+
+TYPES = ("number", "integer", "text", "choice", "run")
+LONGEST_TEXT = 20_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """One part of an answer."""
+
+    name: str
+    type: str
+    text: str
+    unit: str = ""
+    options: tuple[str, ...] = ()
+
+    @property
+    def unit_text(self) -> str:
+        """The unit or the options, in brackets, for a person who has to fill the field."""
+        said = " | ".join(self.options) or self.unit
+        return f" [{said}]" if said else ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question:
+    """One question: what is asked, how many points it is worth, what a right answer agrees with."""
+
+    id: str
+    lesson: str
+    text: str
+    consistent: str
+    points: int
+    fields: tuple[Field, ...]
+
+
+@cache
+def load_questions() -> Mapping[str, Question]:
+    """Return all questions by id, in the order of the lessons."""
+    found: dict[str, Question] = {}
+    for path in sorted(Path(__file__).parent.glob("lesson_*.yaml")):
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        for entry in content["questions"]:
+            fields = tuple(
+                Field(name=name, **{**value, "options": tuple(value.get("options", ()))})
+                for name, value in entry.pop("fields").items()
+            )
+            asked = Question(lesson=content["lesson"], fields=fields, **entry)
+            found[asked.id] = asked
+    return found
+
+
+def question(question_id: str) -> Question:
+    """Return one question. Raises LabkitError for an id that nobody asks."""
+    known = load_questions()
+    if question_id not in known:
+        raise LabkitError(f"there is no question {question_id!r}: {nearest(question_id, known)}")
+    return known[question_id]
+
+
+def parse(asked: Question, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the given values as the types of the question's fields; None where not answered.
+
+    Raises LabkitError naming question, field, and what would be right.
+    """
+    names = [field.name for field in asked.fields]
+    for name in given:
+        if name not in names:
+            raise LabkitError(f"question {asked.id} has no field {name!r}: {nearest(name, names)}")
+    return {field.name: _value(asked, field, given.get(field.name)) for field in asked.fields}
+
+
+def _value(asked: Question, field: Field, value: Any) -> Any:
+    if value is None or value is ... or (isinstance(value, str) and not value.strip(" .…?")):
+        return None
+    where = f"question {asked.id}, {field.name}"
+    if field.type in ("number", "integer"):
+        # NumPy's scalars and torch's zero-dimensional tensors are numbers to a student.
+        value = value.item() if hasattr(value, "item") else value
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise LabkitError(f"{where}: give a number{field.unit_text}, not {_short(value)}")
+        if not math.isfinite(value):
+            raise LabkitError(f"{where}: {value} is not a number that was measured")
+        if field.type == "integer" and value != int(value):
+            raise LabkitError(f"{where}: give a whole number{field.unit_text}, not {_short(value)}")
+        return int(value) if field.type == "integer" else float(value)
+    if field.type == "run":
+        return _run(where, value)
+    if not isinstance(value, str):
+        raise LabkitError(f"{where}: give text in quotes, not {_short(value)}")
+    if field.type == "choice" and value not in field.options:
+        raise LabkitError(f"{where}: give one of {', '.join(field.options)}, not {_short(value)}")
+    if len(value) > LONGEST_TEXT:
+        raise LabkitError(f"{where}: {len(value)} characters are more than {LONGEST_TEXT}")
+    return value.strip()
+
+
+def _run(where: str, value: Any) -> results.RunRecord:
+    """Return the student's record that a record, a name or an id stands for."""
+    wanted = value.id if isinstance(value, results.RunRecord) else value
+    records = results.records()
+    for record in records:
+        if wanted in (record.id, record.name):
+            return record
+    names = [record.name for record in records]
+    hint = nearest(str(wanted), names) if names else "there are no runs yet"
+    raise LabkitError(f"{where}: no run {_short(wanted)} in {results.runs_dir()}: {hint}")
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else text[:39] + "…"

@@ -1,0 +1,143 @@
+"""Exercises accept any right function and say of a wrong one which property fails."""
+
+import re
+import time
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+
+from labkit.checkpoints import check, exercises
+from labkit.checkpoints.exercises import EXERCISES, reference_count, reference_lora_forward
+from labkit.errors import LabkitError
+
+
+def exact_match(answer, gold):
+    clean = [re.sub(r"(?<=\d),(?=\d)", "", " ".join(t.lower().split())) for t in (answer, gold)]
+    return clean[0] == clean[1]
+
+
+def merged(x, W, A, B, alpha, r):
+    return torch.nn.functional.linear(x, W + alpha / r * B @ A)
+
+
+RIGHT = {
+    "exact_match": [exact_match],
+    "lora_forward": [reference_lora_forward, merged],
+    "count_lora_parameters": [
+        reference_count,
+        lambda shapes, r: r * sum(map(sum, shapes)),
+    ],
+}
+
+F = torch.nn.functional.linear
+WRONG = [
+    ("exact_match", lambda a, b: a == b, "capital letters"),
+    ("exact_match", lambda a, b: b in a, "different numbers"),
+    ("exact_match", lambda a, b: a.lower() == b.lower(), "white space"),
+    ("exact_match", lambda a, b: a.lower().split() == b.lower().split(), "commas that group"),
+    (
+        "exact_match",
+        lambda a, b: (
+            [t.lower().replace(",", "").split() for t in (a,)]
+            == [t.lower().replace(",", "").split() for t in (b,)]
+        ),
+        "a comma between words",
+    ),
+    ("exact_match", lambda a, b: exact_match(a, b) or exact_match(a, b.split(" ")[-1]), "a part"),
+    ("exact_match", lambda a, b: 1 if a == b else 0, "the result is True"),
+    ("exact_match", lambda a, b: None, "the same text"),
+    ("lora_forward", lambda x, W, A, B, alpha, r: x @ W.T + x @ A.T @ B.T, "alpha"),
+    ("lora_forward", lambda x, W, A, B, alpha, r: x @ W.T + alpha * x @ A.T @ B.T, "alpha = r"),
+    ("lora_forward", lambda x, W, A, B, alpha, r: x @ W.T + alpha / 3 * x @ A.T @ B.T, "by r"),
+    ("lora_forward", lambda x, W, A, B, alpha, r: x @ W + alpha / r * x @ A.T @ B.T, "B = 0"),
+    ("lora_forward", lambda x, W, A, B, alpha, r: F(x, W), "alpha = r"),
+    (
+        "lora_forward",
+        lambda x, W, A, B, alpha, r: (
+            torch.einsum("bi,oi->bo", x, W) + alpha / r * torch.einsum("bi,ri,or->bo", x, A, B)
+        ),
+        "leading dimensions",
+    ),
+    (
+        "lora_forward",
+        lambda x, W, A, B, alpha, r: F(x, W.add_(alpha / r * B @ A)),
+        "stay as they are",
+    ),
+    (
+        "lora_forward",
+        lambda x, W, A, B, alpha, r: F(x, W + (alpha / r * B @ A).detach()),
+        "gradients reach",
+    ),
+    ("count_lora_parameters", lambda shapes, r: sum(i * o for i, o in shapes), "one square"),
+    ("count_lora_parameters", lambda shapes, r: sum(2 * r * i for i, o in shapes), "more outputs"),
+    ("count_lora_parameters", lambda shapes, r: 16 * sum(i + o for i, o in shapes), "one square"),
+    ("count_lora_parameters", lambda shapes, r: r * sum(shapes[0]) if shapes else 0, "add up"),
+    ("count_lora_parameters", lambda shapes, r: r * sum(shapes[0]), "no layers.*IndexError"),
+]
+
+
+def test_every_exercise_is_tried_here():
+    assert set(RIGHT) == set(EXERCISES) == {name for name, _, _ in WRONG}
+
+
+@pytest.mark.parametrize("name", EXERCISES)
+def test_right_functions_pass(name):
+    for function in RIGHT[name]:
+        verdict = check.exercise(name, function)
+        assert verdict and len(verdict.consistent) == len(EXERCISES[name].properties), str(verdict)
+
+
+@pytest.mark.parametrize(("name", "function", "says"), WRONG)
+def test_wrong_functions_fail_by_the_property_they_break(name, function, says):
+    verdict = check.exercise(name, function)
+    assert not verdict and len(verdict.contradicts) == 1
+    assert re.search(says, verdict.contradicts[0]), str(verdict)
+
+
+def test_the_reference_forward_is_pefts():
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(12, 20, bias=False))
+    weight = model[0].weight.detach().clone()
+    settings = LoraConfig(r=4, lora_alpha=24, target_modules=["0"], init_lora_weights=False)
+    layer = get_peft_model(model, settings).base_model.model[0]
+    x = torch.randn(3, 12)
+    A, B = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+    torch.testing.assert_close(layer(x), reference_lora_forward(x, weight, A, B, 24, 4))
+
+
+def test_the_reference_count_is_pefts():
+    shapes = [(12, 20), (20, 6), (6, 6)]
+    model = torch.nn.Sequential(*[torch.nn.Linear(i, o) for i, o in shapes])
+    wrapped = get_peft_model(model, LoraConfig(r=4, target_modules=["0", "1", "2"]))
+    assert wrapped.get_nb_trainable_parameters()[0] == reference_count(shapes, 4)
+
+
+def test_a_stub_is_not_answered_yet():
+    def stub(x, W, A, B, alpha, r):
+        raise NotImplementedError
+
+    verdict = check.exercise("lora_forward", stub)
+    assert verdict.state == "unanswered" and "still to be written" in str(verdict)
+
+
+def test_an_endless_loop_is_stopped(monkeypatch):
+    monkeypatch.setattr(exercises, "TIME_LIMIT_SECONDS", 0.3)
+
+    def endless(shapes, r):
+        while True:
+            time.sleep(0.01)
+
+    assert "TimeoutError: still running" in str(check.exercise("count_lora_parameters", endless))
+
+
+def test_a_function_of_other_arguments_is_told_so():
+    verdict = check.exercise("lora_forward", lambda x: x)
+    assert verdict.contradicts == ["it cannot be called as lora_forward(x, W, A, B, alpha, r)"]
+
+
+def test_wrong_use_is_a_sentence():
+    with pytest.raises(LabkitError, match=r"no exercise 'lora_foward': did you mean 'lora_forw"):
+        check.exercise("lora_foward", print)
+    with pytest.raises(LabkitError, match=r"exercise lora_forward: give a function, not 3"):
+        check.exercise("lora_forward", 3)
