@@ -22,10 +22,10 @@ student's.
 """
 
 import json
-import logging
 import sys
-import warnings
 from pathlib import Path
+
+from labkit.models.quiet import quiet
 
 
 def convert_gguf(gguf_file: Path, folder: Path, config: dict) -> None:
@@ -34,13 +34,9 @@ def convert_gguf(gguf_file: Path, folder: Path, config: dict) -> None:
     `config` holds the numbers of a `LlamaConfig` (see `registry.MODELS`). Raises
     `ValueError` when the file's tensors do not fill exactly that architecture.
     """
-    warnings.simplefilter("ignore")
-    logging.disable(logging.WARNING)
     import torch
     import transformers
 
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
     where = {"pretrained_model_name_or_path": str(gguf_file.parent), "gguf_file": gguf_file.name}
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(**where)
@@ -73,4 +69,5 @@ def convert_gguf(gguf_file: Path, folder: Path, config: dict) -> None:
 
 
 if __name__ == "__main__":
-    convert_gguf(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))
+    with quiet():
+        convert_gguf(Path(sys.argv[1]), Path(sys.argv[2]), json.loads(sys.argv[3]))

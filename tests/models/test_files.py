@@ -108,6 +108,7 @@ def test_server_without_ranges_starts_over(server: Server, tmp_path: Path) -> No
     (tmp_path / ".file.bin.part").write_bytes(CONTENT[:1000])
     files.download(server.url, tmp_path / "file.bin", SHA256)
     assert (tmp_path / "file.bin").read_bytes() == CONTENT
+    assert server.requests == ["bytes=1000-"]
 
 
 def test_rest_of_an_older_version_is_dropped(server: Server, tmp_path: Path) -> None:
