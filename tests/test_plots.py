@@ -1,0 +1,71 @@
+"""What all figures share: colours, marks, alternative text, whole files."""
+
+import base64
+import io
+
+import nbformat
+import numpy as np
+import pytest
+from PIL import Image
+
+from labkit import plots
+from labkit.course import run
+from labkit.errors import LabkitError
+
+ALT = "Loss falls from two to one in ten steps."
+
+
+def a_figure():
+    figure, axes = plots.new_figure()
+    for offset in range(3):
+        axes.plot(np.arange(5) + offset, label=f"run {offset}")
+    axes.legend()
+    return figure
+
+
+def test_lines_differ_by_more_than_colour():
+    _, axes = plots.new_figure()
+    lines = [axes.plot([1, 2])[0] for _ in plots.COLOURS]
+    assert len({line.get_color() for line in lines}) == len(lines)
+    assert len({line.get_marker() for line in lines}) == len(lines)
+
+
+def test_a_saved_figure_carries_its_text_and_nothing_of_the_machine(tmp_path):
+    path = plots.save_figure(a_figure(), tmp_path / "figures" / "loss", alt=ALT)
+    assert path == tmp_path / "figures" / "loss.png"
+    assert [p.name for p in path.parent.iterdir()] == ["loss.png"]
+    with Image.open(path) as picture:
+        assert picture.size == (int(6.4 * plots.DPI), int(3.6 * plots.DPI))
+        assert picture.info.pop("Description") == ALT
+        assert set(picture.info) <= {"dpi"}
+
+
+def test_the_same_figure_gives_the_same_bytes():
+    assert plots.png(a_figure(), alt=ALT) == plots.png(a_figure(), alt=ALT)
+
+
+@pytest.mark.parametrize("alt", ["", "a plot"])
+def test_a_figure_without_a_text_is_refused(alt, tmp_path):
+    with pytest.raises(LabkitError, match="needs an alternative text that says what it shows"):
+        plots.save_figure(a_figure(), tmp_path / "loss.png", alt=alt)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path):
+    (tmp_path / "figures").write_text("a file")
+    with pytest.raises(LabkitError, match="loss.png cannot be written: "):
+        plots.save_figure(a_figure(), tmp_path / "figures" / "loss.png", alt=ALT)
+
+
+def test_a_notebook_shows_it_once_with_its_text(tmp_path):
+    code = (
+        "from labkit import plots\nfigure, axes = plots.new_figure()\n"
+        f"axes.plot([2, 1])\nplots.show(figure, alt={ALT!r})"
+    )
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    run.execute(notebook, name="figure", cwd=tmp_path, environment={}, say=lambda line: None)
+    (output,) = notebook.cells[0].outputs
+    assert output.metadata["image/png"]["alt"] == ALT
+    with Image.open(io.BytesIO(base64.b64decode(output.data["image/png"]))) as shown:
+        half = output.metadata["image/png"]["width"]
+        assert shown.size[0] == pytest.approx(2 * half, abs=1)
