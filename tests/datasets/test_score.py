@@ -60,7 +60,7 @@ CASES = {
         *("span", ["12.6"], "", ["12.6 dollars"], "", 0, 0.67),
     ),
     "arithmetic-has-no-partial-credit": ("arithmetic", ["12.6"], "", ["12.6 dollars"], "", 0, 0),
-    "count-has-no-partial-credit": ("count", ["2"], "", ["2 years"], "", 0, 0),
+    "count-has-no-partial-credit": ("count", ["2"], "", ["2.0 years"], "", 0, 0),
     "count-as-a-number": ("count", ["2"], "", ["2.0"], "", 1, 1),
     "count-in-words-is-not-read": ("count", ["2"], "", ["two"], "", 0, 0),
     "order-of-spans-is-free": ("multi-span", ["2019", "2018"], "", ["2018", "2019"], "", 1, 1),
@@ -123,6 +123,11 @@ def test_a_number_needs_a_scale_as_its_second_word():
 
 def test_normalise_drops_what_does_not_count():
     assert normalise("The  (134) items, a total of 5%.") == "-134 items total of 0.05"
+
+
+def test_only_spaces_separate_words():
+    assert normalise("5\tmillion") == "5000000"
+    assert normalise("5 million") == "5 million"
 
 
 def test_alignment_is_the_best_one_not_the_first():
