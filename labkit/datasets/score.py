@@ -29,6 +29,8 @@ it is the same score:
 - "1.2 million" is read as a number (its second word is a scale); "1.2 apples" is not.
 - The JSON number 0 counts as no prediction; the string "0" does not.
 - Only spaces separate words in step 3, and an unreadable number ("inf") becomes "None".
+- A value that is a number becomes the word "2018.0"; the same digits within a longer text
+  become "2018", which is another word: one text "2019 2018" misses the two values.
 - F1 is rounded as NumPy rounds: 0.975 becomes 0.98, where Python's round gives 0.97.
 
 Source: the evaluation script of github.com/NExTplusplus/TAT-QA (tatqa_metric.py,
