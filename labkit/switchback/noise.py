@@ -1,0 +1,244 @@
+"""What int8 costs, in decibels: for made-up numbers, and for a real model's activations.
+
+The yardstick is the signal-to-noise ratio of a product against the exact one,
+
+    SNR = 10 · log10( Σ exact² / Σ (exact - int8)² )  dB
+
+so 20 dB is an error of one tenth of the signal (in rms), 30 dB of 1/32, 40 dB of one hundredth.
+For Gaussian numbers it can be predicted. A step of the ruler is absmax / 127, the rounding error
+of one element has variance step² / 12, and relative to the spread σ of the numbers that is
+
+    noise / signal = (absmax / σ)² / (12 · 127²)
+
+An *outlier factor* absmax / σ of 4 gives 41 dB for one operand, 38 dB for a product of two; every
+doubling of it costs 6 dB. The outlier factor is therefore what to look at in a layer.
+
+A weight gradient dW = Gᵀ·X sums over tokens. Each term adds its own rounding error, so the noise
+grows with the number of tokens, and so does the share of entries whose sign comes out wrong, which
+is what an optimizer that divides by the size of the gradient (Adam) acts on.
+
+Source: Wortsman et al. 2023 (arXiv 2304.13013), appendix on the variance of quantised products;
+Dettmers et al. 2022 (arXiv 2208.07339) on outlier features.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from labkit.errors import LabkitError
+from labkit.switchback import reference
+
+Row = dict[str, Any]
+
+
+def snr_db(exact: Tensor, approximate: Tensor) -> float:
+    """Return the signal-to-noise ratio in decibels; infinite when the two are equal."""
+    exact, approximate = exact.double(), approximate.double()
+    noise = (exact - approximate).square().sum().item()
+    return decibels(exact.square().sum().item(), noise)
+
+
+def decibels(signal: float, noise: float) -> float:
+    """Return 10 · log10(signal / noise) of two energies."""
+    return 10 * math.log10(signal / noise) if noise > 0 and signal > 0 else math.inf
+
+
+def sign_errors(exact: Tensor, approximate: Tensor) -> float:
+    """Return the share of entries whose sign differs."""
+    return (exact.sign() != approximate.sign()).double().mean().item()
+
+
+def int8_product(a: Tensor, b: Tensor, b_scale: str = "row") -> Tensor:
+    """Return a·bᵀ in float32 by way of int8; a [M, K] has a scale per row, b [N, K] by b_scale."""
+    quantize_b = reference.quantize_rowwise if b_scale == "row" else reference.quantize_global
+    (a_int8, a_absmax), (b_int8, b_absmax) = reference.quantize_rowwise(a), quantize_b(b)
+    return reference.scaled_int8_mm(a_int8, b_int8, a_absmax, b_absmax)
+
+
+def outlier_factor(x: Tensor) -> float:
+    """Return max |x| divided by the root mean square of x."""
+    x = x.float()
+    return (x.abs().max() / x.square().mean().sqrt()).item()
+
+
+def noise_by_inner_dimension(
+    inner: Sequence[int], *, rows: int = 64, outlier: float = 0.0, seed: int = 0
+) -> list[Row]:
+    """Multiply Gaussian matrices [rows, K] of growing K in int8: noise and signal (rms) and SNR.
+
+    With `outlier`, one feature (index 0 of K) of the first operand is that many times larger, and
+    the second operand has learned to make little use of it, as layers with such features have.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    table = []
+    for k in inner:
+        a = torch.randn(rows, k, generator=generator)
+        b = torch.randn(rows, k, generator=generator)
+        if outlier:
+            a[:, 0] *= outlier
+            b[:, 0] /= outlier
+        exact = a.double() @ b.double().t()
+        noise = int8_product(a, b).double() - exact
+        table.append(
+            {
+                "inner": k,
+                "signal_rms": exact.square().mean().sqrt().item(),
+                "noise_rms": noise.square().mean().sqrt().item(),
+                "snr_db": snr_db(exact, exact + noise),
+            }
+        )
+    return table
+
+
+@dataclass
+class Energy:
+    """Signal and noise energies of one quantity of one layer, added up over sequences."""
+
+    signal: float = 0.0
+    noise: dict[str, float] = field(default_factory=dict)
+
+    def add(self, exact: Tensor, product: Callable[[str], Tensor]) -> None:
+        self.signal += exact.double().square().sum().item()
+        for scale in ("row", "tensor"):
+            noise = (exact.double() - product(scale).double()).square().sum().item()
+            self.noise[scale] = self.noise.get(scale, 0.0) + noise
+
+
+@dataclass
+class LayerStudy:
+    """What one linear layer saw: outlier factors, energies of y and dX, and X and G if kept."""
+
+    weight: Tensor
+    y: Energy = field(default_factory=Energy)
+    dx: Energy = field(default_factory=Energy)
+    x_square: float = 0.0
+    x_count: int = 0
+    x_max: float = 0.0
+    feature: int = -1
+    x: list[Tensor] = field(default_factory=list)
+    g: list[Tensor] = field(default_factory=list)
+
+    def see_input(self, x: Tensor, keep: bool) -> None:
+        w = self.weight
+        self.y.add(x @ w.t(), lambda scale: int8_product(x, w, scale))
+        self.x_square += x.double().square().sum().item()
+        self.x_count += x.numel()
+        highest, feature = x.abs().amax(dim=0).max(dim=0)
+        if highest.item() > self.x_max:
+            self.x_max, self.feature = highest.item(), int(feature)
+        if keep:
+            self.x.append(x)
+
+    def see_gradient(self, g: Tensor, keep: bool) -> None:
+        w = self.weight
+        self.dx.add(g @ w, lambda scale: int8_product(g, w.t(), scale))
+        if keep:
+            self.g.append(g)
+
+
+def study(
+    model: nn.Module, samples: Iterable[Row], *, keep: Sequence[str] = ()
+) -> dict[str, LayerStudy]:
+    """Run each sample ({"input_ids", "labels"}) forward and backward; watch every linear layer.
+
+    Returns the layers by name, in the model's order, without lm_head. `keep` names the layers
+    whose X and G are kept whole. The model's gradients and weights are left as they were.
+    """
+    layers = {
+        name: LayerStudy(module.weight.detach().float())
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.rpartition(".")[2] != "lm_head"
+    }
+    unknown = sorted(set(keep) - set(layers))
+    if unknown:
+        raise LabkitError(f"the model has no linear layer {unknown[0]!r}")
+    handles = []
+    for name, layer in layers.items():
+        module = model.get_submodule(name)
+        kept = name in keep
+
+        def forward(
+            _m: Any, inputs: Any, _y: Any, *, one: LayerStudy = layer, k: bool = kept
+        ) -> None:
+            one.see_input(inputs[0].detach().float().flatten(0, -2), k)
+
+        def backward(
+            _m: Any, _gx: Any, gy: Any, *, one: LayerStudy = layer, k: bool = kept
+        ) -> None:
+            one.see_gradient(gy[0].detach().float().flatten(0, -2), k)
+
+        handles += [
+            module.register_forward_hook(forward),
+            module.register_full_backward_hook(backward),
+        ]
+    # Gradients with respect to the embedded tokens: the whole way back, nothing accumulated.
+    embeddings = model.get_input_embeddings()
+    try:
+        for sample in samples:
+            ids = torch.as_tensor([list(sample["input_ids"])])
+            labels = torch.as_tensor([list(sample["labels"])])
+            embedded = embeddings(ids).detach().requires_grad_()
+            loss = model(inputs_embeds=embedded, labels=labels, use_cache=False).loss
+            torch.autograd.grad(loss, embedded)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return layers
+
+
+def layer_table(layers: dict[str, LayerStudy]) -> list[Row]:
+    """Return one row per layer: outlier factors of X and W, SNR of y and dX per weight scale."""
+    return [
+        {
+            "layer": name,
+            "depth": next((int(part) for part in name.split(".") if part.isdigit()), 0),
+            "kind": name.rpartition(".")[2],
+            "x_outlier": layer.x_max / math.sqrt(layer.x_square / layer.x_count),
+            "x_feature": layer.feature,
+            "w_outlier": outlier_factor(layer.weight),
+            **{
+                f"{what}_{scale}_db": decibels(energy.signal, energy.noise[scale])
+                for what, energy in (("y", layer.y), ("dx", layer.dx))
+                for scale in ("row", "tensor")
+            },
+        }
+        for name, layer in layers.items()
+    ]
+
+
+def weight_gradient_noise(
+    layer: LayerStudy, tokens: Sequence[int] | None = None, *, seed: int = 0
+) -> list[Row]:
+    """Compute dW = Gᵀ·X of a kept layer from more and more tokens, in int8 and in bfloat16.
+
+    Both operands of the int8 product are scaled per feature, over the tokens it sums: the best
+    that int8 can do here. `tokens` defaults to powers of two; the order is shuffled.
+    """
+    x, g = torch.cat(layer.x), torch.cat(layer.g)
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))
+    used = g.abs().amax(dim=1)[order] > 0  # prompt tokens that no loss reaches add nothing
+    x, g = x[order][used], g[order][used]
+    if tokens is None:
+        tokens = [2**i for i in range(4, 20) if 2**i <= len(x)]
+    table = []
+    for count in tokens:
+        some_x, some_g = x[:count], g[:count]
+        exact = some_g.double().t() @ some_x.double()
+        for precision, dw in (
+            ("int8", int8_product(some_g.t(), some_x.t())),
+            ("bfloat16", some_g.bfloat16().t() @ some_x.bfloat16()),
+        ):
+            table.append(
+                {
+                    "tokens": min(count, len(x)),
+                    "precision": precision,
+                    "noise_rms": (dw.double() - exact).square().mean().sqrt().item(),
+                    "snr_db": snr_db(exact, dw),
+                    "wrong_sign": sign_errors(exact, dw),
+                }
+            )
+    return table
