@@ -1,0 +1,325 @@
+"""One frozen `RunConfig` says everything about a run.
+
+A run is its settings: change one and it is another run, keep them all and labkit returns the
+record it already has. So there is one flat dataclass, with the names the field uses: those of
+`transformers.TrainingArguments`, `trl.SFTConfig` and `peft.LoraConfig` wherever they have one.
+A docstring line under each field says what it does; `labkit train --help` prints them.
+
+Settings come from a YAML or JSON file, then from `--key value` on the command line. The JSON
+files of the older course projects are read too: `RENAMED` maps their keys, and `RETIRED` says of
+each key that means nothing any more why that is so, instead of ignoring it in silence.
+"""
+
+import dataclasses
+import json
+import types
+import typing
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from labkit.errors import LabkitError, nearest
+
+CONFIGS = Path(__file__).with_name("configs")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Settings of one fine-tuning run. Defaults are the course's LoRA run on two cores."""
+
+    name: str = ""
+    """folder under runs/; empty: model, method and a hash of the settings"""
+    model: str = "smollm2-135m-instruct"
+    """registry name, local folder, or Hub id of the pretrained model"""
+    data: str = "tables"
+    """'tables' (embedded), 'tatqa' (after labkit fetch tatqa), or a TAT-QA file or folder"""
+    method: Literal["lora", "full"] = "lora"
+    """what is trained: 'lora' adapters on a frozen base, or 'full' for every weight"""
+
+    r: int = 16
+    """LoRA rank: the update of a weight is the product of two matrices with this inner size"""
+    lora_alpha: int = 32
+    """LoRA scale: the update is multiplied by lora_alpha / r (or / sqrt(r) with use_rslora)"""
+    lora_dropout: float = 0.0
+    """probability of dropping an input of an adapter while training"""
+    target_modules: tuple[str, ...] = ("all-linear",)
+    """linear layers that get an adapter: 'all-linear' or names such as q_proj,v_proj"""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """which bias vectors are trained beside the adapters"""
+    use_rslora: bool = False
+    """scale by lora_alpha / sqrt(r), which keeps large ranks from being scaled away"""
+    init_lora_weights: Literal["default", "gaussian", "pissa", "olora", "loftq"] = "default"
+    """how the adapters start; 'default' makes the first forward equal to the base model"""
+    loftq_config: Mapping[str, int] | None = None
+    """LoftQ settings such as {loftq_bits: 4}; only with init_lora_weights: loftq"""
+
+    max_steps: int = 150
+    """optimizer steps; -1 trains num_train_epochs epochs instead"""
+    num_train_epochs: float = 1.0
+    """passes over the training split, used when max_steps is -1"""
+    per_device_train_batch_size: int = 8
+    """samples in one forward and backward pass on one device"""
+    gradient_accumulation_steps: int = 1
+    """passes whose gradients are added up before each optimizer step"""
+    learning_rate: float = 5e-4
+    """peak learning rate; LoRA wants about ten times that of full fine-tuning"""
+    weight_decay: float = 0.0
+    """decoupled weight decay of AdamW, applied to trained weights other than norms and biases"""
+    warmup_steps: float = 0.05
+    """steps of linear warm-up; below 1 a share of all steps"""
+    lr_scheduler_type: str = "linear"
+    """shape of the learning rate after warm-up: linear, cosine, constant_with_warmup …"""
+    optim: str = "adamw_torch_fused"
+    """optimizer, by its transformers name: adamw_torch_fused, adamw_torch, sgd, adafactor …"""
+    max_grad_norm: float = 1.0
+    """gradients are scaled down to this norm before each step; 0 leaves them alone"""
+    max_length: int = 1024
+    """longest sample in tokens; longer reports lose paragraphs, then rows, never the question"""
+    gradient_checkpointing: bool = False
+    """keep only layer inputs for the backward pass and compute the rest again"""
+    dtype: Literal["bfloat16", "float32"] = "bfloat16"
+    """compute type; full fine-tuning keeps float32 master weights under bfloat16 autocast"""
+    seed: int = 42
+    """seed of data order, adapter initialisation and dropout"""
+    max_train_samples: int | None = None
+    """use only the first samples of the training split"""
+
+    fast: bool = True
+    """labkit's faster step: logits only where there is a loss, allocator, attention, compile"""
+    attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
+    """attention code; 'auto' takes eager for short samples on a CPU and sdpa otherwise"""
+    torch_compile: Literal["auto", "on", "off"] = "auto"
+    """compile decoder layers; 'auto' when the run is long enough to earn the compilation back"""
+
+    eval_steps: int = 0
+    """loss on the development split every so many steps, outside the measured time; 0: never"""
+    save_steps: int = 50
+    """a checkpoint to resume from every so many steps; one is kept, none after the run"""
+    report_to: Literal["none", "tensorboard"] = "none"
+    """'tensorboard' writes logs to runs/<name>/tensorboard"""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "target_modules", tuple(self.target_modules))
+        if isinstance(self.loftq_config, Mapping):
+            object.__setattr__(self, "loftq_config", dict(self.loftq_config))
+        positive = ("r", "lora_alpha", "per_device_train_batch_size", "save_steps",
+                    "gradient_accumulation_steps", "num_train_epochs", "max_length",
+                    "learning_rate")  # fmt: skip
+        for key in positive:
+            if not getattr(self, key) > 0:
+                raise LabkitError(f"{key} must be above 0, got {getattr(self, key)!r}")
+        for key in ("weight_decay", "warmup_steps", "max_grad_norm", "eval_steps", "seed"):
+            if getattr(self, key) < 0:
+                raise LabkitError(f"{key} must be 0 or more, got {getattr(self, key)!r}")
+        if not 0 <= self.lora_dropout < 1:
+            raise LabkitError(f"lora_dropout must be in [0, 1), got {self.lora_dropout!r}")
+        if self.max_steps == 0 or self.max_steps < -1:
+            raise LabkitError(f"max_steps must be above 0, or -1 for epochs, got {self.max_steps}")
+        if self.max_train_samples is not None and self.max_train_samples <= 0:
+            raise LabkitError(f"max_train_samples must be above 0, got {self.max_train_samples}")
+        if (self.loftq_config is not None) != (self.init_lora_weights == "loftq"):
+            raise LabkitError(
+                "loftq_config and init_lora_weights: loftq go together: set both or neither"
+            )
+        if not self.target_modules:
+            raise LabkitError("target_modules is empty: use all-linear or name linear layers")
+        if self.name and (Path(self.name).name != self.name or self.name.startswith(".")):
+            raise LabkitError(f"name {self.name!r} must be a plain folder name such as 'my-run'")
+
+    @property
+    def samples_per_step(self) -> int:
+        """Samples that one optimizer step sees on one device."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps
+
+    def replace(self, **changes: Any) -> "RunConfig":
+        """Return a copy with some settings changed, checked like the settings of a file."""
+        return from_mapping({**self.to_dict(), **changes}, where="replace()")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that JSON and YAML can hold."""
+        values = dataclasses.asdict(self)
+        values["target_modules"] = list(self.target_modules)
+        return values
+
+
+FIELDS = {f.name: f for f in dataclasses.fields(RunConfig)}
+HINTS = typing.get_type_hints(RunConfig)
+
+RENAMED = {
+    "train_mode": "method", "lora_rank": "r", "lora_r": "r", "rank": "r",
+    "max_seq_length": "max_length", "max_seq_len": "max_length",
+    "model_name_or_path": "model", "model_name": "model", "train_file": "data",
+    "dataset": "data", "run_name": "name", "lora_target_modules": "target_modules",
+    "batch_size": "per_device_train_batch_size", "num_epochs": "num_train_epochs",
+    "lr": "learning_rate", "warmup_ratio": "warmup_steps",
+    "activation_checkpointing": "gradient_checkpointing", "torch_dtype": "dtype",
+}  # fmt: skip
+"""Keys of the older projects and of older libraries, and what they are called here."""
+
+RETIRED = {
+    "template_name": "the model's own chat template is used",
+    "max_prompt_length": "max_length limits prompt and answer together, and the prompt gives way",
+    "output_dir": "a run lives in runs/<name>: set name, or LABKIT_RUNS for the folder",
+    "overwrite_output_dir": "use --fresh to train again",
+    "task_type": "labkit train does supervised fine-tuning",
+    "fp16": "a CPU and every GPU since Ampere train in bfloat16: set dtype",
+    "bf16": "set dtype: bfloat16 or float32",
+    "no_cuda": "the GPU is used when there is one",
+    "disable_tqdm": "progress is a line now and then",
+    "logging_steps": "every step is in the record",
+    "logging_dir": "report_to: tensorboard writes to runs/<name>/tensorboard",
+    "save_total_limit": "one checkpoint is kept",
+    "save_strategy": "save_steps says how often",
+    "dataloader_num_workers": "samples are tokenised before training starts",
+    "remove_unused_columns": "only token ids and labels reach the trainer",
+    "deepspeed": "labkit train runs on one device",
+    "distributed": "labkit train runs on one device",
+    "use_unsloth": "fast: true is labkit's own faster step",
+    "local_rank": "labkit train runs on one device",
+    "beta": "it belongs to preference tuning, which labkit train does not do",
+}
+"""Keys that mean nothing here any more, with the reason."""
+
+RETIRED_OPTIM = {"adamw_hf": "adamw_torch_fused"}
+
+
+def from_mapping(values: Mapping[str, Any], *, where: str) -> RunConfig:
+    """Build a `RunConfig` from plain values; `where` names their source in errors.
+
+    Strings are read as the field's type, so that command-line values need no quoting. Renamed
+    keys are taken; retired ones are named in a warning with the reason.
+
+    Raises:
+        LabkitError: an unknown key (with the nearest right one), a wrong type or value.
+    """
+    settings: dict[str, Any] = {}
+    for key, value in values.items():
+        key = str(key).replace("-", "_")
+        if key in RETIRED:
+            warnings.warn(f"{where}: {key} is ignored: {RETIRED[key]}", stacklevel=2)
+            continue
+        new = RENAMED.get(key, key)
+        if new not in FIELDS:
+            raise LabkitError(f"{where}: unknown setting {key!r}: {nearest(key, FIELDS)}")
+        if new in settings:
+            raise LabkitError(f"{where}: {key!r} sets {new} a second time: keep one of them")
+        if new == "optim" and value in RETIRED_OPTIM:
+            warnings.warn(f"{where}: optim {value} is gone from transformers: "
+                          f"{RETIRED_OPTIM[value]} takes its place", stacklevel=2)  # fmt: skip
+            value = RETIRED_OPTIM[value]
+        if key == "train_mode" and value == "qlora":
+            raise LabkitError(f"{where}: train_mode 'qlora' is not a method of labkit train: "
+                              f"choose from full, lora")  # fmt: skip
+        settings[new] = _read(value, HINTS[new], key=key, where=where)
+    try:
+        return RunConfig(**settings)
+    except LabkitError as error:
+        raise LabkitError(f"{where}: {error}") from None
+
+
+def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) -> RunConfig:
+    """Read a YAML or JSON file, or the name of a shipped configuration, and apply overrides.
+
+    Raises:
+        LabkitError: no such file, not a mapping, or anything `from_mapping` refuses.
+    """
+    import yaml
+
+    file = Path(path)
+    if not file.suffix and not file.exists() and (CONFIGS / f"{path}.yaml").exists():
+        file = CONFIGS / f"{path}.yaml"
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        shipped = [p.stem for p in CONFIGS.glob("*.yaml")]
+        raise LabkitError(
+            f"configuration {str(path)!r} cannot be read ({error.strerror or error}): "
+            f"name a YAML or JSON file, or a shipped one: {', '.join(sorted(shipped))}"
+        ) from None
+    except UnicodeDecodeError:
+        raise LabkitError(f"configuration {file} is not a text file") from None
+    try:
+        values = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+    except (json.JSONDecodeError, yaml.YAMLError) as error:
+        first = str(error).splitlines()[0]
+        raise LabkitError(f"configuration {file} is not valid: {first}") from None
+    if not isinstance(values, Mapping):
+        raise LabkitError(f"configuration {file} must hold 'key: value' lines")
+    base = from_mapping(values, where=str(file))
+    if not overrides:
+        return base
+    # Only what the file says and what overrides say: checks that span keys see the sum.
+    return from_mapping({**base.to_dict(), **_canonical(overrides)}, where="command line")
+
+
+def _canonical(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {RENAMED.get(k.replace("-", "_"), k.replace("-", "_")): v for k, v in values.items()}
+
+
+def _read(value: Any, hint: Any, *, key: str, where: str) -> Any:
+    """Return `value` as the type `hint`, or raise a LabkitError that names the key."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        # YAML reads a bare on/off as a truth value; here they are words.
+        word = {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+        if word not in args:
+            allowed = ", ".join(map(str, args))
+            raise LabkitError(f"{where}: {key} must be one of {allowed}, got {value!r}")
+        return word
+    if origin is types.UnionType:
+        if value is None or (isinstance(value, str) and value.lower() in ("none", "null", "")):
+            return None
+        return _read(value, args[0], key=key, where=where)
+    if origin is tuple:
+        words = value.split(",") if isinstance(value, str) else value
+        if isinstance(words, list | tuple) and all(isinstance(w, str) and w.strip() for w in words):
+            return tuple(w.strip() for w in words)
+        raise LabkitError(f"{where}: {key} must be names separated by commas, got {value!r}")
+    if origin is not None:  # a mapping
+        if isinstance(value, str):
+            try:
+                value = json.loads(value)
+            except json.JSONDecodeError:
+                value = None
+        if isinstance(value, Mapping):
+            return value
+        raise LabkitError(f"{where}: {key} must be a mapping such as {{loftq_bits: 4}}")
+    if hint is bool:
+        words = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, str) and value.lower() in words:
+            return words[value.lower()]
+    elif hint is str:
+        if isinstance(value, str):
+            return value
+    elif not isinstance(value, bool) and isinstance(value, int | float | str):
+        try:
+            number = float(value)  # YAML reads 5e-4 as a string
+            if number == number and abs(number) != float("inf"):
+                if hint is float:
+                    return number
+                if number == int(number):
+                    return int(number)
+        except ValueError:
+            pass
+    kind = {bool: "true or false", str: "text", int: "a whole number", float: "a number"}[hint]
+    raise LabkitError(f"{where}: {key} must be {kind}, got {value!r}")
+
+
+def describe_fields() -> dict[str, str]:
+    """Return each setting's one-line description, read from this file's docstrings."""
+    import ast
+
+    tree = ast.parse(Path(__file__).read_text(encoding="utf-8"))
+    body = next(
+        n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "RunConfig"
+    )
+    lines = {}
+    for node, after in zip(body, body[1:], strict=False):
+        if isinstance(node, ast.AnnAssign) and isinstance(after, ast.Expr):
+            assert isinstance(node.target, ast.Name) and isinstance(after.value, ast.Constant)
+            lines[node.target.id] = str(after.value.value)
+    return lines

@@ -1,0 +1,135 @@
+"""What makes a training step on a CPU fast, each trick small and with its reason.
+
+A stock step on two cores uses about a quarter of what the matrix units give. The rest goes to
+work nobody asked for, and each of these takes a part of it away:
+
+* **Allocator.** glibc returns every large block to the kernel and asks for it again in the next
+  layer; the kernel then clears each page anew. Told to keep what it has, it does not (`mallopt`).
+* **Logits where there is a loss.** Answers are a tenth of the tokens. The output head is the
+  largest matrix of a small model, so it is applied to labelled positions alone: the loss is
+  the same sum.
+* **Attention.** PyTorch's fused attention has a slow bfloat16 backward on CPUs. For short samples
+  plain matrix products are faster; they store b·heads·s² probabilities, so long samples keep
+  the fused kernel.
+* **Compilation.** `torch.compile` fuses the elementwise work of each decoder layer (norms,
+  rotary embedding, SwiGLU, casts, residual). Compiled code is cached on disk between runs.
+* **Batches of like length.** Padding is computed too; batches of similar samples have little.
+
+None of them changes what is computed beyond rounding. On a machine that lacks one (no glibc, no
+C++ compiler, a GPU) it stays off, and `plan` says so.
+"""
+
+import ctypes
+import os
+import platform
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from labkit.config import RunConfig
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+EAGER_ATTENTION_MAX_LENGTH = 384
+COMPILE_MIN_STEPS = 60
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Which tricks a run uses; `notes` says in a sentence each what was left off and why."""
+
+    attn_implementation: str
+    compile_layers: bool
+    labelled_logits: bool
+    group_by_length: bool
+    keep_heap: bool
+    notes: tuple[str, ...] = ()
+
+
+def plan(config: RunConfig, *, steps: int, longest: int, cuda: bool) -> Plan:
+    """Choose the tricks for a run of `steps` steps whose longest sample has `longest` tokens."""
+    notes = []
+    attention = config.attn_implementation
+    if attention == "auto":
+        short = longest <= EAGER_ATTENTION_MAX_LENGTH
+        attention = "eager" if config.fast and not cuda and short else "sdpa"
+    compiles = config.torch_compile == "on"
+    if config.torch_compile == "auto" and config.fast and not cuda and steps >= COMPILE_MIN_STEPS:
+        compiles = True
+    if compiles and not cuda and not _compiler():
+        notes.append("no C++ compiler was found, so decoder layers run uncompiled")
+        compiles = False
+    glibc = platform.libc_ver()[0] == "glibc"
+    if config.fast and not cuda and not glibc:
+        notes.append("this is not glibc, so its allocator keeps its own settings")
+    return Plan(
+        attn_implementation=attention,
+        compile_layers=compiles,
+        labelled_logits=config.fast,
+        group_by_length=config.fast,
+        keep_heap=config.fast and not cuda and glibc,
+        notes=tuple(notes),
+    )
+
+
+def keep_heap() -> None:
+    """Tell glibc to keep freed memory for this process instead of returning it to the kernel.
+
+    Source: mallopt(3). Resident memory then stays at its peak until the process ends.
+    """
+    mallopt = ctypes.CDLL("libc.so.6").mallopt
+    mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
+    mallopt(M_MMAP_MAX, 0)
+    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(M_TOP_PAD, 64 * 2**20)
+
+
+def compile_layers(model: "nn.Module") -> int:
+    """Compile each decoder layer in place, for any batch shape; return how many.
+
+    Layers share one compiled graph, so thirty cost as much as one. The parameters' names stay
+    as they are, so checkpoints do too.
+    """
+    import torch
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    from labkit.models.fetch import cache_dir
+
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "inductor"))
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    for layer in layers:
+        layer.compile(dynamic=True)
+    return len(layers)
+
+
+def labelled_loss(
+    model: "nn.Module", inputs: "dict[str, Any]", num_items: "torch.Tensor | int | None"
+) -> "torch.Tensor":
+    """Return the mean next-token cross-entropy, with logits only where there is a label.
+
+    `inputs` holds input_ids, attention_mask and labels, each (batch, length). The sum runs over
+    labelled positions and is divided by `num_items`, the labels of the whole optimizer step,
+    or by this batch's own. Equal to `model(**inputs).loss` up to rounding.
+    """
+    import torch
+
+    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    backbone = {k: v for k, v in inputs.items() if k not in ("labels", "num_items_in_batch")}
+    hidden_BLD = base.base_model(**backbone, use_cache=False).last_hidden_state[:, :-1]
+    labels_BL = inputs["labels"][:, 1:]
+    scored_BL = labels_BL != -100
+    logits_NV = base.get_output_embeddings()(hidden_BLD[scored_BL])
+    total = torch.nn.functional.cross_entropy(
+        logits_NV.float(), labels_BL[scored_BL], reduction="sum"
+    )
+    return total / (scored_BL.sum().clamp(min=1) if num_items is None else num_items)
+
+
+def _compiler() -> str | None:
+    """Return the C++ compiler that inductor would use, if there is one."""
+    return next((found for c in (os.environ.get("CXX"), "g++", "clang++", "c++")
+                 if c and (found := shutil.which(c))), None)  # fmt: skip

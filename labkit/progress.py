@@ -1,0 +1,76 @@
+"""Progress of a long run: a line now and then, readable in a terminal, a notebook and a log.
+
+A line is printed at the first step, then whenever a tenth of the run is done or twenty seconds
+have passed, so a hub that ends silent kernels sees that this one works. It says loss, speed,
+memory and the time left. In a notebook it goes to the cell's output; elsewhere to stderr, since
+stdout is for results.
+"""
+
+import sys
+import time
+from typing import Any
+
+from labkit.measure import Meter
+
+EVERY_SECONDS = 20.0
+
+
+class Progress:
+    """Prints the progress of `total` steps under a label."""
+
+    def __init__(self, *, total: int, label: str, quiet: bool = False) -> None:
+        self.total = total
+        self.label = label
+        self.quiet = quiet
+        self._started = time.perf_counter()
+        self._printed_at = 0.0
+        self._printed_tenth = -1
+        self._first: int | None = None
+
+    def elapsed(self) -> float:
+        """Return the seconds since the run started."""
+        return time.perf_counter() - self._started
+
+    def say(self, text: str) -> None:
+        """Print one line, unless quiet."""
+        if not self.quiet:
+            print(text, file=sys.stdout if in_notebook() else sys.stderr, flush=True)
+
+    def step(self, meter: Meter) -> None:
+        """Print a line if one is due."""
+        entry = meter.steps[-1]
+        step = entry["step"]
+        if self._first is None:
+            self._first = step - 1
+            self._timed_from = time.perf_counter() - entry["seconds"]
+        tenth = step * 10 // self.total
+        now = time.perf_counter()
+        due = tenth > self._printed_tenth or now - self._printed_at >= EVERY_SECONDS
+        if not due and step != self.total:
+            return
+        self._printed_tenth, self._printed_at = tenth, now
+        recent = meter.steps[-10:]
+        speed = sum(s["tokens"] for s in recent) / sum(s["seconds"] for s in recent)
+        left = (now - self._timed_from) / (step - self._first) * (self.total - step)
+        memory = f"  {meter.peak_allocated / 2**30:.2f} GiB" if meter.peak_allocated else ""
+        self.say(
+            f"{self.label}  step {step:>{len(str(self.total))}}/{self.total}  "
+            f"loss {entry['loss']:.3f}  {speed:,.0f} tokens/s{memory}  "
+            f"{_minutes(left)} left"
+        )
+
+    def done(self, summary: dict[str, Any]) -> None:
+        """Print the closing line."""
+        speed = summary.get("tokens_per_second")
+        at = f" at {speed:,.0f} tokens/s" if speed else ""
+        self.say(f"{self.label}  done in {_minutes(self.elapsed())}{at}")
+
+
+def in_notebook() -> bool:
+    """Return whether this code runs in a Jupyter kernel."""
+    return "ipykernel" in sys.modules and hasattr(sys.stdout, "pub_thread")
+
+
+def _minutes(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

@@ -1,0 +1,210 @@
+"""Run records: what was run, on what, and what came out, as one JSON file each.
+
+Everything a lesson shows is read from records, so a figure can be redrawn without training and
+an answer can name the measurement it rests on. A record is found by its content hash
+
+    sha256(settings, data, model, versions)
+
+without the run's name: ask for the same run again and you get the finished record at once. A
+quantity that was not measured is null, never 0.
+
+    runs/<name>/record.json     the record, written atomically
+    runs/<name>/model/          adapter or full model, once the run is done
+    runs/<name>/checkpoint/     the one checkpoint to resume from, until then
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from labkit.errors import LabkitError, nearest
+
+SCHEMA = 1
+LIBRARIES = ("labkit", "torch", "transformers", "trl", "peft", "accelerate")
+Status = Literal["done", "cancelled", "failed", "running"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """One run. Times in seconds, sizes in bytes; null where nothing was measured."""
+
+    id: str
+    sha256: str
+    name: str
+    status: Status
+    started_at: str
+    config: dict[str, Any]
+    seed: int
+    versions: dict[str, str]
+    hardware: dict[str, Any]
+    model: dict[str, Any]
+    data: dict[str, Any]
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    summary: dict[str, Any] = field(default_factory=dict)
+    predicted: dict[str, Any] = field(default_factory=dict)
+    scores: dict[str, Any] = field(default_factory=dict)
+    schema: int = SCHEMA
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return runs_dir() / self.name
+
+    @property
+    def model_path(self) -> Path:
+        """Where the trained adapter or model is."""
+        return self.path / "model"
+
+    @property
+    def losses(self) -> list[float]:
+        """Training loss of every step."""
+        return [step["loss"] for step in self.steps]
+
+    def replace(self, **changes: Any) -> "RunRecord":
+        """Return a copy with some fields changed."""
+        return dataclasses.replace(self, **changes)
+
+    def save(self) -> "RunRecord":
+        """Write the record into its run folder, whole or not at all."""
+        write_json(self.path / "record.json", dataclasses.asdict(self))
+        return self
+
+
+def runs_dir() -> Path:
+    """Return the folder of all runs: $LABKIT_RUNS, or `runs` in the current folder."""
+    return Path(os.environ.get("LABKIT_RUNS") or "runs").expanduser().absolute()
+
+
+def new_id() -> str:
+    """Return an id no other run has, here or on another student's machine."""
+    return uuid.uuid4().hex[:12]
+
+
+def now() -> str:
+    """Return the time as ISO 8601 in UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of the libraries whose change can change a result."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def content_sha256(
+    config: Mapping[str, Any], *, model: Mapping[str, Any], data: Mapping[str, Any]
+) -> str:
+    """Return the hash that two runs share when nothing that can change the result differs."""
+    ignored = {"name", "report_to", "save_steps"}
+    content = {
+        "config": {k: v for k, v in config.items() if k not in ignored},
+        "model": model["sha256"],
+        "data": data["sha256"],
+        "versions": versions(),
+    }
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def load(name: str | Path) -> RunRecord:
+    """Read one record by the run's name, or by its folder.
+
+    Raises:
+        LabkitError: there is no such run, or its record is damaged.
+    """
+    folder = Path(name) if Path(name).is_dir() else runs_dir() / name
+    file = folder / "record.json"
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        known = {f.name for f in dataclasses.fields(RunRecord)}
+        return RunRecord(**{key: value for key, value in values.items() if key in known})
+    except FileNotFoundError:
+        names = [path.parent.name for path in runs_dir().glob("*/record.json")]
+        hint = nearest(str(name), names) if names else "there are no runs yet"
+        raise LabkitError(f"no run {str(name)!r} in {runs_dir()}: {hint}") from None
+    except OSError as error:
+        raise LabkitError(f"{file} cannot be read: {error.strerror}") from None
+    except (ValueError, TypeError, AttributeError):
+        raise LabkitError(
+            f"{file} is damaged: remove the run with `labkit runs rm {folder.name}` "
+            "and train it again"
+        ) from None
+
+
+def records() -> list[RunRecord]:
+    """Return every readable record, oldest first; damaged ones are left out."""
+    found = []
+    for file in sorted(runs_dir().glob("*/record.json")):
+        try:
+            found.append(load(file.parent))
+        except LabkitError:
+            continue
+    return sorted(found, key=lambda record: record.started_at)
+
+
+def find(sha256: str) -> RunRecord | None:
+    """Return the finished record with this content hash whose model is still there, if any."""
+    for record in records():
+        if record.sha256 == sha256 and record.status == "done" and record.model_path.is_dir():
+            return record
+    return None
+
+
+def write_json(file: Path, values: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never a part.
+
+    Raises:
+        LabkitError: the folder cannot be written, or the disk is full.
+    """
+    temporary = ""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", dir=file.parent, prefix=f".{file.name}.", delete=False, encoding="utf-8"
+        ) as handle:
+            temporary = handle.name
+            json.dump(values, handle, indent=1, allow_nan=False)
+            handle.write("\n")
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, file)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise LabkitError(f"{file} cannot be written: {error.strerror or error}") from None
+
+
+def disk_bytes(name: str) -> int:
+    """Return the bytes a run takes on disk."""
+    return sum(f.stat().st_size for f in (runs_dir() / name).rglob("*") if f.is_file())
+
+
+def remove(names: Iterable[str]) -> int:
+    """Delete runs with everything they keep; return the bytes that were freed.
+
+    Raises:
+        LabkitError: one of the names is not a run; nothing is deleted then.
+    """
+    names = list(names)
+    existing = [p.name for p in runs_dir().glob("*") if p.is_dir()]
+    for name in names:
+        if name not in existing:
+            raise LabkitError(f"no run {name!r} in {runs_dir()}: {nearest(name, existing)}")
+    freed = sum(disk_bytes(name) for name in names)
+    for name in names:
+        shutil.rmtree(runs_dir() / name)
+    return freed
