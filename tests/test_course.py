@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from html.parser import HTMLParser
 from pathlib import Path
@@ -306,16 +305,27 @@ def test_a_dead_kernel_is_a_sentence(lessons, tmp_path):
         run_course(lessons_dir=lessons, out_dir=tmp_path / "site", say=lambda line: None)
 
 
-def test_ctrl_c_reaches_the_cell_so_that_it_can_save_its_work(lessons, tmp_path):
-    work = """\
-    try:
-        print("training", flush=True)
-        time.sleep(60)
-    finally:
-        open("saved", "w").write("state")
-    """
-    text = "import time\n" + textwrap.dedent(work)
-    edit(lessons / "00_sums.py", "answer = 42\n", text)
+DIES = """\
+try:
+    print("training", flush=True)
+    time.sleep(60)
+finally:
+    open("saved", "w").write("state")
+"""
+RETURNS = """\
+try:
+    print("training", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    open("saved", "w").write("state")
+"""
+
+
+@pytest.mark.parametrize("training", [DIES, RETURNS], ids=["raises", "returns"])
+def test_ctrl_c_reaches_the_cell_so_that_it_can_save_its_work(training, lessons, tmp_path):
+    later = '\n# %%\nopen("too far", "w")\n'
+    edit(lessons / "00_sums.py", "answer = 42\n", f"import time\n{training}")
+    (lessons / "00_sums.py").write_text((lessons / "00_sums.py").read_text() + later)
     program = "from labkit.course import run_course; run_course(lessons_dir='lessons')"
     process = subprocess.Popen(
         [sys.executable, "-c", program], cwd=tmp_path, stderr=subprocess.PIPE, text=True
@@ -328,8 +338,10 @@ def test_ctrl_c_reaches_the_cell_so_that_it_can_save_its_work(lessons, tmp_path)
         seen += line
     process.send_signal(signal.SIGINT)
     rest = process.communicate(timeout=60)[1]
-    assert process.returncode != 0 and "stopped in 00_sums, cell 4 of 4" in rest
+    assert process.returncode != 0
+    assert re.search("stopped (in|after) 00_sums, cell 4 of 5", rest), rest
     assert (lessons / "saved").read_text() == "state"
+    assert not (lessons / "too far").exists()
 
 
 def test_a_quiet_cell_is_not_silence(lessons, monkeypatch):

@@ -55,6 +55,7 @@ class LessonClient(NotebookClient):
         self.say = say
         self.last_words = time.monotonic()
         self.pending = ""
+        self.interrupted = False
 
     def tell(self, line: str) -> None:
         self.last_words = time.monotonic()
@@ -112,6 +113,7 @@ def interrupts_go_to(client: LessonClient) -> Iterator[None]:
 
     def pass_on(number: int, frame: Any) -> None:
         signal.signal(signal.SIGINT, before)
+        client.interrupted = True
         client.tell("    stopping: the kernel saves its work (Ctrl-C again to leave at once)")
         pid = getattr(getattr(client.km, "provisioner", None), "pid", None)
         if pid:
@@ -164,6 +166,9 @@ def execute(
                 client.tell(f"{where()} · {headline(cell)}")
                 client.execute_cell(cell, index, execution_count=place)
                 client.pass_on("\n")
+                if client.interrupted:
+                    # The cell finished what it was saving; the ones after it are not wanted.
+                    raise KeyboardInterrupt(f"stopped after {culprit()}")
     except CellExecutionError as error:
         if error.ename == "KeyboardInterrupt":
             raise KeyboardInterrupt(f"stopped in {culprit()}") from None

@@ -29,12 +29,8 @@ def test_nbval_knows_its_flags():
         [sys.executable, "-m", "pytest", "--help"], capture_output=True, text=True
     ).stdout
     assert all(f"{flag} " in known or f"{flag}=" in known for flag in flags)
-    assert (
-        re.findall(r"--nbval[\w=-]*", RUNS)
-        == re.findall(r"--nbval[\w-]*=?\w*", (ROOT / "lessons/INSTRUCTOR.md").read_text())[
-            : len(flags)
-        ]
-    )
+    manual = (ROOT / "lessons/INSTRUCTOR.md").read_text()
+    assert flags <= set(re.findall(r"--nbval[\w-]*", manual))
 
 
 def test_it_runs_the_smoke_profile_on_the_python_of_the_lock():
