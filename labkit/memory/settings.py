@@ -1,0 +1,191 @@
+"""What decides the memory of a training step, in one frozen dataclass.
+
+All three columns of the memory table answer the same question about the same `StepSettings`:
+`analytic` by formula, `trace` with tensors that have shapes and no storage, `measured` by running
+it. Every field is something a published figure must state before it can be reproduced; figures
+that differ by a factor of two usually differ in one of these and say nothing of it.
+
+Names are those of Hugging Face's `TrainingArguments` and PEFT's `LoraConfig` where they have one.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from labkit.errors import LabkitError, nearest
+
+METHODS = ("full", "lora", "qlora", "8bit", "prefix", "prompt")
+OPTIMIZERS = (
+    "adamw_torch_fused", "adamw_torch", "adamw_torch_foreach", "adamw_torch_loop",
+    "adamw_bnb_8bit", "sgd", "adafactor",
+)  # fmt: skip
+SHARDINGS = ("none", "zero1", "zero2", "zero3", "fsdp2")
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+# Names that the same thing goes by elsewhere.
+ALIASES = {
+    "adamw_8bit": "adamw_bnb_8bit", "paged_adamw_8bit": "adamw_bnb_8bit", "adamw": "adamw_torch",
+    "bf16": "bfloat16", "fp16": "float16", "fp32": "float32",
+    "int8": "8bit", "lora-8bit": "8bit", "prefix-tuning": "prefix", "prompt-tuning": "prompt",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepSettings:
+    """One optimizer step on one device, as far as its memory depends on it."""
+
+    model: str
+    """registry name, local folder or Hub id; only its configuration is read"""
+    method: str = "lora"
+    """what is trained: one of `METHODS`; qlora and 8bit are LoRA on a quantised base"""
+    batch_size: int = 1
+    """samples in one forward and backward pass on one device"""
+    seq_len: int = 1024
+    """tokens of every sample, padding included"""
+    target: Literal["cuda", "cpu"] = "cuda"
+    """whose code paths and allocator the step stands for"""
+
+    dtype: str = "bfloat16"
+    """compute type"""
+    master_weights: bool | None = None
+    """fp32 weights under autocast; None: for full fine-tuning in 16 bit, as labkit trains"""
+    adapter_dtype: str | None = None
+    """type of adapters and other added weights; None: the compute type"""
+    optim: str = "adamw_torch_fused"
+    """optimizer by its transformers name; adamw_torch is foreach on CUDA and the loop on a CPU"""
+    gradient_checkpointing: bool = False
+    """keep layer inputs only, and compute the rest again in the backward pass"""
+    gradient_accumulation_steps: int = 1
+    """above 1, gradients are already there when the next forward pass starts"""
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    """sdpa never stores the probabilities; eager stores batch × heads × length² of them"""
+    padding: bool = False
+    """whether the batch carries a padding mask, which keeps the fastest kernel from being used"""
+    repeat_kv: bool = False
+    """copy key and value heads to as many as query heads, as code without GQA support does"""
+    loss: Literal["full", "chunked"] = "full"
+    """chunked: head and cross-entropy in tiles that are computed again, as TRL does on CUDA"""
+    upcast_logits: bool = True
+    """cross-entropy on an fp32 copy of the logits, as transformers does; full loss only"""
+    labelled_tokens: int | None = None
+    """positions of one sample that have a label and get logits; None: all of them"""
+
+    lora_r: int = 16
+    """rank of the adapters"""
+    lora_dropout: float = 0.0
+    """dropout before the adapters; above 0 it stores a copy and a mask of their input"""
+    lora_target_modules: tuple[str, ...] = ("all-linear",)
+    """linear layers that get an adapter"""
+    double_quant: bool = True
+    """nf4 with its scales quantised once more"""
+    num_virtual_tokens: int = 20
+    """length of the prefix or prompt that is trained"""
+
+    sharding: str = "none"
+    """one of `SHARDINGS`: what is spread over the devices"""
+    num_gpus: int = 1
+    """devices; without sharding each holds a whole copy"""
+    config_overrides: Mapping[str, Any] = field(default_factory=dict)
+    """changes to the model's configuration, such as another activation function"""
+
+    def __post_init__(self) -> None:
+        set_ = object.__setattr__
+        for key in ("method", "dtype", "adapter_dtype", "optim", "sharding"):
+            value = getattr(self, key)
+            set_(self, key, ALIASES.get(value, value))
+        modules = self.lora_target_modules
+        if isinstance(modules, str):
+            modules = tuple(name.strip() for name in modules.split(",") if name.strip())
+        set_(self, "lora_target_modules", tuple(modules))
+        set_(self, "config_overrides", dict(self.config_overrides))
+        self._check_choices()
+        self._check_numbers()
+        self._check_combinations()
+
+    def _check_choices(self) -> None:
+        choices = {
+            "method": METHODS, "optim": OPTIMIZERS, "sharding": SHARDINGS, "dtype": tuple(BYTES),
+            "target": ("cuda", "cpu"), "attention": ("sdpa", "eager"), "loss": ("full", "chunked"),
+        }  # fmt: skip
+        for key, allowed in choices.items():
+            value = getattr(self, key)
+            if value not in allowed:
+                raise LabkitError(f"{key} {value!r} is unknown: {nearest(str(value), allowed)}")
+        if self.adapter_dtype is not None and self.adapter_dtype not in BYTES:
+            raise LabkitError(
+                f"adapter_dtype {self.adapter_dtype!r} is unknown: "
+                f"{nearest(self.adapter_dtype, BYTES)}"
+            )
+
+    def _check_numbers(self) -> None:
+        whole = ("batch_size", "seq_len", "gradient_accumulation_steps", "lora_r",
+                 "num_virtual_tokens", "num_gpus")  # fmt: skip
+        for key in whole:
+            value = getattr(self, key)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise LabkitError(f"{key} must be a whole number above 0, got {value!r}")
+        if not 0 <= self.lora_dropout < 1:
+            raise LabkitError(f"lora_dropout must be in [0, 1), got {self.lora_dropout!r}")
+        if not self.lora_target_modules:
+            raise LabkitError("lora_target_modules is empty: use all-linear or name linear layers")
+        if self.labelled_tokens is not None and not 1 <= self.labelled_tokens <= self.seq_len:
+            raise LabkitError(
+                f"labelled_tokens must be between 1 and seq_len ({self.seq_len}), "
+                f"got {self.labelled_tokens!r}"
+            )
+
+    def _check_combinations(self) -> None:
+        if self.sharding != "none" and self.num_gpus < 2:
+            raise LabkitError(
+                f"sharding {self.sharding} spreads the training state over several GPUs: "
+                "set num_gpus to 2 or more, or sharding to none"
+            )
+        if self.method == "prefix" and self.gradient_checkpointing:
+            raise LabkitError(
+                "prefix tuning passes its prefix as a key-value cache, which gradient "
+                "checkpointing switches off: choose one of the two"
+            )
+        if self.sharding != "none" and self.method in ("qlora", "8bit"):
+            raise LabkitError(
+                f"{self.method} with {self.sharding}: quantised weights are not sharded here; "
+                "use method lora, or sharding none"
+            )
+        if self.sharding != "none" and self.optim in ("adamw_bnb_8bit", "adafactor"):
+            raise LabkitError(
+                f"{self.optim} with {self.sharding}: sharded optimizer states are only worked out "
+                "for AdamW and SGD; use optim adamw_torch_fused or sgd"
+            )
+        if self.master_weights and self.method != "full":
+            raise LabkitError(
+                f"master_weights are for full fine-tuning, and {self.method} keeps its base frozen"
+            )
+        if self.method in ("qlora", "8bit") and self.dtype == "float32":
+            raise LabkitError(f"{self.method} computes in 16 bit: set dtype to bfloat16 or float16")
+
+    @property
+    def autocast(self) -> bool:
+        """Whether the forward pass runs under autocast over fp32 weights."""
+        if self.method != "full" or self.dtype == "float32" or self.sharding != "none":
+            return False
+        return self.master_weights is not False
+
+    @property
+    def weight_dtype(self) -> str:
+        """Type in which the pretrained weights are stored when they are not quantised."""
+        return "float32" if self.autocast else self.dtype
+
+    @property
+    def added_dtype(self) -> str:
+        """Type of the weights that a parameter-efficient method adds."""
+        return self.adapter_dtype or self.dtype
+
+    @property
+    def uses_lora(self) -> bool:
+        return self.method in ("lora", "qlora", "8bit")
+
+    @property
+    def optimizer_kind(self) -> str:
+        """`optim` with what `adamw_torch` means on the target written out."""
+        if self.optim == "adamw_torch":
+            return "adamw_torch_foreach" if self.target == "cuda" else "adamw_torch_loop"
+        return self.optim

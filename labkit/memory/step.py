@@ -1,0 +1,167 @@
+"""One real training step of the real model class, on tensors of any kind.
+
+`trace` runs this step on fake tensors, which have a shape, a type and no storage; `measured` runs
+it on real ones. Neither knows about the other, and neither has a model of its own: whatever
+transformers, PEFT and PyTorch do is what is counted.
+
+A step is: forward, loss, backward, optimizer step, gradients released. Its phases are announced
+through `mark`, which the caller supplies, so that a tracer can say where in the step and in the
+model each byte belongs:
+
+    forward · forward.<stack>.<layer> · loss · backward.head · backward.<stack>.<layer> ·
+    backward.embedding · optimizer · end
+"""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from labkit.errors import LabkitError
+from labkit.memory.settings import StepSettings
+
+Mark = Callable[[str], None]
+
+TILE = 32_768  # vocabulary entries in one tile of TRL's loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """A built model with its optimizer and batch, ready to `run`."""
+
+    settings: StepSettings
+    model: Any
+    optimizer: torch.optim.Optimizer
+    inputs: dict[str, torch.Tensor]
+    labels: torch.Tensor
+
+    def run(self, mark: Mark = lambda name: None) -> None:
+        """Run one optimizer step, announcing its phases; gradients are released at its end."""
+        if self.settings.gradient_accumulation_steps > 1:
+            # One more micro-batch is enough: from the second on they are all alike.
+            mark("accumulate")
+            self._forward().backward()
+        mark("forward")
+        with layer_marks(self.model, mark):
+            loss = self._forward()
+        mark("backward.head")
+        loss.backward()
+        del loss
+        mark("optimizer")
+        self.optimizer.step()
+        mark("end")
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def make_optimizer_state(self) -> None:
+        """Make the state that the first step leaves behind, without a forward pass."""
+        for parameter in self.trainable():
+            parameter.grad = torch.zeros_like(parameter)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def trainable(self) -> list[torch.nn.Parameter]:
+        return [p for p in self.model.parameters() if p.requires_grad]
+
+    def _forward(self) -> torch.Tensor:
+        device = self.labels.device.type
+        dtype = getattr(torch, self.settings.dtype)
+        with torch.autocast(device, dtype=dtype, enabled=self.settings.autocast):
+            return compute_loss(self.model, self.inputs, self.labels, self.settings)
+
+
+def layer_stacks(model: torch.nn.Module) -> list[torch.nn.ModuleList]:
+    """Return the model's stacks of alike layers: one for a decoder, two for an encoder-decoder."""
+    depth = model.config.num_hidden_layers  # type: ignore[union-attr]
+    return [
+        module
+        for module in model.modules()
+        if isinstance(module, torch.nn.ModuleList)
+        and len(module) == depth
+        and len({type(layer) for layer in module}) == 1
+        and type(module[0]).__name__.endswith(("Layer", "Block"))
+    ]
+
+
+@contextlib.contextmanager
+def layer_marks(model: torch.nn.Module, mark: Mark) -> Iterator[None]:
+    """Announce each layer during a forward pass, and again in the backward pass of its outputs.
+
+    Only the forward pass belongs inside: a checkpointed layer runs its forward again in backward,
+    and what it does then is part of its backward.
+    """
+    handles = []
+    stacks = layer_stacks(model)
+    for number, layers in enumerate(stacks):
+        for index, layer in enumerate(layers):
+            ends = "loss" if layer is stacks[-1][-1] else ""
+            before, after = _layer_hooks(f"{number}.{index}", mark, ends)
+            handles += [
+                layer.register_forward_pre_hook(before, with_kwargs=True),
+                layer.register_forward_hook(after),
+            ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _layer_hooks(place: str, mark: Mark, ends: str) -> tuple[Callable, Callable]:
+    def before(layer: object, args: tuple, kwargs: dict) -> None:
+        mark(f"forward.{place}")
+        hidden = args[0] if args else kwargs["hidden_states"]
+        if place.endswith(".0") and hidden.requires_grad:
+            hidden.register_hook(lambda gradient: mark(f"backward.embedding.{place}"))
+
+    def after(layer: object, args: tuple, output: Any) -> None:
+        hidden = output[0] if isinstance(output, tuple) else output
+        if hidden.requires_grad:
+            hidden.register_hook(lambda gradient: mark(f"backward.{place}"))
+        if ends:
+            mark(ends)
+
+    return before, after
+
+
+def compute_loss(
+    model: Any,
+    inputs: dict[str, torch.Tensor],
+    labels: torch.Tensor,
+    settings: StepSettings,
+) -> torch.Tensor:
+    """Return the mean cross-entropy of `labels` (batch, tokens) under the settings' loss."""
+    plain = settings.loss == "full" and settings.upcast_logits and settings.labelled_tokens is None
+    if plain or settings.method in ("prefix", "prompt"):
+        return model(**inputs, labels=labels).loss
+    causal = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if causal.config.is_encoder_decoder:
+        raise LabkitError(
+            f"{settings.model} is an encoder-decoder: its loss is computed by the model itself, "
+            "so use loss full with upcast_logits and without labelled_tokens"
+        )
+    hidden = causal.base_model(**inputs).last_hidden_state
+    # The last position predicts nothing. Which ones have labels does not matter for memory.
+    last = settings.seq_len - 1
+    count = min(settings.labelled_tokens or last, last)
+    kept = hidden.narrow(1, last - count, count).reshape(-1, hidden.shape[-1])
+    targets = labels.narrow(1, 0, count).reshape(-1)
+    head = causal.get_output_embeddings()
+    if settings.loss == "chunked":
+        return _tiled_loss(kept, head, targets)
+    logits = head(kept)
+    if settings.upcast_logits:
+        logits = logits.float()
+    return torch.nn.functional.cross_entropy(logits, targets)
+
+
+def _tiled_loss(hidden: torch.Tensor, head: Any, targets: torch.Tensor) -> torch.Tensor:
+    """Return the mean of TRL's tiled loss over hidden (tokens, width), as its SFTTrainer has it."""
+    from trl.kernels import ChunkedLogProbFunction
+
+    outputs = ("log_probs", "entropy", "is_top1")
+    per_token = ChunkedLogProbFunction.apply(
+        hidden, head.weight, getattr(head, "bias", None), targets, 1.0, TILE, None, 1.0, outputs
+    )
+    return -per_token[0].mean()
