@@ -1,4 +1,4 @@
-"""What a question of the embedded set is before it is written: text, answer, source, derivation.
+"""What a question of the embedded set is before it is written, and how it names things.
 
 Arithmetic answers are never typed in: the derivation is evaluated in exact fractions and rounded
 to two decimals. A value that lies exactly between two roundings (x.xx5) is refused, so rounding
@@ -12,6 +12,9 @@ import random
 import re
 from dataclasses import dataclass, field
 from fractions import Fraction
+
+from labkit.datasets.tables_grid import Grid, Line
+from labkit.datasets.tables_text import ALIASES
 
 
 @dataclass(kw_only=True)
@@ -99,3 +102,42 @@ def plural(word: str) -> str:
 def bare(phrase: str) -> str:
     """A noun phrase without its article."""
     return phrase.removeprefix("the ")
+
+
+def age(column: Line) -> tuple[str, str]:
+    """Sort key of a period, old before new; 'later years' come last."""
+    year = re.findall(r"\d{4}", column.name)
+    return (year[0] if year else "9999", column.name)
+
+
+_WITH_ARTICLE = ("change", "net", "effective", "provision", "fees")
+"""First words of totals that take an article: 'the net change in cash', but 'total revenue'."""
+
+
+class Namer:
+    """Names of items and cells in running text, drawn anew for every question."""
+
+    def __init__(self, rng: random.Random, grid: Grid) -> None:
+        self.rng, self.grid = rng, grid
+
+    def line(self, i: int) -> str:
+        """Noun phrase of an item: 'revenue from hardware'."""
+        item, topic = self.grid.items[i], self.grid.topic
+        if item.total:
+            if item.name == "total":
+                return self.rng.choice(("the total", "total " + topic.name.removeprefix("the ")))
+            return f"the {item.name}" if item.name.split()[0] in _WITH_ARTICLE else item.name
+        name = item.name
+        if name in ALIASES and self.rng.random() < 0.3:
+            name = ALIASES[name]
+        return self.rng.choice(topic.nouns.split(";")).format(row=name)
+
+    def when(self, p: int) -> str:
+        """Phrase of a period: 'in 2019'; nothing for a facet."""
+        return self.rng.choice(self.grid.columns[p].phrases) if self.grid.timed else ""
+
+    def cell(self, i: int, p: int, when: bool = True) -> str:
+        """Noun phrase of one cell, with or without its period."""
+        if not self.grid.timed:
+            return f"the {self.grid.columns[p].name} of {self.line(i)}"
+        return f"{self.line(i)} {self.when(p)}" if when else self.line(i)

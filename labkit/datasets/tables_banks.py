@@ -47,13 +47,15 @@ BANKS: dict[str, str] = {
               "Paul Reed;Nina Roth;Carl Dahl;Rosa Pinto;Hugo Petit;Amy Clarke;Ravi Nair;"
               "Kate Moore;Luca Conti;Olga Sokol;Ben Ward;Erik Lund;Maya Levi;Jack Stone;"
               "Clara Weiss;Ian Boyd;Lucy Hale;Marta Nowak;Peter Vogel",
-    "standards": "IFRS 9;IFRS 15;IFRS 16;IFRS 17;ASC 606;ASC 842;ASU 2016-13;ASU 2019-12",
+    "standards": "IAS 12;IAS 16;IAS 19;IAS 21;IAS 23;IAS 36;IAS 37;IAS 38;IFRS 2;IFRS 3;IFRS 8",
     "transitions": "retrospectively;prospectively;with the modified retrospective method;"
                    "with the full retrospective method;without restating prior years",
-    "hedges": "forward contracts;currency swaps;interest rate swaps;put options;futures;"
-              "collars;natural hedges",
-    "risks": "currency risk;credit risk;interest rate risk;commodity price risk;liquidity risk;"
-             "counterparty risk;inflation risk",
+    # Read together: the n-th hedge is one against the n-th risk; likewise measures, definitions.
+    "hedges": "forward contracts;currency swaps;interest rate swaps;interest rate caps;metal "
+              "futures;put options on gas;credit insurance;bank guarantees;standby credit lines;"
+              "inflation swaps",
+    "risks": "currency risk;currency risk;interest rate risk;interest rate risk;commodity price "
+             "risk;energy price risk;credit risk;counterparty risk;liquidity risk;inflation risk",
     "measures": "adjusted EBITDA;free cash flow;organic growth;capital employed;backlog;"
                 "underlying profit;net debt;like-for-like growth",
     "definitions": "profit before interest, tax and depreciation;cash flow after capital spending;"

@@ -89,11 +89,11 @@ FACTS: tuple[Fact, ...] = (
        "workforce change in {y}? => ={n}-{n2}",
        "What was the percentage change in the workforce in {y}? / By what percentage did the "
        "workforce change from {y1} to {y}? => =({n}-{n2})/{n2} # percent"),
-    _f("any", "{standard} was adopted on {date} {transition}. / {co} has applied {standard} since "
-              "{date} {transition}.",
-       "Which standard was adopted? / What new standard does {co} apply? => {standard}",
+    _f("any", "The revised {standard} was adopted on {date} {transition}. / {co} has applied the "
+              "revised {standard} since {date} {transition}.",
+       "Which standard was adopted? / What revised standard does {co} apply? => {standard}",
        "When was {standard} adopted? / Since when has {standard} been applied? => {date}",
-       "How was {standard} adopted? / In what manner was the new standard applied? => "
+       "How was {standard} adopted? / In what manner was the revised standard applied? => "
        "{transition}"),
     _f("any", "{co} defines {measure} as {definition}. / The term {measure} stands for "
               "{definition}. / By {measure}, {co} means {definition}.",
@@ -232,11 +232,11 @@ FACTS: tuple[Fact, ...] = (
               "that lapse in {future}.",
        "When do the tax losses expire? / In which year do loss carryforwards lapse? => {future}",
        "How large are the loss carryforwards? / What is the amount of tax losses? => {money}"),
-    _f("tax", "The standard tax rate is {pct} in {country} and {pct2} in {country2}. / In "
-              "{country} profits are taxed at {pct}, in {country2} at {pct2}.",
+    _f("tax", "The standard tax rate is {tax} in {country} and {tax2} in {country2}. / In "
+              "{country} profits are taxed at {tax}, in {country2} at {tax2}.",
        "What is the tax rate in {country}? / At what rate are profits taxed in {country}? => "
-       "{pct}", "What is the tax rate in {country2}? / Which rate applies in {country2}? => {pct2}",
-       "What are the tax rates in {country} and {country2}, respectively? => *pct,pct2"),
+       "{tax}", "What is the tax rate in {country2}? / Which rate applies in {country2}? => {tax2}",
+       "What are the tax rates in {country} and {country2}, respectively? => *tax,tax2"),
     _f("tax", "Tax years from {past} are open to audit in {items}. / Returns filed since {past} "
               "may still be examined in {items}.",
        "In which countries are tax years open to audit? / Where may tax returns still be "
@@ -276,11 +276,11 @@ FACTS: tuple[Fact, ...] = (
        "How large are the commitments? / What amount is committed? => {money}",
        "What do the commitments relate to? / What will be built in {city}? => {project}",
        "Where is the project located? / In which city will {co} build? => {city}"),
-    _f("intangible", "The impairment test used a discount rate of {rate} and growth of {rate2}. / "
-                     "Cash flows were discounted at {rate}, with growth of {rate2}.",
+    _f("intangible", "The impairment test used a discount rate of {rate} and growth of {growth}. / "
+                     "Cash flows were discounted at {rate}, with growth of {growth}.",
        "Which discount rate was used in the impairment test? / What was the discount rate? => "
-       "{rate}", "What growth rate was assumed? / Which growth did the test assume? => {rate2}",
-       "What were the discount rate and the growth rate, respectively? => *rate,rate2"),
+       "{rate}", "What growth rate was assumed? / Which growth did the test assume? => {growth}",
+       "What were the discount rate and the growth rate, respectively? => *rate,growth"),
     _f("intangible", "The {brand} brand, bought in {past}, has an indefinite life. / Having an "
                      "indefinite life, the {brand} brand (bought in {past}) is not amortised.",
        "Which brand has an indefinite life? / What is the name of the brand? => {brand}",

@@ -98,7 +98,7 @@ def _columns(rng: random.Random, topic: Topic, year: int) -> list[Line]:
     """Draw the period columns (or facets) of a table, in the order they are printed."""
     if topic.columns == "schedule":
         years = [str(year + k + 1) for k in range(rng.choice((3, 3, 4)))]
-        lines = [Line(label=y, name=y, phrases=(f"in {y}", f"due in {y}")) for y in years]
+        lines = [Line(label=y, name=y, phrases=(f"in {y}",)) for y in years]
         if rng.random() < 0.4:
             lines.append(Line(label="Thereafter", name="later years",
                               phrases=(f"after {years[-1]}",)))
@@ -290,9 +290,9 @@ def _cell(grid: Grid, i: int, p: int, sign: bool, zero: str) -> str:
     if value == 0:
         return zero
     text = number(abs(value), grid.places(i, p)) + ("%" if unit == "percent" else "")
-    if unit == "share" or (sign and unit == "money"):
-        text = grid.currency + text
-    return f"({text})" if value < 0 else text
+    if value < 0:
+        text = f"({text})"
+    return grid.currency + text if unit == "share" or (sign and unit == "money") else text
 
 
 def write_cells(rng: random.Random, grid: Grid) -> list[list[str]]:

@@ -8,49 +8,22 @@ each kind is tried; they follow what TAT-QA asks, with fewer comparisons over ma
 from __future__ import annotations
 
 import random
-import re
 from collections.abc import Callable
 
 from labkit.datasets import tables_wording as wording
-from labkit.datasets.tables_asks import Ask, bare, listing, pick, plural, sentence
-from labkit.datasets.tables_grid import Grid, Line
-from labkit.datasets.tables_text import ALIASES
+from labkit.datasets.tables_asks import (
+    Ask,
+    Namer,
+    age,
+    bare,
+    listing,
+    pick,
+    plural,
+    sentence,
+)
+from labkit.datasets.tables_grid import Grid
 
 Cell = tuple[int, int]
-
-
-class Namer:
-    """Names of items and cells in running text, drawn anew for every question."""
-
-    def __init__(self, rng: random.Random, grid: Grid) -> None:
-        self.rng, self.grid = rng, grid
-
-    def line(self, i: int) -> str:
-        """Noun phrase of an item: 'revenue from hardware'."""
-        item, topic = self.grid.items[i], self.grid.topic
-        if item.total:
-            if item.name == "total":
-                return f"the total of {topic.name}"
-            return item.name if self.rng.random() < 0.5 else f"the {item.name}"
-        name = item.name
-        if name in ALIASES and self.rng.random() < 0.3:
-            name = ALIASES[name]
-        return self.rng.choice(topic.nouns.split(";")).format(row=name)
-
-    def when(self, p: int) -> str:
-        """Phrase of a period: 'in 2019'; nothing for a facet."""
-        return self.rng.choice(self.grid.columns[p].phrases) if self.grid.timed else ""
-
-    def cell(self, i: int, p: int, when: bool = True) -> str:
-        """Noun phrase of one cell, with or without its period."""
-        if not self.grid.timed:
-            return f"the {self.grid.columns[p].name} of {self.line(i)}"
-        return f"{self.line(i)} {self.when(p)}" if when else self.line(i)
-
-
-def _age(column: Line) -> tuple[str, str]:
-    year = re.findall(r"\d{4}", column.name)
-    return (year[0] if year else "9999", column.name)
 
 
 class TableAsker:
@@ -61,7 +34,7 @@ class TableAsker:
         self.name = Namer(rng, grid)
         self.plain = [i for i, item in enumerate(grid.items) if not item.total]
         self.total = next((i for i, item in enumerate(grid.items) if item.total), None)
-        self.times = sorted(range(len(grid.columns)), key=lambda p: _age(grid.columns[p])) \
+        self.times = sorted(range(len(grid.columns)), key=lambda p: age(grid.columns[p])) \
             if grid.timed else list(range(len(grid.columns)))
         self.years = [p for p in self.times if grid.columns[p].label != "Thereafter"]
 

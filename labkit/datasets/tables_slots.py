@@ -21,7 +21,7 @@ _BANK_OF = {
     "city": "cities", "country": "countries", "month": "months", "product": "products",
     "person": "people", "place": "places", "project": "projects", "transfer": "transfers",
     "basis": "bases", "method": "methods", "outage": "outages", "standard": "standards",
-    "transition": "transitions", "hedge": "hedges", "risk": "risks", "energy": "energies",
+    "transition": "transitions", "energy": "energies",
     "brand": "stems", "dispute": "disputes"}
 _FIRMS = {"firm": "trades", "maker": "works", "fund": "funds"}
 
@@ -45,15 +45,15 @@ class Slots:
     def _money(self) -> str:
         """An amount in words and in the table's order of magnitude: '$45 million'."""
         rng, grid = self.rng, self.grid
-        largest = max((grid.values[i][p] for i in range(len(grid.items))
+        largest = max((grid.values[i][p] for i in self.table.plain
                        for p in range(len(grid.columns)) if grid.unit(i, p) == "money"),
                       default=rng.randint(40, 900) * 10**grid.decimals)
-        tenths = max(largest * rng.randint(8, 90) // (10 * 10**grid.decimals), 11)
+        tenths = max(largest * rng.randint(80, 700) // (100 * 10**grid.decimals), 11)
         if grid.scale == "thousand" and tenths >= 10000:
             return f"{grid.currency}{tenths // 10000}.{tenths // 1000 % 10} million"
         if grid.scale == "thousand":
             return f"{grid.currency}{tenths // 10},000"
-        whole = str(tenths // 10) if tenths > 200 else f"{tenths // 10}.{tenths % 10}"
+        whole = f"{tenths // 10:,}" if tenths > 200 else f"{tenths // 10}.{tenths % 10}"
         return f"{grid.currency}{whole} {grid.scale or 'million'}"
 
     def _date(self, year: int) -> str:
@@ -69,11 +69,12 @@ class Slots:
             return self.fill(self._from(_BANK_OF[base]), {})
         if slot == "small2":
             return str(int(known["small"]) + rng.randint(2, 5))
-        if slot in ("measure", "definition"):
-            k = rng.randrange(len(BANKS["measures"].split(";")))
-            known["measure"] = BANKS["measures"].split(";")[k]
-            known["definition"] = BANKS["definitions"].split(";")[k]
-            return known[slot]
+        for pair in (("measure", "definition"), ("hedge", "risk")):
+            if slot in pair:
+                words = [BANKS[f"{name}s"].split(";") for name in pair]
+                k = rng.randrange(len(words[0]))
+                known |= {name: column[k] for name, column in zip(pair, words, strict=True)}
+                return known[slot]
         if slot == "bank":
             return f"{self._from('stems')} Bank"
         if slot == "auditor":
@@ -84,7 +85,9 @@ class Slots:
             "y": str(year), "y1": str(year - 1), "next": str(year + 1), "co": self.company,
             "future": str(year + rng.randint(2, 8)), "past": str(year - rng.randint(3, 12)),
             "n": str(rng.randint(31, 690)), "pct": f"{rng.randint(2, 24)}.{rng.randint(1, 9)}%",
-            "rate": f"{rng.randint(1, 8)}.{rng.randint(1, 9)}%",
+            "tax": f"{rng.randint(11, 34)}.{rng.randint(1, 9)}%",
+            "growth": f"{rng.randint(0, 2)}.{rng.randint(1, 9)}%",
+            "rate": f"{rng.randint(3, 9)}.{rng.randint(1, 9)}%",
             "small": str(rng.randint(2, 4)), "digit": str(rng.randint(1, 9)), "tiny": "1",
             "days": str(rng.choice((10, 14, 21, 30, 45, 60, 90))),
             "currency": CURRENCIES["€" if self.grid.currency != "€" else "$"],

@@ -95,7 +95,7 @@ TOPICS: tuple[Topic, ...] = (
     _t("pension cost",
        "Service cost;Interest cost;Settlement loss;Administration fees;Curtailment loss;"
        "Defined contribution plans;-Expected return on assets;Amortisation of prior losses",
-       "{row};the figure for {row};the charge for {row}",
+       "the amount of {row};the figure for {row};the charge for {row}",
        total="Net pension cost;Total pension cost;Net periodic cost", size=(20, 190),
        tags="pension", reasons="pension"),
     _t("share-based compensation",
@@ -118,8 +118,8 @@ TOPICS: tuple[Topic, ...] = (
        total="Effective tax rate", unit="percent", tags="tax"),
     _t("finance costs",
        "Interest on bonds;Interest on bank loans;Lease interest;Commitment fees;Overdraft interest;"
-       "Unwinding of discounts;Foreign exchange losses;Hedging costs",
-       "the cost of {row};{row};the figure for {row}",
+       "Unwinding of discounts;Foreign exchange losses;Hedging",
+       "the charge for {row};the expense for {row};the amount of {row}",
        total="Finance costs;Total finance costs;Total", size=(11, 160), tags="debt",
        reasons="interest"),
     _t("restructuring charges",
@@ -129,7 +129,7 @@ TOPICS: tuple[Topic, ...] = (
        total="Total restructuring charges;Total charges;Total", size=(11, 140), tags="closure"),
     _t("fees of the auditor",
        "Audit fees;Audit-related fees;Tax advice;Due diligence;Assurance services;Other fees",
-       "the amount of {row};the charge for {row};{row}",
+       "the amount of {row};the charge for {row}",
        total="Total fees;Total;Fees of the auditor", size=(25, 980), tags="audit"),
     _t("capital expenditure by segment",
        "Upstream;Refining;Chemicals;Retail;Networks;Terminals;Mining;Shipping;Storage;Renewables",
@@ -137,7 +137,7 @@ TOPICS: tuple[Topic, ...] = (
        total="Total capital expenditure;Total;Group capex", group="segment",
        tags="capex segment", reasons="capex"),
     _t("earnings per share",
-       "Net income;Weighted average shares@shares;Basic earnings per share@share;"
+       "Net income;Weighted average share count@shares;Basic earnings per share@share;"
        "Diluted earnings per share@share;Dividend per share@share",
        "{row}", tags="shares dividend"),
     # Cash flow.
@@ -259,7 +259,7 @@ TOPICS: tuple[Topic, ...] = (
        "the share of sales from {row};the sales share of {row}", unit="percent", size=(60, 430),
        group="channel", tags="revenue stores", reasons="margin"),
     _t("pension assumptions",
-       "Discount rate;Salary growth;Price inflation;Pension increases;Return on plan assets;"
+       "Discount rate;Salary growth;Price inflation;Pension growth;Return on plan assets;"
        "Medical cost trend",
        "the {row};the assumed {row};the {row} assumption", columns="stock", unit="percent",
        size=(14, 68), tags="pension"),
@@ -311,6 +311,6 @@ DISTRACTORS = (
     "The figures exclude joint ventures.", "The presentation follows IFRS.",
     "Intercompany balances have been eliminated.", "Prior-year figures were reclassified.",
     "(1) Excluding joint ventures.", "(1) Restated, see note {n}.", "(1) Unaudited.",
-    "(1) At constant exchange rates.",
+    "(1) Continuing operations only.",
 )
 """Sentences that answer nothing; one that opens with (1) is the footnote of the header cell."""

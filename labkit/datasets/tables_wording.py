@@ -77,8 +77,8 @@ LINES = ("Which {gs} are shown in the table? / What {gs} does the table list? / 
 ABOVE = ("Which {gs} were {above} {n} {when}? / Name the {gs} {above} {n} {when}. / What {gs} had "
          "figures {above} {n} {when}? / {when}, which {gs} were {above} {n}? / List the {gs} with "
          "amounts {above} {n} {when}. / Which {gs} had an amount {above} {n} {when}?")
-YEARS = ("In which {units} was {x} {above} {n}? / Which {units} had {bare} {above} {n}? / Name the "
-         "{units} with {bare} {above} {n}. / In what {units} did {co} report {bare} {above} {n}? / "
+YEARS = ("In which {units} was {x} {above} {n}? / Which {units} had {x} {above} {n}? / Name the "
+         "{units} with {x} {above} {n}. / In what {units} did {co} report {x} {above} {n}? / "
          "List the {units} in which {x} was {above} {n}. / When was {x} {above} {n}?")
 PERIODS = ("Which {units} does the table cover? / For which {units} are figures given? / What "
            "{units} are shown in the table? / Name the {units} in the table. / Over which {units} "
@@ -88,9 +88,9 @@ COUNT_LINES = ("How many {gs} were {above} {n} {when}? / For how many {gs} was t
                "{gs} had figures {above} {n} {when}? / What is the number of {gs} {above} {n} "
                "{when}? / Count the {gs} {above} {n} {when}.")
 COUNT_YEARS = ("In how many {units} was {x} {above} {n}? / For how many {units} was {x} {above} "
-               "{n}? / How many {units} had {bare} {above} {n}? / Count the {units} with {bare} "
+               "{n}? / How many {units} had {x} {above} {n}? / Count the {units} with {x} "
                "{above} {n}. / How often was {x} {above} {n}? / In how many of the {units} did "
-               "{bare} come out {above} {n}?")
+               "{x} come out {above} {n}?")
 COUNT_ALL = ("How many {gs} are shown in the table? / How many {gs} does the table list? / What is "
              "the number of {gs} in the table? / Count the {gs} in the table. / Into how many {gs} "
              "is the table divided? / How many {gs} are reported?")
