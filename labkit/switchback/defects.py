@@ -310,7 +310,7 @@ def reveal(number: int) -> None:
     defect = DEFECTS[number]
 
     def say(label: str, text: str) -> None:
-        print(textwrap.fill(f"{label:10}{text}", 96, subsequent_indent=" " * 10))
+        print(textwrap.fill(f"{label:11}{text}", 96, subsequent_indent=" " * 11))
 
     say("must hold", inspect.getdoc(defect.check) or "")
     try:
