@@ -59,6 +59,15 @@ class Progress:
             f"{_minutes(left)} left"
         )
 
+    def count(self, done: int) -> None:
+        """Print how many of `total` are done and the time left, if a line is due."""
+        tenth, now = done * 10 // self.total, time.perf_counter()
+        due = now - self._printed_at >= EVERY_SECONDS or done == self.total
+        if self._printed_tenth < 0 or (due and tenth > self._printed_tenth):
+            self._printed_tenth, self._printed_at = tenth, now
+            left = self.elapsed() / done * (self.total - done)
+            self.say(f"{self.label}  {done}/{self.total}  {_minutes(left)} left")
+
     def done(self, summary: dict[str, Any]) -> None:
         """Print the closing line."""
         speed = summary.get("tokens_per_second")

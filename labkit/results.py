@@ -147,14 +147,23 @@ def load(name: str | Path) -> RunRecord:
 
 
 def records() -> list[RunRecord]:
-    """Return every readable record, oldest first; damaged ones are left out."""
-    found = []
+    """Return every readable record, oldest first; `damaged` names the others."""
+    return sorted(_read_all()[0], key=lambda record: record.started_at)
+
+
+def damaged() -> list[str]:
+    """Return the names of runs whose record cannot be read."""
+    return _read_all()[1]
+
+
+def _read_all() -> tuple[list[RunRecord], list[str]]:
+    found, unreadable = [], []
     for file in sorted(runs_dir().glob("*/record.json")):
         try:
             found.append(load(file.parent))
         except LabkitError:
-            continue
-    return sorted(found, key=lambda record: record.started_at)
+            unreadable.append(file.parent.name)
+    return found, unreadable
 
 
 def find(sha256: str) -> RunRecord | None:

@@ -30,7 +30,7 @@ from labkit.datasets import prompts, tatqa
 from labkit.errors import LabkitError
 from labkit.measure import Meter
 from labkit.models import load, registry
-from labkit.models.files import say, sha256_file
+from labkit.models.files import fingerprint, say
 from labkit.models.quiet import quiet as quietly
 from labkit.models.quiet import quiet_bitsandbytes
 from labkit.progress import Progress
@@ -84,27 +84,6 @@ def prepare(config: RunConfig) -> Prepared:
     name = config.name or f"{short}-{config.method}-{sha256[:8]}"
     return Prepared(config=config, sha256=sha256, folder=results.runs_dir() / name,
                     model_path=model_path, model=model, data=data)  # fmt: skip
-
-
-def fingerprint(folder: Path) -> str:
-    """Return a hash that changes with a model's weights, without reading gigabytes of them.
-
-    Weights up to 1 GiB are hashed whole; larger files by their size and first and last MiB.
-    """
-    import hashlib
-
-    digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*config.json")):
-        size = file.stat().st_size
-        digest.update(f"{file.name}:{size}:".encode())
-        if size <= 2**30:
-            digest.update(sha256_file(file).encode())
-            continue
-        with file.open("rb") as handle:
-            digest.update(handle.read(2**20))
-            handle.seek(-(2**20), 2)
-            digest.update(handle.read())
-    return digest.hexdigest()
 
 
 def _run(prepared: Prepared, *, quiet: bool) -> results.RunRecord:

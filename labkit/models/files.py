@@ -191,3 +191,23 @@ def _continue(url: str, part: Path, progress: bool) -> None:
                 show(done := done + len(block))
     if total is not None and done < total:
         raise ConnectionError(f"the connection closed after {done:,} of {total:,} bytes")
+
+
+def fingerprint(folder: Path) -> str:
+    """Return a hash that changes with the model in a folder, without reading gigabytes of it.
+
+    Configuration and weights up to 1 GiB a file are hashed whole; of larger files the size and
+    the first and last MiB.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*config.json")):
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size}:".encode())
+        if size <= 2**30:
+            digest.update(sha256_file(file).encode())
+            continue
+        with file.open("rb") as handle:
+            digest.update(handle.read(2**20))
+            handle.seek(-(2**20), os.SEEK_END)
+            digest.update(handle.read())
+    return digest.hexdigest()

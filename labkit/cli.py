@@ -1,0 +1,288 @@
+"""The command line: every command is a thin call of a function that a lesson could call.
+
+Results go to stdout (with `--json` as one object), everything else to stderr. A mistake is one
+sentence and exit code 2; `--debug` shows the traceback. Modules that need torch are imported
+inside the commands, so `labkit --help` answers at once.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from labkit import __version__
+from labkit.errors import LabkitError, nearest
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Fine-tune language models efficiently, and measure what it costs.",
+)
+runs_app = typer.Typer(no_args_is_help=True, help="List and remove runs.")
+app.add_typer(runs_app, name="runs")
+
+Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout")]
+Data = Annotated[str, typer.Option(help="'tables', 'tatqa', or a TAT-QA file or folder")]
+Split = Annotated[str, typer.Option(help="train, dev or test")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="do it again even if a result is kept")]
+FREE_FORM = {"allow_extra_args": True, "ignore_unknown_options": True}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; the entry point of `labkit`."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    if debug:
+        arguments.remove("--debug")
+    try:
+        code = app(arguments, prog_name="labkit", standalone_mode=False)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+    except (LabkitError, typer.TyperException) as error:
+        if debug:
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error, file=sys.stderr)
+            sys.exit(2)
+        message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        _fail(" ".join(message.split()), 2)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"labkit: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _emit(value: Any, as_json: bool, text: str) -> None:
+    print(json.dumps(value, ensure_ascii=False, allow_nan=False) if as_json else text)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"labkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def doctor(json_: Json = False) -> None:
+    """Say what this machine can run, what it cannot, and what to do about it."""
+    from labkit import doctor as doctor_
+
+    findings = doctor_.report()
+    _emit({"findings": findings}, json_, doctor_.render(findings))
+
+
+@app.command()
+def fetch(
+    names: Annotated[list[str] | None, typer.Argument(help="models, or 'tatqa'")] = None,
+    verify: Annotated[bool, typer.Option("--verify", help="check what is there, byte by byte")]
+    = False,
+    json_: Json = False,
+) -> None:
+    """Download models and data: resumable, verified, safe when many start it at once."""
+    from labkit.datasets import tatqa
+    from labkit.models import fetch as fetching
+    from labkit.models import registry
+
+    got = {}
+    for name in names or ["smollm2-135m-instruct"]:
+        path = tatqa.fetch_tatqa() if name == "tatqa" else registry.resolve(name)
+        if verify and name != "tatqa":
+            fetching.verify(path)
+        got[name] = str(path)
+    _emit(got, json_, "\n".join(f"{name}: {path}" for name, path in got.items()))
+
+
+@app.command(context_settings=FREE_FORM)
+def train(
+    context: typer.Context,
+    config: Annotated[str, typer.Option(help="YAML or JSON file, or a shipped one: lora, full …")]
+    = "lora",
+    fresh: Fresh = False,
+    settings: Annotated[
+        bool, typer.Option("--settings", help="list every setting with what it does, and stop")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Fine-tune: one run, resumable. Any setting can follow as --key value."""
+    from labkit.config import describe_fields, load_config
+
+    if settings:
+        width = max(map(len, describe_fields()))
+        print("\n".join(f"{name:<{width}}  {text}" for name, text in describe_fields().items()))
+        return
+    loaded = load_config(config, _key_values(context.args))
+    from labkit.train import train as run_training
+
+    record = run_training(loaded, fresh=fresh)
+    summary = record.summary
+    speed = summary.get("tokens_per_second")
+    lines = [
+        f"{record.name}: {record.status} after {len(record.steps)} steps",
+        f"  loss              {record.losses[0]:.3f} → {record.losses[-1]:.3f}"
+        if record.losses else "",
+        f"  speed             {speed:,.0f} tokens/s" if speed else "",
+        f"  peak memory       {_gib(summary['peak_bytes']['allocated'])} allocated, "
+        f"{_gib(summary['peak_bytes']['rss'])} resident",
+        f"  trained           {summary['trainable_parameters']:,} of "
+        f"{summary['total_parameters']:,} parameters",
+        f"  kept in           {record.path}",
+    ]  # fmt: skip
+    import dataclasses
+
+    _emit(dataclasses.asdict(record), json_, "\n".join(line for line in lines if line))
+    if record.status == "cancelled":
+        raise typer.Exit(130)
+
+
+@app.command()
+def infer(
+    models: Annotated[list[str], typer.Argument(help="registry names, runs, or folders")],
+    sid: Annotated[str, typer.Option(help="sample ids: 100, 3,7 or 0-4,9")],
+    data: Data = "tables",
+    split: Split = "test",
+    json_: Json = False,
+) -> None:
+    """Show question, gold answer and each model's answer with its score, side by side."""
+    from labkit import infer as infer_
+
+    rows = infer_.compare(models, infer_.parse_sids(sid), data=data, split=split)
+    _emit({"samples": rows}, json_, "\n\n".join(map(infer_.render, rows)))
+
+
+@app.command(name="eval")
+def eval_(
+    model: Annotated[str, typer.Argument(help="registry name, run, folder, or 'majority'")],
+    task: Annotated[str, typer.Option(help="tatqa")] = "tatqa",
+    data: Data = "tables",
+    split: Split = "test",
+    examples: Annotated[int, typer.Option(min=0, max=8, help="worked examples before each")] = 0,
+    max_samples: Annotated[int | None, typer.Option(min=1, help="only the first samples")] = None,
+    fresh: Fresh = False,
+    json_: Json = False,
+) -> None:
+    """Score a model: exact match and F1 with 95 % intervals, overall and by answer type."""
+    from labkit import evaluate
+
+    if task != "tatqa":
+        raise LabkitError(f"--task {task!r} is not a task of labkit eval: {nearest(task, ['tatqa'])}")
+    outcome = evaluate.evaluate(
+        model, data=data, split=split, examples=examples, max_samples=max_samples, fresh=fresh
+    )
+    _emit(outcome, json_, evaluate.render(outcome))
+
+
+@app.command()
+def score(
+    predictions: Annotated[Path, typer.Argument(help="{uid: [answer or list, scale]}")],
+    gold: Annotated[Path, typer.Argument(help="file in TAT-QA's form")],
+    json_: Json = False,
+) -> None:
+    """Apply the official TAT-QA score to a prediction file."""
+    from labkit.datasets.score import score_file
+
+    outcome = score_file(predictions, gold)
+    text = f"{outcome['n']} questions: exact match {outcome['em']:.1%}, F1 {outcome['f1']:.1%}"
+    _emit(outcome, json_, text)
+
+
+@runs_app.command("list")
+def runs_list(json_: Json = False) -> None:
+    """List the runs and the disk they take."""
+    from labkit import results
+
+    rows = [
+        {"name": r.name, "status": r.status, "started_at": r.started_at, "model": r.model["name"],
+         "method": r.config["method"], "steps": len(r.steps),
+         "tokens_per_second": r.summary.get("tokens_per_second"),
+         "disk_bytes": results.disk_bytes(r.name)}
+        for r in results.records()
+    ]  # fmt: skip
+    damaged = results.damaged()
+    lines = [f"{'run':<38} {'status':<10} {'method':<6} {'steps':>6} {'tokens/s':>9} {'disk':>10}"]
+    for row in rows:
+        speed = f"{row['tokens_per_second']:,.0f}" if row["tokens_per_second"] else "–"
+        lines.append(f"{row['name']:<38} {row['status']:<10} {row['method']:<6} {row['steps']:>6} "
+                     f"{speed:>9} {row['disk_bytes'] / 2**20:>6,.0f} MiB")  # fmt: skip
+    lines += [f"{name:<38} damaged: remove it with `labkit runs rm {name}`" for name in damaged]
+    empty = f"no runs in {results.runs_dir()}"
+    _emit({"runs": rows, "damaged": damaged}, json_,
+          "\n".join(lines) if rows or damaged else empty)  # fmt: skip
+
+
+@runs_app.command("rm")
+def runs_rm(names: Annotated[list[str], typer.Argument()], json_: Json = False) -> None:
+    """Delete runs with their weights."""
+    from labkit import results
+
+    freed = results.remove(names)
+    _emit({"removed": names, "freed_bytes": freed}, json_, f"freed {freed / 2**20:,.0f} MiB")
+
+
+@app.command()
+def check(
+    question: Annotated[str | None, typer.Argument(help="such as 2.1; all when left out")] = None,
+    json_: Json = False,
+) -> None:
+    """Show the checkpoint questions, and which are answered."""
+    from labkit import checkpoints
+    from labkit.checkpoints.questions import question as find_question
+
+    rows = checkpoints.status()
+    if question:
+        asked = find_question(question)
+        rows = [row for row in rows if row["id"] == asked.id]
+    _emit({"questions": rows}, json_,
+          "\n".join(f"{r['id']:<6} {r['state']:<12} {r['text']}" for r in rows))  # fmt: skip
+
+
+@app.command()
+def course(
+    lessons: Annotated[list[str] | None, typer.Argument(help="such as 02; all when left out")]
+    = None,
+    out: Annotated[Path, typer.Option(help="folder of the site")] = Path("site"),
+    json_: Json = False,
+) -> None:
+    """Execute the lessons; write notebooks and a linked HTML site with their figures."""
+    from labkit.course import run_course
+
+    outcome = run_course(lessons or (), out_dir=out)
+    _emit(outcome, json_, f"open {outcome['site']}")
+
+
+def _key_values(arguments: list[str]) -> dict[str, str]:
+    """Read --key value and --key=value pairs."""
+    pairs: dict[str, str] = {}
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if not word.startswith("--") or len(word) < 3:
+            raise LabkitError(f"unexpected {word!r} on the command line: write --key value")
+        key, equals, value = word[2:].partition("=")
+        if not equals:
+            if not rest or (rest[0].startswith("--") and len(rest[0]) > 2):
+                raise LabkitError(f"--{key} needs a value: write --{key} VALUE")
+            value = rest.pop(0)
+        key = key.replace("-", "_")
+        if key in pairs:
+            raise LabkitError(f"--{key.replace('_', '-')} is given twice: keep one of them")
+        pairs[key] = value
+    return pairs
+
+
+def _gib(size: int | None) -> str:
+    return "not measured" if size is None else f"{size / 2**30:.2f} GiB"

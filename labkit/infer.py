@@ -1,0 +1,290 @@
+"""Answers of a model: batched, deterministic, and sharing what prompts have in common.
+
+Generation has two parts. *Prefill* reads the prompt in one pass; *decoding* then makes one token
+a pass. All questions on a report have the same first tokens (that is why the question stands
+last), so labkit reads each report once: the keys and values of the common prefix are computed a
+single time and copied to every question.
+
+    report ──prefill once──► keys, values ──copy──► question 1 ──► answer 1
+                                            └─────► question 2 ──► answer 2
+
+Prompts in a batch are padded on the left, so that every last token is a real one. Greedy
+decoding of the same batches gives the same answers; nothing is sampled.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from labkit.datasets import prompts, tatqa
+from labkit.datasets.answers import parse_answer
+from labkit.datasets.score import score_answer
+from labkit.datasets.tatqa import Sample
+from labkit.errors import LabkitError
+
+MAX_NEW_TOKENS = 64
+SEQUENCES_PER_BATCH = 36
+PROMPT_MAX_LENGTH = 2048
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reply:
+    """What a model answered to one question, read back and scored."""
+
+    uid: str
+    text: str
+    values: tuple[str, ...]
+    scale: str
+    em: float
+    f1: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generator:
+    """A model that is ready to answer."""
+
+    name: str
+    tokenizer: Any = field(repr=False)
+    model: Any = field(repr=False)
+
+    def complete(
+        self, prompt_ids: Sequence[list[int]], *, max_new_tokens: int = MAX_NEW_TOKENS
+    ) -> list[str]:
+        """Return the greedy continuation of each prompt (token ids); one prefix per call.
+
+        What all prompts of the call begin with is computed once.
+        """
+        return self._complete_groups([list(prompt_ids)], max_new_tokens=max_new_tokens)[0]
+
+    def answer(
+        self,
+        samples: Sequence[Sample],
+        *,
+        examples: Sequence[Sample] = (),
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> list[Reply]:
+        """Answer every sample, in order; `examples` are worked ones shown before each.
+
+        `progress` is told how many samples are done, after each batch.
+        """
+        limit = self._prompt_limit(max_new_tokens)
+        groups: dict[str, list[int]] = {}
+        for index, sample in enumerate(samples):
+            groups.setdefault(sample.report.uid, []).append(index)
+        encoded = [
+            prompts.encode(
+                self.tokenizer, sample, max_length=limit, with_answer=False, examples=examples
+            )["input_ids"]
+            for sample in samples
+        ]
+        # Reports of like length share a batch, so that little is padded.
+        order = sorted(groups.values(), key=lambda g: max(len(encoded[i]) for i in g))
+        replies: dict[int, Reply] = {}
+        for batch in _batches(order, SEQUENCES_PER_BATCH):
+            texts = self._complete_groups(
+                [[encoded[i] for i in group] for group in batch], max_new_tokens=max_new_tokens
+            )
+            for group, answers in zip(batch, texts, strict=True):
+                for index, text in zip(group, answers, strict=True):
+                    replies[index] = read_reply(samples[index], text)
+            progress(len(replies))
+        return [replies[index] for index in range(len(samples))]
+
+    def chat(self, message: str, *, max_new_tokens: int = 128) -> str:
+        """Return the model's reply to one user message, without system prompt of ours."""
+        turns = [{"role": "user", "content": message}]
+        text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return self.complete([ids], max_new_tokens=max_new_tokens)[0]
+
+    def _prompt_limit(self, max_new_tokens: int) -> int:
+        window = getattr(self.model.config, "max_position_embeddings", None) or PROMPT_MAX_LENGTH
+        return min(PROMPT_MAX_LENGTH, window - max_new_tokens)
+
+    def _complete_groups(
+        self, groups: list[list[list[int]]], *, max_new_tokens: int
+    ) -> list[list[str]]:
+        """Continue groups of prompts; the common prefix of each group is computed once.
+
+        Shapes: G groups, N prompts in all; prefixes (G, P) and rests (N, S), both padded left.
+        """
+        import torch
+
+        device = self.model.device
+        pad = self.tokenizer.pad_token_id
+        lengths = [common_prefix_length(group) for group in groups]
+        prefix_GP, prefix_mask_GP = _pad_left(
+            [group[0][:n] for group, n in zip(groups, lengths, strict=True)], pad
+        )
+        rest_NS, rest_mask_NS = _pad_left(
+            [p[n:] for group, n in zip(groups, lengths, strict=True) for p in group], pad
+        )
+        owner_N = torch.tensor([g for g, group in enumerate(groups) for _ in group])
+        ids_NT = torch.cat([prefix_GP[owner_N], rest_NS], dim=1).to(device)
+        mask_NT = torch.cat([prefix_mask_GP[owner_N], rest_mask_NS], dim=1).to(device)
+        cache = None
+        with torch.inference_mode():
+            if prefix_GP.shape[1] and hasattr(self.model, "generate") and _has_kv_cache(self.model):
+                positions_GP = (prefix_mask_GP.cumsum(1) - 1).clamp(min=0)
+                cache = self.model(
+                    input_ids=prefix_GP.to(device),
+                    attention_mask=prefix_mask_GP.to(device),
+                    position_ids=positions_GP.to(device),
+                    use_cache=True,
+                    logits_to_keep=1,
+                ).past_key_values
+                cache.batch_select_indices(owner_N.to(device))
+            out_NT = self.model.generate(
+                input_ids=ids_NT,
+                attention_mask=mask_NT,
+                past_key_values=cache,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                pad_token_id=pad,
+            )
+        texts = self.tokenizer.batch_decode(out_NT[:, ids_NT.shape[1] :], skip_special_tokens=True)
+        answers = iter(text.strip() for text in texts)
+        return [[next(answers) for _ in group] for group in groups]
+
+
+def load_generator(name: str, *, dtype: str = "bfloat16") -> Generator:
+    """Load a model, run or adapter by registry name, run name or path, ready to answer.
+
+    Raises:
+        LabkitError: there is no such model.
+    """
+    from labkit import fast, results
+    from labkit.models import load, registry
+
+    run = results.runs_dir() / name
+    path = registry.resolve(str(run) if (run / "record.json").is_file() else name)
+    import torch
+
+    if not torch.cuda.is_available():
+        fast.keep_heap()
+    model = load.load_model(path, dtype=dtype)
+    if torch.cuda.is_available():
+        model = model.to("cuda")
+    return Generator(name=name, tokenizer=load.load_tokenizer(path), model=model)
+
+
+def read_reply(sample: Sample, text: str) -> Reply:
+    """Read an answer back and score it; only the score sees the gold answer."""
+    answer = parse_answer(text)
+    em, f1 = score_answer(answer.values, answer.scale, sample.question)
+    return Reply(uid=sample.question.uid, text=text, values=answer.values, scale=answer.scale,
+                 em=em, f1=f1)  # fmt: skip
+
+
+def compare(
+    models: Sequence[str], sids: Sequence[int], *, data: str = "tables", split: str = "test"
+) -> list[dict[str, Any]]:
+    """Return, for each sample id, the question, its gold answer and every model's reply.
+
+    Raises:
+        LabkitError: an id outside the split, a model or data set that is not there.
+    """
+    pool = tatqa.samples(tatqa.load(data, split))
+    for sid in sids:
+        if not 0 <= sid < len(pool):
+            raise LabkitError(
+                f"there is no sample {sid}: the {split} split of {data} has 0 to {len(pool) - 1}"
+            )
+    chosen = [pool[sid] for sid in sids]
+    replies = {name: load_generator(name).answer(chosen) for name in dict.fromkeys(models)}
+    return [
+        {
+            "sid": sid,
+            "uid": sample.question.uid,
+            "report": prompts.render_report(sample.report),
+            "question": sample.question.text,
+            "gold": {"answer": list(sample.question.answer), "scale": sample.question.scale,
+                     "answer_type": sample.question.answer_type},
+            "answers": [
+                {"model": name, "text": reply[i].text, "values": list(reply[i].values),
+                 "scale": reply[i].scale, "em": reply[i].em, "f1": reply[i].f1}
+                for name, reply in replies.items()
+            ],
+        }
+        for i, (sid, sample) in enumerate(zip(sids, chosen, strict=True))
+    ]  # fmt: skip
+
+
+def render(row: dict[str, Any]) -> str:
+    """Return one compared sample as text: report, question, gold, then a line per model."""
+    gold = " | ".join(row["gold"]["answer"]) + _scale(row["gold"]["scale"])
+    width = max(len(answer["model"]) for answer in row["answers"])
+    lines = [f"sample {row['sid']}  ({row['uid']})", row["report"], "",
+             f"Question: {row['question']}", f"{'gold':<{width}}  {gold}"]  # fmt: skip
+    for answer in row["answers"]:
+        read = " | ".join(answer["values"]) + _scale(answer["scale"])
+        shown = answer["text"] if answer["text"] == read else f"{answer['text']}  →  {read}"
+        lines.append(f"{answer['model']:<{width}}  exact match {answer['em']:.0f}  "
+                     f"F1 {answer['f1']:.2f}  {shown}")  # fmt: skip
+    return "\n".join(lines)
+
+
+def _scale(scale: str) -> str:
+    return f" {scale}" if scale else ""
+
+
+def parse_sids(text: str) -> list[int]:
+    """Read sample ids such as '100', '3,7' or '0-4,9'.
+
+    Raises:
+        LabkitError: anything else.
+    """
+    sids: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if first > last or last - first >= 10_000:
+            raise LabkitError(f"--sid {text!r} is not a sample id: write 100, 3,7 or 0-4,9")
+        sids.extend(range(first, last + 1))
+    return sids
+
+
+def common_prefix_length(group: Sequence[list[int]]) -> int:
+    """Return how many first tokens all prompts share, leaving at least one to each."""
+    shortest = min(len(prompt) for prompt in group)
+    limit = shortest - 1
+    first = group[0]
+    for position in range(limit):
+        if any(prompt[position] != first[position] for prompt in group):
+            return position
+    return max(limit, 0)
+
+
+def _pad_left(rows: Sequence[list[int]], pad: int) -> tuple[Any, Any]:
+    import torch
+
+    width = max(len(row) for row in rows)
+    ids = torch.full((len(rows), width), pad)
+    mask = torch.zeros((len(rows), width), dtype=torch.long)
+    for i, row in enumerate(rows):
+        if row:
+            ids[i, width - len(row) :] = torch.tensor(row)
+            mask[i, width - len(row) :] = 1
+    return ids, mask
+
+
+def _batches(groups: Sequence[list[int]], size: int) -> list[list[list[int]]]:
+    """Put groups together until a batch has about `size` prompts; no group is split."""
+    batches: list[list[list[int]]] = [[]]
+    for group in groups:
+        if batches[-1] and sum(map(len, batches[-1])) + len(group) > size:
+            batches.append([])
+        batches[-1].append(group)
+    return batches
+
+
+def _has_kv_cache(model: Any) -> bool:
+    """Whether keys and values of a prefix can be reused: attention, and no encoder."""
+    return not (
+        model.config.is_encoder_decoder or model.config.model_type in ("mamba", "mamba2")
+    )
