@@ -46,7 +46,7 @@ COMPANIES = {
             "Stavely;Torvin",
 }
 KINDS: dict[str, tuple[Kinds, float]] = {
-    "span": (SPANS, 0.5), "multi-span": (MULTI, 0.3), "arithmetic": (ARITHMETIC, 0.12),
+    "span": (SPANS, 0.5), "multi-span": (MULTI, 0.3), "arithmetic": (ARITHMETIC, 0.2),
     "count": (COUNTS, 0.4)}
 """Kinds of questions on the table per answer type, and how often the text is asked instead."""
 STRIDE = 7

@@ -1,7 +1,7 @@
 """What a question of the embedded set is before it is written, and how it names things.
 
 Arithmetic answers are never typed in: the derivation is evaluated in exact fractions and rounded
-to two decimals. A value that lies exactly between two roundings (x.xx5) is refused, so rounding
+to two decimals. A value that lies between two roundings (x.xx5) is refused, so rounding
 half up, half to even and in binary floats all give the answer in the file.
 """
 
@@ -68,9 +68,12 @@ def _walk(node: ast.expr) -> Fraction:
 
 
 def rounded(value: Fraction) -> int | float | None:
-    """Round to two decimals; None when the value lies exactly between two of them."""
+    """Round to two decimals; None when the value lies between two of them, or almost.
+
+    Almost: so that rounding to four decimals first, as readers of answers do, changes nothing.
+    """
     hundredths = value * 100
-    if hundredths.denominator == 2:
+    if abs(hundredths % 1 - Fraction(1, 2)) < Fraction(1, 100):
         return None
     whole = round(hundredths)
     return whole // 100 if whole % 100 == 0 else whole / 100
@@ -82,8 +85,8 @@ def pick(rng: random.Random, choices: str) -> str:
 
 
 def sentence(text: str) -> str:
-    """Close gaps that empty slots left and upper-case the first letter."""
-    text = re.sub(r" +(?=[ ?.,])", "", text).strip()
+    """Close gaps that empty slots left, drop the second dot of "Inc..", capitalise."""
+    text = re.sub(r" +(?=[ ?.,])", "", text).replace("..", ".").strip()
     return text[0].upper() + text[1:]
 
 

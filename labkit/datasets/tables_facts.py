@@ -63,7 +63,7 @@ FACTS: tuple[Fact, ...] = (
        "What was {of} led by {person} {when}? / How much was {of} headed by {person} {when}? / "
        "What figure is shown {when} for {of} in the charge of {person}? => @cell"),
     _f("part", "Of {cell}, {part} came from {firm}. / {firm} accounted for {part} of {cell}. / "
-               "{cell} includes {part} from {firm}.",
+               "{cell} included {part} from {firm}.",
        "What share of {cell} came from {firm}, in percent? / What percentage of {cell} did {firm} "
        "account for? / What percent of {cell} related to {firm}? => =@share",
        "How much of {cell} came from {firm}? / What amount did {firm} contribute to {cell}? => "
@@ -129,9 +129,8 @@ FACTS: tuple[Fact, ...] = (
        "What was the value of the order book? / How large was the order backlog? => {money}",
        "What share of orders is due within a year? / Which part of the order book falls due "
        "within a year? => {pct}"),
-    _f("event segment", "{row} will host the {city} fair in {next}, expected to draw {n} "
-                        "exhibitors. / The {city} fair, with {n} exhibitors, goes to {row} in "
-                        "{next}.",
+    _f("event", "{row} will host the {city} fair in {next}, expected to draw {n} exhibitors. / "
+                "The {city} fair, with {n} exhibitors, goes to {row} in {next}.",
        "How many exhibitors will attend the {city} fair? / What number of exhibitors is expected? "
        "=> {n}", "When is the {city} fair? / In which year does the {city} fair take place? => "
        "{next}"),

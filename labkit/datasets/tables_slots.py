@@ -48,6 +48,8 @@ class Slots:
         largest = max((grid.values[i][p] for i in self.table.plain
                        for p in range(len(grid.columns)) if grid.unit(i, p) == "money"),
                       default=rng.randint(40, 900) * 10**grid.decimals)
+        if largest < 200 * 10**grid.decimals:
+            largest *= 10
         tenths = max(largest * rng.randint(80, 700) // (100 * 10**grid.decimals), 11)
         if grid.scale == "thousand" and tenths >= 10000:
             return f"{grid.currency}{tenths // 10000}.{tenths // 1000 % 10} million"
@@ -199,7 +201,9 @@ def make_paragraphs(slots: Slots, table: list[list[str]], name: str,
     """
     rng, grid = slots.rng, slots.grid
     words = set(grid.topic.tags.split())
-    own = [f for f in FACTS if words & set(f.tags.split())]
+    # The share of a customer ties text to table; it is rare otherwise.
+    own = [f for f in FACTS if words & set(f.tags.split())
+           for _ in range(5 if f.tags == "part" else 1)]
     moves = [f for f in FACTS if f.tags in ("up", "down")]
     general = [f for f in FACTS if f.tags == "any" and not (words & {"staff"} and "{n2}" in
                                                             f.sentences[0])]
@@ -236,5 +240,5 @@ def make_paragraphs(slots: Slots, table: list[list[str]], name: str,
         leads = [text for text in LEADS if "{name}" in text or slots.company != name]
         lead = rng.choice(leads).format(name=name, topic=topic, n=rng.randint(2, 29),
                                         Topic=sentence(topic.removeprefix("the ")))
-        parts.insert(0, Paragraph(text=lead.replace("..", ".")))
+        parts.insert(0, Paragraph(text=sentence(lead)))
     return parts
