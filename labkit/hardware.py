@@ -230,7 +230,7 @@ def measure_cpu(seconds: float = 0.7) -> dict[str, float]:
         a = torch.randn(n, n).to(getattr(torch, dtype))
         out = torch.empty_like(a)
         rates[dtype] = 2 * n**3 / best(lambda a=a, out=out: torch.mm(a, a, out=out))  # type: ignore[misc]
-    size = min(GIB, memory_available_bytes() // 8)
+    size = min(GIB // 4, memory_available_bytes() // 8)
     source = torch.ones(size, dtype=torch.uint8)
     target = torch.empty_like(source)
     rates["bandwidth_bytes_per_second"] = 2 * size / best(lambda: target.copy_(source))

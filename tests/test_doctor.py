@@ -1,0 +1,256 @@
+"""Each finding on a machine arranged to have it, and the report as a whole on this one."""
+
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from labkit import doctor, hardware
+from labkit.hardware import GIB
+from labkit.models import load
+
+
+@pytest.fixture(autouse=True)
+def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LABKIT_MODELS", "MEM_LIMIT", "OMP_NUM_THREADS", "CXX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("LABKIT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("LABKIT_RUNS", str(tmp_path / "runs"))
+
+
+def machine(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+    described = {"cpu": "X", "flags": ["amx_bf16"], "cores": 2, "gpus": [], **changes}
+    monkeypatch.setattr(hardware, "describe", lambda: described)
+
+
+def test_report_is_json_and_changes_nothing(tmp_path: Path) -> None:
+    findings = doctor.report()
+    assert json.loads(json.dumps(findings)) == findings
+    assert [f["what"] for f in findings] == list(doctor.CHECKS)
+    assert {f["status"] for f in findings} <= {"ok", "warn", "fail"}
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_check_that_breaks_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> doctor.Finding:
+        raise RuntimeError("driver mismatch")
+
+    monkeypatch.setitem(doctor.CHECKS, "GPU", broken)
+    findings = {f["what"]: f for f in doctor.report()}
+    assert findings["GPU"]["status"] == "warn"
+    assert "RuntimeError: driver mismatch" in findings["GPU"]["detail"]
+    assert len(findings) == len(doctor.CHECKS)
+
+
+def test_torch_is_not_imported_without_a_gpu() -> None:
+    code = (
+        "import sys; from labkit import doctor; doctor.render(doctor.report());"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    if not Path("/dev/nvidiactl").exists() and not shutil.which("nvidia-smi"):
+        assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("changes", "threads", "status", "said"),
+    [
+        ({}, None, "ok", ""),
+        ({"cores": 1}, None, "warn", "one core"),
+        ({"flags": ["avx2"]}, None, "warn", "no bf16 units"),
+        ({}, "8", "warn", "8 threads on 2 cores"),
+    ],
+)
+def test_cores(
+    changes: dict, threads: str | None, status: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine(monkeypatch, **changes)
+    if threads:
+        monkeypatch.setenv("OMP_NUM_THREADS", threads)
+    finding = doctor.check_cores()
+    assert finding["status"] == status
+    assert said in finding["advice"]
+
+
+def test_memory_limit_of_the_control_group_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "memory_limit_bytes", lambda: 2 * GIB)
+    monkeypatch.setattr(hardware, "memory_available_bytes", lambda: GIB)
+    finding = doctor.check_memory()
+    assert finding["status"] == "warn"
+    assert "1.0 GiB left of 2.0 GiB (control group" in finding["detail"]
+
+
+def test_a_promise_of_the_hub_is_told_from_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hardware, "memory_limit_bytes", lambda: None)
+    monkeypatch.setattr(hardware, "memory_available_bytes", lambda: 20 * GIB)
+    monkeypatch.setenv("MEM_LIMIT", str(4 * GIB))
+    finding = doctor.check_memory()
+    assert finding["status"] == "ok"
+    assert "promises 4.0 GiB but does not enforce it" in finding["detail"]
+
+
+@pytest.mark.parametrize(("size", "status"), [(64 * 2**20, "warn"), (GIB, "ok")])
+def test_shared_memory(
+    size: int, status: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=size, free=size))
+    assert doctor.check_shared_memory(tmp_path)["status"] == status
+    assert doctor.check_shared_memory(tmp_path / "absent")["status"] == "ok"
+
+
+def test_gpu_says_who_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    card: dict[str, Any] = {
+        "name": "A40",
+        "free_bytes": 20 * GIB,
+        "memory_bytes": 44 * GIB,
+        "users": [],
+    }
+    other = {"pid": 1, "user": "anna", "bytes": 24 * GIB}
+    monkeypatch.setattr(hardware, "gpus", lambda: [{**card, "users": [other]}])
+    finding = doctor.check_gpu()
+    assert finding["status"] == "warn"
+    assert finding["detail"] == "A40: 20.0 GiB free of 44.0 GiB, used by anna"
+    mine = {"pid": os.getpid(), "user": "me", "bytes": GIB}
+    monkeypatch.setattr(
+        hardware, "gpus", lambda: [{**card, "free_bytes": 43 * GIB, "users": [mine]}]
+    )
+    assert doctor.check_gpu()["status"] == "ok"
+
+
+def test_models_folder(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor.check_models_folder()["status"] == "ok"
+    monkeypatch.setenv("LABKIT_MODELS", str(tmp_path / "absent"))
+    finding = doctor.check_models_folder()
+    assert finding["status"] == "fail"
+    assert "No such file" in finding["detail"]
+    monkeypatch.setenv("LABKIT_MODELS", str(tmp_path))
+    assert doctor.check_models_folder()["status"] == "warn"
+    monkeypatch.setenv("LABKIT_MODELS", str(tiny_llama.parent))
+    finding = doctor.check_models_folder()
+    assert finding["status"] == "ok"
+    assert "tiny-llama" in finding["detail"]
+
+
+def test_embedded_model(embedded_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finding = doctor.check_embedded_model()
+    assert finding["status"] == "warn"
+    assert finding["advice"] == "run labkit fetch"
+    monkeypatch.setenv("LABKIT_MODELS", str(embedded_model.parent))
+    assert doctor.check_embedded_model()["detail"] == str(embedded_model)
+
+
+@pytest.mark.parametrize(
+    ("check", "setting"),
+    [(doctor.check_cache, "LABKIT_CACHE"), (doctor.check_runs, "LABKIT_RUNS")],
+)
+def test_places_to_write(
+    check: Callable[[], doctor.Finding],
+    setting: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert check()["status"] == "ok"
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=GIB // 2))
+    finding = check()
+    assert finding["status"] == "warn"
+    assert "0.5 GiB left" in finding["detail"]
+    (tmp_path / "a-file").write_text("")
+    monkeypatch.setenv(setting, str(tmp_path / "a-file" / "x"))
+    finding = check()
+    assert finding["status"] == "fail"
+    assert setting in finding["advice"]
+
+
+def test_versions_against_a_lock(tmp_path: Path) -> None:
+    import numpy
+    import torch
+
+    plain = torch.__version__.split("+")[0]  # what a lock names for every build
+    lock = tmp_path / "requirements.lock"
+    lock.write_text(f"# comment\nnumpy=={numpy.__version__}\ntorch=={plain}\nno-such-thing==1.0\n")
+    finding = doctor.check_versions(lock)
+    assert finding["status"] == "ok"
+    assert finding["detail"].startswith("2 packages as in requirements.lock, 1 not installed")
+    lock.write_text(f"numpy==0.0.1\ntorch=={plain}\n")
+    finding = doctor.check_versions(lock)
+    assert finding["status"] == "warn"
+    assert f"numpy {numpy.__version__} instead of 0.0.1" in finding["detail"]
+
+
+def test_lock_is_found_from_inside_a_checkout(tmp_path: Path) -> None:
+    (tmp_path / "labkit").mkdir()
+    (tmp_path / "requirements.lock").write_text("")
+    (tmp_path / "lessons").mkdir()
+    assert doctor.find_lock(tmp_path / "lessons") == tmp_path / "requirements.lock"
+
+
+def test_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert doctor.check_compiler()["status"] == "warn"
+    compiler = tmp_path / "clang++"
+    compiler.write_text("#!/bin/sh\n")
+    compiler.chmod(compiler.stat().st_mode | stat.S_IXUSR)
+    assert doctor.check_compiler()["detail"] == str(compiler)
+
+
+@pytest.mark.parametrize(
+    ("argv0", "status"),
+    [("python", "ok"), (sys.executable, "ok"), ("/opt/other/bin/python3", "warn")],
+)
+def test_kernel(argv0: str, status: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "kernels" / "python3").mkdir(parents=True)
+    spec = {"argv": [argv0, "-m", "ipykernel_launcher", "-f", "{connection_file}"]}
+    spec |= {"display_name": "Python 3", "language": "python"}
+    (tmp_path / "kernels" / "python3" / "kernel.json").write_text(json.dumps(spec))
+    monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))  # searched before the environment's own
+    finding = doctor.check_kernel()
+    assert finding["status"] == status
+    assert (argv0 if argv0 != "python" else sys.executable) in finding["detail"]
+
+
+def test_missing_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
+
+    def absent(self: object, name: str) -> None:
+        raise NoSuchKernel(name)
+
+    monkeypatch.setattr(KernelSpecManager, "get_kernel_spec", absent)
+    assert doctor.check_kernel()["status"] == "fail"
+
+
+def test_memory_rule_uses_the_models_own_numbers(embedded_model: Path) -> None:
+    count = load.load_model(embedded_model).num_parameters()
+    difference = doctor.training_bytes("full") - doctor.training_bytes("lora")
+    assert difference == (16 - 2) * count
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_what_fits(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    need = doctor.training_bytes(method)
+    monkeypatch.setattr(hardware, "memory_available_bytes", lambda: need)
+    assert doctor.check_training(method)["status"] == "ok"
+    monkeypatch.setattr(hardware, "memory_available_bytes", lambda: need - 1)
+    finding = doctor.check_training(method)
+    assert finding["status"] == "warn"
+    assert "gradient_checkpointing" in finding["advice"]
+
+
+def test_table_for_people() -> None:
+    findings: list[doctor.Finding] = [
+        {"what": "memory", "status": "ok", "detail": "plenty [1]", "advice": ""},
+        {"what": "GPU", "status": "warn", "detail": "busy", "advice": "wait"},
+    ]
+    text = doctor.render(findings, width=60)
+    lines = [line.rstrip() for line in text.splitlines()]
+    assert lines[0] == "ok    memory  plenty [1]"
+    assert lines[1:3] == ["warn  GPU     busy", "              → wait"]
+    assert lines[-1] == "1 ok, 1 warn, 0 fail: the course runs here, within what the warnings say"
+    assert max(map(len, doctor.render(doctor.report(), width=70).splitlines())) <= 78
