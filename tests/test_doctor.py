@@ -95,6 +95,8 @@ def test_a_promise_of_the_hub_is_told_from_a_limit(monkeypatch: pytest.MonkeyPat
     finding = doctor.check_memory()
     assert finding["status"] == "ok"
     assert "promises 4.0 GiB but does not enforce it" in finding["detail"]
+    monkeypatch.setenv("MEM_LIMIT", str(GIB))
+    assert doctor.check_memory()["status"] == "warn"
 
 
 @pytest.mark.parametrize(("size", "status"), [(64 * 2**20, "warn"), (GIB, "ok")])
