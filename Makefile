@@ -35,8 +35,8 @@ $(STAMP): requirements.lock pyproject.toml | $(PY)
 	@touch $@
 
 course: $(STAMP)
-	$(PY) -m labkit.cli fetch
-	$(PY) -m labkit.cli course
+	$(BIN)/labkit fetch
+	$(BIN)/labkit course
 
 lint: $(STAMP)
 	$(PY) -m ruff check .
@@ -45,7 +45,7 @@ lint: $(STAMP)
 
 # One thread a worker: two workers fill two cores, and sums come out in one order everywhere.
 test: lint
-	$(PY) -m labkit.cli fetch
+	$(BIN)/labkit fetch
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
 
 lab: $(STAMP)
@@ -53,7 +53,7 @@ lab: $(STAMP)
 	  --notebook-dir lessons --KernelManager.transport_encryption=auto
 
 sync: $(STAMP)
-	$(PY) -m labkit.course.pairing lessons $(if $(EXECUTE),--execute)
+	$(PY) -m labkit.course lessons $(if $(EXECUTE),--execute)
 
 clean:
 	rm -rf build site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

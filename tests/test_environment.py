@@ -123,10 +123,10 @@ def test_make_says_what_to_do_without_python_311(tmp_path):
 @pytest.mark.parametrize(
     ("target", "does"),
     [
-        ("course", "labkit.cli course"),
+        ("course", "bin/labkit course"),
         ("test", "-m pytest"),
         ("lab", "-m jupyterlab"),
-        ("sync", "-m labkit.course.pairing"),
+        ("sync", "-m labkit.course"),
         ("lint", "-m mypy"),
     ],
 )

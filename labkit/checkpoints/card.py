@@ -1,5 +1,8 @@
 """A verdict as a small card in a notebook and as plain text everywhere else.
 
+The text form of an unanswered question repeats it; the card does not, since the lesson has just
+asked it.
+
 The card uses inherited colours and a border only, so that it reads on JupyterLab's light and
 dark themes; what colour says is also said by a word.
 """
@@ -62,7 +65,6 @@ class Verdict:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        question = f"<div>{html.escape(self.text)}</div>" if self.unanswered and self.text else ""
         items = "".join(
             f'<li style="margin:.15em 0"><b style="color:{colour}">{word}</b> '
             f"{html.escape(line)}</li>"
@@ -71,6 +73,6 @@ class Verdict:
         return (
             '<div style="border:1px solid #8c959f;border-radius:6px;padding:.6em .9em;'
             'max-width:46em;line-height:1.45">'
-            f"<b>{html.escape(self.headline)}</b>{question}"
+            f"<b>{html.escape(self.headline)}</b>"
             f'<ul style="margin:.3em 0 0;padding-left:1.2em">{items}</ul></div>'
         )

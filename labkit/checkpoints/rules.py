@@ -63,7 +63,14 @@ class Evidence:
 
 # Settings that name or log a run, or say how long it goes on: they change no step's cost.
 IRRELEVANT = {"name", "report_to", "save_steps", "eval_steps", "max_steps", "num_train_epochs"}
-IRRELEVANT |= {"seed", "learning_rate", "warmup_steps", "lr_scheduler_type", "weight_decay"}
+IRRELEVANT |= {
+    "keep_weights",
+    "seed",
+    "learning_rate",
+    "warmup_steps",
+    "lr_scheduler_type",
+    "weight_decay",
+}
 
 
 def differences(one: RunRecord, other: RunRecord) -> set[str]:
@@ -222,7 +229,8 @@ def cost_ratio(values: Values, evidence: Evidence) -> Iterator[Finding]:
     yield from a_run("full_run", full, "full")
     if lora is not None and full is not None:
         shared = {"per_device_train_batch_size", "gradient_accumulation_steps", "max_length"}
-        shared |= {"model", "data", "dtype", "gradient_checkpointing"}
+        shared |= {"model", "data", "dtype", "gradient_checkpointing", "optim"}
+        shared |= {"fast", "attn_implementation", "torch_compile", "max_train_samples"}
         unlike = sorted(differences(lora, full) & shared)
         if lora.model.get("sha256") != full.model.get("sha256"):
             unlike.append("the model's weights")

@@ -134,7 +134,7 @@ def read(path: Path) -> NotebookNode:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Build every notebook of a folder: `python -m labkit.course.pairing lessons [--execute]`."""
+    """Build every notebook of a folder: `python -m labkit.course lessons [--execute]`."""
     parser = argparse.ArgumentParser(description="Build the notebooks from their percent sources.")
     parser.add_argument("lessons", type=Path)
     parser.add_argument("--execute", action="store_true", help="renew the stored outputs as well")
@@ -147,7 +147,3 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"sync: {error}", file=sys.stderr)
         return 2
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
