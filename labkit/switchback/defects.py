@@ -113,7 +113,10 @@ class EveryResultFinite(TorchDispatchMode):
         for tensor in result if isinstance(result, tuple) else (result,):
             if isinstance(tensor, Tensor) and tensor.is_floating_point():
                 finite = tensor.isfinite().all()
-                assert finite, f"{func._schema.name} made {tensor[~tensor.isfinite()][0].item()}"
+                assert finite, (
+                    f"{func._schema.name} made {tensor[~tensor.isfinite()][0].item()} "
+                    "out of finite numbers"
+                )
         return result
 
 

@@ -49,7 +49,7 @@ WEIGHT_SCALES = ("row", "tensor")
 SAVES = ("16bit", "int8")
 
 MAX_INNER = (2**31 - 1) // 127**2
-"""Longest inner dimension an int32 sum of int8 products can never overflow: 133,152."""
+"""Longest inner dimension an int32 sum of int8 products can never overflow: 133,144."""
 
 
 def _load_backends() -> dict[str, ModuleType]:

@@ -77,7 +77,7 @@ def quantize_global_transpose(x: Tensor) -> tuple[Tensor, Tensor]:
 def int8_mm(a: Tensor, b: Tensor) -> Tensor:
     """Multiply a [M, K] int8 by the transpose of b [N, K] int8 into int32 [M, N], exactly.
 
-    Up to K = 133,152 an int32 cannot overflow. Float32 products over chunks of the inner
+    Up to K = 133,144 an int32 cannot overflow. Float32 products over chunks of the inner
     dimension stay below 2²⁴, so they are exact, and much faster than an integer matmul.
     """
     if a.shape[1] != b.shape[1]:

@@ -214,6 +214,11 @@ def scaled_int8_mm(
     out_dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Multiply a [M, K] by bᵀ, b [N, K], scale, add the bias once: out_dtype [M, N]."""
+    # Zeros add nothing to the sums, and with K a multiple of 16 a thread loads 16 bytes at once:
+    # with an odd K the compiler has to address every byte, and the addresses spill.
+    padding = -a.shape[1] % 16
+    if padding:
+        a, b = (torch.nn.functional.pad(t, (0, padding)) for t in (a, b))
     a, b = a.contiguous(), b.contiguous()
     (M, K), N = a.shape, b.shape[0]
     c = torch.empty((M, N), dtype=out_dtype, device=a.device)

@@ -1,0 +1,108 @@
+"""What int8 costs: the yardstick on known numbers, and the study of a model against autograd."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from labkit.errors import LabkitError
+from labkit.models import load
+from labkit.switchback import noise
+
+SAMPLES = [
+    {"input_ids": list(range(3, 19)), "labels": [-100] * 8 + list(range(11, 19))},
+    {"input_ids": list(range(30, 54)), "labels": [-100] * 20 + list(range(50, 54))},
+]
+
+
+@pytest.fixture(scope="module")
+def model(tiny_llama):
+    return load.load_model(tiny_llama, dtype="float32").train()
+
+
+def test_decibels():
+    ones = torch.ones(100)
+    assert noise.snr_db(ones, ones * 1.1) == pytest.approx(20, abs=1e-4)
+    assert noise.snr_db(ones, ones * 1.01) == pytest.approx(40, abs=1e-3)
+    assert noise.snr_db(ones, ones) == math.inf
+
+
+def test_wrong_signs_and_outliers():
+    assert noise.sign_errors(torch.tensor([1.0, -2, 0, 4]), torch.tensor([1.0, 2, 0, 4])) == 0.25
+    assert noise.outlier_factor(torch.tensor([3.0, 3.0, -3.0])) == pytest.approx(1)
+    assert noise.outlier_factor(torch.tensor([0.0, 0.0, 0.0, 8.0])) == pytest.approx(2)
+
+
+def test_gaussian_noise_is_what_the_formula_predicts():
+    for row in noise.noise_by_inner_dimension([64, 1024, 4096], rows=48):
+        # Both operands contribute (absmax / σ)² / (12 · 127²), absmax the mean largest of K.
+        largest = torch.randn(200, row["inner"]).abs().amax(dim=1).square().mean().item()
+        predicted = -10 * math.log10(2 * largest / (12 * 127**2))
+        assert row["snr_db"] == pytest.approx(predicted, abs=0.6)
+        assert row["signal_rms"] == pytest.approx(math.sqrt(row["inner"]), rel=0.05)
+
+
+def test_noise_grows_with_the_inner_dimension_and_an_outlier_costs_decibels():
+    inner = [64, 256, 1024, 4096]
+    plain = noise.noise_by_inner_dimension(inner)
+    spiky = noise.noise_by_inner_dimension(inner, outlier=30)
+    for rows in (plain, spiky):
+        rms = [row["noise_rms"] for row in rows]
+        assert all(b > 1.5 * a for a, b in zip(rms, rms[1:], strict=False))
+    for one, other in zip(plain, spiky, strict=True):
+        assert one["snr_db"] - other["snr_db"] > 10
+
+
+def test_the_study_leaves_the_model_as_it_was_and_names_every_layer(model):
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    layers = noise.study(model, SAMPLES)
+    linears = [n for n, m in model.named_modules() if isinstance(m, nn.Linear)]
+    assert list(layers) == [name for name in linears if name != "lm_head"]
+    assert all(p.grad is None for p in model.parameters())
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    assert not any(m._forward_hooks or m._backward_hooks for m in model.modules())
+
+
+def test_kept_tokens_give_the_weight_gradient_of_autograd(model):
+    name = next(n for n, m in model.named_modules() if n.endswith("up_proj"))
+    layer = noise.study(model, SAMPLES, keep=[name])[name]
+    model.zero_grad()
+    for sample in SAMPLES:
+        ids, labels = (torch.tensor([sample[key]]) for key in ("input_ids", "labels"))
+        model(input_ids=ids, labels=labels).loss.backward()
+    want = model.get_submodule(name).weight.grad
+    model.zero_grad()
+    dw = torch.cat(layer.g).t() @ torch.cat(layer.x)
+    torch.testing.assert_close(dw, want, rtol=1e-4, atol=1e-7)
+    rows = noise.weight_gradient_noise(layer)
+    assert [r["tokens"] for r in rows if r["precision"] == "int8"][-1] <= 40
+    by_precision = {
+        precision: [r["snr_db"] for r in rows if r["precision"] == precision]
+        for precision in ("int8", "bfloat16")
+    }
+    pairs = zip(by_precision["bfloat16"], by_precision["int8"], strict=True)
+    assert all(b > a + 3 for b, a in pairs)
+
+
+def test_the_table_agrees_with_a_layer_computed_by_hand(model):
+    name = next(n for n, m in model.named_modules() if n.endswith("down_proj"))
+    seen = []
+    handle = model.get_submodule(name).register_forward_hook(
+        lambda _m, inputs, _y: seen.append(inputs[0][0].detach())
+    )
+    layers = noise.study(model, SAMPLES)
+    handle.remove()
+    row = next(r for r in noise.layer_table(layers) if r["layer"] == name)
+    x, w = torch.cat(seen), model.get_submodule(name).weight.detach()
+    for scale in ("row", "tensor"):
+        want = noise.snr_db(x @ w.t(), noise.int8_product(x, w, scale))
+        assert row[f"y_{scale}_db"] == pytest.approx(want, abs=1e-3)
+    assert row["x_outlier"] == pytest.approx(noise.outlier_factor(x), rel=1e-5)
+    assert row["x_feature"] == int(x.abs().amax(dim=0).argmax())
+    assert row["kind"] == "down_proj" and row["depth"] == 0
+
+
+def test_a_layer_that_is_not_there_is_named(model):
+    with pytest.raises(LabkitError, match="the model has no linear layer 'model.layers.99'"):
+        noise.study(model, SAMPLES, keep=["model.layers.99"])

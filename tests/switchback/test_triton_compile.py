@@ -1,0 +1,125 @@
+"""The Triton kernels compiled for GPUs that are not here: instructions, spills, shared memory.
+
+What is asserted was compiled and never run on a GPU.
+"""
+
+import re
+
+import pytest
+
+from labkit.switchback import triton_kernels as kernels
+from labkit.switchback.kernel_check import Compiled, compile_ahead
+
+# Bytes of shared memory one program may have (CUDA programming guide, compute capabilities).
+SHARED_BYTES = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024}
+INT8 = {
+    80: r"mma\.sync\.aligned\.m16n8k32\.row\.col\.(satfinite\.)?s32\.s8\.s8\.s32",
+    90: r"wgmma\.mma_async\.sync\.aligned\.m64n\d+k32\.s32\.s8\.s8",
+}
+INT8[86] = INT8[89] = INT8[80]
+
+QUANTIZE = {"x_ptr": "*bf16", "q_ptr": "*i8", "absmax_ptr": "*fp32", "M": "i32", "K": "i32"}
+STRIDES = {"stride_xm": "i32", "stride_xk": "i32"}
+MATMUL = {"a_ptr": "*i8", "b_ptr": "*i8", "c_ptr": "*bf16", "a_absmax_ptr": "*fp32"}
+MATMUL |= {"b_absmax_ptr": "*fp32", "bias_ptr": "*bf16", "M": "i32", "N": "i32", "K": "i32"}
+
+capability = pytest.mark.parametrize("capability", SHARED_BYTES)
+
+
+def tile_name(config: tuple) -> str:
+    block, warps, stages = config
+    return "x".join(str(block[f"BLOCK_{axis}"]) for axis in "MNK") + f" {warps}w {stages}s"
+
+
+def compile_matmul(config: tuple, capability: int, divisible: tuple = ("N", "K")) -> Compiled:
+    block, warps, stages = config
+    constants = {"B_PER_ROW": True, "HAS_BIAS": True, **block}
+    options = {"num_warps": warps, "num_stages": stages}
+    return compile_ahead(
+        kernels.scaled_int8_mm_kernel, MATMUL, constants, capability, divisible=divisible, **options
+    )
+
+
+@capability
+@pytest.mark.parametrize("config", kernels.MATMULS, ids=tile_name)
+def test_matmul_uses_int8_tensor_cores_and_spills_nothing(config, capability):
+    compiled = compile_matmul(config, capability)
+    assert re.search(INT8[capability], compiled.ptx)
+    assert not re.search(r"mma.*\.f32\.(f16|bf16|tf32)", compiled.ptx), "a float product"
+    assert compiled.stack_bytes == 0
+    assert compiled.registers <= 255
+    assert compiled.shared_bytes <= SHARED_BYTES[capability]
+
+
+@capability
+def test_an_odd_output_width_has_a_tile_that_does_not_spill(capability):
+    # The wrapper pads K; an odd N is stored element by element, and larger tiles then spill.
+    compiled = compile_matmul(kernels.MATMULS[-1], capability, divisible=("K",))
+    assert re.search(INT8[capability], compiled.ptx)
+    assert compiled.stack_bytes == 0
+
+
+def test_the_spill_bound_can_fail():
+    assert compile_matmul(kernels.MATMULS[1], 80, divisible=("K",)).stack_bytes > 0
+
+
+@pytest.mark.parametrize(
+    ("capability", "x"), [(c, "*bf16") for c in SHARED_BYTES] + [(80, "*fp16"), (80, "*fp32")]
+)
+def test_quantising_rows_rounds_as_ieee_says(capability, x):
+    compiled = compile_ahead(
+        kernels.quantize_rowwise_kernel,
+        QUANTIZE | STRIDES | {"x_ptr": x},
+        kernels.ROWWISE,
+        capability,
+        **kernels.EXACT,
+    )
+    assert_exact(compiled)
+
+
+@capability
+@pytest.mark.parametrize("per_column", [True, False])
+def test_quantising_tiles_rounds_as_ieee_says(capability, per_column):
+    compiled = compile_ahead(
+        kernels.quantize_tiles_kernel,
+        QUANTIZE | STRIDES | {"stride_qm": "i32", "stride_qk": "i32"},
+        {"PER_COLUMN": per_column, **kernels.TILES},
+        capability,
+        **kernels.EXACT,
+    )
+    assert_exact(compiled)
+
+
+def assert_exact(compiled: Compiled) -> None:
+    """No fused multiply-add, an IEEE division, and rounding's two additions still there."""
+    assert compiled.instructions(r"div\.\S*f32") == ["div.rn.f32"]
+    assert not compiled.instructions(r"fma\.\S*f32")
+    count = {
+        op: len(re.findall(rf"^\s*{op}\.rn\.f32", compiled.ptx, re.M)) for op in ("mul", "add")
+    }
+    assert count["mul"] > 0 and count["add"] == 2 * count["mul"]
+    assert compiled.stack_bytes == 0
+
+
+def test_without_the_launch_option_the_compiler_would_fuse():
+    compiled = compile_ahead(
+        kernels.quantize_rowwise_kernel, QUANTIZE | STRIDES, kernels.ROWWISE, 80
+    )
+    assert compiled.instructions(r"fma\.rn\.f32")
+
+
+@pytest.mark.parametrize("out", ["*bf16", "*fp16", "*fp32"])
+def test_dequantising_compiles_for_every_output(out):
+    compiled = compile_ahead(
+        kernels.dequantize_rowwise_kernel,
+        QUANTIZE | {"x_ptr": out},
+        {key: kernels.TILES[key] for key in ("BLOCK_M", "BLOCK_K")},
+        80,
+    )
+    assert compiled.stack_bytes == 0
+
+
+def test_every_configuration_of_the_autotuner_is_one_of_those_compiled():
+    tuned = kernels.scaled_int8_mm_tuned.configs
+    found = [(config.kwargs, config.num_warps, config.num_stages) for config in tuned]
+    assert found == [tuple(config) for config in kernels.MATMULS]
