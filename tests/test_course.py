@@ -44,6 +44,7 @@ LESSON = (
 #
 # Next: [the other one](01_more.ipynb#why).
 
+
 # %% tags=["parameters"]
 import os
 
@@ -94,6 +95,7 @@ def test_building_twice_gives_the_same_bytes_and_never_touches_the_source(lesson
     pairing.sync(source)
     assert source.with_suffix(".ipynb").read_bytes() == first
     assert source.read_text() == LESSON
+    assert b"lines_to_next_cell" not in first
     nbformat.validate(nbformat.reads(first.decode(), as_version=4))
 
 
@@ -109,7 +111,7 @@ def test_a_newer_notebook_never_overwrites_the_source(lessons):
 
 
 def test_saving_in_jupyterlab_would_leave_the_source_as_it_is(lessons):
-    assert pairing.source_text(pairing.build(lessons / "00_sums.py")) == LESSON
+    assert pairing.saved_source(lessons / "00_sums.py") == LESSON
 
 
 def test_ids_follow_the_text_of_a_cell_not_its_place(lessons):

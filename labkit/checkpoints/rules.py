@@ -61,16 +61,10 @@ class Evidence:
                 yield low, high
 
 
-# Settings that name or log a run, or say how long it goes on: they change no step's cost.
-IRRELEVANT = {"name", "report_to", "save_steps", "eval_steps", "max_steps", "num_train_epochs"}
-IRRELEVANT |= {
-    "keep_weights",
-    "seed",
-    "learning_rate",
-    "warmup_steps",
-    "lr_scheduler_type",
-    "weight_decay",
-}
+# Settings that change no step's cost. The number of steps is not among them: which batches a run
+# sees decides how long its longest sample is.
+IRRELEVANT = {"name", "report_to", "save_steps", "eval_steps", "keep_weights"}
+IRRELEVANT |= {"learning_rate", "warmup_steps", "lr_scheduler_type", "weight_decay"}
 
 
 def differences(one: RunRecord, other: RunRecord) -> set[str]:

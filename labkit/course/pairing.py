@@ -46,8 +46,8 @@ def cell_ids(lesson: str, cells: list[NotebookNode]) -> list[str]:
     return ids
 
 
-def build(source: Path) -> NotebookNode:
-    """Return the notebook of a percent source, with stable ids and without outputs.
+def parse(source: Path) -> NotebookNode:
+    """Return the notebook that jupytext reads from a percent source, with our filters in it.
 
     Raises LabkitError when the header lacks a kernel with a display name: JupyterLab cannot
     open such a notebook.
@@ -59,22 +59,26 @@ def build(source: Path) -> NotebookNode:
         raise LabkitError(
             f"{source}: the header needs a kernelspec with {', '.join(KERNEL)}"
         ) from None
-    notebook.metadata = NotebookNode(kernelspec=kernel, jupytext=_filters(source.parent))
-    notebook.nbformat, notebook.nbformat_minor = 4, 5
-    for cell, identity in zip(notebook.cells, cell_ids(source.stem, notebook.cells), strict=True):
-        cell.id = identity
+    options = tomllib.loads((source.parent / "jupytext.toml").read_text())
+    filters = {k: v for k, v in options.items() if k.endswith("_metadata_filter")}
+    notebook.metadata = NotebookNode(kernelspec=kernel, jupytext=NotebookNode(filters))
     return notebook
 
 
-def _filters(directory: Path) -> NotebookNode:
-    """Return the metadata filters of `jupytext.toml`, which keep the source byte-stable."""
-    options = tomllib.loads((directory / "jupytext.toml").read_text())
-    return NotebookNode({k: v for k, v in options.items() if k.endswith("_metadata_filter")})
+def build(source: Path) -> NotebookNode:
+    """Return the notebook of a percent source, with stable ids and without outputs."""
+    notebook = parse(source)
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    for cell, identity in zip(notebook.cells, cell_ids(source.stem, notebook.cells), strict=True):
+        cell.id = identity
+        # How many empty lines follow a cell is a matter of the source alone.
+        cell.metadata.pop("lines_to_next_cell", None)
+    return notebook
 
 
-def source_text(notebook: NotebookNode) -> str:
-    """Return the percent source of a notebook, as JupyterLab would save it."""
-    return jupytext.writes(notebook, fmt=PERCENT)
+def saved_source(source: Path) -> str:
+    """Return the text that JupyterLab, pairing with jupytext, would save for a source."""
+    return jupytext.writes(parse(source), fmt=PERCENT)
 
 
 def is_checked(cell: NotebookNode) -> bool:
