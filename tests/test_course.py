@@ -173,6 +173,13 @@ def test_outputs_stay_with_unchanged_cells_and_go_with_changed_ones(executed, tm
     assert stored(folder)[1].outputs == [] and stored(folder)[1].execution_count is None
 
 
+def test_a_cell_that_is_no_longer_checked_loses_its_output(executed, tmp_path):
+    folder = shutil.copytree(executed, tmp_path / "copy")
+    edit(folder / "00_sums.py", '# %% tags=["nbval-check-output"]', "# %%")
+    pairing.sync(folder / "00_sums.py")
+    assert all(cell.outputs == [] for cell in stored(folder))
+
+
 def test_sync_from_the_command_line(lessons, capsys):
     assert pairing.main([str(lessons)]) == 0
     assert pairing.main([str(lessons)]) == 0
