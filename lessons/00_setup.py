@@ -50,7 +50,7 @@ print(doctor.render(doctor.report(), width=96))
 # %% [markdown]
 # ## Predict: the weights and the wait
 #
-# The model is SmolLM2-135M-Instruct: about 135 million parameters, trained on two trillion tokens of text and then on conversations. Its weights are stored in `bfloat16`, a number format of 16 bits.
+# Unless the profile names another, the model is SmolLM2-135M-Instruct: about 135 million parameters, trained on two trillion tokens of text and then on conversations. Its weights are stored in `bfloat16`, a number format of 16 bits.
 #
 # 1. How many bytes do the weights take?
 # 2. The model reads a short report and a question, and writes an answer. How many seconds does that take on this machine?
