@@ -5,7 +5,14 @@ import pytest
 import torch
 
 from labkit.switchback import reference
+from labkit.switchback.defects import EveryResultFinite
 
+QUANTIZERS = (
+    "quantize_rowwise",
+    "quantize_columnwise_and_transpose",
+    "quantize_global",
+    "quantize_global_transpose",
+)
 SHAPES = [(1, 1), (3, 5), (7, 64), (33, 129), (130, 1030)]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
@@ -81,10 +88,11 @@ def test_rows_of_zeros_stay_zeros_and_divide_nothing_by_zero(name):
     assert back[1, 2].item() == 4.0
 
 
-@pytest.mark.parametrize("name", ["quantize_global", "quantize_global_transpose"])
-def test_a_matrix_of_zeros_stays_zeros(name):
-    q, absmax = getattr(reference, name)(torch.zeros(2, 3))
-    assert q.eq(0).all() and absmax.isfinite()
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_zeros_make_nothing_that_is_not_finite_on_the_way(name):
+    with EveryResultFinite():
+        q, absmax = getattr(reference, name)(torch.zeros(2, 3))
+    assert q.eq(0).all() and absmax.eq(reference.TINY).all()
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -100,12 +108,7 @@ def test_what_is_not_finite_spoils_its_row_and_no_other(bad):
 def test_inputs_that_are_not_contiguous_give_the_same(dtype):
     base = torch.randn(12, 40, generator=torch.Generator().manual_seed(1)).to(dtype)
     for view in (base.t(), base[::2, 1::3], base[:, :1].expand(12, 7)):
-        for name in (
-            "quantize_rowwise",
-            "quantize_columnwise_and_transpose",
-            "quantize_global",
-            "quantize_global_transpose",
-        ):
+        for name in QUANTIZERS:
             quantize = getattr(reference, name)
             for found, want in zip(quantize(view), quantize(view.contiguous()), strict=True):
                 assert torch.equal(found, want), name
@@ -137,6 +140,10 @@ def test_int32_accumulation_is_exact_at_the_largest_sums():
     a = torch.full((2, 133_144), 127, dtype=torch.int8)
     assert reference.int8_mm(a, a).tolist() == [[127**2 * 133_144] * 2] * 2
     assert reference.int8_mm(a, -a).tolist() == [[-(127**2) * 133_144] * 2] * 2
+    # All but saturated, and with sums that use every bit.
+    a, b = integers(4, 40_000).abs() // 64 + 126, integers(4, 40_000, seed=1).abs() // 64 + 126
+    want = a.long() @ b.long().t()
+    assert want.min() > 2**29 and torch.equal(reference.int8_mm(a, b).long(), want)
 
 
 @pytest.mark.parametrize("setting", ["autocast", "medium"])
