@@ -10,7 +10,7 @@ quantity that was not measured is null, never 0.
 
     runs/<name>/record.json     the record, written atomically
     runs/<name>/model/          adapter or full model, once the run is done
-    runs/<name>/checkpoint/     the one checkpoint to resume from, until then
+    runs/<name>/checkpoints/    the one checkpoint to resume from, until then
 """
 
 import dataclasses
@@ -19,6 +19,7 @@ import json
 import os
 import shutil
 import tempfile
+import typing
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -131,8 +132,13 @@ def load(name: str | Path) -> RunRecord:
     file = folder / "record.json"
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
-        known = {f.name for f in dataclasses.fields(RunRecord)}
-        return RunRecord(**{key: value for key, value in values.items() if key in known})
+        known = typing.get_type_hints(RunRecord)
+        kept = {key: value for key, value in values.items() if key in known}
+        for key, value in kept.items():
+            kind = typing.get_origin(known[key]) or known[key]
+            if not isinstance(value, str if kind is Literal else kind):
+                raise TypeError(f"{key} is a {type(value).__name__}")
+        return RunRecord(**kept)
     except FileNotFoundError:
         names = [path.parent.name for path in runs_dir().glob("*/record.json")]
         hint = nearest(str(name), names) if names else "there are no runs yet"
@@ -167,9 +173,10 @@ def _read_all() -> tuple[list[RunRecord], list[str]]:
 
 
 def find(sha256: str) -> RunRecord | None:
-    """Return the finished record with this content hash whose model is still there, if any."""
+    """Return the finished record with this content hash whose weights are still there, if any."""
     for record in records():
-        if record.sha256 == sha256 and record.status == "done" and record.model_path.is_dir():
+        kept = record.model_path.is_dir() or record.config.get("keep_weights") is False
+        if record.sha256 == sha256 and record.status == "done" and kept:
             return record
     return None
 
@@ -191,10 +198,12 @@ def write_json(file: Path, values: Any) -> None:
             handle.write("\n")
         os.chmod(temporary, 0o644)
         os.replace(temporary, file)
+        temporary = ""
     except OSError as error:
+        raise LabkitError(f"{file} cannot be written: {error.strerror or error}") from None
+    finally:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
-        raise LabkitError(f"{file} cannot be written: {error.strerror or error}") from None
 
 
 def disk_bytes(name: str) -> int:
@@ -206,14 +215,18 @@ def remove(names: Iterable[str]) -> int:
     """Delete runs with everything they keep; return the bytes that were freed.
 
     Raises:
-        LabkitError: one of the names is not a run; nothing is deleted then.
+        LabkitError: one of the names is not a run, and nothing is deleted then; or the folder
+            cannot be written.
     """
-    names = list(names)
+    names = list(dict.fromkeys(names))
     existing = [p.name for p in runs_dir().glob("*") if p.is_dir()]
     for name in names:
         if name not in existing:
             raise LabkitError(f"no run {name!r} in {runs_dir()}: {nearest(name, existing)}")
     freed = sum(disk_bytes(name) for name in names)
     for name in names:
-        shutil.rmtree(runs_dir() / name)
+        try:
+            shutil.rmtree(runs_dir() / name)
+        except OSError as error:
+            raise LabkitError(f"{error.filename} cannot be deleted: {error.strerror}") from None
     return freed
