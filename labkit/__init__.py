@@ -10,5 +10,8 @@ import os
 # the others spins; on a machine shared with other users it then burns the very time the others
 # need, and a training step can become several times slower. Waiting threads sleep instead.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Also read once: torch's C++ side warns of memory the profiler did not see being allocated, which
+# `labkit.allocator` counts by other means.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 __version__ = "0.1.0"

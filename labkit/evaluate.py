@@ -61,8 +61,9 @@ def evaluate(
         try:
             found: dict[str, Any] = json.loads(stored.read_text(encoding="utf-8"))
             if Path(found["predictions"]).is_file():
-                return _remember(model, found)
-        except (ValueError, KeyError):
+                # The same weights and data may have been asked for under other names.
+                return _remember(model, {**found, "model": model, "data": data})
+        except (ValueError, KeyError, TypeError):
             pass  # damaged: evaluate again
     import time
 
@@ -86,8 +87,9 @@ def summarise(
 ) -> dict[str, dict[str, Any]]:
     """Return metrics with intervals, overall, by answer type and by where the answer is."""
     scored = [
-        (sample, *score.score_answer(*predictions[sample.question.uid], sample.question))
+        (sample, *score.score_answer(values, scale, sample.question))
         for sample in samples
+        for values, scale in [predictions[sample.question.uid]]
     ]
 
     def metrics(rows: list[tuple[Sample, float, float]]) -> dict[str, Any]:
@@ -172,11 +174,14 @@ def _key(model: str, *, data: str, split: str, examples: int, n: int) -> str:
 
 
 def _remember(model: str, outcome: dict[str, Any]) -> dict[str, Any]:
-    """Keep a run's test score in its record."""
-    run = results.runs_dir() / Path(model).name
-    if outcome["examples"] == 0 and (run / "record.json").is_file():
+    """Keep a run's score in its record, unless that holds one over more questions."""
+    run = results.runs_dir() / model
+    ours = (run / "record.json").is_file() and run.parent == results.runs_dir()
+    if outcome["examples"] == 0 and ours:
         record = results.load(run)
         name = f"{outcome['data']}/{outcome['split']}"
+        if record.scores.get(name, {}).get("n", 0) > outcome["n"]:
+            return outcome
         scores = {**record.scores, name: {k: outcome[k] for k in ("n", "metrics", "by_type")}}
         if scores != record.scores:
             record.replace(scores=scores).save()

@@ -13,6 +13,8 @@ work nobody asked for, and each of these takes a part of it away:
   the fused kernel.
 * **Compilation.** `torch.compile` fuses the elementwise work of each decoder layer (norms,
   rotary embedding, SwiGLU, casts, residual). Compiled code is cached on disk between runs.
+* **Shared prompts.** All questions on a report share one sequence that holds the report once
+  (`datasets.sharing`): the same sum of losses for less than half the tokens.
 * **Batches of like length.** Padding is computed too; batches of similar samples have little.
 
 None of them changes what is computed beyond rounding. On a machine that lacks one (no glibc, no
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 EAGER_ATTENTION_MAX_LENGTH = 384
 COMPILE_MIN_STEPS = 60
+TAKES_ANY_MASK = ("llama", "gemma", "phi", "mistral", "qwen2", "qwen3")
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
 
 
@@ -45,12 +48,25 @@ class Plan:
     compile_layers: bool
     labelled_logits: bool
     group_by_length: bool
+    share_prompts: bool
     keep_heap: bool
     notes: tuple[str, ...] = ()
 
 
-def plan(config: RunConfig, *, steps: int, longest: int, cuda: bool) -> Plan:
-    """Choose the tricks for a run of `steps` steps whose longest sample has `longest` tokens."""
+def shares_prompts(config: RunConfig, model_type: str) -> bool:
+    """Whether questions on one report share a sequence: attention must take any mask."""
+    return (
+        config.fast
+        and config.share_prompts
+        and model_type in TAKES_ANY_MASK
+        and config.attn_implementation != "flash_attention_2"
+    )
+
+
+def plan(
+    config: RunConfig, *, steps: int, longest: int, cuda: bool, model_type: str = "llama"
+) -> Plan:
+    """Choose the tricks for a run of `steps` steps whose longest sequence has `longest` tokens."""
     notes = []
     attention = config.attn_implementation
     if attention == "auto":
@@ -70,6 +86,7 @@ def plan(config: RunConfig, *, steps: int, longest: int, cuda: bool) -> Plan:
         compile_layers=compiles,
         labelled_logits=config.fast,
         group_by_length=config.fast,
+        share_prompts=shares_prompts(config, model_type),
         keep_heap=config.fast and not cuda and glibc,
         notes=tuple(notes),
     )
@@ -106,27 +123,70 @@ def compile_layers(model: "nn.Module") -> int:
     return len(layers)
 
 
+def labelled_logits(
+    model: "nn.Module", inputs: "dict[str, Any]"
+) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Return the logits (N, V) that predict the N labelled tokens, and those tokens (N,).
+
+    `inputs` holds input_ids and labels, each (batch, length), and attention_mask, or for shared
+    prompts position_ids and segment_ids.
+    """
+    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    backbone = {k: v for k, v in inputs.items() if k not in ("labels", "num_items_in_batch")}
+    if "segment_ids" in backbone:
+        backbone["attention_mask"] = _shared_mask(base, backbone.pop("segment_ids"))
+    hidden_BLD = base.base_model(**backbone, use_cache=False).last_hidden_state[:, :-1]
+    labels_BL = inputs["labels"][:, 1:]
+    scored_BL = labels_BL != -100
+    return base.get_output_embeddings()(hidden_BLD[scored_BL]), labels_BL[scored_BL]
+
+
+def _shared_mask(base: Any, segment_ids_BL: "torch.Tensor") -> "torch.Tensor":
+    """Return the mask of shared prompts as the model's attention wants it."""
+    import torch
+
+    from labkit.datasets.sharing import attention_mask
+
+    allowed_B1LL = attention_mask(segment_ids_BL)
+    if base.config._attn_implementation != "eager":
+        return allowed_B1LL
+    dtype = base.get_input_embeddings().weight.dtype
+    if torch.is_autocast_enabled(segment_ids_BL.device.type):
+        dtype = torch.get_autocast_dtype(segment_ids_BL.device.type)
+    return torch.zeros((), dtype=dtype).where(allowed_B1LL, torch.finfo(dtype).min)
+
+
 def labelled_loss(
     model: "nn.Module", inputs: "dict[str, Any]", num_items: "torch.Tensor | int | None"
 ) -> "torch.Tensor":
     """Return the mean next-token cross-entropy, with logits only where there is a label.
 
-    `inputs` holds input_ids, attention_mask and labels, each (batch, length). The sum runs over
-    labelled positions and is divided by `num_items`, the labels of the whole optimizer step,
-    or by this batch's own. Equal to `model(**inputs).loss` up to rounding.
+    The sum runs over labelled positions and is divided by `num_items`, the labels of the whole
+    optimizer step, or by this batch's own. Equal to `model(**inputs).loss` up to rounding.
     """
     import torch
 
-    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-    backbone = {k: v for k, v in inputs.items() if k not in ("labels", "num_items_in_batch")}
-    hidden_BLD = base.base_model(**backbone, use_cache=False).last_hidden_state[:, :-1]
+    logits_NV, labels_N = labelled_logits(model, inputs)
+    total = torch.nn.functional.cross_entropy(logits_NV.float(), labels_N, reduction="sum")
+    return total / (max(labels_N.numel(), 1) if num_items is None else num_items)
+
+
+def has_plain_logits(model: "nn.Module", inputs: "dict[str, Any]") -> bool:
+    """Whether the model's own logits are those of `labelled_logits`.
+
+    They are not where a model caps or scales its logits, or a method adds tokens to the input.
+    """
+    import torch
+
+    with torch.no_grad():
+        ours_NV, _ = labelled_logits(model, inputs)
+        own_BLV = model(**{k: v for k, v in inputs.items() if k != "labels"}).logits[:, :-1]
     labels_BL = inputs["labels"][:, 1:]
-    scored_BL = labels_BL != -100
-    logits_NV = base.get_output_embeddings()(hidden_BLD[scored_BL])
-    total = torch.nn.functional.cross_entropy(
-        logits_NV.float(), labels_BL[scored_BL], reduction="sum"
-    )
-    return total / (scored_BL.sum().clamp(min=1) if num_items is None else num_items)
+    if own_BLV.shape[:2] != labels_BL.shape:
+        return False
+    own_NV = own_BLV[labels_BL != -100].float()
+    largest_difference = (own_NV - ours_NV.float()).abs().max()
+    return bool(largest_difference <= 0.02 * own_NV.abs().max())
 
 
 def _compiler() -> str | None:

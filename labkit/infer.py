@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from labkit.datasets import prompts, tatqa
+from labkit.datasets import prompts, sharing, tatqa
 from labkit.datasets.answers import parse_answer
 from labkit.datasets.score import score_answer
 from labkit.datasets.tatqa import Sample
@@ -114,7 +114,8 @@ class Generator:
 
         device = self.model.device
         pad = self.tokenizer.pad_token_id
-        lengths = [common_prefix_length(group) for group in groups]
+        shared = _has_kv_cache(self.model)
+        lengths = [sharing.common_prefix_length(group) if shared else 0 for group in groups]
         prefix_GP, prefix_mask_GP = _pad_left(
             [group[0][:n] for group, n in zip(groups, lengths, strict=True)], pad
         )
@@ -126,7 +127,7 @@ class Generator:
         mask_NT = torch.cat([prefix_mask_GP[owner_N], rest_mask_NS], dim=1).to(device)
         cache = None
         with torch.inference_mode():
-            if prefix_GP.shape[1] and hasattr(self.model, "generate") and _has_kv_cache(self.model):
+            if prefix_GP.shape[1]:
                 positions_GP = (prefix_mask_GP.cumsum(1) - 1).clamp(min=0)
                 cache = self.model(
                     input_ids=prefix_GP.to(device),
@@ -156,7 +157,7 @@ def load_generator(name: str, *, dtype: str = "bfloat16") -> Generator:
     """Load a model, run or adapter by registry name, run name or path, ready to answer.
 
     Raises:
-        LabkitError: there is no such model.
+        LabkitError: there is no such model, or it is one that reads with an encoder.
     """
     from labkit import fast, results
     from labkit.models import load, registry
@@ -168,6 +169,11 @@ def load_generator(name: str, *, dtype: str = "bfloat16") -> Generator:
     if not torch.cuda.is_available():
         fast.keep_heap()
     model = load.load_model(path, dtype=dtype)
+    if model.config.is_encoder_decoder:
+        raise LabkitError(
+            f"{name} reads with an encoder and writes with a decoder: labkit asks models that "
+            "only write on, such as smollm2-135m-instruct"
+        )
     if torch.cuda.is_available():
         model = model.to("cuda")
     return Generator(name=name, tokenizer=load.load_tokenizer(path), model=model)
@@ -249,17 +255,6 @@ def parse_sids(text: str) -> list[int]:
     return sids
 
 
-def common_prefix_length(group: Sequence[list[int]]) -> int:
-    """Return how many first tokens all prompts share, leaving at least one to each."""
-    shortest = min(len(prompt) for prompt in group)
-    limit = shortest - 1
-    first = group[0]
-    for position in range(limit):
-        if any(prompt[position] != first[position] for prompt in group):
-            return position
-    return max(limit, 0)
-
-
 def _pad_left(rows: Sequence[list[int]], pad: int) -> tuple[Any, Any]:
     import torch
 
@@ -284,7 +279,6 @@ def _batches(groups: Sequence[list[int]], size: int) -> list[list[list[int]]]:
 
 
 def _has_kv_cache(model: Any) -> bool:
-    """Whether keys and values of a prefix can be reused: attention, and no encoder."""
-    return not (
-        model.config.is_encoder_decoder or model.config.model_type in ("mamba", "mamba2")
-    )
+    """Whether keys and values of a prefix can be reused: attention, no recurrent state."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return not getattr(base, "_is_stateful", False)

@@ -33,28 +33,34 @@ class Meter:
         import torch
 
         self.steps: list[dict[str, Any]] = list(steps or [])
-        self.peak_allocated: int | None = None
+        # What was measured before an interruption counts: the largest batch may lie there.
+        known = [step["peak_bytes"] for step in self.steps if "peak_bytes" in step]
+        self.peak_allocated: int | None = max(known, default=None)
         self.peak_reserved: int | None = None
+        self.peak_rss: int | None = None
         self.cuda = torch.cuda.is_available()
         self._started: float | None = None
-        self._tokens = self._padded = 0
+        self._tokens = self._padded = self._samples = 0
         self._largest = 0
         self._recorder: Any = None
+        self._rss_reset = False
         self._began_with = len(self.steps)
         self._optimizer_steps = 0
-        self.rss_reset = _reset_peak_rss()
 
     def begin_step(self) -> None:
         """Open the window of one optimizer step."""
-        self._tokens = self._padded = 0
+        self._tokens = self._padded = self._samples = 0
         if self.cuda:
             import torch
 
+            # Evaluations between steps have peaks of their own, which are not training's.
+            torch.cuda.reset_peak_memory_stats()
             torch.cuda.synchronize()
+        self._rss_reset = _reset_peak_rss()
         self._started = time.perf_counter()
 
-    def see_batch(self, tokens: int, padded: int) -> None:
-        """Count a batch: `tokens` real ones out of `padded` positions computed.
+    def see_batch(self, tokens: int, *, padded: int, samples: int) -> None:
+        """Count a batch: its samples, and `tokens` real ones out of `padded` positions computed.
 
         Called before its forward pass; starts the memory recorder when the batch is the largest.
         """
@@ -62,15 +68,16 @@ class Meter:
             raise RuntimeError("the meter was shown a batch outside a step: is it an evaluation?")
         self._tokens += tokens
         self._padded += padded
+        self._samples += samples
         # The first step has no optimizer state yet, so its peak is not the run's.
-        if not self.cuda and self._recorder is None and self._optimizer_steps >= 1:
-            if padded > self._largest:
-                from labkit.allocator import CpuRecorder
+        known = self.cuda or self._recorder is not None or padded <= self._largest
+        if self._optimizer_steps >= 1 and not known:
+            from labkit.allocator import CpuRecorder
 
-                self._largest = padded
-                before = time.perf_counter()
-                self._recorder = CpuRecorder().start()
-                self._started += time.perf_counter() - before
+            self._largest = padded
+            before = time.perf_counter()
+            self._recorder = CpuRecorder().start()
+            self._started += time.perf_counter() - before
 
     def evaluation_begins(self) -> None:
         """Refuse an evaluation inside the window of a step."""
@@ -85,20 +92,22 @@ class Meter:
             import torch
 
             torch.cuda.synchronize()
-            self.peak_allocated = torch.cuda.max_memory_allocated()
-            self.peak_reserved = torch.cuda.max_memory_reserved()
+            self.peak_allocated = _larger(torch.cuda.max_memory_allocated(), self.peak_allocated)
+            self.peak_reserved = _larger(torch.cuda.max_memory_reserved(), self.peak_reserved)
         seconds = time.perf_counter() - self._started
-        recorded = self._recorder is not None
-        if recorded:
+        if self._rss_reset and (rss := _peak_rss()) is not None:
+            self.peak_rss = _larger(rss, self.peak_rss)
+        peak: int | None = None
+        if self._recorder is not None:
             peak = self._recorder.stop().peak_bytes
             self._recorder = None
-            self.peak_allocated = max(peak, self.peak_allocated or 0)
+            self.peak_allocated = _larger(peak, self.peak_allocated)
         self._started = None
         self._optimizer_steps += 1
         entry = {"step": step, "loss": loss, "seconds": seconds, "tokens": self._tokens,
-                 "padded_tokens": self._padded}  # fmt: skip
-        if recorded:
-            entry["recorded"] = True
+                 "padded_tokens": self._padded, "samples": self._samples}  # fmt: skip
+        if peak is not None:
+            entry["peak_bytes"] = peak
         self.steps.append(entry)
         return entry
 
@@ -117,7 +126,7 @@ class Meter:
             if not self._began_with <= index < self._began_with + WARMUP_STEPS
             and index >= WARMUP_STEPS
         ]
-        return [s for s in warm if not s.get("recorded")] or warm
+        return [s for s in warm if "peak_bytes" not in s] or warm
 
     def summary(self) -> dict[str, Any]:
         """Return tokens/s, median step time and peaks; null for what was not measured."""
@@ -125,14 +134,19 @@ class Meter:
         seconds = sum(step["seconds"] for step in timed)
         return {
             "tokens_per_second": sum(s["tokens"] for s in timed) / seconds if timed else None,
+            "samples_per_second": sum(s["samples"] for s in timed) / seconds if timed else None,
             "step_seconds_median": median(s["seconds"] for s in timed) if timed else None,
             "train_seconds": sum(step["seconds"] for step in self.steps),
             "peak_bytes": {
                 "allocated": self.peak_allocated,
                 "reserved": self.peak_reserved,
-                "rss": _peak_rss() if self.rss_reset else None,
+                "rss": self.peak_rss,
             },
         }
+
+
+def _larger(new: int, known: int | None) -> int:
+    return new if known is None else max(new, known)
 
 
 def _reset_peak_rss() -> bool:

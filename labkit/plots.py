@@ -118,3 +118,82 @@ def show(figure: "Figure", *, alt: str) -> None:
 
     width = round(figure.get_figwidth() * DPI / 2)
     display(Image(png(figure, alt=alt), format="png", width=width, alt=alt))
+
+
+def loss_curves(curves: dict[str, list[float]], *, window: int = 10) -> tuple["Figure", str]:
+    """Draw training loss against step, each run thin and its running mean bold.
+
+    `curves` maps a label to the loss of every step. Returns the figure and its alt text.
+    """
+    figure, axes = new_figure(width=6.4, height=3.4)
+    said = []
+    for (label, losses), colour, line in zip(
+        curves.items(), COLOURS.values(), LINES * 2, strict=False
+    ):
+        steps = range(1, len(losses) + 1)
+        smooth = [
+            sum(losses[max(0, i - window + 1) : i + 1]) / len(losses[max(0, i - window + 1) : i + 1])
+            for i in range(len(losses))
+        ]
+        axes.plot(steps, losses, color=colour, alpha=0.25, linewidth=0.8, linestyle="-", marker="")
+        axes.plot(steps, smooth, color=colour, linestyle=line, marker="", label=label)
+        said.append(f"{label} falls from {smooth[0]:.2f} to {smooth[-1]:.2f}")
+    axes.set_xlabel("optimizer step")
+    axes.set_ylabel("loss (nats per answer token)")
+    axes.set_ylim(bottom=0)
+    axes.set_title(f"Training loss; bold is the mean of the last {window} steps")
+    axes.legend()
+    return figure, "Training loss against optimizer step: " + "; ".join(said) + "."
+
+
+def score_bars(scores: dict[str, dict[str, Any]]) -> tuple["Figure", str]:
+    """Draw exact match with its 95 % interval, overall and by answer type.
+
+    `scores` maps a label to what `evaluate` returned. Returns the figure and its alt text.
+    """
+    first = next(iter(scores.values()))
+    groups = ["all", *first["by_type"]]
+    counts = {"all": first["n"]} | {k: v["n"] for k, v in first["by_type"].items()}
+    figure, axes = new_figure(width=6.8, height=3.6)
+    width = 0.8 / len(scores)
+    hatches = ("", "//", "..", "xx", "\\\\", "++")
+    for index, (label, outcome) in enumerate(scores.items()):
+        metrics = [outcome["metrics"]["em"]] + [outcome["by_type"][g]["em"] for g in groups[1:]]
+        values = [100 * m["value"] for m in metrics]
+        below = [max(0.0, v - 100 * m["low"]) for v, m in zip(values, metrics, strict=True)]
+        above = [max(0.0, 100 * m["high"] - v) for v, m in zip(values, metrics, strict=True)]
+        places = [g + (index - (len(scores) - 1) / 2) * width for g in range(len(groups))]
+        axes.bar(
+            places, values, width, label=label, yerr=[below, above],
+            color=list(COLOURS.values())[index], hatch=hatches[index % len(hatches)],
+            edgecolor="white", error_kw={"elinewidth": 1, "ecolor": "#333333", "capsize": 2},
+        )  # fmt: skip
+    axes.set_xticks(range(len(groups)), [f"{g}\nn = {counts[g]}" for g in groups])
+    axes.set_ylabel("exact match (% of questions)")
+    axes.set_ylim(0, 100)
+    axes.grid(axis="x", visible=False)
+    axes.set_title("Exact match on the test split, with 95 % intervals")
+    axes.legend(ncols=2, fontsize="small")
+    said = "; ".join(
+        f"{label} {100 * o['metrics']['em']['value']:.0f} %" for label, o in scores.items()
+    )
+    return figure, f"Bars of exact match by answer type with intervals; overall: {said}."
+
+
+def bars(
+    values: dict[str, float], *, label: str, title: str, number: str = "{:.2f}"
+) -> tuple["Figure", str]:
+    """Draw one horizontal bar per entry, with its number at its end.
+
+    `label` names the axis with its unit. Returns the figure and its alt text.
+    """
+    figure, axes = new_figure(width=6.4, height=0.7 + 0.34 * len(values))
+    names = list(values)[::-1]
+    drawn = axes.barh(names, [values[n] for n in names], color=COLOURS["blue"], height=0.66)
+    axes.bar_label(drawn, [number.format(values[n]) for n in names], padding=3, fontsize="small")
+    axes.set_xlim(0, 1.14 * max(values.values()))
+    axes.set_xlabel(label)
+    axes.grid(axis="y", visible=False)
+    axes.set_title(title)
+    said = "; ".join(f"{name} {number.format(value)}" for name, value in values.items())
+    return figure, f"{title}. {label}: {said}."

@@ -23,7 +23,7 @@ def mean_interval(
 ) -> dict[str, float]:
     """Return {value, low, high}: the mean of `values` in [0, 1] and its interval.
 
-    `clusters` says which values belong together. Where all values are equal, resampling would
+    `clusters` says which values belong together. Where all clusters agree, resampling would
     claim certainty; the exact binomial interval (Clopper and Pearson 1934) is given instead.
     """
     import numpy as np
@@ -34,11 +34,11 @@ def mean_interval(
     groups: dict[Hashable, list[float]] = defaultdict(list)
     for value, cluster in zip(values, clusters, strict=True):
         groups[cluster].append(value)
-    if min(values) == max(values) or len(groups) < 3:
-        exact = stats.binomtest(round(mean * n), n).proportion_ci(confidence)
-        return {"value": mean, "low": float(exact.low), "high": float(exact.high)}
     sums = np.array([sum(group) for group in groups.values()])
     counts = np.array([len(group) for group in groups.values()])
+    if np.ptp(sums / counts) == 0 or len(groups) < 3:
+        exact = stats.binomtest(round(mean * n), n).proportion_ci(confidence)
+        return {"value": mean, "low": float(exact.low), "high": float(exact.high)}
 
     def ratio(s: np.ndarray, c: np.ndarray, axis: int) -> np.ndarray:
         return s.sum(axis=axis) / c.sum(axis=axis)

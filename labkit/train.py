@@ -15,6 +15,7 @@ one. Ctrl-C finishes the step, saves, and marks the record cancelled.
 
 import contextlib
 import json
+import math
 import shutil
 import signal
 import sys
@@ -22,11 +23,12 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from labkit import fast, hardware, methods, results
 from labkit.config import RunConfig
-from labkit.datasets import prompts, tatqa
+from labkit.datasets import prompts, sharing, tatqa
+from labkit.datasets.sharing import SharedPromptCollator
 from labkit.errors import LabkitError
 from labkit.measure import Meter
 from labkit.models import load, registry
@@ -35,11 +37,11 @@ from labkit.models.quiet import quiet as quietly
 from labkit.models.quiet import quiet_bitsandbytes
 from labkit.progress import Progress
 
-if TYPE_CHECKING:
-    from trl import SFTConfig
-
 COMPLETE = "labkit_steps.json"
 """Marks a checkpoint as complete and holds the steps measured up to it."""
+
+PARTS = (".lock", "record.json", "model", ".model.partial", "checkpoints", "tensorboard")
+"""What a run's folder holds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +72,8 @@ def train(config: RunConfig, *, fresh: bool = False, quiet: bool = False) -> res
             say(f"{done.name}: already trained, here is its record (--fresh trains it again)")
         return done
     with _locked(prepared.folder):
-        _clear_for(prepared, fresh=fresh)
-        return _run(prepared, quiet=quiet)
+        _refuse_other(prepared, fresh=fresh)
+        return _run(prepared, fresh=fresh, quiet=quiet)
 
 
 def prepare(config: RunConfig) -> Prepared:
@@ -86,31 +88,69 @@ def prepare(config: RunConfig) -> Prepared:
                     model_path=model_path, model=model, data=data)  # fmt: skip
 
 
-def _run(prepared: Prepared, *, quiet: bool) -> results.RunRecord:
+def _run(prepared: Prepared, *, fresh: bool, quiet: bool) -> results.RunRecord:
     config, folder = prepared.config, prepared.folder
     tokenizer = load.load_tokenizer(prepared.model_path)
-    train_set = encode_split(tokenizer, config, "train")
+    model_type = load.config_of(str(prepared.model_path)).model_type
+    shared = fast.shares_prompts(config, model_type)
+    train_set = encode_split(tokenizer, config, "train", shared=shared)
+    dev_set = encode_split(tokenizer, config, "dev", shared=shared) if config.eval_steps else None
     quiet_bitsandbytes()
     import torch
     import transformers
 
+    from labkit.trainer import LabTrainer, MeterCallback, loggers, trainer_arguments
+
     cuda = torch.cuda.is_available()
     steps = total_steps(config, len(train_set))
     longest = max(len(sample["input_ids"]) for sample in train_set)
-    plan = fast.plan(config, steps=steps, longest=longest, cuda=cuda)
+    plan = fast.plan(config, steps=steps, longest=longest, cuda=cuda, model_type=model_type)
     if plan.keep_heap:
         fast.keep_heap()
+    arguments = trainer_arguments(config, folder, plan, cuda=cuda)
     transformers.set_seed(config.seed)
     model = load.load_model(prepared.model_path, dtype=methods.weights_dtype(config),
                             attn_implementation=plan.attn_implementation)  # fmt: skip
+    if model.config.is_encoder_decoder:
+        raise LabkitError(
+            f"{config.model} reads with an encoder and writes with a decoder: labkit train works "
+            "on models that only write on, such as smollm2-135m-instruct"
+        )
     base_name = prepared.model["name"]
     model.config._name_or_path = base_name
     with quietly():
         model = methods.METHODS[config.method].attach(model, config)
     trainable, total = methods.count_parameters(model)
 
+    # Not before here: a mistake in the settings must not cost a run that is already there.
+    if fresh:
+        _clear(folder)
     checkpoint, steps_before = _checkpoint(folder)
     meter = Meter(steps_before)
+    progress = Progress(total=steps, label=folder.name, quiet=quiet)
+    for note in plan.notes:
+        progress.say(note)
+    callback = MeterCallback(meter, progress, marker=COMPLETE)
+    trainer = LabTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=_as_dataset(train_set),
+        eval_dataset=_as_dataset(dev_set) if dev_set else None,
+        data_collator=SharedPromptCollator(tokenizer.pad_token_id) if shared else None,
+        processing_class=tokenizer,
+        callbacks=[callback, *loggers(config, folder)],
+    )
+    callback.trainer = trainer
+    labelled_logits = plan.labelled_logits and trainer.has_plain_logits()
+    if plan.labelled_logits and not labelled_logits:
+        progress.say("this model changes its logits, so they are computed at every position")
+    trainer.use(meter=meter, labelled_logits=labelled_logits)
+    if plan.compile_layers:
+        fast.compile_layers(model)
+        progress.say("compiling the decoder layers: the first step takes longer")
+    if checkpoint:
+        progress.say(f"going on from step {len(steps_before)}")
+
     record = results.RunRecord(
         id=results.new_id(), sha256=prepared.sha256, name=folder.name, status="running",
         started_at=results.now(), config=config.to_dict(), seed=config.seed,
@@ -118,68 +158,70 @@ def _run(prepared: Prepared, *, quiet: bool) -> results.RunRecord:
         data={**prepared.data, "samples": len(train_set)},
     ).save()  # fmt: skip
 
-    progress = Progress(total=steps, label=folder.name, quiet=quiet)
-    for note in plan.notes:
-        progress.say(note)
-    from labkit.trainer import LabTrainer, MeterCallback
-
-    callback = MeterCallback(meter, progress, marker=COMPLETE)
-    trainer = LabTrainer(
-        model=model,
-        args=_trainer_arguments(config, folder, plan, cuda=cuda),
-        train_dataset=_as_dataset(train_set),
-        eval_dataset=_as_dataset(encode_split(tokenizer, config, "dev"))
-        if config.eval_steps
-        else None,
-        processing_class=tokenizer,
-        callbacks=[callback],
-    )
-    callback.trainer = trainer
-    trainer.use(meter=meter, labelled_logits=plan.labelled_logits)
-    if plan.compile_layers:
-        fast.compile_layers(model)
-        progress.say("compiling the decoder layers: the first step takes longer")
-    if checkpoint:
-        progress.say(f"going on from step {len(steps_before)}")
-
     def finish(status: results.Status) -> results.RunRecord:
         summary = {"trainable_parameters": trainable, "total_parameters": total,
                    **meter.summary(), "wall_seconds": progress.elapsed(),
                    "attn_implementation": plan.attn_implementation,
                    "compiled": plan.compile_layers,
-                   "eval_losses": callback.eval_losses}  # fmt: skip
+                   "labelled_logits": labelled_logits,
+                   "eval_losses": [{"step": entry["step"], "loss": entry["eval_loss"]}
+                                   for entry in trainer.state.log_history
+                                   if "eval_loss" in entry]}  # fmt: skip
         return record.replace(status=status, steps=meter.steps, summary=summary).save()
 
     try:
-        with _saving_errors(folder), _graceful_interrupt(callback):
-            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with _saving_errors(folder):
+            with _graceful_interrupt(callback):
+                if len(steps_before) < steps:
+                    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+                else:  # only the trained weights were not saved any more
+                    trainer.restore(str(checkpoint))
+            if callback.interrupted and len(meter.steps) < steps:
+                progress.say(f"cancelled after step {len(meter.steps)}: run it again to go on")
+                return finish("cancelled")
+            if config.keep_weights:
+                with quietly():
+                    save_model(model, tokenizer, folder / "model", base_name=base_name)
     except KeyboardInterrupt:
         meter.abandon_step()
         finish("cancelled")
         raise
-    except BaseException:
+    except BaseException as error:
         meter.abandon_step()
         with contextlib.suppress(LabkitError):
             finish("failed")
-        raise
-    if callback.interrupted:
-        progress.say(f"cancelled after step {len(meter.steps)}: run it again to go on")
-        return finish("cancelled")
-    with _saving_errors(folder), quietly():
-        save_model(model, tokenizer, folder / "model", base_name=base_name)
+        if callback.began or not isinstance(error, Exception) or isinstance(error, LabkitError):
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        if checkpoint:
+            raise LabkitError(
+                f"{checkpoint} is damaged ({reason}): use --fresh to train from the start"
+            ) from error
+        _clear(folder)
+        raise LabkitError(f"training cannot start with these settings: {reason}") from error
     done = finish("done")
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     progress.done(done.summary)
     return done
 
 
-def encode_split(tokenizer: Any, config: RunConfig, split: str) -> list[dict[str, Any]]:
-    """Return the split's samples as token ids and labels, each at most max_length long."""
+def encode_split(
+    tokenizer: Any, config: RunConfig, split: str, *, shared: bool
+) -> list[dict[str, Any]]:
+    """Return the split's samples as token ids and labels, each at most max_length long.
+
+    With `shared`, samples on one report share sequences, of up to twice that length.
+    """
     samples = tatqa.samples(tatqa.load(config.data, split))
     if split == "train" and config.max_train_samples:
         samples = samples[: config.max_train_samples]
     encoded = [prompts.encode(tokenizer, s, max_length=config.max_length) for s in samples]
-    return [{k: e[k] for k in ("input_ids", "labels")} for e in encoded]
+    if not shared:
+        return [{k: e[k] for k in ("input_ids", "labels")} for e in encoded]
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for sample, item in zip(samples, encoded, strict=True):
+        groups.setdefault(sample.report.uid, []).append(item)
+    return sharing.share_all(list(groups.values()), max_length=2 * config.max_length)
 
 
 def total_steps(config: RunConfig, samples: int) -> int:
@@ -188,7 +230,7 @@ def total_steps(config: RunConfig, samples: int) -> int:
         return config.max_steps
     batches = -(-samples // config.per_device_train_batch_size)
     per_epoch = max(1, -(-batches // config.gradient_accumulation_steps))
-    return max(1, round(per_epoch * config.num_train_epochs))
+    return max(1, math.ceil(per_epoch * config.num_train_epochs))
 
 
 def save_model(model: Any, tokenizer: Any, target: Path, *, base_name: str) -> None:
@@ -210,44 +252,6 @@ def save_model(model: Any, tokenizer: Any, target: Path, *, base_name: str) -> N
     temporary.rename(target)
 
 
-def _trainer_arguments(
-    config: RunConfig, folder: Path, plan: fast.Plan, *, cuda: bool
-) -> "SFTConfig":
-    from trl import SFTConfig
-
-    return SFTConfig(
-        output_dir=str(folder / "checkpoints"),
-        use_cpu=not cuda,
-        bf16=config.dtype == "bfloat16",
-        max_steps=config.max_steps,
-        num_train_epochs=config.num_train_epochs,
-        per_device_train_batch_size=config.per_device_train_batch_size,
-        per_device_eval_batch_size=config.per_device_train_batch_size,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-        warmup_steps=config.warmup_steps,
-        lr_scheduler_type=config.lr_scheduler_type,
-        optim=config.optim,
-        max_grad_norm=config.max_grad_norm,
-        max_length=None,
-        activation_checkpointing=config.gradient_checkpointing,
-        train_sampling_strategy="group_by_length" if plan.group_by_length else "random",
-        seed=config.seed,
-        data_seed=config.seed,
-        eval_strategy="steps" if config.eval_steps else "no",
-        eval_steps=config.eval_steps or None,
-        save_strategy="steps",
-        save_steps=config.save_steps,
-        save_total_limit=None,  # the callback removes the old one once the new one is complete
-        logging_strategy="steps" if config.report_to == "tensorboard" else "no",
-        logging_steps=1,
-        report_to=[config.report_to] if config.report_to != "none" else [],
-        disable_tqdm=True,
-        dataloader_pin_memory=cuda,
-    )
-
-
 def _as_dataset(encoded: list[dict[str, Any]]) -> Any:
     from datasets import Dataset
 
@@ -265,27 +269,34 @@ def _checkpoint(folder: Path) -> tuple[Path | None, list[dict[str, Any]]]:
     return found[-1].parent, json.loads(found[-1].read_text())
 
 
-def _clear_for(prepared: Prepared, *, fresh: bool) -> None:
-    """Make the run's folder fit for this run: keep a checkpoint of the same run, nothing else.
-
-    Raises:
-        LabkitError: the folder holds a run with other settings and `fresh` was not asked for.
-    """
+def _refuse_other(prepared: Prepared, *, fresh: bool) -> None:
+    """Raise a LabkitError when the folder holds something this run must not replace."""
     folder = prepared.folder
-    if (folder / "record.json").exists() and not fresh:
-        old = results.load(folder)
-        if old.sha256 == prepared.sha256:
-            return
-        new = prepared.config.to_dict()
-        changed = [k for k in new if k != "name" and old.config.get(k) != new[k]]
-        what = ", ".join(f"{k} {old.config.get(k)} → {new[k]}" for k in changed[:3])
-        raise LabkitError(
-            f"{folder.name} holds another run ({what or 'other data, model or versions'}): "
-            "choose another name, or use --fresh to replace it"
-        )
-    for path in folder.iterdir():
-        if path.name != ".lock":
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    strange = sorted(path.name for path in folder.iterdir() if path.name not in PARTS)
+    if strange and not (folder / "record.json").exists():
+        raise LabkitError(f"{folder} is not a run, it holds {strange[0]!r}: choose another name")
+    if fresh or not (folder / "record.json").exists():
+        return
+    old = results.load(folder)
+    if old.sha256 == prepared.sha256:
+        return
+    new = prepared.config.to_dict()
+    changed = [k for k in new if k != "name" and old.config.get(k) != new[k]]
+    what = ", ".join(f"{k} {old.config.get(k)} → {new[k]}" for k in changed[:3])
+    raise LabkitError(
+        f"{folder.name} holds another run ({what or 'other data, model or versions'}): "
+        "choose another name, or use --fresh to replace it"
+    )
+
+
+def _clear(folder: Path) -> None:
+    """Remove what an earlier run of this name left; the lock stays."""
+    for name in PARTS[1:]:
+        path = folder / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -293,7 +304,7 @@ def _locked(folder: Path) -> Iterator[None]:
     """Hold the run's folder, created if need be, for this process alone."""
     import filelock
 
-    existed = folder.exists()
+    before = [path for path in (folder, folder.parent) if path.exists()]
     lock = filelock.FileLock(folder / ".lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -309,8 +320,11 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-        if not existed and not (folder / "record.json").exists():
+        if folder not in before and not (folder / "record.json").exists():
             shutil.rmtree(folder, ignore_errors=True)
+            if folder.parent not in before:
+                with contextlib.suppress(OSError):  # another run began meanwhile
+                    folder.parent.rmdir()
 
 
 @contextlib.contextmanager
