@@ -65,8 +65,16 @@ def set_depth(config: Any, depth: int) -> None:
             config.layer_types = config.layer_types[:depth]
 
 
-def build_step(settings: StepSettings, config: Any, allocate: Allocate) -> Step:
+def build_step(
+    settings: StepSettings,
+    config: Any,
+    allocate: Allocate,
+    *,
+    recompute: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
+) -> Step:
     """Return the step of `settings` for a model of `config`, its tensors from `allocate`.
+
+    `recompute` makes the context in which a checkpointed layer is computed again.
 
     Raises `LabkitError` for adapter modules that the model does not have, and for methods that
     its architecture cannot do.
@@ -80,7 +88,12 @@ def build_step(settings: StepSettings, config: Any, allocate: Allocate) -> Step:
         model: Any = auto.from_config(config, dtype=getattr(torch, settings.weight_dtype))
     if settings.gradient_checkpointing:
         with quiet():
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            model.gradient_checkpointing_enable(
+                {
+                    "use_reentrant": False,
+                    "context_fn": lambda: (contextlib.nullcontext(), recompute()),
+                }
+            )
     if settings.method in ("qlora", "8bit"):
         quantise_linears(model, settings)
     if settings.method != "full":
@@ -132,6 +145,10 @@ def attach(model: Any, settings: StepSettings) -> Any:
             f"lora_target_modules {','.join(settings.lora_target_modules)}: {settings.model} has "
             f"no such linear layer: {nearest(settings.lora_target_modules[0], linear)}"
         ) from None
+    if not settings.cast_adapter_input:
+        for module in model.modules():
+            if hasattr(module, "cast_input_dtype_enabled"):
+                module.cast_input_dtype_enabled = False
     dtype = getattr(torch, settings.added_dtype)
     for parameter in model.parameters():
         if parameter.requires_grad:
@@ -174,13 +191,13 @@ def make_batch(
     shape = (settings.batch_size, settings.seq_len)
     inputs = {"input_ids": allocate(shape, torch.int64)}
     if settings.padding:
-        # Two-dimensional masks are checked for padding by value; the four-dimensional boolean
-        # mask they turn into when there is some has no value to ask for.
-        square = (settings.batch_size, 1, settings.seq_len, settings.seq_len)
-        inputs["attention_mask"] = allocate(square, torch.bool)
+        inputs["attention_mask"] = allocate(shape, torch.int64)
     labels = allocate(shape, torch.int64)
     for tensor in (*inputs.values(), labels):
-        tensor.zero_() if tensor.dtype == torch.int64 else tensor.fill_(True)
+        tensor.zero_()
+    if settings.padding:
+        # One position of padding has all the mask made that many have.
+        inputs["attention_mask"][:, :-1] = 1
     return inputs, labels
 
 

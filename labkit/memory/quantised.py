@@ -94,14 +94,19 @@ class Int8Linear(torch.nn.Linear):
 
 
 def quantise_linears(model: Any, settings: StepSettings) -> None:
-    """Replace the linear layers of a model on `meta` by quantised ones; the head stays as it is."""
+    """Replace the linear layers of a model on `meta` by quantised ones.
+
+    The head stays as it is, and so do layers that transformers keeps in fp32 for their range
+    (T5's `wo`).
+    """
     from labkit.models.quiet import quiet_bitsandbytes
 
     quiet_bitsandbytes()
     head = model.get_output_embeddings()
+    kept = set(getattr(model, "_keep_in_fp32_modules", None) or ())
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
-            if not isinstance(child, torch.nn.Linear) or child is head:
+            if not isinstance(child, torch.nn.Linear) or child is head or name in kept:
                 continue
             with torch.device("meta"):
                 if settings.method == "qlora":

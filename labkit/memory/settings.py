@@ -50,7 +50,9 @@ class StepSettings:
     master_weights: bool | None = None
     """fp32 weights under autocast; None: for full fine-tuning in 16 bit, as labkit trains"""
     adapter_dtype: str | None = None
-    """type of adapters and other added weights; None: the compute type"""
+    """type of added weights; None: float32 as PEFT makes them, bfloat16 on a quantised base"""
+    cast_adapter_input: bool = True
+    """copy an adapter's input to the adapter's type first, PEFT's default; labkit train does not"""
     optim: str = "adamw_torch_fused"
     """optimizer by its transformers name; adamw_torch is foreach on CUDA and the loop on a CPU"""
     gradient_checkpointing: bool = False
@@ -155,6 +157,13 @@ class StepSettings:
                 f"{self.optim} with {self.sharding}: sharded optimizer states are only worked out "
                 "for AdamW and SGD; use optim adamw_torch_fused or sgd"
             )
+        if self.method in ("prefix", "prompt") and (
+            self.loss != "full" or not self.upcast_logits or self.labelled_tokens is not None
+        ):
+            raise LabkitError(
+                f"{self.method} tuning adds positions that only the model's own loss leaves out: "
+                "use loss full with upcast_logits and without labelled_tokens"
+            )
         if self.master_weights and self.method != "full":
             raise LabkitError(
                 f"master_weights are for full fine-tuning, and {self.method} keeps its base frozen"
@@ -164,20 +173,23 @@ class StepSettings:
 
     @property
     def autocast(self) -> bool:
-        """Whether the forward pass runs under autocast over fp32 weights."""
-        if self.method != "full" or self.dtype == "float32" or self.sharding != "none":
+        """Whether the forward pass runs under autocast: some trained weights are in fp32."""
+        if self.dtype == "float32" or self.sharding != "none":
             return False
-        return self.master_weights is not False
+        if self.method == "full":
+            return self.master_weights is not False
+        return self.added_dtype == "float32"
 
     @property
     def weight_dtype(self) -> str:
         """Type in which the pretrained weights are stored when they are not quantised."""
-        return "float32" if self.autocast else self.dtype
+        return "float32" if self.method == "full" and self.autocast else self.dtype
 
     @property
     def added_dtype(self) -> str:
         """Type of the weights that a parameter-efficient method adds."""
-        return self.adapter_dtype or self.dtype
+        quantised = self.method in ("qlora", "8bit")
+        return self.adapter_dtype or (self.dtype if quantised else "float32")
 
     @property
     def uses_lora(self) -> bool:

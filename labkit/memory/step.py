@@ -73,7 +73,7 @@ class Step:
 
 def layer_stacks(model: torch.nn.Module) -> list[torch.nn.ModuleList]:
     """Return the model's stacks of alike layers: one for a decoder, two for an encoder-decoder."""
-    depth = model.config.num_hidden_layers  # type: ignore[union-attr]
+    depth = model.config.num_hidden_layers
     return [
         module
         for module in model.modules()

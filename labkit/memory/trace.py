@@ -13,34 +13,31 @@ held there is a constant plus so much per layer. Two small depths give both numb
 
 The place that holds the peak may change with L, so places are extrapolated first and the maximum
 is taken last. Places between the second layer and the last but one lie on a straight line between
-them and cannot be higher than both. Models whose layers differ are traced whole.
+them and cannot be higher than both. Models whose layers differ are traced whole. State-space
+models loop over the tokens; for them the same is done along the length.
 
 **For a GPU, without one.** Fake tensors live on the `cpu` device, because a CPU build of PyTorch
 cannot even pretend to have another; that device takes the flash-attention path as a GPU does.
-What a GPU's kernels take inside themselves is added (`WORKSPACES`), allocations round up to 512
-bytes (`c10/cuda/CUDACachingAllocator.cpp`, kMinBlockSize), and code that asks for the device's
-type is told what a GPU would hear.
+What a GPU does differently is gathered in `gpu_paths`; its allocator rounds up to 512 bytes.
 """
 
-import contextlib
 import dataclasses
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from labkit.memory import gpu_paths
 from labkit.memory.build import build_step, depth_of, load_config
 from labkit.memory.quantised import NF4Linear
 from labkit.memory.settings import StepSettings
 from labkit.memory.tracker import PARTS, StorageTracker, Window, replay
+from labkit.models.quiet import quiet
 
 SHALLOW = (3, 4)
-CUDA_GRANULARITY = 512
-# cuBLAS keeps one workspace for the thread of the forward and one for that of the backward pass:
-# ":4096:2:16:8" KiB by default (PyTorch, aten/src/ATen/cuda/CublasHandlePool.cpp).
-CUBLAS_WORKSPACE = 2 * (4096 * 2 + 16 * 8) * 1024
+SHORT = (8, 16)
+SCANNED = ("mamba",)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,10 +75,17 @@ def trace(settings: StepSettings, *, extrapolate: bool = True) -> Trace:
     """
     config = load_config(settings)
     depth = depth_of(config)
+    at_depth = _trace_at
+    if extrapolate and config.model_type in SCANNED:
+        at_depth = _trace_short
     if extrapolate and depth > SHALLOW[1] and _layers_alike(config):
-        small, large = (_trace_at(settings, layers) for layers in SHALLOW)
-        return _extrapolate(settings, small, large, depth)
-    return _whole(settings, _trace_at(settings, depth))
+        traced = [at_depth(settings, layers) for layers in SHALLOW]
+        names = _names_at(traced[1], depth)
+        pairs = [tuple(_at_place(each, name, depth) for each in traced) for name in names]
+        times = (depth - SHALLOW[0]) / (SHALLOW[1] - SHALLOW[0])
+        whole = _extrapolate(names, pairs, traced, times)
+        return _result(settings, whole, depth, SHALLOW)
+    return _result(settings, at_depth(settings, depth), depth, (depth,))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,11 +106,13 @@ def _trace_at(settings: StepSettings, depth: int) -> _Traced:
         with mode:
             return torch.empty(shape, dtype=dtype, device="cpu")
 
-    with _code_paths(settings):
-        step = build_step(settings, config, allocate)
+    with gpu_paths.code_paths(settings), quiet():
+        step = build_step(
+            settings, config, allocate, recompute=lambda: gpu_paths.functions(settings)
+        )
         tracker = StorageTracker(
-            round_to=CUDA_GRANULARITY if on_gpu else 1,
-            workspaces=_workspaces() if on_gpu else None,
+            round_to=gpu_paths.GRANULARITY if on_gpu else 1,
+            workspaces=gpu_paths.workspaces() if on_gpu else None,
         )
         trainable = step.trainable()
         with mode, tracker:
@@ -145,44 +151,56 @@ def _count(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module._parameters.values() if p is not None)
 
 
-def _whole(settings: StepSettings, traced: _Traced) -> Trace:
+def _trace_short(settings: StepSettings, depth: int) -> _Traced:
+    """Return the trace of a model that scans its input token by token, from two short inputs.
+
+    Such a model has nothing that grows with the square of the length, so memory is affine in the
+    length as well as in the depth, and a thousand steps of a loop need not be traced.
+    """
+    shortest = settings.labelled_tokens or 0
+    lengths = [shortest + step for step in SHORT]
+    if settings.seq_len <= lengths[1]:
+        return _trace_at(settings, depth)
+    traced = [_trace_at(dataclasses.replace(settings, seq_len=length), depth) for length in lengths]
+    names = list(traced[0].windows)
+    pairs = [tuple(each.windows[name] for each in traced) for name in names]
+    times = (settings.seq_len - lengths[0]) / (lengths[1] - lengths[0])
+    return _extrapolate(names, pairs, traced, times)
+
+
+def _result(settings: StepSettings, traced: _Traced, depth: int, depths: tuple[int, ...]) -> Trace:
     return Trace(
         settings=settings,
         windows=tuple(traced.windows.values()),
-        layers=traced.depth,
-        traced_layers=(traced.depth,),
+        layers=depth,
+        traced_layers=depths,
         total_parameters=traced.total,
         trainable_parameters=traced.trainable,
     )
 
 
-def _extrapolate(settings: StepSettings, small: _Traced, large: _Traced, depth: int) -> Trace:
-    """Return the trace of `depth` layers from two shallow ones, place by place."""
-    times = (depth - small.depth) / (large.depth - small.depth)
+def _extrapolate(
+    names: list[str], pairs: list[tuple[Window, ...]], traced: list[_Traced], times: float
+) -> _Traced:
+    """Return what lies `times` the distance between two traces from the first, place by place."""
 
-    def at_depth(one: int, two: int) -> int:
+    def along(one: int, two: int) -> int:
         return round(one + times * (two - one))
 
-    windows = []
-    for name in _names_at(large, depth):
-        one, two = (_at_place(traced, name, depth) for traced in (small, large))
-        parts = {part: at_depth(one.parts[part], two.parts[part]) for part in PARTS}
-        windows.append(
-            Window(
-                name=name,
-                peak_bytes=at_depth(one.peak_bytes, two.peak_bytes),
-                parts=parts,
-                maxima={part: at_depth(one.maxima[part], two.maxima[part]) for part in PARTS},
-                operation=two.operation,
-            )
+    windows = {}
+    for name, (one, two) in zip(names, pairs, strict=True):
+        windows[name] = Window(
+            name=name,
+            peak_bytes=along(one.peak_bytes, two.peak_bytes),
+            parts={part: along(one.parts[part], two.parts[part]) for part in PARTS},
+            maxima={part: along(one.maxima[part], two.maxima[part]) for part in PARTS},
+            operation=two.operation,
         )
-    return Trace(
-        settings=settings,
-        windows=tuple(windows),
-        layers=depth,
-        traced_layers=(small.depth, large.depth),
-        total_parameters=at_depth(small.total, large.total),
-        trainable_parameters=at_depth(small.trainable, large.trainable),
+    return _Traced(
+        windows=windows,
+        depth=traced[1].depth,
+        total=along(traced[0].total, traced[1].total),
+        trainable=along(traced[0].trainable, traced[1].trainable),
     )
 
 
@@ -221,70 +239,13 @@ def _layers_alike(config: Any) -> bool:
 
 def _with_workspace(window: Window) -> Window:
     """Return the window with what cuBLAS keeps from its first product on."""
+
     def add(parts: dict[str, int]) -> dict[str, int]:
-        return {**parts, "temporary": parts["temporary"] + CUBLAS_WORKSPACE}
+        return {**parts, "temporary": parts["temporary"] + gpu_paths.CUBLAS_WORKSPACE}
 
     return dataclasses.replace(
         window,
-        peak_bytes=window.peak_bytes + CUBLAS_WORKSPACE,
+        peak_bytes=window.peak_bytes + gpu_paths.CUBLAS_WORKSPACE,
         parts=add(window.parts),
         maxima=add(window.maxima),
     )
-
-
-def _workspaces() -> dict[Any, Any]:
-    """Return what CUDA kernels take inside themselves, by the operation that stands for them."""
-    aten = torch.ops.aten
-
-    def flash_backward(gradient: torch.Tensor, query: torch.Tensor, key: torch.Tensor, *_: Any) -> int:
-        # FlashAttention-2 sums dQ in fp32 and keeps the row sums of dO∘O; with fewer key heads it
-        # makes dK and dV for every query head first (csrc/flash_attn/flash_api.cpp, mha_bwd).
-        batch, heads, length, width = query.shape
-        padded = -(-length // 128) * 128
-        size = 4 * batch * heads * padded * (-(-width // 32) * 32 + 1)
-        if key.shape[1] != heads:
-            size += 2 * batch * heads * key.shape[2] * width * key.element_size()
-        return size
-
-    workspaces = {
-        aten._scaled_dot_product_flash_attention_for_cpu_backward.default: flash_backward
-    }
-    if hasattr(torch.ops.bitsandbytes, "gemm_4bit"):
-        def dequantised(x: torch.Tensor, packed: torch.Tensor, shape: Any, *_: Any) -> int:
-            # Batches of training size take the way over a dequantised weight.
-            return shape[0] * shape[1] * x.element_size()
-
-        workspaces[torch.ops.bitsandbytes.gemm_4bit.default] = dequantised
-    return workspaces
-
-
-@contextlib.contextmanager
-def _code_paths(settings: StepSettings) -> Iterator[None]:
-    """Let libraries take the way they take on the target device."""
-    with contextlib.ExitStack() as stack:
-        from transformers import masking_utils
-        from transformers.integrations import sdpa_attention
-
-        # Whether positions start anew within a row is asked of their values, which are not there;
-        # without an answer a mask is made and the flash kernel is given up.
-        stack.enter_context(_replaced(masking_utils, "find_packed_sequence_indices", lambda _: None))
-        if settings.repeat_kv:
-            stack.enter_context(_replaced(sdpa_attention, "use_gqa_in_sdpa", lambda *_: False))
-        if settings.target == "cuda" and settings.loss == "chunked":
-            from trl.kernels import chunked_logprob
-
-            # On CUDA a Triton kernel folds each tile in place and a mixed product adds to fp32:
-            # neither allocates, unlike the torch operations that TRL uses on a CPU.
-            for name in ("_forward_tile", "_backward_tile", "_addmm_fp32"):
-                stack.enter_context(_replaced(chunked_logprob, name, lambda *_, **__: None))
-        yield
-
-
-@contextlib.contextmanager
-def _replaced(module: Any, name: str, value: Any) -> Iterator[None]:
-    original = getattr(module, name)
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        setattr(module, name, original)

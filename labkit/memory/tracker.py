@@ -96,7 +96,7 @@ class StorageTracker(TorchDispatchMode):
         if isinstance(result, torch.Tensor):
             self._operation = str(function)
             number = self._see(result)
-            if function is _CAST and self._part_of(args[0]) == "weights":
+            if function is _CAST and self._part_of(args[0]) in ("weights", "added_weights"):
                 self.given.setdefault(number, "weight_copies")
             elif function is _ADD and not torch.is_grad_enabled():
                 self.sums[number] = self._see(args[0])
@@ -120,8 +120,8 @@ class StorageTracker(TorchDispatchMode):
         if known is not None:
             return known[0]
         number = self._came(storage.nbytes())
-        reference = weakref.ref(storage, lambda _, key=storage._cdata: self._went(key))
-        self._ids[storage._cdata] = (number, reference)
+        key = storage._cdata
+        self._ids[key] = (number, weakref.ref(storage, lambda _: self._went(key)))
         return number
 
     def _came(self, size: int) -> int:

@@ -1,0 +1,254 @@
+"""The numbers of a model that decide its memory, and how many parameters they make.
+
+A block is a list of linear layers, each `in × out` weights, and some norms:
+
+    Llama, Gemma   q h·q, k h·k, v h·k, o q·h, gate h·m, up h·m, down m·h; two norms of h
+    Phi            q, k, v, dense h·h, fc1 h·m, fc2 m·h, all with bias; one LayerNorm for both
+    BLOOM          one h·3h for q, k and v, dense h·h, up h·4h, down 4h·h, with bias; two LayerNorms
+    T5             an encoder block and a decoder block with a second, cross attention
+    Mamba          in h·2i, a convolution, x i·(r + 2n), Δ r·i, A i·n, D i, out i·h
+
+with hidden width h, MLP width m, i = 2h, state size n, rank r of Δ. Embedding and head are
+vocabulary × h each, once when tied. Only `config.json` or the registry is read.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from labkit.errors import LabkitError
+from labkit.memory.settings import StepSettings
+from labkit.models import registry
+
+ARCHITECTURES = ("llama", "gemma", "phi", "bloom", "t5", "mamba")
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A linear layer of a block: its name, its widths, and whether it has a bias."""
+
+    name: str
+    inputs: int
+    outputs: int
+    bias: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """The numbers of a model that decide its memory."""
+
+    architecture: str
+    hidden: int
+    mlp: int
+    layers: int
+    vocab: int
+    heads: int = 1
+    kv_heads: int = 1
+    head_dim: int = 1
+    tied: bool = True
+    activation: str = "silu"
+    dropout: float = 0.0
+    state: int = 0
+    rank: int = 0
+    conv: int = 0
+    linears: tuple[Linear, ...] = field(default=(), repr=False)
+    decoder_linears: tuple[Linear, ...] = field(default=(), repr=False)
+
+    @property
+    def queries(self) -> int:
+        return self.heads * self.head_dim
+
+    @property
+    def keys(self) -> int:
+        return self.kv_heads * self.head_dim
+
+
+def shape_of(settings: StepSettings) -> Shape | None:
+    """Return the shape of the settings' model, or None when its architecture has no formula here.
+
+    Raises `LabkitError` for a model that is neither in the registry nor a folder on this machine.
+    """
+    name = settings.model
+    if name in registry.known_names():
+        spec = registry.spec(name)
+        architecture, config = spec.architecture, dict(spec.config)
+    else:
+        path = Path(registry.resolve(name)) / "config.json"
+        try:
+            config = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise LabkitError(f"{path} cannot be read as a configuration: {error}") from None
+        architecture = config.get("model_type", "")
+    if architecture not in ARCHITECTURES:
+        return None
+    return _READ[architecture]({**_DEFAULTS[architecture], **config, **settings.config_overrides})
+
+
+def parameters(shape: Shape) -> int:
+    """Return the number of parameters, tied weights counted once."""
+    h, layers = shape.hidden, shape.layers
+    blocks = layers * (_linear_parameters(_all(shape)) + _other_parameters(shape))
+    embeddings = shape.vocab * h * (1 if shape.tied else 2)
+    final = {"phi": 2 * h + shape.vocab, "bloom": 4 * h}.get(shape.architecture, h)
+    if shape.architecture == "t5":
+        # Norms of the decoder's three parts, and one table of 32 distances in each stack.
+        final = 2 * h + layers * 3 * h + 2 * 32 * shape.heads
+    return blocks + embeddings + final
+
+
+def block_weights(shape: Shape) -> int:
+    """Return the elements of all linear weights in the layers, biases aside."""
+    return shape.layers * sum(each.inputs * each.outputs for each in _all(shape))
+
+
+def quantised_weights(shape: Shape) -> int:
+    """Return the elements of the linear weights that quantisation packs; T5's `wo` stays."""
+    return shape.layers * sum(
+        each.inputs * each.outputs
+        for each in _all(shape)
+        if (shape.architecture, each.name) != ("t5", "wo")
+    )
+
+
+def adapted(shape: Shape, settings: StepSettings) -> list[Linear]:
+    """Return the linear layers of one block (both blocks of T5) that get an adapter."""
+    names = settings.lora_target_modules
+    if names != ("all-linear",):
+        return [each for each in _all(shape) if each.name in names]
+    return [each for each in _all(shape) if each.name not in ("out_proj", "dt_proj")]
+
+
+def _all(shape: Shape) -> tuple[Linear, ...]:
+    return (*shape.linears, *shape.decoder_linears)
+
+
+def _linear_parameters(linears: tuple[Linear, ...]) -> int:
+    return sum(each.inputs * each.outputs + each.bias * each.outputs for each in linears)
+
+
+def _other_parameters(shape: Shape) -> int:
+    """Return the parameters of one block that are not in linear layers (T5: of its encoder)."""
+    h = shape.hidden
+    if shape.architecture == "mamba":
+        inner = 2 * h
+        # Convolution and its bias, A, D, the bias of Δ, the norm.
+        return inner * (shape.conv + 1) + inner * shape.state + inner + inner + h
+    return {"phi": 2 * h, "bloom": 4 * h}.get(shape.architecture, 2 * h)
+
+
+def _decoder(config: Mapping[str, Any], architecture: str, linears: tuple[Linear, ...]) -> Shape:
+    heads = config["num_attention_heads"]
+    return Shape(
+        architecture=architecture,
+        hidden=config["hidden_size"],
+        mlp=config["intermediate_size"],
+        layers=config["num_hidden_layers"],
+        vocab=config["vocab_size"],
+        heads=heads,
+        kv_heads=config.get("num_key_value_heads") or heads,
+        head_dim=config.get("head_dim") or config["hidden_size"] // heads,
+        tied=config["tie_word_embeddings"],
+        activation=config["hidden_act"],
+        linears=linears,
+    )
+
+
+def _llama(config: Mapping[str, Any], architecture: str = "llama") -> Shape:
+    h, m = config["hidden_size"], config["intermediate_size"]
+    heads = config["num_attention_heads"]
+    head_dim = config.get("head_dim") or h // heads
+    q, k = heads * head_dim, (config.get("num_key_value_heads") or heads) * head_dim
+    linears = (
+        Linear("q_proj", h, q), Linear("k_proj", h, k), Linear("v_proj", h, k),
+        Linear("o_proj", q, h), Linear("gate_proj", h, m), Linear("up_proj", h, m),
+        Linear("down_proj", m, h),
+    )  # fmt: skip
+    return _decoder(config, architecture, linears)
+
+
+def _gemma(config: Mapping[str, Any]) -> Shape:
+    return _llama(config, "gemma")
+
+
+def _phi(config: Mapping[str, Any]) -> Shape:
+    h, m = config["hidden_size"], config["intermediate_size"]
+    linears = (
+        Linear("q_proj", h, h, True), Linear("k_proj", h, h, True), Linear("v_proj", h, h, True),
+        Linear("dense", h, h, True), Linear("fc1", h, m, True), Linear("fc2", m, h, True),
+    )  # fmt: skip
+    return _decoder(config, "phi", linears)
+
+
+def _bloom(config: Mapping[str, Any]) -> Shape:
+    h = config["hidden_size"]
+    heads = config.get("n_head") or config["num_attention_heads"]
+    layers = config.get("n_layer") or config["num_hidden_layers"]
+    linears = (
+        Linear("query_key_value", h, 3 * h, True), Linear("dense", h, h, True),
+        Linear("dense_h_to_4h", h, 4 * h, True), Linear("dense_4h_to_h", 4 * h, h, True),
+    )  # fmt: skip
+    numbers = {
+        **config, "intermediate_size": 4 * h, "num_attention_heads": heads,
+        "num_hidden_layers": layers,
+    }  # fmt: skip
+    return _decoder(numbers, "bloom", linears)
+
+
+def _t5(config: Mapping[str, Any]) -> Shape:
+    h, m, heads = config["d_model"], config["d_ff"], config["num_heads"]
+    inner = heads * config["d_kv"]
+    attention = (
+        Linear("q", h, inner), Linear("k", h, inner), Linear("v", h, inner), Linear("o", inner, h),
+    )  # fmt: skip
+    feed_forward = (Linear("wi", h, m), Linear("wo", m, h))
+    return Shape(
+        architecture="t5",
+        hidden=h,
+        mlp=m,
+        layers=config["num_layers"],
+        vocab=config["vocab_size"],
+        heads=heads,
+        kv_heads=heads,
+        head_dim=config["d_kv"],
+        tied=config["tie_word_embeddings"],
+        activation=config["feed_forward_proj"],
+        dropout=config["dropout_rate"],
+        linears=(*attention, *feed_forward),
+        decoder_linears=(*attention, *attention, *feed_forward),
+    )
+
+
+def _mamba(config: Mapping[str, Any]) -> Shape:
+    h, state = config["hidden_size"], config["state_size"]
+    inner, rank = config["expand"] * h, config.get("time_step_rank") or h // 16
+    linears = (
+        Linear("in_proj", h, 2 * inner), Linear("x_proj", inner, rank + 2 * state),
+        Linear("dt_proj", rank, inner), Linear("out_proj", inner, h),
+    )  # fmt: skip
+    return Shape(
+        architecture="mamba",
+        hidden=h,
+        mlp=inner,
+        layers=config["num_hidden_layers"],
+        vocab=config["vocab_size"],
+        tied=config["tie_word_embeddings"],
+        state=state,
+        rank=rank,
+        conv=config["conv_kernel"],
+        linears=linears,
+    )
+
+
+# What transformers' configuration classes assume where a configuration says nothing.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "llama": {"hidden_act": "silu", "tie_word_embeddings": False},
+    "gemma": {"hidden_act": "gelu_pytorch_tanh", "tie_word_embeddings": True},
+    "phi": {"hidden_act": "gelu_new", "tie_word_embeddings": False},
+    "bloom": {"hidden_act": "gelu", "tie_word_embeddings": True},
+    "t5": {"feed_forward_proj": "relu", "dropout_rate": 0.1, "tie_word_embeddings": True},
+    "mamba": {"expand": 2, "conv_kernel": 4, "state_size": 16, "tie_word_embeddings": True},
+}
+_READ = {"llama": _llama, "gemma": _gemma, "phi": _phi, "bloom": _bloom, "t5": _t5,
+         "mamba": _mamba}  # fmt: skip
