@@ -179,7 +179,7 @@ def eval_(
     from labkit import evaluate
 
     if task != "tatqa":
-        raise LabkitError(f"--task {task!r} is not a task of labkit eval: {nearest(task, ['tatqa'])}")
+        raise LabkitError(f"--task {task!r} is not known: {nearest(task, ['tatqa'])}")
     outcome = evaluate.evaluate(
         model, data=data, split=split, examples=examples, max_samples=max_samples, fresh=fresh
     )

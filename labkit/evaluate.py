@@ -17,7 +17,7 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labkit import results
 from labkit.datasets import score, tatqa
@@ -28,6 +28,9 @@ from labkit.models import registry
 from labkit.models.files import fingerprint
 from labkit.progress import Progress
 from labkit.stats import mean_interval
+
+if TYPE_CHECKING:
+    import pandas
 
 MAJORITY = "majority"
 
@@ -201,6 +204,21 @@ def render(outcome: dict[str, Any]) -> str:
         lines.append(f"{name:<14}{row['n']:>5}   {interval(row['em']):<28} {interval(row['f1'])}")
     lines.append(f"predictions in {outcome['predictions']}")
     return "\n".join(lines)
+
+
+def score_table(outcomes: dict[str, dict[str, Any]]) -> "pandas.DataFrame":
+    """Return exact match by answer type, and F1, of each labelled evaluation, in percent."""
+    import pandas
+
+    rows = {}
+    for label, outcome in outcomes.items():
+        rows[label] = {
+            "exact match, 95 % interval": interval(outcome["metrics"]["em"]),
+            **{f"{kind} (n = {row['n']})": f"{100 * row['em']['value']:.1f} %"
+               for kind, row in outcome["by_type"].items()},
+            "F1": f"{100 * outcome['metrics']['f1']['value']:.1f} %",
+        }  # fmt: skip
+    return pandas.DataFrame(rows).T
 
 
 def interval(metric: dict[str, float]) -> str:

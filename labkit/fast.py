@@ -104,6 +104,15 @@ def keep_heap() -> None:
     mallopt(M_TOP_PAD, 64 * 2**20)
 
 
+def group_queries() -> None:
+    """Let fused attention read each key and value head once for all queries that share it.
+
+    transformers copies them for every query head where there is a mask, because CUDA's kernels
+    need that; PyTorch's CPU kernel does not. Same result; most of the time of decoding a batch.
+    """
+    os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
+
+
 def compile_layers(model: "nn.Module") -> int:
     """Compile each decoder layer in place, for any batch shape; return how many.
 

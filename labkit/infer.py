@@ -168,6 +168,7 @@ def load_generator(name: str, *, dtype: str = "bfloat16") -> Generator:
 
     if not torch.cuda.is_available():
         fast.keep_heap()
+        fast.group_queries()
     model = load.load_model(path, dtype=dtype)
     if model.config.is_encoder_decoder:
         raise LabkitError(

@@ -14,6 +14,7 @@ Source: M. Okabe and K. Ito, "Color Universal Design", 2008.
 import io
 import os
 from pathlib import Path
+from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import LabkitError
@@ -131,10 +132,7 @@ def loss_curves(curves: dict[str, list[float]], *, window: int = 10) -> tuple["F
         curves.items(), COLOURS.values(), LINES * 2, strict=False
     ):
         steps = range(1, len(losses) + 1)
-        smooth = [
-            sum(losses[max(0, i - window + 1) : i + 1]) / len(losses[max(0, i - window + 1) : i + 1])
-            for i in range(len(losses))
-        ]
+        smooth = [mean(losses[max(0, i - window) : i]) for i in steps]
         axes.plot(steps, losses, color=colour, alpha=0.25, linewidth=0.8, linestyle="-", marker="")
         axes.plot(steps, smooth, color=colour, linestyle=line, marker="", label=label)
         said.append(f"{label} falls from {smooth[0]:.2f} to {smooth[-1]:.2f}")

@@ -26,9 +26,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from labkit.errors import LabkitError, nearest
+
+if TYPE_CHECKING:
+    import pandas
 
 SCHEMA = 1
 LIBRARIES = ("labkit", "torch", "transformers", "trl", "peft", "accelerate")
@@ -204,6 +207,32 @@ def write_json(file: Path, values: Any) -> None:
     finally:
         if temporary:
             Path(temporary).unlink(missing_ok=True)
+
+
+def cost_table(records: Mapping[str, RunRecord]) -> "pandas.DataFrame":
+    """Return what each labelled run trained, and what it cost in time and memory."""
+    import pandas
+
+    def gib(size: int | None) -> str:
+        return "–" if size is None else f"{size / 2**30:.2f}"
+
+    def rounded(value: float | None, form: str) -> str:
+        return "–" if value is None else format(value, form)
+
+    rows = {}
+    for label, record in records.items():
+        s = record.summary
+        rows[label] = {
+            "trained parameters": f"{s['trainable_parameters']:,}",
+            "share of all": f"{s['trainable_parameters'] / s['total_parameters']:.2%}",
+            "steps": len(record.steps),
+            "seconds a step": rounded(s["step_seconds_median"], ".2f"),
+            "tokens/s": rounded(s["tokens_per_second"], ",.0f"),
+            "minutes": f"{s['train_seconds'] / 60:.1f}",
+            "peak of tensors (GiB)": gib(s["peak_bytes"]["allocated"]),
+            "resident (GiB)": gib(s["peak_bytes"]["rss"]),
+        }
+    return pandas.DataFrame(rows)
 
 
 def disk_bytes(name: str) -> int:

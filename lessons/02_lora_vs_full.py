@@ -81,10 +81,8 @@ predicted_memory_ratio = None
 #
 # *Medium, 15 minutes.* Write the forward pass of one adapted layer. `x` has shape (…, n), `W` is (m, n), `A` is (r, n), `B` is (m, r). Rows of `x` are samples, so the layer computes `x @ W.T`. Never build the full update `B @ A`: it is as large as `W`.
 
+
 # %%
-import torch
-
-
 def lora_forward(x, W, A, B, alpha, r):
     """Return W x + (alpha / r) B A x for each row of x; shape (…, m)."""
     ### BEGIN SOLUTION
@@ -115,6 +113,8 @@ check.exercise("count_lora_parameters", count_lora_parameters)
 # %% [markdown]
 # ## Measure: two runs
 #
+# One sequence of a batch is a report with *all* its questions. Tokens of a question attend to the report and to their own question only, so the loss is the same as if each question came with a copy of the report, for a fraction of the work.
+#
 # A run is a configuration in and a **record** out: every step's loss, seconds and tokens, and the peak of memory. Records are kept on disk. If the kernel stops in the middle, run the cell again: training goes on from its last checkpoint. Run a finished cell again, and the record comes back at once.
 
 # %%
@@ -140,7 +140,7 @@ plots.show(figure, alt=alt)
 # A falling loss says that the training questions became likelier. Whether the model can answer questions on reports it has never seen is another question, and it needs two yardsticks. The **majority** answer is the most frequent answer of the training split: it shows what can be had without reading. The **untouched model with two worked examples** in its prompt knows the answer format from them: what fine-tuning adds beyond it is the task.
 
 # %%
-from labkit.evaluate import evaluate, interval
+from labkit.evaluate import evaluate
 
 data = lora_config.data
 scores = {
@@ -157,8 +157,9 @@ figure, alt = plots.score_bars(scores)
 plots.show(figure, alt=alt)
 
 # %%
-for label, outcome in scores.items():
-    print(f"{label:<22} {outcome['n']:>4} questions   {interval(outcome['metrics']['em'])}")
+from labkit.evaluate import score_table
+
+score_table(scores)
 
 # %% [markdown]
 # The bars carry 95 % intervals. They come from drawing whole reports again and again with replacement, because questions on one report stand and fall together. Where two intervals do not overlap, the difference is not an accident of which reports were asked.
@@ -178,29 +179,12 @@ print("LoRA against full:", "told apart" if apart else "not told apart")
 # Read the table from left to right: what is trained, how long a step takes, how many tokens go through in a second, and how much memory the tensors of a step need at its highest point. *Resident* is what the operating system gave the process; it also holds Python, the libraries, and memory that was freed and kept.
 
 # %%
-GIB = 2**30
+from labkit import results
 
-
-def costs(record):
-    """Return a record's costs as a line of text."""
-    s = record.summary
-    peak = s["peak_bytes"]
-    resident = f"{peak['rss'] / GIB:.2f}" if peak["rss"] else "–"
-    speed = f"{s['tokens_per_second']:,.0f}" if s["tokens_per_second"] else "–"
-    step = f"{s['step_seconds_median']:.2f}" if s["step_seconds_median"] else "–"
-    return (
-        f"{s['trainable_parameters']:>12,}  {step:>7}  {speed:>8}  "
-        f"{peak['allocated'] / GIB:>6.2f}  {resident:>8}  {s['train_seconds'] / 60:>7.1f}"
-    )
-
-
-print(
-    f"{'':<6}{'trained':>12}  {'s/step':>7}  {'tokens/s':>8}  {'GiB':>6}  {'resident':>8}  minutes"
-)
-for label, record in (("LoRA", lora), ("full", full)):
-    print(f"{label:<6}{costs(record)}")
+results.cost_table({"LoRA": lora, "full": full})
 
 # %%
+GIB = 2**30
 time_ratio = full.summary["train_seconds"] / lora.summary["train_seconds"]
 if full.summary["step_seconds_median"] and lora.summary["step_seconds_median"]:
     time_ratio = full.summary["step_seconds_median"] / lora.summary["step_seconds_median"]
@@ -313,7 +297,7 @@ for label in list(full_peaks)[1:]:
 # - **Target modules**: fewer adapters mean fewer trained numbers and fewer activations kept for them.
 # - **Precision**: in float32 the frozen weights and the activations take twice the bytes.
 # - **Gradient checkpointing** keeps one activation per block and computes the others again in the backward pass. It buys memory with about a third more computation.
-# - **Length and batch** scale the activations; weights and optimizer stay. A batch half as large with two accumulated passes trains on the same samples per step with half the activations.
+# - **Length and batch** scale the activations; weights and optimizer stay. A batch half as large with two accumulated passes trains on as many sequences per step with half the activations.
 # - **Optimizer**: AdamW keeps two numbers per trained weight, Adafactor about one row and one column per matrix, plain SGD none.
 #
 # Checkpointing and the smaller batch cost time instead. The records know how much:
@@ -342,7 +326,7 @@ for label in (
 # | `use_rslora` | scales by $\alpha / \sqrt{r}$, so that the update does not shrink as r grows | none |
 # | `loftq_config` | with a quantised base: starts A and B at the rounding error of the quantisation instead of zero | none while training |
 # | `gradient_checkpointing` | keeps block inputs only, computes the rest again | far fewer activations |
-# | `per_device_train_batch_size` | samples per forward pass | activations grow with it |
+# | `per_device_train_batch_size` | sequences per forward pass; a sequence is a report with its questions | activations grow with it |
 # | `gradient_accumulation_steps` | passes summed before a step: a larger batch for the optimizer, not for memory | none |
 # | `learning_rate` | size of a step; LoRA wants about ten times that of full fine-tuning | none |
 # | `lr_scheduler_type` | how the rate falls: linearly, along a cosine, or not at all | none |
