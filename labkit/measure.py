@@ -12,9 +12,10 @@ Memory is three numbers, and they are not the same:
     rss         resident set: what the operating system gave this process (the highest point)
 
 On CUDA the first two are kept by the caching allocator. The CPU allocator keeps no statistics,
-so `allocator.CpuRecorder` listens to every allocation and release of a step, to the byte. A
-step's peak depends on the shape of its batch alone once the optimizer has its state, so only
-steps with a larger batch than all before are recorded; the others are not slowed down.
+so `allocator.CpuRecorder` listens to every allocation and release of a step, to the byte. The
+first step is recorded, and since the optimizer has its state from then on and a step's peak
+depends on the shape of its batch alone, later ones only when their batch is larger than all
+since; the others are not slowed down.
 """
 
 import time
@@ -45,7 +46,7 @@ class Meter:
         self._recorder: Any = None
         self._rss_reset = False
         self._began_with = len(self.steps)
-        self._optimizer_steps = 0
+        self._optimizer_has_state = False
 
     def begin_step(self) -> None:
         """Open the window of one optimizer step."""
@@ -69,9 +70,7 @@ class Meter:
         self._tokens += tokens
         self._padded += padded
         self._samples += samples
-        # The first step has no optimizer state yet, so its peak is not the run's.
-        known = self.cuda or self._recorder is not None or padded <= self._largest
-        if self._optimizer_steps >= 1 and not known:
+        if not self.cuda and self._recorder is None and padded > self._largest:
             from labkit.allocator import CpuRecorder
 
             self._largest = padded
@@ -103,7 +102,10 @@ class Meter:
             self._recorder = None
             self.peak_allocated = _larger(peak, self.peak_allocated)
         self._started = None
-        self._optimizer_steps += 1
+        if not self._optimizer_has_state:
+            # The next step holds it as well: its peak may be larger with a smaller batch.
+            self._optimizer_has_state = True
+            self._largest = 0
         entry = {"step": step, "loss": loss, "seconds": seconds, "tokens": self._tokens,
                  "padded_tokens": self._padded, "samples": self._samples}  # fmt: skip
         if peak is not None:

@@ -43,11 +43,16 @@ def attach_lora(model: "PreTrainedModel", config: RunConfig) -> "nn.Module":
     """Freeze the model and put LoRA adapters on its `target_modules`.
 
     Raises:
-        LabkitError: a target module that the model does not have, or LoftQ on a CPU build
-            that cannot quantise.
+        LabkitError: a target module that the model does not have, LoftQ without a GPU, or
+            anything else that PEFT refuses.
     """
+    import torch
     from peft import LoftQConfig, LoraConfig, get_peft_model
 
+    if config.loftq_config is not None and not torch.cuda.is_available():
+        raise LabkitError(
+            "init_lora_weights: loftq needs a GPU, where PEFT quantises: use pissa, or default"
+        )
     linear = linear_names(model)
     for target in config.target_modules:
         if target != "all-linear" and not any(
@@ -58,7 +63,13 @@ def attach_lora(model: "PreTrainedModel", config: RunConfig) -> "nn.Module":
                 f"target_modules: the model has no linear layer {target!r}: "
                 f"{nearest(target, leaves | {'all-linear'})}"
             )
-    all_linear = config.target_modules == ("all-linear",)
+    targets: str | list[str] = list(config.target_modules)
+    if config.target_modules == ("all-linear",):
+        targets = "all-linear"
+        if "mamba" in model.config.model_type:
+            # Mamba's kernel reads this weight itself, past any adapter; PEFT refuses it.
+            leaves = {name.rsplit(".", 1)[-1] for name, _ in linear}
+            targets = sorted(leaves - {"out_proj"})
     settings: dict[str, Any] = {}
     if config.init_lora_weights != "default":
         settings["init_lora_weights"] = config.init_lora_weights
@@ -69,7 +80,7 @@ def attach_lora(model: "PreTrainedModel", config: RunConfig) -> "nn.Module":
         r=config.r,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
-        target_modules="all-linear" if all_linear else list(config.target_modules),
+        target_modules=targets,
         bias=config.bias,
         use_rslora=config.use_rslora,
         **settings,

@@ -1,10 +1,14 @@
 """Models that many tests share: tiny random ones, built once, and the embedded real one."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from labkit.config import RunConfig
+from labkit.datasets import tatqa
 from labkit.models import registry, tiny
 
 
@@ -30,3 +34,36 @@ def tiny_llama(tiny_model: Callable[[str], Path]) -> Path:
 def embedded_model() -> Path:
     """Return the folder of the real embedded model, fetched if this machine has none yet."""
     return registry.resolve("smollm2-135m-instruct")
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Let this test's runs live in a folder of its own, and return it."""
+    folder = tmp_path / "runs"
+    monkeypatch.setenv("LABKIT_RUNS", str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def few_reports(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a few reports of the embedded set as train, dev and test."""
+    folder = tmp_path_factory.mktemp("few-reports")
+    for split, count in {"train": 6, "dev": 2, "test": 5}.items():
+        reports = json.loads(tatqa.path_of("tables", split).read_text())[:count]
+        (folder / f"{split}.json").write_text(json.dumps(reports))
+    return folder
+
+
+@pytest.fixture
+def tiny_run(tiny_llama: Path, few_reports: Path) -> Callable[..., RunConfig]:
+    """Return a function that makes a run of a second: exact arithmetic, settings may change."""
+
+    def config(**changes: Any) -> RunConfig:
+        settings: dict[str, Any] = {
+            "model": str(tiny_llama), "data": str(few_reports), "max_steps": 4,
+            "per_device_train_batch_size": 2, "learning_rate": 1e-2, "dtype": "float32",
+            "torch_compile": "off", "save_steps": 100,
+        }  # fmt: skip
+        return RunConfig(**{**settings, **changes})
+
+    return config
