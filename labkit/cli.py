@@ -89,8 +89,9 @@ def doctor(json_: Json = False) -> None:
 @app.command()
 def fetch(
     names: Annotated[list[str] | None, typer.Argument(help="models, or 'tatqa'")] = None,
-    verify: Annotated[bool, typer.Option("--verify", help="check the embedded model byte by byte")]
-    = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="check the embedded model byte by byte")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Download models and data: resumable, verified, safe when many start it at once."""
@@ -110,15 +111,25 @@ def fetch(
 @app.command(context_settings=FREE_FORM)
 def train(
     context: typer.Context,
-    config: Annotated[str, typer.Option(help="YAML or JSON file, or a shipped one: lora, full …")]
-    = "lora",
+    config: Annotated[
+        str, typer.Option(help="YAML or JSON file, or a shipped one: lora, full …")
+    ] = "lora",
     fresh: Fresh = False,
+    repeat: Annotated[
+        int, typer.Option(min=1, max=100, help="train so many times, with seeds one apart")
+    ] = 1,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate", help="score each run on the test split")
+    ] = False,
     settings: Annotated[
         bool, typer.Option("--settings", help="list every setting with what it does, and stop")
     ] = False,
     json_: Json = False,
 ) -> None:
     """Fine-tune: one run, resumable. Any setting can follow as --key value."""
+    import dataclasses
+
+    from labkit import results
     from labkit.config import describe_fields, load_config
 
     if settings:
@@ -126,26 +137,20 @@ def train(
         print("\n".join(f"{name:<{width}}  {text}" for name, text in describe_fields().items()))
         return
     loaded = load_config(config, _key_values(context.args))
-    from labkit.train import train as run_training
+    from labkit.train import train_repeatedly
 
-    record = run_training(loaded, fresh=fresh)
-    summary = record.summary
-    speed = summary.get("tokens_per_second")
-    lines = [
-        f"{record.name}: {record.status} after {len(record.steps)} steps",
-        f"  loss              {record.losses[0]:.3f} → {record.losses[-1]:.3f}"
-        if record.losses else "",
-        f"  speed             {speed:,.0f} tokens/s" if speed else "",
-        f"  peak memory       {_gib(summary['peak_bytes']['allocated'])} allocated, "
-        f"{_gib(summary['peak_bytes']['rss'])} resident",
-        f"  trained           {summary['trainable_parameters']:,} of "
-        f"{summary['total_parameters']:,} parameters",
-        f"  kept in           {record.path}",
-    ]  # fmt: skip
-    import dataclasses
+    def score(record: results.RunRecord) -> None:
+        from labkit.evaluate import evaluate as evaluate_run
 
-    _emit(dataclasses.asdict(record), json_, "\n".join(line for line in lines if line))
-    if record.status == "cancelled":
+        evaluate_run(record.name, data=loaded.data)
+
+    records = train_repeatedly(
+        loaded, repeat=repeat, after=score if evaluate else None, fresh=fresh
+    )
+    objects = [dataclasses.asdict(record) for record in records]
+    _emit(objects[0] if repeat == 1 else {"runs": objects}, json_,
+          "\n".join(map(results.render, records)))  # fmt: skip
+    if records[-1].status == "cancelled":
         raise typer.Exit(130)
 
 
@@ -252,8 +257,9 @@ def check(
 
 @app.command()
 def course(
-    lessons: Annotated[list[str] | None, typer.Argument(help="such as 02; all when left out")]
-    = None,
+    lessons: Annotated[
+        list[str] | None, typer.Argument(help="such as 02; all when left out")
+    ] = None,
     out: Annotated[Path, typer.Option(help="folder of the site")] = Path("site"),
     json_: Json = False,
 ) -> None:
@@ -282,10 +288,6 @@ def _key_values(arguments: list[str]) -> dict[str, str]:
             raise LabkitError(f"--{key.replace('_', '-')} is given twice: keep one of them")
         pairs[key] = value
     return pairs
-
-
-def _gib(size: int | None) -> str:
-    return "not measured" if size is None else f"{size / 2**30:.2f} GiB"
 
 
 if __name__ == "__main__":

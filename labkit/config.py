@@ -97,6 +97,13 @@ class RunConfig:
     torch_compile: Literal["auto", "on", "off"] = "auto"
     """compile decoder layers; 'auto' when the run is long enough to earn the compilation back"""
 
+    use_switchback: bool = False
+    """int8 products in linear layers' forward and input gradient (SwitchBack, lesson 04)"""
+    switchback_min_features: int = 1024
+    """narrower linear layers stay as they are: quantising them costs more than int8 saves"""
+    switchback_weight_scale: Literal["row", "tensor"] = "row"
+    """one scale per row of a weight, or one for all of it"""
+
     eval_steps: int = 0
     """loss on the development split every so many steps, outside the measured time; 0: never"""
     save_steps: int = 50
@@ -123,7 +130,8 @@ class RunConfig:
         for key in positive:
             if not getattr(self, key) > 0:
                 raise LabkitError(f"{key} must be above 0, got {getattr(self, key)!r}")
-        for key in ("weight_decay", "warmup_steps", "max_grad_norm", "eval_steps", "seed"):
+        for key in ("weight_decay", "warmup_steps", "max_grad_norm", "eval_steps", "seed",
+                    "switchback_min_features"):
             if getattr(self, key) < 0:
                 raise LabkitError(f"{key} must be 0 or more, got {getattr(self, key)!r}")
         if self.seed > LARGEST_SEED:

@@ -235,6 +235,29 @@ def cost_table(records: Mapping[str, RunRecord]) -> "pandas.DataFrame":
     return pandas.DataFrame(rows)
 
 
+def render(record: RunRecord) -> str:
+    """Return what a run came to as a few lines of text."""
+    summary, losses = record.summary, record.losses
+    peak = summary.get("peak_bytes", {})
+
+    def gib(size: int | None) -> str:
+        return "not measured" if size is None else f"{size / 2**30:.2f} GiB"
+
+    lines = [f"{record.name}: {record.status} after {len(record.steps)} steps"]
+    if losses:
+        lines.append(f"  loss         {losses[0]:.3f} → {losses[-1]:.3f}")
+    if speed := summary.get("tokens_per_second"):
+        lines.append(f"  speed        {speed:,.0f} tokens/s, "
+                     f"{summary['samples_per_second']:.1f} questions/s")  # fmt: skip
+    lines.append(f"  peak memory  {gib(peak.get('allocated'))} in tensors, "
+                 f"{gib(peak.get('rss'))} resident")  # fmt: skip
+    if total := summary.get("total_parameters"):
+        lines.append(f"  trained      {summary['trainable_parameters']:,} of {total:,} parameters")
+    for name, score in record.scores.items():
+        lines.append(f"  exact match  {score['metrics']['em']['value']:.1%} on {name}")
+    return "\n".join([*lines, f"  kept in      {record.path}"])
+
+
 def disk_bytes(name: str) -> int:
     """Return the bytes a run takes on disk."""
     return sum(f.stat().st_size for f in (runs_dir() / name).rglob("*") if f.is_file())

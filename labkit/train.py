@@ -20,7 +20,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,31 @@ def train(config: RunConfig, *, fresh: bool = False, quiet: bool = False) -> res
         return _run(prepared, fresh=fresh, quiet=quiet)
 
 
+def train_repeatedly(
+    config: RunConfig,
+    *,
+    repeat: int,
+    after: Callable[[results.RunRecord], object] | None = None,
+    fresh: bool = False,
+) -> list[results.RunRecord]:
+    """Train `repeat` times with seeds one apart; a cancelled run ends the row.
+
+    `after` is called with each finished run, to score it for example.
+    """
+    records: list[results.RunRecord] = []
+    for index in range(repeat):
+        seed = config.seed + index
+        name = f"{config.name}-seed{seed}" if config.name and repeat > 1 else config.name
+        record = train(config.replace(seed=seed, name=name), fresh=fresh)
+        if after is not None and record.status == "done":
+            after(record)
+            record = results.load(record.path)
+        records.append(record)
+        if record.status == "cancelled":
+            break
+    return records
+
+
 def prepare(config: RunConfig) -> Prepared:
     """Find model and data and compute the run's content hash; nothing is written."""
     model_path = registry.resolve(config.model)
@@ -99,6 +124,7 @@ def _run(prepared: Prepared, *, fresh: bool, quiet: bool) -> results.RunRecord:
     import torch
     import transformers
 
+    from labkit.switchback.layer import convert
     from labkit.trainer import LabTrainer, MeterCallback, loggers, trainer_arguments
 
     cuda = torch.cuda.is_available()
@@ -116,6 +142,10 @@ def _run(prepared: Prepared, *, fresh: bool, quiet: bool) -> results.RunRecord:
             f"{config.model} reads with an encoder and writes with a decoder: labkit train works "
             "on models that only write on, such as smollm2-135m-instruct"
         )
+    converted: list[str] = []
+    if config.use_switchback:
+        converted = convert(model, min_features=config.switchback_min_features,
+                            weight_scale=config.switchback_weight_scale)  # fmt: skip
     base_name = prepared.model["name"]
     model.config._name_or_path = base_name
     with quietly():
@@ -163,6 +193,7 @@ def _run(prepared: Prepared, *, fresh: bool, quiet: bool) -> results.RunRecord:
                    **meter.summary(), "wall_seconds": progress.elapsed(),
                    "attn_implementation": plan.attn_implementation,
                    "compiled": plan.compile_layers,
+                   "switchback_layers": len(converted),
                    "labelled_logits": labelled_logits,
                    "eval_losses": [{"step": entry["step"], "loss": entry["eval_loss"]}
                                    for entry in trainer.state.log_history

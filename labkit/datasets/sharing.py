@@ -34,7 +34,7 @@ def common_prefix_length(group: Sequence[Sequence[int]], *, limit: int | None = 
     return max(most, 0)
 
 
-def share_prompts(encoded: Sequence[dict[str, Any]], *, max_length: int) -> dict[str, list[int]]:
+def share_prompts(encoded: Sequence[dict[str, Any]], *, max_length: int) -> dict[str, Any]:
     """Put samples of one report into one sequence that holds their common prefix once.
 
     `encoded` are results of `prompts.encode`. Returns `input_ids`, `labels`, `position_ids` and
