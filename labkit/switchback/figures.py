@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-Row = dict[str, Any]
+from labkit.switchback.noise import Row, over_layers
 
 KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -122,11 +122,10 @@ def draw_weight_gradients(axes: Sequence[Any], rows: dict[str, list[Row]]) -> No
         first = int8[0]["noise_rms"]
         axes[0].plot(tokens, [row["noise_rms"] / first for row in int8], label=_short(name))
         axes[1].plot(tokens, [100 * row["wrong_sign"] for row in int8], label=_short(name))
-    every = [row for table in rows.values() for row in table if row["precision"] == "bfloat16"]
-    tokens = sorted({row["tokens"] for row in every})
-    mean = [_mean([r["wrong_sign"] for r in every if r["tokens"] == t]) for t in tokens]
+    sixteen = [row for row in over_layers(rows) if row["precision"] == "bfloat16"]
+    tokens = [row["tokens"] for row in sixteen]
     options = {"color": "black", "linestyle": "-", "marker": "*", "label": "16 bit (mean)"}
-    axes[1].plot(tokens, [100 * share for share in mean], **options)
+    axes[1].plot(tokens, [100 * row["wrong_sign"] for row in sixteen], **options)
     root = [math.sqrt(t / tokens[0]) for t in tokens]
     line = {"color": "black", "linestyle": "-", "marker": "", "label": "√ tokens"}
     axes[0].legend(handles=axes[0].plot(tokens, root, **line), loc="upper left")
@@ -175,7 +174,3 @@ def _short(layer: str) -> str:
     parts = layer.split(".")
     depth = next((part for part in parts if part.isdigit()), "")
     return f"{depth} {parts[-1]}".strip()
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)

@@ -22,8 +22,9 @@ Dettmers et al. 2022 (arXiv 2208.07339) on outlier features.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import mean, median
 from typing import Any
 
 import torch
@@ -119,6 +120,7 @@ class LayerStudy:
     x_count: int = 0
     x_max: float = 0.0
     feature: int = -1
+    g_absmax: list[Tensor] = field(default_factory=list)
     x: list[Tensor] = field(default_factory=list)
     g: list[Tensor] = field(default_factory=list)
 
@@ -136,6 +138,7 @@ class LayerStudy:
     def see_gradient(self, g: Tensor, keep: bool) -> None:
         w = self.weight
         self.dx.add(g @ w, lambda scale: int8_product(g, w.t(), scale))
+        self.g_absmax.append(g.abs().amax(dim=1))
         if keep:
             self.g.append(g)
 
@@ -179,8 +182,8 @@ def study(
     embeddings = model.get_input_embeddings()
     try:
         for sample in samples:
-            ids = torch.as_tensor([list(sample["input_ids"])])
-            labels = torch.as_tensor([list(sample["labels"])])
+            ids = torch.as_tensor([list(sample["input_ids"])], device=embeddings.weight.device)
+            labels = torch.as_tensor([list(sample["labels"])], device=ids.device)
             embedded = embeddings(ids).detach().requires_grad_()
             loss = model(inputs_embeds=embedded, labels=labels, use_cache=False).loss
             torch.autograd.grad(loss, embedded)
@@ -191,7 +194,12 @@ def study(
 
 
 def layer_table(layers: dict[str, LayerStudy]) -> list[Row]:
-    """Return one row per layer: outlier factors of X and W, SNR of y and dX per weight scale."""
+    """Return one row per layer: outlier factors of X and W, SNR of y and dX per weight scale.
+
+    `x_feature` is the input feature with the largest value, and `feature_use` the norm of its
+    column of W over that of the median column. `g_spread` is the largest gradient of a token (its
+    absmax) over that of the median token.
+    """
     return [
         {
             "layer": name,
@@ -200,6 +208,8 @@ def layer_table(layers: dict[str, LayerStudy]) -> list[Row]:
             "x_outlier": layer.x_max / math.sqrt(layer.x_square / layer.x_count),
             "x_feature": layer.feature,
             "w_outlier": outlier_factor(layer.weight),
+            "feature_use": _feature_use(layer.weight, layer.feature),
+            "g_spread": _spread(torch.cat(layer.g_absmax)),
             **{
                 f"{what}_{scale}_db": decibels(energy.signal, energy.noise[scale])
                 for what, energy in (("y", layer.y), ("dx", layer.dx))
@@ -207,6 +217,88 @@ def layer_table(layers: dict[str, LayerStudy]) -> list[Row]:
             },
         }
         for name, layer in layers.items()
+    ]
+
+
+def _feature_use(weight: Tensor, feature: int) -> float:
+    norms = weight.norm(dim=0)
+    return (norms[feature] / norms.median()).item()
+
+
+def _spread(absmax: Tensor) -> float:
+    some = absmax[absmax > 0]
+    return (some.max() / some.median()).item()
+
+
+def kind_table(table: Sequence[Row], kinds: Sequence[str]) -> list[Row]:
+    """Return one row per kind of layer: how many there are, and medians of `layer_table`."""
+    keys = ["x_outlier", "feature_use", "w_outlier"]
+    keys += ["y_row_db", "y_tensor_db", "dx_row_db", "dx_tensor_db"]
+    rows = []
+    for kind in kinds:
+        mine = [row for row in table if row["kind"] == kind]
+        if mine:
+            medians = {key: median(row[key] for row in mine) for key in keys}
+            rows.append({"kind": kind, "layers": len(mine), **medians})
+    return rows
+
+
+def scale_table(table: Sequence[Row], floor_db: float = 30.0) -> list[Row]:
+    """Compare the two weight scales over all layers, for y and dX.
+
+    Columns: decibels that one scale for W costs in the median and the worst layer, which layer
+    that is, and how many layers stay below `floor_db` with a scale per row and per tensor.
+    """
+    rows = []
+    for what in ("y", "dx"):
+        lost = {r["layer"]: r[f"{what}_row_db"] - r[f"{what}_tensor_db"] for r in table}
+        worst = max(lost, key=lambda layer: lost[layer])
+        below = {
+            f"layers_below_{scale}": sum(r[f"{what}_{scale}_db"] < floor_db for r in table)
+            for scale in ("row", "tensor")
+        }
+        middle = median(lost.values())
+        rows.append(
+            {"product": what, "median_lost_db": middle, "most_lost_db": lost[worst]}
+            | {"worst_layer": worst, **below}
+        )
+    return rows
+
+
+def next_token_logits(model: nn.Module, samples: Sequence[Row]) -> Tensor:
+    """Return the model's logits at every position of every sample: float32 [tokens, vocabulary]."""
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        logits = [
+            model(torch.as_tensor([list(sample["input_ids"])], device=device), use_cache=False)
+            .logits[0]
+            .float()
+            for sample in samples
+        ]
+    return torch.cat(logits)
+
+
+def divergence(exact: Tensor, other: Tensor) -> Row:
+    """Compare logits [tokens, vocabulary]: mean Kullback-Leibler divergence, same likeliest token.
+
+    The divergence (nats per token, from `exact`) is never negative, so noise cannot pass for an
+    improvement, as it can in the loss of a few answers.
+    """
+    log_p, log_q = exact.log_softmax(dim=-1), other.log_softmax(dim=-1)
+    kl = (log_p.exp() * (log_p - log_q)).sum(dim=-1).mean().item()
+    same = (exact.argmax(dim=-1) == other.argmax(dim=-1)).double().mean().item()
+    return {"kl_nats": kl, "same_token": same}
+
+
+def over_layers(gradients: Mapping[str, Sequence[Row]]) -> list[Row]:
+    """Average `weight_gradient_noise` over layers: precision, tokens, snr_db, wrong_sign."""
+    groups: dict[tuple[str, int], list[Row]] = {}
+    for row in [row for rows in gradients.values() for row in rows]:
+        groups.setdefault((row["precision"], row["tokens"]), []).append(row)
+    return [
+        {"precision": precision, "tokens": tokens}
+        | {key: mean(row[key] for row in rows) for key in ("snr_db", "wrong_sign")}
+        for (precision, tokens), rows in sorted(groups.items())
     ]
 
 

@@ -28,7 +28,7 @@ def test_decibels():
     assert noise.snr_db(ones, ones) == math.inf
 
 
-def test_wrong_signs_and_outliers():
+def test_over_layers_and_outliers():
     assert noise.sign_errors(torch.tensor([1.0, -2, 0, 4]), torch.tensor([1.0, 2, 0, 4])) == 0.25
     assert noise.outlier_factor(torch.tensor([3.0, 3.0, -3.0])) == pytest.approx(1)
     assert noise.outlier_factor(torch.tensor([0.0, 0.0, 0.0, 8.0])) == pytest.approx(2)
@@ -101,6 +101,41 @@ def test_the_table_agrees_with_a_layer_computed_by_hand(model):
     assert row["x_outlier"] == pytest.approx(noise.outlier_factor(x), rel=1e-5)
     assert row["x_feature"] == int(x.abs().amax(dim=0).argmax())
     assert row["kind"] == "down_proj" and row["depth"] == 0
+    columns = w.square().sum(dim=0).sqrt()
+    use = columns[row["x_feature"]] / columns.median()
+    assert row["feature_use"] == pytest.approx(use.item(), rel=1e-5)
+    absmax = torch.cat(layers[name].g_absmax)
+    assert absmax.shape == (40,) and row["g_spread"] >= 1
+
+
+def test_summaries_count_and_compare(model):
+    table = noise.layer_table(noise.study(model, SAMPLES))
+    kinds = noise.kind_table(table, ["q_proj", "down_proj", "no_such"])
+    assert [row["kind"] for row in kinds] == ["q_proj", "down_proj"]
+    assert sum(r["kind"] == "q_proj" for r in table) == kinds[0]["layers"]
+    for row in noise.scale_table(table, floor_db=math.inf):
+        assert row["layers_below_row"] == row["layers_below_tensor"] == len(table)
+        assert row["most_lost_db"] >= row["median_lost_db"]
+        assert row["worst_layer"] in {r["layer"] for r in table}
+    rows = noise.over_layers(
+        {
+            "a": [{"precision": "int8", "tokens": 4, "snr_db": 20, "wrong_sign": 0.1}],
+            "b": [{"precision": "int8", "tokens": 4, "snr_db": 40, "wrong_sign": 0.3}],
+        }
+    )
+    want = {"precision": "int8", "tokens": 4, "snr_db": 30, "wrong_sign": pytest.approx(0.2)}
+    assert rows == [want]
+
+
+def test_divergence_is_zero_for_the_same_and_that_of_torch_else(model):
+    logits = noise.next_token_logits(model, SAMPLES)
+    assert logits.shape[0] == sum(len(sample["input_ids"]) for sample in SAMPLES)
+    assert noise.divergence(logits, logits) == {"kl_nats": 0.0, "same_token": 1.0}
+    other = logits.roll(1, dims=0)
+    want = nn.functional.kl_div(
+        other.log_softmax(-1), logits.log_softmax(-1), log_target=True, reduction="batchmean"
+    )
+    assert noise.divergence(logits, other)["kl_nats"] == pytest.approx(want.item(), rel=1e-4)
 
 
 def test_a_layer_that_is_not_there_is_named(model):

@@ -1,0 +1,423 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 04 · SwitchBack: training in int8
+#
+# - **Goal:** build int8 training from one quantised row to a layer that trains, know what it costs in accuracy and where, write one of its GPU kernels, and find seven mistakes that a published version of it made.
+# - **Minutes:** 75, of which 5 are waiting
+# - **Hardware:** two CPU cores and 3 GiB of memory; no GPU, and nothing below was run on one
+# - **You need to know:** lessons 00 and 02; matrix products; the chain rule
+#
+# Tensor cores multiply 8-bit integers at twice the rate of 16-bit floats. **SwitchBack** uses that for training. The library that carried it deleted it, so here you build it yourself.
+
+# %% tags=["parameters"]
+from labkit import profiles
+
+profile = profiles.current()
+model_name = profiles.model()
+number_of_samples = 1 if profile.name == "smoke" else 4
+
+# %% [markdown]
+# ## Three products
+#
+# A linear layer has inputs $X$ (tokens × in), weights $W$ (out × in) and outputs $Y$ (tokens × out). With the gradient of the loss $G$ for $Y$, a training step multiplies three times:
+#
+# $$ Y = X W^T \qquad dX = G W \qquad dW = G^T X $$
+#
+# All three have the same number of multiplications. They differ in what they sum over, the **inner dimension**: inputs, outputs, and tokens. SwitchBack computes the first two in int8 and *switches back* to 16 bits for the third. By the end of this lesson you can say why.
+
+# %% [markdown]
+# ## One row by hand
+#
+# To make integers of a row, stretch it so that its largest magnitude, the **absmax**, becomes 127, and round:
+#
+# $$ q = \mathrm{round}\left( x \cdot \frac{127}{\mathrm{absmax}} \right) \qquad x \approx q \cdot \frac{\mathrm{absmax}}{127} $$
+
+# %% tags=["nbval-check-output"]
+import torch
+
+row = torch.tensor([0.40, -2.00, 0.05, 0.007, 0.0, 1.30])
+absmax = row.abs().max()
+q = (row * (127 / absmax)).round().to(torch.int8)
+back = q * absmax / 127
+
+print("absmax   ", round(absmax.item(), 3))
+print("integers ", q.tolist())
+print("back     ", [round(v, 3) for v in back.tolist()])
+print("error    ", [round(v, 3) for v in (back - row).tolist()])
+
+# %% [markdown]
+# One step of this ruler is absmax / 127, and rounding is off by half a step at most. Numbers smaller than half a step become zero. So the ruler is as fine as the largest number of the row allows, and no finer.
+#
+# Rounding is *half to even*, as in IEEE arithmetic: 0.5 goes to 0, 1.5 to 2, 2.5 to 2. Always rounding halves up would push every sum a little upwards.
+
+# %% tags=["nbval-check-output"]
+halves = torch.arange(-3.5, 4.0)
+for name, rounded in {"to even": halves.round(), "up": (halves + 0.5).floor()}.items():
+    shift = (rounded - halves).mean().item()
+    print(f"{name:8}", rounded.int().tolist(), "mean shift", shift)
+
+# %% [markdown]
+# ## Predict: one large number
+#
+# Take a row of 576 ordinary (Gaussian) numbers and multiply one of them by 30. What happens to the precision of the *others*?
+#
+# The measure is the **signal-to-noise ratio** of a result against the exact one. 20 dB is an error of a tenth of the signal, 40 dB of a hundredth:
+#
+# $$ \mathrm{SNR} = 10 \, \log_{10} \frac{\sum \mathrm{exact}^2}{\sum (\mathrm{exact} - \mathrm{int8})^2} \ \mathrm{dB} $$
+#
+# Write down the SNR you expect for an int8 product of ordinary rows, and for one with a single large feature.
+
+# %%
+predicted_snr_ordinary = None
+predicted_snr_with_outlier = None
+
+# %% [markdown]
+# ## Measure: ordinary rows and an outlier
+#
+# labkit multiplies two random matrices exactly and in int8, a scale per row, for growing inner dimensions. In the second case one feature of the first matrix is 30 times larger, and the second matrix uses that feature 30 times less, as layers with such features learn to.
+
+# %%
+from labkit.switchback import figures, noise
+
+inner = [64, 256, 1024, 4096, 16384]
+ordinary = noise.noise_by_inner_dimension(inner)
+with_outlier = noise.noise_by_inner_dimension(inner, outlier=30)
+
+columns = {"inner": ",", "signal_rms": ".2f", "noise_rms": ".3f", "snr_db": ".1f"}
+figures.print_table(ordinary, columns)
+print("with one outlier feature:")
+figures.print_table(with_outlier, columns)
+print("predicted:", predicted_snr_ordinary, predicted_snr_with_outlier)
+
+# %%
+from labkit import plots
+
+figure, axes = plots.new_figure(1, 2, width=9, height=3.4)
+figures.draw_noise(axes, ordinary, with_outlier)
+alt = "Noise of an int8 product grows with its inner dimension; an outlier feature costs decibels."
+plots.show(figure, alt=alt)
+
+# %% [markdown]
+# ## Explain: six decibels
+#
+# A rounding error is spread evenly over one step, so its variance is step² / 12. Relative to numbers of spread $\sigma$ that is
+#
+# $$ \frac{\mathrm{noise}}{\mathrm{signal}} = \frac{1}{12} \left( \frac{\mathrm{absmax}}{127 \, \sigma} \right)^2 $$
+#
+# and only one quantity of it is yours to change: the **outlier factor** absmax / σ. Every doubling costs a factor of 4 in noise, which is 6 dB. Two quantised operands add their noise.
+
+# %%
+import math
+
+for factor in (2, 4, 8, 16, 32, 64):
+    one = 10 * math.log10(12 * 127**2 / factor**2)
+    print(f"outlier factor {factor:>2}: {one:5.1f} dB, with two such operands {one - 3:5.1f} dB")
+
+growth = ordinary[-1]["noise_rms"] / ordinary[0]["noise_rms"]
+longer = inner[-1] / inner[0]
+print(f"inner dimension × {longer:.0f}: noise × {growth:.1f}; √{longer:.0f} = {longer**0.5:.1f}")
+
+# %% [markdown]
+# Two things are worth keeping apart. The **noise** grows with the inner dimension, a little faster than its root: every term of a sum brings its own rounding error, and among more numbers the largest is larger. The **ratio** to the signal stays nearly the same here, because the signal is a sum of random terms as well. In a real layer neither has to be so. Look at one.
+
+# %% [markdown]
+# ## Predict: the weight gradient
+#
+# In a fine-tuning step of a real model, dW sums over the tokens of the batch. Suppose you compute it in int8 from 16 tokens, then from more and more. An optimizer such as Adam divides a gradient by its size, so what counts most is its sign. What share of the entries of dW has the wrong sign, and how does that share change with the number of tokens?
+
+# %%
+predicted_wrong_sign_percent = None
+predicted_change_with_tokens = None  # "grows", "falls" or "stays"
+
+# %% [markdown]
+# ## Measure: real activations
+#
+# The model answers questions on reports, as in lesson 02, and every linear layer is watched: its inputs X on the way forward, its gradients G on the way back. The products of each layer are computed exactly and in int8. Of a few layers X and G are kept whole.
+
+# %%
+from labkit.datasets import prompts, tatqa
+from labkit.models import load, registry
+
+folder = registry.resolve(model_name)
+tokenizer = load.load_tokenizer(folder)
+model = load.load_model(folder, dtype="float32")
+
+candidates = tatqa.samples(tatqa.load("tables", "dev"))[:24]
+encoded = [prompts.encode(tokenizer, sample, max_length=512) for sample in candidates]
+samples = sorted(encoded, key=lambda sample: len(sample["input_ids"]))[:number_of_samples]
+print(number_of_samples, "samples,", sum(len(s["input_ids"]) for s in samples), "tokens")
+
+# %%
+last = model.config.num_hidden_layers - 1
+kept = [
+    f"model.layers.{depth}.{kind}"
+    for depth in (2, 2 * last // 3)
+    for kind in ("self_attn.v_proj", "mlp.up_proj", "mlp.down_proj")
+]
+layers = noise.study(model, samples, keep=kept)
+table = noise.layer_table(layers)
+gradients = {name: noise.weight_gradient_noise(layers[name]) for name in kept}
+print(len(table), "linear layers watched")
+
+# %%
+figure, axes = plots.new_figure(1, 2, width=10, height=3.6)
+figures.draw_weight_gradients(axes, gradients)
+alt = "Noise and wrong signs of an int8 weight gradient grow with tokens; 16 bits have far fewer."
+plots.show(figure, alt=alt)
+
+# %%
+columns = {"precision": "s", "tokens": "d", "snr_db": ".1f", "wrong_sign": ".2%"}
+figures.print_table(noise.over_layers(gradients), columns)
+print("predicted:", predicted_wrong_sign_percent, predicted_change_with_tokens)
+
+# %% [markdown]
+# ## Explain: why SwitchBack switches back
+#
+# **The inner dimension of dW is the batch.** Y and dX sum over the width of the layer, which is fixed and modest. dW sums over tokens: hundreds at most in the figure, tens of thousands in a real batch. Its noise grows all the way, mostly faster than the root of the number of tokens, because a row of $G^T$ now holds the gradients of *all* tokens, and some tokens have gradients far larger than the rest. One of them joins the sum, and the ruler of every other token gets coarser: that is where a line in the figure jumps.
+#
+# **An error in dW stays.** Errors of Y and dX are drawn again at every step. dW is added to the weights.
+#
+# So keep the decibels of the table in mind when you see those of Y below: at a few hundred tokens an int8 dW need not be noisier than Y. What decides is where the figure goes with the batch, and what an error does.
+#
+# **16 bits are there already.** X and G exist in 16 bits before anything is quantised, and the third product can take them as they are. What it costs is the speed-up of one product in three. The ceiling follows from that alone, with int8 at twice the rate:
+
+# %% tags=["nbval-check-output"]
+rate = 2
+print(f"full training: {3 / (1 / rate + 1 / rate + 1):.2f} × at most")
+print(f"frozen weights (LoRA): {2 / (1 / rate + 1 / rate):.2f} × at most, there is no dW")
+
+# %% [markdown]
+# ## Measure: where the outliers are
+#
+# Four maps of the model, a row for each kind of layer, a column for each block. Light is large. The first is the outlier factor of the inputs, in powers of two; the second what int8 leaves of Y. The lower two compare two ways to scale the weights: an absmax for each row, or one for the whole matrix.
+
+# %% tags=["result"]
+figure, axes = plots.new_figure(4, 1, width=9, height=8, sharex=True)
+figures.draw_layers(figure, axes, table)
+alt = "Maps of outlier factors and int8 accuracy, for each kind of layer and each block."
+plots.show(figure, alt=alt)
+
+# %%
+decibels = dict.fromkeys(["y_row_db", "y_tensor_db", "dx_row_db", "dx_tensor_db"], ".1f")
+columns = {"kind": "s", "x_outlier": ".0f", "feature_use": ".2f", "w_outlier": ".0f"}
+figures.print_table(noise.kind_table(table, figures.KINDS), columns | decibels)
+
+# %% [markdown]
+# `x_outlier` and `w_outlier` are the outlier factors of inputs and weights; `feature_use` is how much weight a layer gives to the input feature with the largest value, relative to a typical feature. Now over all layers: how many decibels one scale for W costs, and how many layers stay below 30 dB with each.
+
+# %%
+columns = {"product": "s", "median_lost_db": ".1f", "most_lost_db": ".1f", "worst_layer": "s"}
+columns |= {"layers_below_row": "d", "layers_below_tensor": "d"}
+figures.print_table(noise.scale_table(table), columns)
+worst = max(table, key=lambda row: row["x_outlier"])
+print(f"largest outlier factor of an input: {worst['x_outlier']:.0f}, in {worst['layer']}")
+spread = sorted(row["g_spread"] for row in table)
+print(f"largest over median gradient of a token: {spread[0]:.0f} to {spread[-1]:.0f}")
+
+# %% [markdown]
+# ## Explain: why a scale per row is the safer default
+#
+# **Inputs.** A few features of a few layers are far larger than the rest: some inputs of `down_proj`, and a feature of the residual stream that q, k and v all read. Each token has a scale of its own, so one token's outlier harms that token only. Within a token nothing can be done: the large feature sets the ruler for the others. `v_proj` shows what that can cost. It reads the same inputs as `q_proj` and `k_proj`, but compare `feature_use`: it all but ignores the large feature. So it is left with the small ones, on a ruler made for the large one.
+#
+# **Weights.** A single large weight sets the ruler for the whole matrix when there is one scale, and for its own row when there is a scale per row. A scale per row of $W$ works for Y, where the sum runs along the row. In dX the sum runs *across* the rows, and the scale has to come out of the sum, so W is quantised a second time, per column. That second pass is what "one scale" saves. For pretraining from scratch, where weights start alike, it may be enough; a pretrained model comes with the weights it has.
+#
+# **Gradients.** G is scaled per token as well. The last line above says how far tokens are apart: where the largest gradient is more than 254 times the one of a typical token, one scale for all of G would round that token to zero.
+
+# %% [markdown]
+# ## From products to a layer
+#
+# `SwitchBackLinear` is an `nn.Linear` with another forward and backward pass. `convert` replaces the layers of a model in place and keeps their parameters, so a checkpoint is the same before and after. How far does that move the model's predictions? The **Kullback-Leibler divergence** between the two distributions of the next token is zero when they agree and never negative. The loss would mislead you here: on a few answers, noise makes it better as often as worse.
+
+# %%
+from labkit.switchback import SwitchBackLinear, convert
+
+exact = noise.next_token_logits(model, samples)
+converted = convert(model, min_features=0)
+changes = []
+for scale in ("row", "tensor"):
+    for module in model.modules():
+        if isinstance(module, SwitchBackLinear):
+            module.weight_scale = scale
+    difference = noise.divergence(exact, noise.next_token_logits(model, samples))
+    changes.append({"weight_scale": scale, **difference})
+
+print(len(converted), "layers converted")
+figures.print_table(changes, {"weight_scale": "s", "kl_nats": ".4f", "same_token": ".1%"})
+
+# %% [markdown]
+# This is the noise of all layers together, on a model that was never trained with it. Whether a model *trained* this way is as good is a question for whole trainings, with several seeds and a stated margin.
+#
+# Layers narrower than `min_features` stay as they are. Below a certain width quantising takes longer than int8 saves, so the default of `convert` would leave the embedded model alone.
+
+# %% [markdown]
+# ## Exercise: the kernel
+#
+# *Medium, 20 minutes.* On a GPU quantisation is a **kernel**. In Triton you write what *one program* does, and the program is started once for each row. It addresses memory by hand: a pointer plus an offset in elements.
+#
+# - `x_ptr`, `q_ptr`, `absmax_ptr` point to the first element of x (M × K), q (int8, M × K) and absmax (float32, M).
+# - Row r of x begins `r * stride_x` elements after its first; row r of q begins `r * K` after.
+# - `BLOCK_K` is a power of two, at least K. `tl.arange(0, BLOCK_K)` gives the column numbers, and a `mask` keeps loads and stores inside the row. What a masked load does not read becomes `other`.
+# - Compute in float32. The absmax is at least `TINY`, so that a row of zeros divides nothing by zero. `round_to_int8(x)` rounds half to even.
+#
+# You need `tl.load(pointers, mask=…, other=…)`, `.to(tl.float32)`, `tl.abs`, `tl.max(…, axis=0)`, `tl.maximum(a, b)` and `tl.store(pointers, values, mask=…)`.
+
+# %%
+import triton.language as tl
+
+from labkit.switchback.triton_kernels import TINY, round_to_int8
+
+
+def quantize_rowwise_kernel(x_ptr, q_ptr, absmax_ptr, K, stride_x, BLOCK_K: tl.constexpr):
+    row = tl.program_id(0)
+    ### BEGIN SOLUTION
+    k = tl.arange(0, BLOCK_K)
+    inside = k < K
+    x = tl.load(x_ptr + row * stride_x + k, mask=inside, other=0.0).to(tl.float32)
+    absmax = tl.maximum(tl.max(tl.abs(x), axis=0), TINY)
+    q = round_to_int8(x * (127.0 / absmax))
+    tl.store(q_ptr + row * K + k, q, mask=inside)
+    tl.store(absmax_ptr + row, absmax)
+    ### END SOLUTION
+
+
+# %% [markdown]
+# No GPU is needed to check it. Triton's **interpreter** runs the kernel with NumPy, program by program, and every memory access is compared with the tensors it was given. Then the **compiler** turns the same source into machine code for two generations of NVIDIA GPUs, where its registers can be counted. A `print` inside the kernel works.
+
+# %% tags=["nbval-check-output"]
+from labkit.switchback.kernel_check import check_quantize_rowwise
+
+kernel_is_right = check_quantize_rowwise(quantize_rowwise_kernel)
+
+# %% [markdown]
+# `labkit/switchback/triton_kernels.py` has the other kernels: tiles in two dimensions, a transposing one, and the product itself on int8 tensor cores. The tests compile them for compute capabilities 8.0, 8.6, 8.9 and 9.0 and look for the int8 instruction in the result. They were never run on a GPU here, so the course says nothing about their speed.
+
+# %% [markdown]
+# ## Exercise: find the bug
+#
+# *Hard, 25 minutes.* SwitchBack came with a well-known library, ran in published experiments, and was wrong in seven ways. Each cell below shows one of them, written anew in a few lines; everything else in the code is right. Read it, write down the line and what goes wrong, and only then run the cell after it. It prints what must hold, what the code does instead, and that labkit's version passes.
+#
+# Helpers: `reference` is the exact arithmetic of this lesson, `sound_linear` a linear layer that is right.
+
+# %% tags=["nbval-check-output"]
+from labkit.switchback import defects
+
+defects.show(1)
+bug_1 = None
+
+# %%
+defects.reveal(1)
+
+# %% tags=["nbval-check-output"]
+defects.show(2)
+bug_2 = None
+
+# %%
+defects.reveal(2)
+
+# %% tags=["nbval-check-output"]
+defects.show(3)
+bug_3 = None
+
+# %%
+defects.reveal(3)
+
+# %% tags=["nbval-check-output"]
+defects.show(4)
+bug_4 = None
+
+# %%
+defects.reveal(4)
+
+# %% tags=["nbval-check-output"]
+defects.show(5)
+bug_5 = None
+
+# %%
+defects.reveal(5)
+
+# %% tags=["nbval-check-output"]
+defects.show(6)
+bug_6 = None
+
+# %%
+defects.reveal(6)
+
+# %% [markdown]
+# The last one is the test that let the other six pass.
+
+# %% tags=["nbval-check-output"]
+defects.show(7)
+bug_7 = None
+
+# %%
+defects.reveal(7)
+
+# %% [markdown]
+# ## What others measured
+#
+# The original came with timings of single layers on an A100, and the project this course grew from with whole trainings on an A40. Both are shown as ratios, 16-bit time over SwitchBack time. Time *saved*, which the original plots, is another number for the same thing: a third saved is a ratio of 1.5. Nothing here was measured by this course.
+
+# %% tags=["nbval-check-output"]
+layer_ratios, training_ratios = figures.published_rows(tatqa.data_dir())
+
+columns = {"width": "d", "tokens": ",", "ratio_tensor": ".2f", "ratio_row": ".2f"}
+figures.print_table(layer_ratios, columns | {"quantize_share": ".0%"})
+figures.print_table(training_ratios, {"data": "s", "ratio": ".3f", "saving": ".1%"})
+
+# %%
+figure, axes = plots.new_figure(1, 2, width=9, height=3.8)
+figures.draw_published(axes, layer_ratios, training_ratios)
+alt = "Published ratios of time: single layers on an A100, and whole trainings on an A40."
+plots.show(figure, alt=alt)
+
+# %% [markdown]
+# Read the left half from left to right. Quantising costs time in proportion to the *size* of the matrices, and saves in proportion to their *product*, so wide layers and many tokens gain most, and a narrow layer with few tokens loses. The gap between the halves is the second lesson: a whole training also has attention, norms, an optimizer, data, and Python, none of which is any faster. A layer's ratio says what is possible, a training's ratio what you get.
+
+# %% [markdown]
+# ## Checkpoint
+#
+# Answer from your own measurements, above, with a reason for each.
+#
+# **04.1** Which kind of layer has the lowest SNR of Y with a scale per row, what is its median, and what about its inputs explains it?
+#
+# **04.2** By what factor did the share of wrong signs of an int8 dW grow over the numbers of tokens you measured? How does it compare with 16 bits, and why?
+#
+# **04.3** A colleague proposes one scale for each whole matrix, W and G, because it is simpler. Which number of yours speaks against it most, and why?
+#
+# **04.4** Your GPU multiplies int8 four times as fast as 16 bit. What is the ceiling for full training, and what for LoRA? (Change `rate` above.)
+
+# %%
+answer_04_1 = None
+answer_04_2 = None
+answer_04_3 = None
+answer_04_4 = None
+
+# %% [markdown]
+# ## What to remember
+#
+# - Quantising puts numbers on a ruler that the largest of the group sets. The group is the choice that matters: a token, a row, a matrix.
+# - SNR falls 6 dB for every doubling of the outlier factor, absmax over spread. Real layers have outlier factors that random numbers never have.
+# - Integers add exactly, and scales factor out of a sum only if they do not depend on what is summed over. That is why dX needs W quantised a second time.
+# - dW sums over the whole batch and is kept for good, so it stays in 16 bits; that caps the speed-up of full training.
+# - A bug that gives right numbers in the test is the rule, not the exception. Try zeros, odd shapes, other dtypes, other layouts, and edit what was saved.
+
+# %% [markdown]
+# ## Further reading
+#
+# - M. Wortsman et al., *Stable and low-precision training for large-scale vision-language models*, 2023, [arXiv:2304.13013](https://arxiv.org/abs/2304.13013): SwitchBack, its three variants, and why the weight gradient is different.
+# - T. Dettmers et al., *LLM.int8(): 8-bit Matrix Multiplication for Transformers at Scale*, 2022, [arXiv:2208.07339](https://arxiv.org/abs/2208.07339): outlier features, found and separated.
+# - [bitsandbytes](https://github.com/bitsandbytes-foundation/bitsandbytes), folder `benchmarking/switchback`: the A100 timings. It carried SwitchBack up to version 0.49.2.
+# - [torchao, issue 1010](https://github.com/pytorch/ao/issues/1010): why int8 training there scales weights per row, and what its author expects of one scale in fine-tuning.
+# - P. Tillet et al., *Triton: an intermediate language and compiler for tiled neural network computations*, MAPL 2019; tutorials at [triton-lang.org](https://triton-lang.org).
