@@ -41,7 +41,7 @@ from labkit.memory.shapes import (
     quantised_weights,
     shape_of,
 )
-from labkit.memory.sharding import shard
+from labkit.memory.sharding import Sizes, shard, trained_bytes
 
 RULE_OF_18 = {
     "weight in fp32": 4,
@@ -87,7 +87,7 @@ def analytic(settings: StepSettings) -> Analytic | None:
         "weights": weight_bytes(shape, settings),
         "added_weights": added * BYTES[settings.added_dtype],
         "weight_copies": copied_bytes(shape, settings),
-        "gradients": trainable * trained_element_bytes(settings),
+        "gradients": trainable * trained_bytes(settings),
         "optimizer_state": optimizer_state_bytes(shape, settings, trainable),
         "activations": activation_bytes(shape, settings),
         "logits_and_loss": logits_bytes(shape, settings)[1],
@@ -97,7 +97,7 @@ def analytic(settings: StepSettings) -> Analytic | None:
     }
     phases = _phases(shape, settings, parts)
     if settings.sharding != "none":
-        parts, phases = shard(shape, settings, parts, phases)
+        parts, phases = _sharded(shape, settings, parts, phases, trainable)
     if settings.target == "cuda":
         parts["temporary"] += CUBLAS_WORKSPACE
         phases = {name: value + CUBLAS_WORKSPACE for name, value in phases.items()}
@@ -108,6 +108,36 @@ def analytic(settings: StepSettings) -> Analytic | None:
         total_parameters=total + added,
         trainable_parameters=trainable,
     )
+
+
+def _sharded(
+    shape: Shape,
+    settings: StepSettings,
+    parts: dict[str, int],
+    phases: dict[str, int],
+    trainable: int,
+) -> tuple[dict[str, int], dict[str, int]]:
+    layer = (parameters(shape) - shape.vocab * shape.hidden * (1 if shape.tied else 2)) // (
+        shape.layers
+    )
+    sizes = Sizes(
+        total=parameters(shape),
+        trainable=trainable,
+        layer=layer,
+        root=parameters(shape) - shape.layers * layer,
+    )
+    changed = {}
+    for name, value in phases.items():
+        # Gradients are all there at the end; before that none is counted beyond the head's.
+        there = parts["gradients"] if name in ("backward.end", "optimizer") else 0
+        held = {**parts, "gradients": there}
+        after = shard(settings, sizes, held, optimizer=name == "optimizer")
+        moved = ("weights", "added_weights", "optimizer_state", "gradients", "sharding_buffers")
+        change = sum(after[part] - held.get(part, 0) for part in moved)
+        if name == "optimizer":
+            change += after["optimizer_temporary"] - parts["optimizer_temporary"]
+        changed[name] = value + change
+    return shard(settings, sizes, parts, optimizer=False), changed
 
 
 def _phases(shape: Shape, settings: StepSettings, parts: dict[str, int]) -> dict[str, int]:
@@ -123,7 +153,7 @@ def _phases(shape: Shape, settings: StepSettings, parts: dict[str, int]) -> dict
         held += min(again * BYTES[settings.dtype], parts["weight_copies"]) - parts["weight_copies"]
     head = 0
     if settings.method == "full" and not there:
-        head = shape.vocab * shape.hidden * trained_element_bytes(settings)
+        head = shape.vocab * shape.hidden * trained_bytes(settings)
     return {
         "forward": forward + temporary,
         "loss": forward + forward_logits,
@@ -158,11 +188,6 @@ def weight_bytes(shape: Shape, settings: StepSettings) -> int:
     return total * size
 
 
-def trained_element_bytes(settings: StepSettings) -> int:
-    """Return the bytes of one trained weight, of its gradient, and of one of its moments."""
-    return BYTES[settings.weight_dtype if settings.method == "full" else settings.added_dtype]
-
-
 def copied_bytes(shape: Shape, settings: StepSettings) -> int:
     """Return what autocast's 16-bit copies of fp32 weights take, kept until their backward."""
     if not settings.autocast:
@@ -176,7 +201,7 @@ def copied_bytes(shape: Shape, settings: StepSettings) -> int:
 
 def optimizer_state_bytes(shape: Shape, settings: StepSettings, trainable: int) -> int:
     """Return the optimizer's state; see the essay for the bytes per element."""
-    kind, size = settings.optimizer_kind, trained_element_bytes(settings)
+    kind, size = settings.optimizer_kind, trained_bytes(settings)
     if kind.startswith("adamw_torch"):
         return 2 * size * trainable
     if kind == "adamw_bnb_8bit":
@@ -195,14 +220,14 @@ def optimizer_state_bytes(shape: Shape, settings: StepSettings, trainable: int) 
 
 def optimizer_temporary_bytes(shape: Shape, settings: StepSettings, trainable: int) -> int:
     """Return what the optimizer step makes for itself and releases."""
-    kind, size = settings.optimizer_kind, trained_element_bytes(settings)
+    kind, size = settings.optimizer_kind, trained_bytes(settings)
     largest = _largest_trained(shape, settings)
     if kind == "adamw_torch_foreach":
         return size * trainable
     if kind == "adamw_torch_loop":
         return 2 * size * largest
     if kind == "adafactor":
-        return (2 * 4 + (4 if size == 2 else 0)) * largest
+        return (2 * 4 + (8 if size == 2 else 0)) * largest
     return 0
 
 
@@ -232,7 +257,7 @@ def layer_temporary_bytes(shape: Shape, settings: StepSettings) -> int:
     rows = 3 * shape.mlp if "gate_proj" in {x.name for x in shape.linears} else 2 * shape.mlp
     made = tokens * (rows * size + 2 * size * shape.hidden)
     if shape.state:
-        made = tokens * 2 * 4 * shape.mlp * shape.state
+        made = tokens * 3 * 4 * shape.mlp * shape.state
     if settings.gradient_checkpointing:
         made += tokens * kept_per_token(shape, settings)
     weight = max(x.inputs * x.outputs for x in shape.linears)
@@ -332,4 +357,4 @@ def _embedding_gradient(shape: Shape, settings: StepSettings) -> int:
     """Return the embedding's dense gradient beside the head's, when both are one weight."""
     if settings.method != "full" or not shape.tied:
         return 0
-    return shape.vocab * shape.hidden * trained_element_bytes(settings)
+    return shape.vocab * shape.hidden * trained_bytes(settings)

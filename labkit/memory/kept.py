@@ -43,7 +43,10 @@ def residual_bytes(shape: Shape, settings: StepSettings) -> int:
     """Return the bytes of an element of the residual stream.
 
     fp32 embeddings make it fp32 under autocast; so does BLOOM's LayerNorm behind them on CUDA.
+    Mamba's is fp32 by its configuration (`residual_in_fp32`).
     """
+    if shape.architecture == "mamba":
+        return 4
     if settings.autocast and settings.method == "full":
         return 4
     if settings.autocast and settings.target == "cuda" and shape.architecture == "bloom":
@@ -118,7 +121,8 @@ class _Account:
     def attention(self, *, masked: bool = False) -> float:
         """Return what attention keeps, without the inputs of the projections."""
         shape, e, length = self.shape, self.compute, self.settings.seq_len
-        masked = masked or self.settings.padding
+        # A prefix has queries and keys of different number, which takes a mask.
+        masked = masked or self.settings.padding or self.settings.method == "prefix"
         repeated = masked or self.settings.repeat_kv or self.settings.attention == "eager"
         keys = shape.queries if repeated and shape.heads != shape.kv_heads else shape.keys
         if self.settings.attention == "eager" or shape.architecture == "bloom":
@@ -193,7 +197,9 @@ def _t5(shape: Shape, settings: StepSettings, account: _Account) -> float:
     masks = 1 if shape.dropout else 0
     # T5's norm squares an fp32 copy and scales the input itself: both are kept.
     norm = account.rms_norm() + (account.residual * h if account.residual < 4 else 0)
-    bias = e * shape.heads * settings.seq_len / settings.batch_size  # one for the whole batch
+    # Learned distances are one bias for the whole batch, until a mask makes it one for each sample.
+    masked = settings.padding or settings.method == "prefix"
+    bias = e * shape.heads * settings.seq_len / (1 if masked else settings.batch_size)
     attention = account.attention() + account.inputs(
         (o,), shape.queries, fp32=False, kept=settings.attention != "eager"
     )
@@ -216,6 +222,9 @@ def _t5(shape: Shape, settings: StepSettings, account: _Account) -> float:
         + account.inputs((wo,), shape.mlp, fp32=False, kept=not masks)
         + masks * h
     )
+    if settings.method == "prefix":
+        # PEFT gives the prefix to the decoder; nothing in the encoder needs a gradient.
+        return self_attention + cross + feed_forward
     return 2 * self_attention + cross + 2 * feed_forward
 
 

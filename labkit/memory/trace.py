@@ -32,6 +32,8 @@ from labkit.memory import gpu_paths
 from labkit.memory.build import build_step, depth_of, load_config
 from labkit.memory.quantised import NF4Linear
 from labkit.memory.settings import StepSettings
+from labkit.memory.sharding import Sizes, shard
+from labkit.memory.step import layer_stacks
 from labkit.memory.tracker import PARTS, StorageTracker, Window, replay
 from labkit.models.quiet import quiet
 
@@ -64,7 +66,29 @@ class Trace:
     @property
     def parts(self) -> dict[str, int]:
         """Each part's own highest value within the step; they do not add up to the peak."""
-        return {part: max(window.maxima[part] for window in self.windows) for part in PARTS}
+        names = self.windows[0].maxima
+        return {part: max(window.maxima[part] for window in self.windows) for part in names}
+
+    def timeline(self) -> tuple[tuple[str, dict[str, int]], ...]:
+        """Return each phase in order with its parts at its highest moment, every layer included.
+
+        Layers between those that were traced lie on a straight line between them.
+        """
+        moments: list[tuple[str, dict[str, int]]] = []
+        for window in self.windows:
+            phase, index = _place(window.name)
+            before, reached = _place(moments[-1][0]) if moments else ("", None)
+            if index is not None and phase == before and reached is not None:
+                start, gap = moments[-1][1], abs(index - reached)
+                for step in range(1, gap):
+                    between = {
+                        part: round(start[part] + (window.parts[part] - start[part]) * step / gap)
+                        for part in start
+                    }
+                    place = reached + step if index > reached else reached - step
+                    moments.append((f"{phase}.{place}", between))
+            moments.append((window.name, window.parts))
+        return tuple(moments)
 
 
 def trace(settings: StepSettings, *, extrapolate: bool = True) -> Trace:
@@ -94,6 +118,8 @@ class _Traced:
     windows: dict[str, Window]
     total: int
     trainable: int
+    layer: int
+    """parameters of one layer, without what a method adds"""
 
 
 def _trace_at(settings: StepSettings, depth: int) -> _Traced:
@@ -138,7 +164,14 @@ def _trace_at(settings: StepSettings, depth: int) -> _Traced:
         windows={window.name: window for window in windows},
         total=sum(_count(module) for module in step.model.modules()),
         trainable=sum(p.numel() for p in trainable),
+        layer=_layer_parameters(step.model),
     )
+
+
+def _layer_parameters(model: Any) -> int:
+    stacks = [stack[0] for stack in layer_stacks(model)]
+    named = [each for layer in stacks for each in layer.named_parameters()]
+    return sum(p.numel() for name, p in named if "lora_" not in name)
 
 
 def _count(module: torch.nn.Module) -> int:
@@ -169,13 +202,35 @@ def _trace_short(settings: StepSettings, depth: int) -> _Traced:
 
 
 def _result(settings: StepSettings, traced: _Traced, depth: int, depths: tuple[int, ...]) -> Trace:
+    windows = tuple(traced.windows.values())
+    if settings.sharding != "none":
+        windows = tuple(_sharded(settings, traced, depth, window) for window in windows)
     return Trace(
         settings=settings,
-        windows=tuple(traced.windows.values()),
+        windows=windows,
         layers=depth,
         traced_layers=depths,
         total_parameters=traced.total,
         trainable_parameters=traced.trainable,
+    )
+
+
+def _sharded(settings: StepSettings, traced: _Traced, depth: int, window: Window) -> Window:
+    """Return a window as one of several devices sees it: states by formula, the rest as traced."""
+    added = 0 if settings.method == "full" else traced.trainable
+    sizes = Sizes(
+        total=traced.total - added,
+        trainable=traced.trainable,
+        layer=traced.layer,
+        root=traced.total - added - depth * traced.layer,
+    )
+    optimizer = window.name == "optimizer"
+    parts = shard(settings, sizes, window.parts, optimizer=optimizer)
+    return dataclasses.replace(
+        window,
+        peak_bytes=sum(parts.values()),
+        parts=parts,
+        maxima=shard(settings, sizes, window.maxima, optimizer=optimizer),
     )
 
 
@@ -201,6 +256,7 @@ def _extrapolate(
         depth=traced[1].depth,
         total=along(traced[0].total, traced[1].total),
         trainable=along(traced[0].trainable, traced[1].trainable),
+        layer=traced[0].layer,
     )
 
 

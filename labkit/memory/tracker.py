@@ -96,9 +96,10 @@ class StorageTracker(TorchDispatchMode):
         if isinstance(result, torch.Tensor):
             self._operation = str(function)
             number = self._see(result)
-            if function is _CAST and self._part_of(args[0]) in ("weights", "added_weights"):
-                self.given.setdefault(number, "weight_copies")
-            elif function is _ADD and not torch.is_grad_enabled():
+            if torch.is_grad_enabled():
+                if function is _CAST and self._part_of(args[0]) in ("weights", "added_weights"):
+                    self.given.setdefault(number, "weight_copies")
+            elif function is _ADD:
                 self.sums[number] = self._see(args[0])
         elif isinstance(result, tuple | list):
             self._operation = str(function)

@@ -1,0 +1,282 @@
+"""What a training step takes on a device: whether it fits, what would, and how long it takes.
+
+`estimate` answers for one model, method and device: by formula and by trace, both in seconds and
+without the card. `measured` adds the third column where there is something to measure on. `table`
+answers for all methods and common cards at once, by formula alone.
+
+**Fits** means more than the allocator's peak. On CUDA the context of the driver and the kernels
+take about 0.6 GiB, and the caching allocator cannot use every gap between blocks: 3 % is what it
+keeps free of them in our experience with expandable segments, and what a peak is raised by here.
+
+**The largest batch** comes from the formula, corrected by the ratio of trace and formula at the
+batch that was asked for: memory is affine in the batch between the places where the peak moves
+from one phase to another, and the formula knows the phases.
+"""
+
+import dataclasses
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from labkit.errors import LabkitError, nearest
+from labkit.hardware import DEVICES, GIB, Device, device
+from labkit.memory.analytic import Analytic, analytic, evaluation_bytes, kv_cache_bytes
+from labkit.memory.roofline import step_seconds
+from labkit.memory.settings import METHODS, StepSettings
+from labkit.memory.shapes import shape_of
+
+CUDA_CONTEXT_BYTES = 6 * GIB // 10
+CUDA_GAPS = 0.03
+# A Python process with torch, transformers and PEFT imported, before any tensor of the run.
+CPU_PROCESS_BYTES = 8 * GIB // 10
+COMMON_GPUS = ("t4", "rtx-3090", "l4", "a10", "l40s", "a100-40gb", "a100-80gb", "h100")
+LONGEST = 1 << 20
+
+LABELS = {
+    "weights": "weights",
+    "added_weights": "adapters, prefix or prompt",
+    "weight_copies": "16-bit copies of fp32 weights",
+    "gradients": "gradients",
+    "optimizer_state": "optimizer state",
+    "activations": "activations kept for backward",
+    "logits_and_loss": "logits and loss",
+    "optimizer_temporary": "optimizer's temporary copies",
+    "temporary": "temporaries and workspaces",
+    "sharding_buffers": "gathered layers and buckets",
+    "inputs": "token ids, labels, mask",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What one training step takes on one device. Bytes and seconds; None is not known."""
+
+    settings: StepSettings
+    device: str
+    device_bytes: int
+    parts: dict[str, dict[str, int | None]]
+    """each part's own highest value by column; they do not add up to the peak"""
+    peak_bytes: dict[str, int | None]
+    peak_phase: str
+    peak_operation: str | None
+    at_peak: dict[str, int]
+    """what there is at the peak; adds up to it"""
+    needed_bytes: int
+    """the peak with what the process and the allocator need besides"""
+    fits: bool
+    largest_batch_size: int | None
+    """0 when not even one sample fits"""
+    largest_seq_len: int | None
+    evaluation_bytes: int | None
+    kv_cache_bytes: int | None
+    """of generation with the same batch and length"""
+    step_seconds: tuple[float, float] | None
+    total_parameters: int
+    trainable_parameters: int
+    wall_seconds: float
+    """what this estimate took"""
+    timeline: tuple[tuple[str, dict[str, int]], ...] = field(default=(), repr=False)
+    """phases of the step in order, each with its parts at its highest moment"""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what `labkit estimate --json` prints."""
+        settings, seconds = self.settings, self.step_seconds
+        return {
+            "model": settings.model,
+            "method": settings.method,
+            "batch_size": settings.batch_size,
+            "seq_len": settings.seq_len,
+            "device": self.device,
+            "parts": self.parts,
+            "peak_bytes": self.peak_bytes,
+            "device_bytes": self.device_bytes,
+            "fits": self.fits,
+            "step_seconds": {"low": seconds[0], "high": seconds[1]} if seconds else None,
+            "wall_seconds": self.wall_seconds,
+            "needed_bytes": self.needed_bytes,
+            "peak_phase": self.peak_phase,
+            "peak_operation": self.peak_operation,
+            "at_peak": self.at_peak,
+            "largest_batch_size": self.largest_batch_size,
+            "largest_seq_len": self.largest_seq_len,
+            "evaluation_bytes": self.evaluation_bytes,
+            "kv_cache_bytes": self.kv_cache_bytes,
+            "total_parameters": self.total_parameters,
+            "trainable_parameters": self.trainable_parameters,
+            "settings": dataclasses.asdict(settings),
+        }
+
+
+def estimate(model: str, *, device: str = "a100-80gb", **choices: Any) -> Estimate:
+    """Return the memory and time of one training step of `model` on `device`, allocating nothing.
+
+    `choices` are fields of `StepSettings`: method, batch_size, seq_len, dtype, optim, lora_r,
+    lora_target_modules, gradient_checkpointing, loss, sharding, num_gpus … Raises `LabkitError`
+    for an unknown model, device or field, and for combinations that exclude each other.
+    """
+    began = time.perf_counter()
+    card = find_device(device)
+    settings = settings_for(card, model, **choices)
+    formula = analytic(settings)
+    traced = _traced(settings)
+    result = _combine(settings, card, formula, traced)
+    return dataclasses.replace(result, wall_seconds=round(time.perf_counter() - began, 3))
+
+
+def find_device(name: str) -> Device:
+    """Return the device called `name`; `cpu` is this machine."""
+    return device(name)
+
+
+def settings_for(card: Device, model: str, **choices: Any) -> StepSettings:
+    """Return the settings of a step of `model` on `card`; None leaves a field at its default."""
+    fields = {each.name for each in dataclasses.fields(StepSettings)}
+    unknown = [name for name in choices if name not in fields]
+    if unknown:
+        raise LabkitError(f"unknown setting {unknown[0]!r}: {nearest(unknown[0], fields)}")
+    given = {name: value for name, value in choices.items() if value is not None}
+    given.setdefault("target", "cpu" if card.compute_capability is None else "cuda")
+    return StepSettings(model=model, **given)
+
+
+def _traced(settings: StepSettings) -> Any:
+    from labkit.memory.trace import trace
+
+    return trace(settings)
+
+
+def needed(peak_bytes: int, settings: StepSettings) -> int:
+    """Return what a device must have for a step of this peak: context and gaps included."""
+    if settings.target == "cpu":
+        return peak_bytes + CPU_PROCESS_BYTES
+    return round(peak_bytes * (1 + CUDA_GAPS)) + CUDA_CONTEXT_BYTES
+
+
+def _combine(
+    settings: StepSettings, card: Device, formula: Analytic | None, traced: Any
+) -> Estimate:
+    names = [name for name in LABELS if name in traced.parts or (formula and name in formula.parts)]
+    parts: dict[str, dict[str, int | None]] = {
+        name: {
+            "analytic_bytes": formula.parts.get(name, 0) if formula else None,
+            "traced_bytes": traced.parts.get(name, 0),
+        }
+        for name in names
+    }
+    shape = shape_of(settings)
+    need = needed(traced.peak_bytes, settings)
+    ratio = traced.peak_bytes / formula.peak_bytes if formula else None
+    return Estimate(
+        settings=settings,
+        device=card.name,
+        device_bytes=card.usable_bytes,
+        parts=parts,
+        peak_bytes={
+            "analytic": formula.peak_bytes if formula else None,
+            "traced": traced.peak_bytes,
+        },
+        peak_phase=traced.peak.name,
+        peak_operation=traced.peak.operation,
+        at_peak={name: value for name, value in traced.peak.parts.items() if value},
+        needed_bytes=need,
+        fits=need <= card.usable_bytes,
+        largest_batch_size=_largest(settings, card, ratio, "batch_size"),
+        largest_seq_len=_largest(settings, card, ratio, "seq_len"),
+        evaluation_bytes=evaluation_bytes(settings, batch_size=settings.batch_size),
+        kv_cache_bytes=kv_cache_bytes(
+            settings, batch_size=settings.batch_size, tokens=settings.seq_len
+        ),
+        step_seconds=step_seconds(shape, settings, card) if shape else None,
+        total_parameters=traced.total_parameters,
+        trainable_parameters=traced.trainable_parameters,
+        wall_seconds=0.0,
+        timeline=traced.timeline(),
+    )
+
+
+def _largest(settings: StepSettings, card: Device, ratio: float | None, name: str) -> int | None:
+    """Return the largest value of a field that fits, by bisection over the corrected formula."""
+    if ratio is None:
+        return None
+
+    def fits(value: int) -> bool:
+        change: dict[str, Any] = {name: value}
+        changed = dataclasses.replace(settings, **change)
+        result = analytic(changed)
+        assert result is not None
+        return needed(round(result.peak_bytes * ratio), changed) <= card.usable_bytes
+
+    least = 1 if name == "batch_size" else (settings.labelled_tokens or 0) + 1
+    if not fits(least):
+        return 0
+    most = least
+    while most < LONGEST and fits(2 * most):
+        most *= 2
+    beyond = 2 * most
+    while beyond - most > 1:
+        middle = (most + beyond) // 2
+        most, beyond = (middle, beyond) if fits(middle) else (most, middle)
+    return most
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableRow:
+    """One method of a model's table: its peak by formula, and the largest batch on each card."""
+
+    method: str
+    gradient_checkpointing: bool
+    peak_bytes: int
+    largest_batch_size: dict[str, int]
+
+
+def table(
+    model: str, *, devices: tuple[str, ...] = COMMON_GPUS, batch_size: int = 1,
+    seq_len: int = 1024, **choices: Any,
+) -> list[TableRow]:  # fmt: skip
+    """Return all methods × `devices` for a model, by formula: peaks and largest batches.
+
+    Raises `LabkitError` for an unknown model, or one whose architecture has no formulas.
+    """
+    rows = []
+    for method in METHODS:
+        for checkpointing in (False, True):
+            if method == "prefix" and checkpointing:
+                continue
+            card = DEVICES[devices[0]]
+            settings = settings_for(
+                card, model, method=method, gradient_checkpointing=checkpointing,
+                batch_size=batch_size, seq_len=seq_len, **choices,
+            )  # fmt: skip
+            formula = analytic(settings)
+            if formula is None:
+                raise LabkitError(
+                    f"{model} has an architecture without formulas: give a method and a device, "
+                    "and its step is traced"
+                )
+            rows.append(
+                TableRow(
+                    method=method,
+                    gradient_checkpointing=checkpointing,
+                    peak_bytes=formula.peak_bytes,
+                    largest_batch_size={
+                        name: _largest(settings, DEVICES[name], 1.0, "batch_size") or 0
+                        for name in devices
+                    },
+                )
+            )
+    return rows
+
+
+def measured_column(result: Estimate) -> Estimate:
+    """Return the estimate with a third column, from a real step on this machine.
+
+    On a CPU target the step runs here; on CUDA it needs the device. Raises `LabkitError` without.
+    """
+    from labkit.memory.measured import measure
+
+    real = measure(result.settings)
+    parts = {name: {**columns} for name, columns in result.parts.items()}
+    for name, value in real.parts.items():
+        parts[name]["measured_bytes"] = value
+    peak = {**result.peak_bytes, "measured": real.peak_bytes}
+    return dataclasses.replace(result, parts=parts, peak_bytes=peak)

@@ -1,0 +1,168 @@
+"""One table, three columns: estimates as text and as a figure.
+
+`estimate` and `table` (in `estimates`) make them, `render` and `render_table` write them,
+`plot_timeline` draws memory within a step. Bytes become GiB here and nowhere else.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from labkit.hardware import GIB
+from labkit.memory.estimates import LABELS, Estimate, TableRow, estimate, measured_column, table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "Estimate", "TableRow", "estimate", "measured_column", "plot_timeline", "render",
+    "render_table", "table", "timeline_alt",
+]  # fmt: skip
+
+# Okabe and Ito's colours, in an order that keeps neighbours apart.
+COLOURS = {
+    "weights": "#0072B2",
+    "added_weights": "#56B4E9",
+    "weight_copies": "#CC79A7",
+    "optimizer_state": "#999999",
+    "gradients": "#D55E00",
+    "activations": "#009E73",
+    "logits_and_loss": "#E69F00",
+    "temporary": "#F0E442",
+    "optimizer_temporary": "#000000",
+}
+
+
+def gib(size: int | None) -> str:
+    """Return bytes as GiB with two digits, or a dash."""
+    return "–" if size is None else f"{size / GIB:.2f}"
+
+
+def render(result: Estimate) -> str:
+    """Return an estimate as text: the columns, the peak, whether it fits, what would, the time."""
+    settings = result.settings
+    columns = [name for name in ("analytic", "traced", "measured") if name in result.peak_bytes]
+    lines = [
+        f"{settings.model} · {settings.method} · batch {settings.batch_size} × "
+        f"{settings.seq_len} tokens · {result.device}",
+        f"{result.total_parameters:,} parameters, {result.trainable_parameters:,} trained",
+        "",
+        f"{'GiB':34}" + "".join(f"{name:>10}" for name in columns),
+    ]
+    for name, values in result.parts.items():
+        sizes = [values.get(f"{column}_bytes") for column in columns]
+        if any(size and size >= GIB // 200 for size in sizes):
+            lines.append(f"{LABELS[name]:34}" + "".join(f"{gib(size):>10}" for size in sizes))
+    peaks = [result.peak_bytes[column] for column in columns]
+    lines.append(f"{'peak (not the sum)':34}" + "".join(f"{gib(size):>10}" for size in peaks))
+    lines += ["", f"peak in {_phase(result.peak_phase)}, at {result.peak_operation}"]
+    verb = "fits" if result.fits else "does not fit"
+    lines.append(
+        f"{verb} on {result.device}: needs {gib(result.needed_bytes)} of "
+        f"{gib(result.device_bytes)} GiB, with what driver and allocator take"
+    )
+    if result.largest_batch_size is not None:
+        lines.append(
+            f"largest batch at this length: {result.largest_batch_size} · "
+            f"longest sample at this batch: {result.largest_seq_len}"
+        )
+    if result.evaluation_bytes is not None:
+        lines.append(
+            f"evaluation batch of the same size: {gib(result.evaluation_bytes)} GiB · "
+            f"key-value cache of generation: {gib(result.kv_cache_bytes)} GiB"
+        )
+    if result.step_seconds:
+        low, high = result.step_seconds
+        lines.append(f"step time: {_seconds(low)} to {_seconds(high)} (matrix products at 70 % of "
+                     "the card's peak, traffic, launches; and up to 2.4 times that)")  # fmt: skip
+    return "\n".join(lines)
+
+
+def render_table(model: str, rows: Sequence[TableRow], *, seq_len: int) -> str:
+    """Return the table of all methods and cards as text: the largest batch on each, – for none."""
+    devices = list(rows[0].largest_batch_size)
+    lines = [
+        f"{model}: largest batch of {seq_len}-token samples, by formula (– does not fit)",
+        f"{'method':26}{'GiB at 1':>9}" + "".join(f"{name:>11}" for name in devices),
+    ]
+    for row in rows:
+        name = row.method + (" + checkpointing" if row.gradient_checkpointing else "")
+        cells = [row.largest_batch_size[each] for each in devices]
+        lines.append(
+            f"{name:26}{gib(row.peak_bytes):>9}" + "".join(f"{cell or '–':>11}" for cell in cells)
+        )
+    return "\n".join(lines)
+
+
+def plot_timeline(result: Estimate) -> "Figure":
+    """Return a figure of memory within a step: its phases from left to right, parts stacked.
+
+    The dashed line is what the device has. Its alternative text is `timeline_alt(result)`.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.2, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes: Any = figure.subplots()
+    names = [name for name, _ in result.timeline]
+    moments = range(len(names))
+    parts = [part for part in COLOURS if any(values.get(part) for _, values in result.timeline)]
+    stacks = [[values.get(part, 0) / GIB for _, values in result.timeline] for part in parts]
+    axes.stackplot(
+        moments, stacks, labels=[LABELS[part] for part in parts],
+        colors=[COLOURS[part] for part in parts], step="mid", linewidth=0,
+    )  # fmt: skip
+    top = max(sum(values.values()) for _, values in result.timeline) / GIB
+    limit = result.device_bytes / GIB
+    if limit < 3 * top:
+        axes.axhline(limit, linestyle="--", color="black", linewidth=1)
+        axes.text(0, limit, f" {result.device}", va="bottom", fontsize=8)
+    ticks = _ticks(names)
+    axes.set_xticks(list(ticks), list(ticks.values()), fontsize=8)
+    axes.set_xlim(0, len(names) - 1)
+    axes.set_ylabel("GiB")
+    axes.set_title(f"{result.settings.model}, {result.settings.method}: memory within a step",
+                   loc="left", fontsize="medium")  # fmt: skip
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(handles[::-1], labels[::-1], fontsize=7, loc="center left",
+                bbox_to_anchor=(1.0, 0.5), frameon=False)  # fmt: skip
+    return figure
+
+
+def timeline_alt(result: Estimate) -> str:
+    """Return the alternative text of `plot_timeline`."""
+    largest = max(result.at_peak, key=lambda name: result.at_peak[name])
+    return (
+        f"Stacked areas of memory over the phases of a training step of "
+        f"{result.settings.model} with {result.settings.method}: it peaks at "
+        f"{gib(result.peak_bytes['traced'])} GiB in {_phase(result.peak_phase)}, "
+        f"where {LABELS[largest]} take most."
+    )
+
+
+def _ticks(names: Sequence[str]) -> dict[int, str]:
+    """Return positions and labels of the phases, each once."""
+    ticks: dict[int, str] = {}
+    last = ""
+    for index, name in enumerate(names):
+        word = {"forward": "forward", "loss": "loss", "backward": "backward",
+                "optimizer": "optimizer"}[name.split(".")[0]]  # fmt: skip
+        if word != last:
+            ticks[index] = word
+            last = word
+    return ticks
+
+
+def _phase(name: str) -> str:
+    words = name.split(".")
+    if name == "backward.head":
+        return "the backward pass of head and loss"
+    if words[-1].isdigit() and words[1] != "embedding":
+        return f"the {words[0]} pass of layer {int(words[-1]) + 1}"
+    if "embedding" in words:
+        return "the backward pass of the embedding"
+    return {"optimizer": "the optimizer step", "loss": "the loss"}.get(name, f"the {name} pass")
+
+
+def _seconds(value: float) -> str:
+    return f"{value * 1000:.0f} ms" if value < 1 else f"{value:.1f} s"
