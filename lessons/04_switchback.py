@@ -218,9 +218,14 @@ figures.print_table(noise.kind_table(table, figures.KINDS), columns | decibels)
 # `x_outlier` and `w_outlier` are the outlier factors of inputs and weights; `feature_use` is how much weight a layer gives to the input feature with the largest value, relative to a typical feature. Now over all layers: how many decibels one scale for W costs, and how many layers stay below 30 dB with each.
 
 # %%
-columns = {"product": "s", "median_lost_db": ".1f", "most_lost_db": ".1f", "worst_layer": "s"}
-columns |= {"layers_below_row": "d", "layers_below_tensor": "d"}
-figures.print_table(noise.scale_table(table), columns)
+for row in noise.scale_table(table):
+    print(f"{row['product']}: one scale costs {row['median_lost_db']:.1f} dB in the median layer,")
+    print(f"    {row['most_lost_db']:.1f} dB in {row['worst_layer']}: ", end="")
+    print(
+        f"{row['worst_row_db']:.1f} dB with a scale per row, {row['worst_tensor_db']:.1f} with one"
+    )
+    print(f"    layers under 30 dB: {row['layers_below_row']} per row, ", end="")
+    print(f"{row['layers_below_tensor']} with one, of {len(table)}")
 worst = max(table, key=lambda row: row["x_outlier"])
 print(f"largest outlier factor of an input: {worst['x_outlier']:.0f}, in {worst['layer']}")
 spread = sorted(row["g_spread"] for row in table)

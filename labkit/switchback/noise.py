@@ -247,21 +247,19 @@ def scale_table(table: Sequence[Row], floor_db: float = 30.0) -> list[Row]:
     """Compare the two weight scales over all layers, for y and dX.
 
     Columns: decibels that one scale for W costs in the median and the worst layer, which layer
-    that is, and how many layers stay below `floor_db` with a scale per row and per tensor.
+    that is and its two SNRs, and how many layers stay below `floor_db` with each scale.
     """
-    rows = []
+    rows: list[Row] = []
     for what in ("y", "dx"):
-        lost = {r["layer"]: r[f"{what}_row_db"] - r[f"{what}_tensor_db"] for r in table}
-        worst = max(lost, key=lambda layer: lost[layer])
-        below = {
-            f"layers_below_{scale}": sum(r[f"{what}_{scale}_db"] < floor_db for r in table)
-            for scale in ("row", "tensor")
-        }
-        middle = median(lost.values())
-        rows.append(
-            {"product": what, "median_lost_db": middle, "most_lost_db": lost[worst]}
-            | {"worst_layer": worst, **below}
-        )
+        lost = [r[f"{what}_row_db"] - r[f"{what}_tensor_db"] for r in table]
+        worst = table[lost.index(max(lost))]
+        row = {"product": what, "median_lost_db": median(lost), "most_lost_db": max(lost)}
+        row["worst_layer"] = worst["layer"]
+        for scale in ("row", "tensor"):
+            key = f"{what}_{scale}_db"
+            row[f"worst_{scale}_db"] = worst[key]
+            row[f"layers_below_{scale}"] = sum(r[key] < floor_db for r in table)
+        rows.append(row)
     return rows
 
 

@@ -116,7 +116,11 @@ def test_summaries_count_and_compare(model):
     for row in noise.scale_table(table, floor_db=math.inf):
         assert row["layers_below_row"] == row["layers_below_tensor"] == len(table)
         assert row["most_lost_db"] >= row["median_lost_db"]
-        assert row["worst_layer"] in {r["layer"] for r in table}
+        worst = next(r for r in table if r["layer"] == row["worst_layer"])
+        for scale in ("row", "tensor"):
+            assert row[f"worst_{scale}_db"] == worst[f"{row['product']}_{scale}_db"]
+        lost = row["worst_row_db"] - row["worst_tensor_db"]
+        assert row["most_lost_db"] == pytest.approx(lost)
     rows = noise.over_layers(
         {
             "a": [{"precision": "int8", "tokens": 4, "snr_db": 20, "wrong_sign": 0.1}],
