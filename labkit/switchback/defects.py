@@ -11,7 +11,7 @@ contract with autograd, a dtype written into the code, an input nobody tried, a 
 loop, a load without a mask, a layout taken for granted, and a test that could not fail.
 
 Source: `bitsandbytes/triton/`, `bitsandbytes/nn/triton_based_modules.py` and
-`tests/test_triton.py` of bitsandbytes 0.41 to 0.49, read; the code here was written anew.
+`tests/test_triton.py` of bitsandbytes before 0.50, read; the code here was written anew.
 """
 
 import importlib
