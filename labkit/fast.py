@@ -113,6 +113,16 @@ def group_queries() -> None:
     os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
 
 
+def contiguous_head(model: "nn.Module") -> None:
+    """Copy the output head's input where it is a slice, before the head is applied.
+
+    Generation needs the logits of the last position, a slice of all hidden states. For a sliced
+    batch PyTorch copies the *weight* once per row, gigabytes for a large vocabulary.
+    """
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    head.register_forward_pre_hook(lambda module, inputs: (inputs[0].contiguous(), *inputs[1:]))
+
+
 def compile_layers(model: "nn.Module") -> int:
     """Compile each decoder layer in place, for any batch shape; return how many.
 

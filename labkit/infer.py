@@ -24,7 +24,7 @@ from labkit.datasets.tatqa import Sample
 from labkit.errors import LabkitError
 
 MAX_NEW_TOKENS = 64
-SEQUENCES_PER_BATCH = 36
+SEQUENCES_PER_BATCH = 96
 PROMPT_MAX_LENGTH = 2048
 
 
@@ -170,6 +170,9 @@ def load_generator(name: str, *, dtype: str = "bfloat16") -> Generator:
         fast.keep_heap()
         fast.group_queries()
     model = load.load_model(path, dtype=dtype)
+    # Adapters are stored in float32, but training multiplied them in the compute type as well.
+    model = model.to(model.get_input_embeddings().weight.dtype)
+    fast.contiguous_head(model)
     if model.config.is_encoder_decoder:
         raise LabkitError(
             f"{name} reads with an encoder and writes with a decoder: labkit asks models that "
