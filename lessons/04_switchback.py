@@ -393,21 +393,50 @@ plots.show(figure, alt=alt)
 # %% [markdown]
 # ## Checkpoint
 #
-# Answer from your own measurements, above, with a reason for each.
-#
-# **04.1** Which kind of layer has the lowest SNR of Y with a scale per row, what is its median, and what about its inputs explains it?
-#
-# **04.2** By what factor did the share of wrong signs of an int8 dW grow over the numbers of tokens you measured? How does it compare with 16 bits, and why?
-#
-# **04.3** A colleague proposes one scale for each whole matrix, W and G, because it is simpler. Which number of yours speaks against it most, and why?
-#
-# **04.4** Your GPU multiplies int8 four times as fast as 16 bit. What is the ceiling for full training, and what for LoRA? (Change `rate` above.)
+# Answer from your own measurements, above. The third can be answered for Y or for dX.
+
+# %% [markdown]
+# **04.1** Take one group of numbers that gets a scale of its own. What is its outlier factor, and what SNR does that allow? Which of your measurements shows it?
 
 # %%
-answer_04_1 = None
-answer_04_2 = None
-answer_04_3 = None
-answer_04_4 = None
+from labkit.checkpoints import check
+
+check("04.1", absmax=None, spread=None, outlier_factor=None, snr_db=None, explanation=None)
+
+# %% [markdown]
+# **04.2** How does the share of wrong signs in an int8 weight gradient change with the tokens that are summed, and how does it compare with 16 bits? Why?
+
+# %%
+check(
+    "04.2",
+    tokens_few=None,
+    tokens_many=None,
+    int8_few_percent=None,
+    int8_many_percent=None,
+    sixteen_bit_percent=None,
+    growth=None,
+    explanation=None,
+)
+
+# %% [markdown]
+# **04.3** Which layer loses most when its weights get one scale for the whole matrix, and how much larger does its noise become?
+
+# %%
+check(
+    "04.3",
+    layer=None,
+    row_db=None,
+    tensor_db=None,
+    lost_db=None,
+    noise_factor=None,
+    explanation=None,
+)
+
+# %% [markdown]
+# **04.4** A GPU multiplies int8 faster than 16 bit by some factor, say four. What is the ceiling for full training, and what for LoRA? (Change `rate` above.)
+
+# %%
+check("04.4", rate=None, full_ceiling=None, frozen_ceiling=None, explanation=None)
 
 # %% [markdown]
 # ## What to remember
