@@ -135,8 +135,14 @@ def _run(prepared: Prepared, *, fresh: bool, quiet: bool) -> results.RunRecord:
         fast.keep_heap()
     arguments = trainer_arguments(config, folder, plan, cuda=cuda)
     transformers.set_seed(config.seed)
-    model = load.load_model(prepared.model_path, dtype=methods.weights_dtype(config),
-                            attn_implementation=plan.attn_implementation)  # fmt: skip
+    try:
+        model = load.load_model(prepared.model_path, dtype=methods.weights_dtype(config),
+                                attn_implementation=plan.attn_implementation)  # fmt: skip
+    except ImportError as error:
+        reason = str(error).splitlines()[0]
+        raise LabkitError(
+            f"attn_implementation {plan.attn_implementation!r} cannot be used here: {reason}"
+        ) from error
     if model.config.is_encoder_decoder:
         raise LabkitError(
             f"{config.model} reads with an encoder and writes with a decoder: labkit train works "
@@ -291,13 +297,14 @@ def _as_dataset(encoded: list[dict[str, Any]]) -> Any:
 
 def _checkpoint(folder: Path) -> tuple[Path | None, list[dict[str, Any]]]:
     """Return the newest complete checkpoint and the steps measured up to it."""
-    found = sorted(
-        (folder / "checkpoints").glob(f"checkpoint-*/{COMPLETE}"),
-        key=lambda file: int(file.parent.name.rsplit("-", 1)[1]),
-    )
-    if not found:
-        return None, []
-    return found[-1].parent, json.loads(found[-1].read_text())
+    complete = {}
+    for file in (folder / "checkpoints").glob(f"checkpoint-*/{COMPLETE}"):
+        number = int(file.parent.name.rsplit("-", 1)[1])
+        with contextlib.suppress(ValueError, KeyError, TypeError):  # damaged: not complete
+            steps = json.loads(file.read_text())
+            if [step["step"] for step in steps] == list(range(1, number + 1)):
+                complete[number] = file.parent, steps
+    return complete[max(complete)] if complete else (None, [])
 
 
 def _refuse_other(prepared: Prepared, *, fresh: bool) -> None:

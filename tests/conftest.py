@@ -1,7 +1,8 @@
 """Models that many tests share: tiny random ones, built once, and the embedded real one."""
 
+import gc
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,18 @@ def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "runs"
     monkeypatch.setenv("LABKIT_RUNS", str(folder))
     return folder
+
+
+@pytest.fixture(scope="module")
+def few_objects() -> Iterator[None]:
+    """Hide what exists already from the garbage collector, which training runs again and again.
+
+    A test session holds a million objects; a training process does not.
+    """
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
