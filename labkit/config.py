@@ -57,15 +57,15 @@ class RunConfig:
     loftq_config: Mapping[str, int] | None = None
     """LoftQ settings such as {loftq_bits: 4}; only with init_lora_weights: loftq"""
 
-    max_steps: int = 150
+    max_steps: int = 300
     """optimizer steps; -1 trains num_train_epochs epochs instead"""
     num_train_epochs: float = 1.0
     """passes over the training split, used when max_steps is -1"""
-    per_device_train_batch_size: int = 4
+    per_device_train_batch_size: int = 2
     """sequences in one forward and backward pass; a sequence is a report with its questions"""
     gradient_accumulation_steps: int = 1
     """passes whose gradients are added up before each optimizer step"""
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     """peak learning rate; LoRA wants about ten times that of full fine-tuning"""
     weight_decay: float = 0.0
     """decoupled weight decay of AdamW, applied to trained weights other than norms and biases"""
@@ -106,7 +106,7 @@ class RunConfig:
 
     eval_steps: int = 0
     """loss on the development split every so many steps, outside the measured time; 0: never"""
-    save_steps: int = 50
+    save_steps: int = 100
     """a checkpoint to resume from every so many steps; one is kept, none after the run"""
     keep_weights: bool = True
     """keep what was trained; false for a run that only measures time and memory"""

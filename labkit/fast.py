@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-EAGER_ATTENTION_MAX_LENGTH = 384
+EAGER_ATTENTION_MAX_LENGTH = 512
 COMPILE_MIN_STEPS = 60
 TAKES_ANY_MASK = ("llama", "gemma", "phi", "mistral", "qwen2", "qwen3")
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
