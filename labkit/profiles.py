@@ -37,9 +37,9 @@ class Profile:
 PROFILES = {
     "smoke": Profile(
         name="smoke",
-        train={"max_steps": 3, "max_train_samples": 24, "per_device_train_batch_size": 2},
+        train={"max_steps": 3, "max_train_samples": 12, "per_device_train_batch_size": 1},
         probe_steps=2,
-        probe={"per_device_train_batch_size": 2, "max_train_samples": 8},
+        probe={"per_device_train_batch_size": 2, "max_train_samples": 4, "share_prompts": False},
         eval_samples=8,
     ),
     "cpu": Profile(name="cpu"),
