@@ -115,6 +115,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "target_modules", tuple(self.target_modules))
+        for key, hint in HINTS.items():
+            if hint is float:  # 0 and 0.0 are one setting, and have to be one in the hash
+                object.__setattr__(self, key, float(getattr(self, key)))
         if isinstance(self.loftq_config, Mapping):
             object.__setattr__(self, "loftq_config", dict(self.loftq_config))
             for key, value in self.loftq_config.items():

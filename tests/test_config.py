@@ -277,6 +277,12 @@ def test_to_dict_is_json_and_comes_back() -> None:
     assert again == config
 
 
+def test_whole_numbers_and_floats_are_one_setting() -> None:
+    written = RunConfig(warmup_steps=0, learning_rate=1, weight_decay=0)
+    read = from_mapping({"warmup_steps": 0, "learning_rate": "1", "weight_decay": 0.0}, where="x")
+    assert json.dumps(written.to_dict()) == json.dumps(read.to_dict())
+
+
 def test_replace_checks_and_copies() -> None:
     config = RunConfig()
     assert config.replace(r=4).r == 4 and config.r == 16
