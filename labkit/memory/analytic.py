@@ -236,13 +236,19 @@ def activation_bytes(shape: Shape, settings: StepSettings) -> int:
     tokens = settings.batch_size * _length(settings)
     full, residual = settings.method == "full", residual_bytes(shape, settings)
     # The final norm's fp32 copy; under full fine-tuning its output, which the head reads, as well.
-    around = 4 * shape.hidden + (2 * residual * shape.hidden if full else 0)
+    around: float = 4 * shape.hidden + (2 * residual * shape.hidden if full else 0)
     layer = kept_per_token(shape, settings)
     if settings.gradient_checkpointing:
         stacks = 2 if shape.decoder_linears else 1
         layer = stacks * residual * shape.hidden
         if settings.method == "8bit":
             layer += unsaved_inputs_per_token(shape, settings)
+        if shape.architecture == "t5":
+            # The first block of each stack makes a table of distances, which all others are
+            # given: scores and their mask, for the whole batch.
+            around += (
+                4 * BYTES[settings.dtype] * shape.heads * settings.seq_len / (settings.batch_size)
+            )
     return round(tokens * (shape.layers * layer + around))
 
 

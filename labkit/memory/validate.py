@@ -138,10 +138,10 @@ def analytic_grid() -> Iterator[StepSettings]:
     for model, method, (batch, length), again in itertools.product(
         models, methods, sizes, (False, True)
     ):
-        # PEFT gives prefixes through a key-value cache, which a state-space model has not; the
-        # scan's kernel reads weights itself, past a quantised layer.
+        # A prefix is a key-value cache and excludes checkpoints. A state-space model has neither a
+        # cache nor heads to give PEFT, and its scan reads weights past a quantised layer.
         if (method == "prefix" and again) or (
-            model.startswith("mamba") and method not in ("full", "lora", "prompt")
+            model.startswith("mamba") and method not in ("full", "lora")
         ):
             continue
         yield StepSettings(

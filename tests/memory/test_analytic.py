@@ -1,0 +1,123 @@
+"""The formulas against the models themselves, against the trace, and against published sums."""
+
+import statistics
+
+import pytest
+
+from labkit.memory.analytic import (
+    RULE_OF_18,
+    analytic,
+    evaluation_bytes,
+    kv_cache_bytes,
+    logits_bytes,
+    weight_bytes,
+)
+from labkit.memory.kept import kept_per_token
+from labkit.memory.settings import StepSettings
+from labkit.memory.shapes import parameters, shape_of
+from labkit.memory.trace import trace
+from labkit.models.registry import known_names, spec
+
+
+@pytest.mark.parametrize("name", known_names())
+def test_parameters_are_those_of_the_model_class(name):
+    import torch
+    import transformers
+
+    entry = spec(name)
+    config = transformers.AutoConfig.for_model(entry.architecture, **entry.config)
+    auto = transformers.AutoModelForCausalLM
+    if config.is_encoder_decoder:
+        auto = transformers.AutoModelForSeq2SeqLM
+    with torch.device("meta"):
+        model = auto.from_config(config)
+    expected = sum(p.numel() for p in model.parameters())
+    assert parameters(shape_of(StepSettings(model=name))) == expected
+
+
+def test_formula_and_trace_agree_over_a_grid():
+    grid = [
+        ("smollm2-135m-instruct", "full", 2, 256, {}),
+        ("smollm2-135m-instruct", "lora", 8, 512, {"attention": "eager"}),
+        ("llama-3-8b", "lora", 4, 1024, {}),
+        ("llama-3-8b", "full", 1, 512, {"gradient_checkpointing": True, "loss": "chunked"}),
+        ("llama-3-8b", "qlora", 2, 512, {"gradient_checkpointing": True}),
+        ("llama-2-7b", "8bit", 2, 512, {"gradient_checkpointing": True}),
+        ("llama-3.2-1b", "prefix", 2, 512, {}),
+        ("llama-3.2-1b", "prompt", 2, 512, {"padding": True}),
+        ("gemma-2b", "full", 2, 512, {"optim": "adamw_torch_foreach"}),
+        ("phi-1.5", "lora", 2, 512, {"lora_dropout": 0.1}),
+        ("bloom-3b", "lora", 1, 512, {"gradient_checkpointing": True}),
+        ("t5-large", "full", 2, 256, {}),
+        ("llama-3-8b", "full", 1, 512, {"sharding": "fsdp2", "num_gpus": 4}),
+        ("llama-2-13b", "lora", 1, 512, {"sharding": "zero3", "num_gpus": 2}),
+    ]
+    errors = []
+    for model, method, batch_size, seq_len, others in grid:
+        settings = StepSettings(
+            model=model, method=method, batch_size=batch_size, seq_len=seq_len, **others
+        )
+        formula = analytic(settings)
+        errors.append(abs(formula.peak_bytes / trace(settings).peak_bytes - 1))
+    assert statistics.median(errors) <= 0.08
+    assert max(errors) <= 0.15
+
+
+def test_parts_of_full_fine_tuning_follow_the_rule_of_18():
+    settings = StepSettings(model="llama-2-7b", method="full")
+    formula = analytic(settings)
+    count = formula.total_parameters
+    states = ("weights", "weight_copies", "gradients", "optimizer_state")
+    assert sum(RULE_OF_18.values()) == 18
+    # Embedding and norms have no 16-bit copy, everything else does.
+    untouched = 32_000 * 4096 + (2 * 32 + 1) * 4096
+    assert sum(formula.parts[name] for name in states) == 18 * count - 2 * untouched
+
+
+def test_a_llama_2_layer_keeps_56_bytes_per_hidden_element():
+    """Full fine-tuning in 16 bit: the sum in `kept`'s essay, and the figure in circulation."""
+    settings = StepSettings(model="llama-2-7b", method="full", master_weights=False)
+    shape = shape_of(settings)
+    assert kept_per_token(shape, settings) / shape.hidden == pytest.approx(56, rel=0.04)
+
+
+def test_nf4_takes_4_127_bits_a_weight():
+    """Dettmers et al. 2023, section 3: 0.5 bits of scales, 0.127 when quantised once more."""
+    shape = shape_of(StepSettings(model="llama-2-7b", method="qlora"))
+    linear = 32 * (4 * 4096**2 + 3 * 4096 * 11_008)
+    others = 2 * (parameters(shape) - linear)
+    for double, bits in ((True, 4.127), (False, 4.5)):
+        settings = StepSettings(model="llama-2-7b", method="qlora", double_quant=double)
+        assert (weight_bytes(shape, settings) - others) * 8 / linear == pytest.approx(bits, 1e-3)
+
+
+def test_logits_of_a_large_vocabulary():
+    settings = StepSettings(model="llama-3-8b", batch_size=4, seq_len=1024)
+    shape = shape_of(settings)
+    logits = 4 * 1024 * 128_256
+    assert logits_bytes(shape, settings) == (10 * logits, 12 * logits)
+    tiled = StepSettings(model="llama-3-8b", batch_size=4, seq_len=1024, loss="chunked")
+    assert logits_bytes(shape, tiled)[1] < logits
+
+
+def test_cache_and_evaluation_are_rows_of_their_own():
+    settings = StepSettings(model="llama-3-8b", seq_len=1024)
+    # 2 · 32 layers · 8 heads · 128 wide · 2 bytes = 128 KiB a token.
+    assert kv_cache_bytes(settings, batch_size=3, tokens=1000) == 3 * 1000 * 128 * 1024
+    logits = 8 * 1024 * 128_256
+    assert evaluation_bytes(settings, batch_size=8) > 16e9 + 10 * logits
+    mamba = StepSettings(model="mamba-1.4b")
+    short, long = (kv_cache_bytes(mamba, batch_size=1, tokens=n) for n in (10, 10_000))
+    assert short == long
+
+
+def test_more_of_anything_never_takes_less():
+    def peak(**fields):
+        return analytic(StepSettings(model="llama-3.2-1b", **fields)).peak_bytes
+
+    for method in ("full", "lora", "qlora", "8bit", "prefix", "prompt"):
+        assert peak(method=method, batch_size=2) < peak(method=method, batch_size=4)
+        assert peak(method=method, seq_len=256) < peak(method=method, seq_len=512)
+    assert peak(gradient_checkpointing=True, batch_size=8) < peak(batch_size=8)
+    assert peak(loss="chunked") < peak()
+    assert peak(lora_r=8) < peak(lora_r=64)

@@ -1,0 +1,121 @@
+"""What `labkit estimate` answers, for one question and for the table of all."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+
+import pytest
+
+from labkit.errors import LabkitError
+from labkit.memory.estimates import estimate, find_device, needed, settings_for, table
+from labkit.memory.report import plot_timeline, render, render_table, timeline_alt
+from labkit.memory.trace import trace
+
+
+@pytest.fixture(scope="module")
+def result():
+    return estimate("llama-3-8b", device="a100-40gb", method="lora", batch_size=4, seq_len=1024)
+
+
+def test_json_has_the_stable_keys(result):
+    printed = json.loads(json.dumps(result.to_json()))
+    wanted = {"model", "method", "batch_size", "seq_len", "device", "parts", "peak_bytes",
+              "device_bytes", "fits", "step_seconds", "wall_seconds"}  # fmt: skip
+    assert wanted <= set(printed)
+    assert set(printed["peak_bytes"]) == {"analytic", "traced"}
+    assert set(printed["step_seconds"]) == {"low", "high"}
+    for columns in printed["parts"].values():
+        assert set(columns) == {"analytic_bytes", "traced_bytes"}
+    assert printed["parts"]["weights"]["traced_bytes"] >= 2 * 8_030_261_248
+
+
+def test_parts_at_the_peak_add_up_and_the_timeline_reaches_it(result):
+    assert sum(result.at_peak.values()) == result.peak_bytes["traced"]
+    assert max(sum(v.values()) for _, v in result.timeline) == result.peak_bytes["traced"]
+    layers = [name for name, _ in result.timeline if name.startswith("forward.0.")]
+    assert layers == [f"forward.0.{index}" for index in range(32)]
+
+
+def test_the_largest_batch_fits_and_one_more_does_not(result):
+    assert not result.fits
+    for name, value in (("batch_size", result.largest_batch_size),
+                        ("seq_len", result.largest_seq_len)):  # fmt: skip
+        for extra, fits in ((0, True), (max(1, value // 50), False)):
+            settings = dataclasses.replace(result.settings, **{name: value + extra})
+            need = needed(trace(settings).peak_bytes, settings)
+            assert (need <= result.device_bytes) is fits
+
+
+def test_a_card_below_the_weights_takes_no_batch_at_all():
+    small = estimate("llama-3-70b", device="t4", method="lora", seq_len=64)
+    assert not small.fits
+    assert small.largest_batch_size == 0 and small.largest_seq_len == 0
+    assert "does not fit" in render(small)
+
+
+def test_text_says_peak_phase_limit_and_time(result):
+    text = render(result)
+    for words in ("analytic", "traced", "peak (not the sum)", "backward pass of head and loss",
+                  "does not fit on a100-40gb", "largest batch", "step time"):  # fmt: skip
+        assert words in text
+
+
+def test_the_figure_has_a_text_and_stacks_what_the_timeline_has(result):
+    figure = plot_timeline(result)
+    (axes,) = figure.axes
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert "activations kept for backward" in labels
+    top = max(sum(values.values()) for _, values in result.timeline) / 2**30
+    assert axes.get_ylim()[1] >= top
+    assert "peaks at" in timeline_alt(result)
+
+
+def test_the_table_orders_methods_as_memory_does():
+    rows = table("llama-3-8b", devices=("a100-40gb", "h100"))
+    by_name = {(row.method, row.gradient_checkpointing): row for row in rows}
+    assert len(rows) == 11  # six methods with and without, no prefix with
+    assert by_name["full", False].largest_batch_size == {"a100-40gb": 0, "h100": 0}
+    lora, qlora = by_name["lora", True], by_name["qlora", True]
+    assert 0 < lora.largest_batch_size["a100-40gb"] < lora.largest_batch_size["h100"]
+    assert qlora.peak_bytes < lora.peak_bytes
+    text = render_table("llama-3-8b", rows, seq_len=1024)
+    assert "qlora + checkpointing" in text and "–" in text
+
+
+def test_a_cpu_is_this_machine_and_its_process_counts():
+    card = find_device("cpu")
+    settings = settings_for(card, "tiny-llama")
+    assert settings.target == "cpu"
+    assert needed(1000, settings) > 100 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"model": "lama-3-8b"}, "llama-3-8b"),
+        ({"model": "llama-3-8b", "device": "a100"}, "a100-40gb"),
+        ({"model": "llama-3-8b", "batch_sise": 2}, "did you mean 'batch_size'"),
+        ({"model": "llama-3-8b", "lora_target_modules": "q_prj"}, "q_proj"),
+        ({"model": "llama-3-8b", "method": "prefix", "gradient_checkpointing": True}, "choose one"),
+        ({"model": "llama-3-8b", "sharding": "zero3"}, "num_gpus"),
+    ],
+)
+def test_bad_input_is_one_sentence(arguments, sentence):
+    arguments = {"device": "t4", **arguments}
+    with pytest.raises(LabkitError, match=sentence) as raised:
+        estimate(**arguments)
+    assert "\n" not in str(raised.value)
+
+
+def test_formulas_need_no_torch():
+    code = (
+        "import sys\n"
+        "from labkit.memory.estimates import table\n"
+        "from labkit.memory.report import render_table\n"
+        "print(render_table('phi-1.5', table('phi-1.5'), seq_len=1024))\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "phi-1.5" in done.stdout
