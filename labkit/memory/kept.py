@@ -1,4 +1,4 @@
-"""What a model is made of, and what each of its layers keeps for the backward pass.
+"""What a layer keeps for the backward pass, architecture by architecture.
 
 Autograd keeps an input of an operation when the derivative needs it. From that one rule follows
 what a layer costs, in bytes per token:
@@ -13,14 +13,16 @@ what a layer costs, in bytes per token:
     dropout                 keeps a mask of one byte an element
     residual addition       keeps nothing
 
-The sum for a Llama layer under full fine-tuning in 16 bit, with h = hidden width, m = MLP width,
-q and k = widths of queries and keys:
+The sum for a Llama layer under full fine-tuning, with h = hidden width, m = MLP width, q and k =
+widths of queries and keys, in bytes per token:
 
-    2·(4h + 2h) + 2·2h + (4q + 4k) + 2·(4m)  bytes per token
+    16-bit weights        2·(4h + 2h) + 2·2h      + (4q + 4k) + 2·4m    = 45.5h for Llama 2
+    fp32, autocast        2·(4h + 4h) + (3+2)·2h  + (4q + 4k) + 2·4m    = 55.5h
 
-which is 56h for Llama 2 (q = k = h, m = 2.69h). The often quoted 34h (Korthikanti et al. 2022,
-"Reducing Activation Recomputation in Large Transformer Models") is GPT-2's: LayerNorm in 16 bit
-and a two-matrix MLP.
+(q = k = h, m = 2.69h; terms: norms, inputs of q, k, v and of gate and up, attention, MLP). Under
+autocast the norms' outputs are fp32 and every product that reads one keeps a 16-bit copy of its
+own. The often quoted 34h (Korthikanti et al. 2022, "Reducing Activation Recomputation in Large
+Transformer Models") is GPT-2's: LayerNorm in 16 bit and an MLP of two matrices.
 
 Widths are in elements, results in bytes. Only numbers of a configuration are read.
 """

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.hardware import GIB
 from labkit.memory.estimates import LABELS, Estimate, TableRow, estimate, measured_column, table
+from labkit.memory.roofline import MATMUL_SHARE, SPREAD
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -72,8 +73,10 @@ def render(result: Estimate) -> str:
         )
     if result.step_seconds:
         low, high = result.step_seconds
-        lines.append(f"step time: {_seconds(low)} to {_seconds(high)} (matrix products at 70 % of "
-                     "the card's peak, traffic, launches; and up to 2.4 times that)")  # fmt: skip
+        lines.append(
+            f"step time: {_seconds(low)} to {_seconds(high)} (matrix products at "
+            f"{MATMUL_SHARE:.0%} of the peak rate, traffic and launches; up to {SPREAD} times that)"
+        )
     return "\n".join(lines)
 
 
@@ -140,16 +143,14 @@ def timeline_alt(result: Estimate) -> str:
     )
 
 
-def _ticks(names: Sequence[str]) -> dict[int, str]:
-    """Return positions and labels of the phases, each once."""
-    ticks: dict[int, str] = {}
-    last = ""
-    for index, name in enumerate(names):
-        word = {"forward": "forward", "loss": "loss", "backward": "backward",
-                "optimizer": "optimizer"}[name.split(".")[0]]  # fmt: skip
-        if word != last:
-            ticks[index] = word
-            last = word
+def _ticks(names: Sequence[str]) -> dict[float, str]:
+    """Return the middle of each phase and its label; short ones a line lower, out of the way."""
+    words = [name.split(".")[0] for name in names]
+    ticks: dict[float, str] = {}
+    for word in dict.fromkeys(words):
+        first = words.index(word)
+        count = words.count(word)
+        ticks[first + (count - 1) / 2] = word if count > 3 else f"\n{word}"
     return ticks
 
 
