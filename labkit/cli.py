@@ -155,6 +155,60 @@ def train(
 
 
 @app.command()
+def estimate(
+    model: Annotated[str, typer.Argument(help="registry name, folder, or Hub id")],
+    method: Annotated[str | None, typer.Option(help="full, lora, qlora, 8bit …")] = None,
+    device: Annotated[str, typer.Option(help="GPU by its datasheet, or cpu")] = "a100-80gb",
+    batch_size: Annotated[int, typer.Option(help="samples in one pass on one device")] = 1,
+    seq_len: Annotated[int, typer.Option(help="tokens of every sample")] = 1024,
+    dtype: Annotated[str | None, typer.Option(help="compute type")] = None,
+    optim: Annotated[str | None, typer.Option(help="optimizer, by its transformers name")] = None,
+    lora_r: Annotated[int | None, typer.Option(help="rank of the adapters")] = None,
+    lora_target_modules: Annotated[
+        str | None, typer.Option(help="all-linear, or names such as q_proj,v_proj")
+    ] = None,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="keep layer inputs only")
+    ] = False,
+    loss: Annotated[str | None, typer.Option(help="full or chunked cross-entropy")] = None,
+    sharding: Annotated[str | None, typer.Option(help="zero1, zero2, zero3 or fsdp2")] = None,
+    num_gpus: Annotated[int | None, typer.Option(help="devices")] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="a third column from a real step on this machine")
+    ] = False,
+    timeline: Annotated[
+        Path | None, typer.Option(help="draw memory within a step into this PNG")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Predict memory and time of a training step without allocating anything.
+
+    Without --method: all methods on common GPUs, in one table.
+    """
+    import dataclasses
+
+    from labkit import plots
+    from labkit.memory import estimates, report
+
+    if method is None:
+        rows = estimates.table(model, batch_size=batch_size, seq_len=seq_len)
+        objects = [dataclasses.asdict(row) for row in rows]
+        _emit({"model": model, "batch_size": batch_size, "seq_len": seq_len, "rows": objects},
+              json_, report.render_table(model, rows, seq_len=seq_len))  # fmt: skip
+        return
+    result = estimates.estimate(
+        model, method=method, device=device, batch_size=batch_size, seq_len=seq_len, dtype=dtype,
+        optim=optim, lora_r=lora_r, lora_target_modules=lora_target_modules, loss=loss,
+        gradient_checkpointing=gradient_checkpointing, sharding=sharding, num_gpus=num_gpus,
+    )  # fmt: skip
+    if measure:
+        result = estimates.measured_column(result)
+    if timeline is not None:
+        plots.save_figure(report.plot_timeline(result), timeline, alt=report.timeline_alt(result))
+    _emit(result.to_json(), json_, report.render(result))
+
+
+@app.command()
 def infer(
     models: Annotated[list[str], typer.Argument(help="registry names, runs, or folders")],
     sid: Annotated[str, typer.Option(help="sample ids: 100, 3,7 or 0-4,9")],
