@@ -119,7 +119,7 @@ def contiguous_head(model: "nn.Module") -> None:
     Generation needs the logits of the last position, a slice of all hidden states. For a sliced
     batch PyTorch copies the *weight* once per row, gigabytes for a large vocabulary.
     """
-    head = model.get_output_embeddings()  # type: ignore[operator]
+    head = model.get_output_embeddings()
     head.register_forward_pre_hook(lambda module, inputs: (inputs[0].contiguous(), *inputs[1:]))
 
 
