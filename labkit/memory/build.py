@@ -15,6 +15,7 @@ import torch
 from labkit.errors import LabkitError, nearest
 from labkit.memory.quantised import quantise_linears
 from labkit.memory.settings import StepSettings
+from labkit.memory.shapes import check_method, config_folder
 from labkit.memory.step import Step
 from labkit.models import registry
 from labkit.models.quiet import quiet, quiet_bitsandbytes
@@ -36,7 +37,8 @@ def load_config(settings: StepSettings, *, depth: int | None = None) -> Any:
             spec = registry.spec(name)
             config = transformers.AutoConfig.for_model(spec.architecture, **spec.config)
         else:
-            config = transformers.AutoConfig.from_pretrained(registry.resolve(name))
+            config = transformers.AutoConfig.from_pretrained(config_folder(name))
+    check_method(config.model_type, settings)
     for key, value in settings.config_overrides.items():
         if not hasattr(config, key):
             raise LabkitError(

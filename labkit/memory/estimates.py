@@ -14,6 +14,7 @@ from one phase to another, and the formula knows the phases.
 """
 
 import dataclasses
+import itertools
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -235,35 +236,38 @@ def table(
 ) -> list[TableRow]:  # fmt: skip
     """Return all methods × `devices` for a model, by formula: peaks and largest batches.
 
+    Methods that the model cannot do are left out.
+
     Raises `LabkitError` for an unknown model, or one whose architecture has no formulas.
     """
+    card = DEVICES[devices[0]]
+    if analytic(settings_for(card, model, **choices)) is None:
+        raise LabkitError(
+            f"{model} has an architecture without formulas: give a method and a device, and its "
+            "step is traced"
+        )
     rows = []
-    for method in METHODS:
-        for checkpointing in (False, True):
-            if method == "prefix" and checkpointing:
-                continue
-            card = DEVICES[devices[0]]
+    for method, checkpointing in itertools.product(METHODS, (False, True)):
+        try:
             settings = settings_for(
                 card, model, method=method, gradient_checkpointing=checkpointing,
                 batch_size=batch_size, seq_len=seq_len, **choices,
             )  # fmt: skip
             formula = analytic(settings)
-            if formula is None:
-                raise LabkitError(
-                    f"{model} has an architecture without formulas: give a method and a device, "
-                    "and its step is traced"
-                )
-            rows.append(
-                TableRow(
-                    method=method,
-                    gradient_checkpointing=checkpointing,
-                    peak_bytes=formula.peak_bytes,
-                    largest_batch_size={
-                        name: _largest(settings, DEVICES[name], 1.0, "batch_size") or 0
-                        for name in devices
-                    },
-                )
+        except LabkitError:  # a prefix with checkpointing, a method this architecture cannot do
+            continue
+        assert formula is not None
+        rows.append(
+            TableRow(
+                method=method,
+                gradient_checkpointing=checkpointing,
+                peak_bytes=formula.peak_bytes,
+                largest_batch_size={
+                    name: _largest(settings, DEVICES[name], 1.0, "batch_size") or 0
+                    for name in devices
+                },
             )
+        )
     return rows
 
 

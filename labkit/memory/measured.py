@@ -20,6 +20,7 @@ from labkit.errors import LabkitError
 from labkit.memory.build import build_step, load_config
 from labkit.memory.settings import StepSettings
 from labkit.memory.step import Step
+from labkit.models.quiet import quiet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +39,8 @@ class Measured:
     """what CUDA's caching allocator took from the device at most"""
 
 
-def measure(settings: StepSettings) -> Measured:
-    """Run two real steps of `settings` on its target and measure the second.
+def real_step(settings: StepSettings) -> Step:
+    """Return the step of `settings` on tensors that have storages, weights random.
 
     Raises `LabkitError` when the target is CUDA and there is none.
     """
@@ -52,14 +53,38 @@ def measure(settings: StepSettings) -> Measured:
         # Any values do, but denormal ones would slow every product down.
         return tensor.normal_(0, 0.02) if dtype.is_floating_point else tensor.zero_()
 
-    step = build_step(settings, load_config(settings), allocate)
-    if device == "cuda":
-        return _on_cuda(step)
+    with quiet():
+        return build_step(settings, load_config(settings), allocate)
+
+
+def step_peak(step: Step) -> int:
+    """Return the peak of one more run of `step`, in bytes of its target's allocator."""
+    if step.settings.target == "cuda":
+        return _on_cuda(step).peak_bytes
+    with CpuRecorder() as recorder:
+        step.run(accumulated=1)
+    return recorder.peak.peak_bytes
+
+
+def measure(settings: StepSettings) -> Measured:
+    """Run two real steps of `settings` on its target and measure the second.
+
+    Raises `LabkitError` when the target is CUDA and there is none.
+    """
+    step = real_step(settings)
+    with quiet():
+        if settings.target == "cuda":
+            step.run(accumulated=1)
+            return _on_cuda(step)
+        return _on_cpu(step)
+
+
+def _on_cpu(step: Step) -> Measured:
     with CpuRecorder():
-        step.run()
+        step.run(accumulated=1)
     before = _held(step)
     with CpuRecorder() as recorder:
-        step.run(recorder.mark)
+        step.run(recorder.mark, accumulated=1)
     peak = recorder.peak
     moments = [live for _, live in peak.timeline]
     # What was alive before the step besides it (another model in a notebook) is not its own.
@@ -70,7 +95,7 @@ def measure(settings: StepSettings) -> Measured:
         for (name, begin), (_, end) in itertools.pairwise(marks)
     }
     return Measured(
-        settings=settings,
+        settings=step.settings,
         peak_bytes=peak.peak_bytes - foreign,
         start_bytes=peak.start_bytes - foreign,
         parts=before,
@@ -79,11 +104,10 @@ def measure(settings: StepSettings) -> Measured:
 
 
 def _on_cuda(step: Step) -> Measured:
-    step.run()
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     start = torch.cuda.memory_allocated()
-    step.run()
+    step.run(accumulated=1)
     torch.cuda.synchronize()
     return Measured(
         settings=step.settings,

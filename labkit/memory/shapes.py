@@ -68,22 +68,61 @@ class Shape:
 def shape_of(settings: StepSettings) -> Shape | None:
     """Return the shape of the settings' model, or None when its architecture has no formula here.
 
-    Raises `LabkitError` for a model that is neither in the registry nor a folder on this machine.
+    Raises `LabkitError` for a model that is neither in the registry nor found elsewhere, and for a
+    method that its architecture cannot do.
     """
     name = settings.model
     if name in registry.known_names():
         spec = registry.spec(name)
         architecture, config = spec.architecture, dict(spec.config)
     else:
-        path = Path(registry.resolve(name)) / "config.json"
+        path = config_folder(name) / "config.json"
         try:
             config = json.loads(path.read_text())
         except (OSError, ValueError) as error:
             raise LabkitError(f"{path} cannot be read as a configuration: {error}") from None
         architecture = config.get("model_type", "")
+    check_method(architecture, settings)
     if architecture not in ARCHITECTURES:
         return None
     return _READ[architecture]({**_DEFAULTS[architecture], **config, **settings.config_overrides})
+
+
+def check_method(architecture: str, settings: StepSettings) -> None:
+    """Raise `LabkitError` for a method that an architecture cannot do."""
+    if architecture == "mamba" and settings.method not in ("full", "lora"):
+        raise LabkitError(
+            f"method {settings.method} does not work with {settings.model}: a state-space model "
+            "has no key-value cache for a prefix, and its scan reads weights past a quantised "
+            "layer; use lora or full"
+        )
+
+
+def config_folder(name: str) -> Path:
+    """Return a folder with the `config.json` of a model outside the registry; weights not needed.
+
+    A local folder, a model in the shared folder or the cache, or that one file from the Hub. Raises
+    `LabkitError` that says what was looked for and what to do.
+    """
+    folder = Path(name).expanduser()
+    if (folder / "config.json").is_file():
+        return folder
+    try:
+        return registry.resolve(name, fetch=False)
+    except LabkitError:
+        if name.count("/") != 1 or name.startswith((".", "/", "~")):
+            raise
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(name, "config.json")).parent
+    except Exception as error:
+        # Gated, private, misspelt, no network: each has a class of its own, and some have many.
+        raise LabkitError(
+            f"the configuration of {name} cannot be had from the Hugging Face Hub "
+            f"({type(error).__name__}): check the spelling and the network, or give a folder with "
+            "its config.json"
+        ) from error
 
 
 def parameters(shape: Shape) -> int:

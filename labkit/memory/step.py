@@ -37,10 +37,14 @@ class Step:
     inputs: dict[str, torch.Tensor]
     labels: torch.Tensor
 
-    def run(self, mark: Mark = lambda name: None) -> None:
-        """Run one optimizer step, announcing its phases; gradients are released at its end."""
-        if self.settings.gradient_accumulation_steps > 1:
-            # One more micro-batch is enough: from the second on they are all alike.
+    def run(self, mark: Mark = lambda name: None, *, accumulated: int | None = None) -> None:
+        """Run one optimizer step, announcing its phases; gradients are released at its end.
+
+        `accumulated` is the number of micro-batches before the one that is announced, by default
+        all of them. One is enough to see memory: from the second on they are alike.
+        """
+        before = self.settings.gradient_accumulation_steps - 1
+        for _ in range(before if accumulated is None else min(accumulated, before)):
             mark("accumulate")
             self._forward().backward()
         mark("forward")

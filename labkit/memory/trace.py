@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from labkit.errors import LabkitError
 from labkit.memory import gpu_paths
 from labkit.memory.build import build_step, depth_of, load_config
 from labkit.memory.quantised import NF4Linear
@@ -97,6 +98,19 @@ def trace(settings: StepSettings, *, extrapolate: bool = True) -> Trace:
     `extrapolate=False` traces every layer. Raises `LabkitError` for an unknown model or for
     settings that its architecture cannot follow.
     """
+    try:
+        return _trace(settings, extrapolate=extrapolate)
+    except LabkitError:
+        raise
+    except Exception as error:
+        # Models outside the registry may do what shapes alone cannot follow.
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise LabkitError(
+            f"a step of {settings.model} with method {settings.method} cannot be traced: {first}"
+        ) from error
+
+
+def _trace(settings: StepSettings, *, extrapolate: bool) -> Trace:
     config = load_config(settings)
     depth = depth_of(config)
     at_depth = _trace_at
@@ -155,7 +169,7 @@ def _trace_at(settings: StepSettings, depth: int) -> _Traced:
                     tracker.watch([p.grad for p in trainable], "gradients")
                 tracker.mark(name)
 
-            step.run(mark)
+            step.run(mark, accumulated=1)
         windows = replay(tracker)
     if on_gpu:
         windows = [_with_workspace(window) for window in windows]

@@ -83,6 +83,34 @@ def test_the_table_orders_methods_as_memory_does():
     assert "qlora + checkpointing" in text and "–" in text
 
 
+def test_the_table_leaves_out_what_a_model_cannot_do():
+    rows = table("mamba-1.4b", devices=("h100",))
+    assert {row.method for row in rows} == {"full", "lora"}
+    with pytest.raises(LabkitError, match="mamba-1.4b"):
+        table("mamba-1.4")
+
+
+def test_a_folder_with_nothing_but_a_configuration_will_do(tmp_path):
+    from labkit.models.registry import spec
+
+    config = {**spec("tiny-llama").config, "model_type": "llama"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    from_folder = estimate(str(tmp_path), device="t4", seq_len=16)
+    assert from_folder.peak_bytes == estimate("tiny-llama", device="t4", seq_len=16).peak_bytes
+
+
+def test_an_architecture_without_formulas_is_traced_all_the_same(tmp_path):
+    config = {
+        "model_type": "gpt_neox", "hidden_size": 64, "num_hidden_layers": 6,
+        "num_attention_heads": 4, "intermediate_size": 128, "vocab_size": 500,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    result = estimate(str(tmp_path), device="t4", seq_len=16)
+    assert result.peak_bytes["analytic"] is None and result.peak_bytes["traced"] > 0
+    assert result.largest_batch_size is None and result.step_seconds is None
+    assert "traced" in render(result)
+
+
 def test_a_cpu_is_this_machine_and_its_process_counts():
     card = find_device("cpu")
     settings = settings_for(card, "tiny-llama")
@@ -99,6 +127,8 @@ def test_a_cpu_is_this_machine_and_its_process_counts():
         ({"model": "llama-3-8b", "lora_target_modules": "q_prj"}, "q_proj"),
         ({"model": "llama-3-8b", "method": "prefix", "gradient_checkpointing": True}, "choose one"),
         ({"model": "llama-3-8b", "sharding": "zero3"}, "num_gpus"),
+        ({"model": "mamba-1.4b", "method": "qlora"}, "use lora or full"),
+        ({"model": "mamba-1.4b", "method": "prefix"}, "use lora or full"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments, sentence):
