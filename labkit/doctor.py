@@ -322,7 +322,9 @@ def render(findings: Iterable[Finding], width: int | None = None) -> str:
         advice = f"\n→ {finding['advice']}" if finding["advice"] else ""
         table.add_row(finding["status"], finding["what"], finding["detail"] + advice)
     width = width or shutil.get_terminal_size((100, 24)).columns
-    console = Console(width=width, force_jupyter=False, color_system=None, highlight=False, markup=False)
+    console = Console(
+        width=width, force_jupyter=False, color_system=None, highlight=False, markup=False
+    )
     with console.capture() as captured:
         console.print(table)
     counts = {s: sum(f["status"] == s for f in findings) for s in ("ok", "warn", "fail")}
