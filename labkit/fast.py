@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 EAGER_ATTENTION_MAX_LENGTH = 512
 COMPILE_MIN_STEPS = 60
 TAKES_ANY_MASK = ("llama", "gemma", "phi", "mistral", "qwen2", "qwen3")
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,11 +95,11 @@ def plan(
 def keep_heap() -> None:
     """Tell glibc to keep freed memory for this process instead of returning it to the kernel.
 
-    Source: mallopt(3). Resident memory then stays at its peak until the process ends.
+    Blocks above 32 MiB still go back at once: kept, they would leave holes that nothing else fits.
+    Source: mallopt(3). Resident memory then stays near its peak until the process ends.
     """
     mallopt = ctypes.CDLL("libc.so.6").mallopt
     mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
-    mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
     mallopt(M_TOP_PAD, 64 * 2**20)
 
