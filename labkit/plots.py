@@ -168,10 +168,11 @@ def score_bars(scores: dict[str, dict[str, Any]]) -> tuple["Figure", str]:
         )  # fmt: skip
     axes.set_xticks(range(len(groups)), [f"{g}\nn = {counts[g]}" for g in groups])
     axes.set_ylabel("exact match (% of questions)")
-    axes.set_ylim(0, 100)
+    axes.set_ylim(0, 128)  # room for the legend above the longest interval
+    axes.set_yticks(range(0, 101, 20))
     axes.grid(axis="x", visible=False)
     axes.set_title("Exact match on the test split, with 95 % intervals")
-    axes.legend(ncols=2, fontsize="small")
+    axes.legend(ncols=2, fontsize="small", loc="upper left")
     said = "; ".join(
         f"{label} {100 * o['metrics']['em']['value']:.0f} %" for label, o in scores.items()
     )

@@ -1,6 +1,6 @@
 """Progress of a long run: a line now and then, readable in a terminal, a notebook and a log.
 
-A line is printed at the first step, then whenever a tenth of the run is done or twenty seconds
+A line is printed at the first step, then whenever a tenth of the run is done or 45 seconds
 have passed, so a hub that ends silent kernels sees that this one works. It says loss, speed,
 memory and the time left. In a notebook it goes to the cell's output; elsewhere to stderr, since
 stdout is for results.
@@ -12,7 +12,7 @@ from typing import Any
 
 from labkit.measure import Meter
 
-EVERY_SECONDS = 20.0
+EVERY_SECONDS = 45.0
 
 
 class Progress:
@@ -42,6 +42,7 @@ class Progress:
         step = entry["step"]
         if self._first is None:
             self._first = step - 1
+            self.say(self.label)
             self._timed_from = time.perf_counter() - entry["seconds"]
         tenth = step * 10 // self.total
         now = time.perf_counter()
@@ -54,7 +55,7 @@ class Progress:
         left = (now - self._timed_from) / (step - self._first) * (self.total - step)
         memory = f"  {meter.peak_allocated / 2**30:.2f} GiB" if meter.peak_allocated else ""
         self.say(
-            f"{self.label}  step {step:>{len(str(self.total))}}/{self.total}  "
+            f"  step {step:>{len(str(self.total))}}/{self.total}  "
             f"loss {entry['loss']:.3f}  {speed:,.0f} tokens/s{memory}  "
             f"{_minutes(left)} left"
         )
@@ -72,7 +73,7 @@ class Progress:
         """Print the closing line."""
         speed = summary.get("tokens_per_second")
         at = f" at {speed:,.0f} tokens/s" if speed else ""
-        self.say(f"{self.label}  done in {_minutes(self.elapsed())}{at}")
+        self.say(f"  done in {_minutes(self.elapsed())}{at}")
 
 
 def in_notebook() -> bool:
