@@ -58,7 +58,7 @@ def test_a_sweep_predicts_first_and_stops_a_variant_where_memory_ends(simulated,
     plain = [p for p in points if not p.settings.gradient_checkpointing]
     again = [p for p in points if p.settings.gradient_checkpointing]
     assert [p.status for p in plain] == [DONE, DONE, DONE, OUT_OF_MEMORY]
-    assert again[-1].batch_size > plain[-1].batch_size or again[-1].status == DONE
+    assert again[0].status == DONE
     for point in points:
         assert point.predicted_process_bytes > GIB
         assert point.tokens == point.batch_size * 16

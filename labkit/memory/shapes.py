@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from labkit.errors import LabkitError
+from labkit.errors import LabkitError, nearest
 from labkit.memory.settings import StepSettings
 from labkit.models import registry
 
@@ -152,8 +152,18 @@ def quantised_weights(shape: Shape) -> int:
 
 
 def adapted(shape: Shape, settings: StepSettings) -> list[Linear]:
-    """Return the linear layers of one block (both blocks of T5) that get an adapter."""
+    """Return the linear layers of one block (both blocks of T5) that get an adapter.
+
+    Raises `LabkitError` for a target that the model does not have.
+    """
     names = settings.lora_target_modules
+    known = {each.name for each in _all(shape)}
+    for name in names:
+        if name != "all-linear" and name not in known:
+            raise LabkitError(
+                f"lora_target_modules: {settings.model} has no linear layer {name!r}: "
+                f"{nearest(name, known)}"
+            )
     if names != ("all-linear",):
         return [each for each in _all(shape) if each.name in names]
     return [each for each in _all(shape) if each.name not in ("out_proj", "dt_proj")]
