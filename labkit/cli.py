@@ -1,12 +1,13 @@
 """The command line: every command is a thin call of a function that a lesson could call.
 
 Results go to stdout (with `--json` as one object), everything else to stderr. A mistake is one
-sentence and exit code 2; `--debug` shows the traceback. Modules that need torch are imported
-inside the commands, so `labkit --help` answers at once.
+sentence and exit code 2; `--debug` shows the traceback. Ctrl-C exits with 130. Modules that need
+torch are imported inside the commands, so `labkit --help` answers at once.
 """
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -38,10 +39,9 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in arguments
     if debug:
         arguments.remove("--debug")
+    plain, warnings.formatwarning = warnings.formatwarning, _format_warning
     try:
         code = app(arguments, prog_name="labkit", standalone_mode=False)
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
     except (LabkitError, typer.TyperException) as error:
         if debug:
             raise
@@ -50,7 +50,19 @@ def main(arguments: list[str] | None = None) -> None:
             sys.exit(2)
         message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
         _fail(" ".join(message.split()), 2)
+    finally:
+        warnings.formatwarning = plain
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int,
+    line: str | None = None,
+) -> str:  # fmt: skip
+    """Say our own warnings in a line, as mistakes are said; leave those of libraries alone."""
+    if category is UserWarning and Path(filename).parent == Path(__file__).parent:
+        return f"labkit: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
 
 
 def _fail(message: str, code: int) -> None:
@@ -302,7 +314,7 @@ def check(
     from labkit.checkpoints.questions import question as find_question
 
     rows = checkpoints.status()
-    if question:
+    if question is not None:
         asked = find_question(question)
         rows = [row for row in rows if row["id"] == asked.id]
     _emit({"questions": rows}, json_,

@@ -3,7 +3,7 @@
 A run is its settings: change one and it is another run, keep them all and labkit returns the
 record it already has. So there is one flat dataclass, with the names the field uses: those of
 `transformers.TrainingArguments`, `trl.SFTConfig` and `peft.LoraConfig` wherever they have one.
-A docstring line under each field says what it does; `labkit train --help` prints them.
+A docstring line under each field says what it does; `labkit train --settings` prints them.
 
 Settings come from a YAML or JSON file, then from `--key value` on the command line. The JSON
 files of the older course projects are read too: `RENAMED` maps their keys, and `RETIRED` says of
@@ -25,6 +25,7 @@ from labkit.errors import LabkitError, nearest
 CONFIGS = Path(__file__).with_name("configs")
 LOFTQ_KEYS = ("loftq_bits", "loftq_iter")
 LARGEST_SEED = 2**32 - 1
+LONGEST_NAME = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +152,8 @@ class RunConfig:
             )
         if not self.target_modules:
             raise LabkitError("target_modules is empty: use all-linear or name linear layers")
-        if self.name and (Path(self.name).name != self.name or self.name.startswith(".")):
+        plain = Path(self.name).name == self.name and self.name.isprintable()
+        if not plain or self.name.startswith(".") or len(self.name.encode()) > LONGEST_NAME:
             raise LabkitError(f"name {self.name!r} must be a plain folder name such as 'my-run'")
 
     @property

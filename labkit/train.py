@@ -103,9 +103,9 @@ def train_repeatedly(
 
 def prepare(config: RunConfig) -> Prepared:
     """Find model and data and compute the run's content hash; nothing is written."""
-    model_path = registry.resolve(config.model)
-    model = {"name": registry.name_of(model_path), "sha256": fingerprint(model_path)}
     data = {"name": config.data, "sha256": tatqa.data_sha256(config.data, "train")}
+    model_path = registry.resolve(config.model)  # may download, so not before the data is there
+    model = {"name": registry.name_of(model_path), "sha256": fingerprint(model_path)}
     sha256 = results.content_sha256(config.to_dict(), model=model, data=data)
     short = Path(config.model).name.removesuffix("-instruct")
     name = config.name or f"{short}-{config.method}-{sha256[:8]}"

@@ -110,6 +110,7 @@ def test_wrong_types_of_every_kind_of_field_were_tried() -> None:
         ("eval_steps", -1), ("seed", -1), ("seed", 2**32), ("lora_dropout", 1),
         ("lora_dropout", -0.1), ("max_steps", 0), ("max_steps", -2), ("max_train_samples", 0),
         ("target_modules", []), ("name", "a/b"), ("name", ".."), ("name", ".hidden"),
+        ("name", "n" * 300), ("name", "a\0b"), ("name", "two\nlines"),
     ],
 )  # fmt: skip
 def test_a_value_out_of_range_is_refused_by_name(key: str, value: Any) -> None:

@@ -96,7 +96,7 @@ def analytic(settings: StepSettings) -> Analytic | None:
         "inputs": 16 * settings.batch_size * settings.seq_len,
     }
     phases = _phases(shape, settings, parts)
-    if settings.sharding != "none":
+    if settings.num_gpus > 1:
         parts, phases = _sharded(shape, settings, parts, phases, trainable)
     if settings.target == "cuda":
         parts["temporary"] += CUBLAS_WORKSPACE

@@ -4,9 +4,10 @@
 without the card. `measured` adds the third column where there is something to measure on. `table`
 answers for all methods and common cards at once, by formula alone.
 
-**Fits** means more than the allocator's peak. On CUDA the context of the driver and the kernels
-take about 0.6 GiB, and the caching allocator cannot use every gap between blocks: 3 % is what it
-keeps free of them in our experience with expandable segments, and what a peak is raised by here.
+**Fits** means more than the allocator's peak. On CUDA the driver's context and the kernels take
+about 0.6 GiB, and the caching allocator cannot use every gap between its blocks: the peak is raised
+by 3 % for them, an assumption that a trace cannot check (`torch.cuda.memory_reserved` tells on a
+card). On a CPU it is interpreter and libraries that come on top.
 
 **The largest batch** comes from the formula, corrected by the ratio of trace and formula at the
 batch that was asked for: memory is affine in the batch between the places where the peak moves

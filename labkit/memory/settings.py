@@ -86,7 +86,7 @@ class StepSettings:
     sharding: str = "none"
     """one of `SHARDINGS`: what is spread over the devices"""
     num_gpus: int = 1
-    """devices; without sharding each holds a whole copy"""
+    """devices; without sharding each holds everything, and buckets for the gradients' exchange"""
     config_overrides: Mapping[str, Any] = field(default_factory=dict)
     """changes to the model's configuration, such as another activation function"""
 

@@ -19,6 +19,8 @@ the embedding and head, the layer that computes and the one fetched ahead, and i
 has the gathered gradients of a layer until they are reduced.
 
 With LoRA only adapters train: stages 1 and 2 save next to nothing, stage 3 shards the frozen base.
+Without sharding, PyTorch's DistributedDataParallel copies gradients into buckets of their own,
+which is once more the size of all gradients, there from the start.
 """
 
 from collections.abc import Mapping
@@ -81,8 +83,10 @@ def shard(
     `optimizer`: the moment is in the optimizer step, where shards are stepped and nothing is
     gathered. Gradients of the moment shrink by what all of them shrink by.
     """
-    states = state_bytes(settings, sizes)
     whole = sizes.trainable * trained_bytes(settings)
+    if settings.sharding == "none":
+        return {**parts, "sharding_buffers": whole}
+    states = state_bytes(settings, sizes)
     share = states["gradients"] / whole if whole else 1.0
     return {
         **parts,

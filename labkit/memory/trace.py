@@ -217,7 +217,7 @@ def _trace_short(settings: StepSettings, depth: int) -> _Traced:
 
 def _result(settings: StepSettings, traced: _Traced, depth: int, depths: tuple[int, ...]) -> Trace:
     windows = tuple(traced.windows.values())
-    if settings.sharding != "none":
+    if settings.num_gpus > 1:
         windows = tuple(_sharded(settings, traced, depth, window) for window in windows)
     return Trace(
         settings=settings,

@@ -42,7 +42,7 @@ def test_full_fine_tuning_of_8b_on_four_cards():
     """The course's question: 8 billion parameters do not fit on one 40 GB card, and do on four."""
     shared = {"model": "llama-3-8b", "method": "full", "batch_size": 1, "seq_len": 1024,
               "gradient_checkpointing": True, "loss": "chunked"}  # fmt: skip
-    alone = trace(StepSettings(**shared, num_gpus=4)).peak_bytes
+    alone = trace(StepSettings(**shared)).peak_bytes
     sharded = trace(StepSettings(**shared, num_gpus=4, sharding="fsdp2"))
     assert alone > 100 * 2**30
     assert sharded.peak_bytes < 40 * 2**30
@@ -50,3 +50,12 @@ def test_full_fine_tuning_of_8b_on_four_cards():
     # Nothing is gathered while shards are stepped.
     optimizer = next(w for w in sharded.windows if w.name == "optimizer")
     assert optimizer.parts["sharding_buffers"] == 0
+
+
+def test_data_parallel_copies_exchange_gradients_through_buckets_of_their_size():
+    one = StepSettings(model="tiny-llama", method="full")
+    two = StepSettings(model="tiny-llama", method="full", num_gpus=2)
+    for column in (analytic, trace):
+        alone, several = column(one), column(two)
+        assert several.parts["sharding_buffers"] == 4 * alone.trainable_parameters
+        assert several.peak_bytes - alone.peak_bytes == 4 * alone.trainable_parameters
