@@ -373,7 +373,8 @@ def _saving_errors(folder: Path) -> Iterator[None]:
     except Exception as error:
         text = str(error)
         signs = ("No space left", "os error 28", "file write failed", "unexpected pos",
-                 "Read-only file system", "Permission denied", "Disk quota exceeded")  # fmt: skip
+                 "Read-only file system", "Permission denied", "Disk quota exceeded",
+                 "File too large")  # fmt: skip
         if isinstance(error, LabkitError) or not any(sign in text for sign in signs):
             raise
         for partial in (folder / ".model.partial", *(folder / "checkpoints").glob("checkpoint-*")):

@@ -30,17 +30,19 @@ def encoded(tiny_llama: Path, few_reports: Path) -> list[list[dict[str, Any]]]:
     ]  # fmt: skip
 
 
-def padded(samples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-    """Pad on the right by hand, as the trainer's collator does."""
+def padded(samples: list[dict[str, Any]], side: str = "right") -> dict[str, torch.Tensor]:
+    """Pad by hand; the trainer's collator pads on the right."""
     longest = max(len(s["input_ids"]) for s in samples)
-    rows = {"input_ids": 2, "labels": -100}
-    batch = {
-        key: torch.tensor([s[key] + [pad] * (longest - len(s[key])) for s in samples])
-        for key, pad in rows.items()
+
+    def row(ids: list[int], pad: int) -> list[int]:
+        padding = [pad] * (longest - len(ids))
+        return ids + padding if side == "right" else padding + ids
+
+    return {
+        "input_ids": torch.tensor([row(s["input_ids"], 2) for s in samples]),
+        "labels": torch.tensor([row(s["labels"], -100) for s in samples]),
+        "attention_mask": torch.tensor([row([1] * len(s["input_ids"]), 0) for s in samples]),
     }
-    lengths = torch.tensor([len(s["input_ids"]) for s in samples])
-    batch["attention_mask"] = (torch.arange(longest) < lengths[:, None]).long()
-    return batch
 
 
 def labels_in(samples: list[dict[str, Any]]) -> int:
@@ -60,12 +62,13 @@ def assert_same_gradients(ours: dict[str, torch.Tensor], exact: dict[str, torch.
         assert (ours[name] - gradient).abs().max() <= 1e-4 * scale, name
 
 
+@pytest.mark.parametrize("side", ["right", "left"])
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_labelled_loss_is_the_model_s_own_loss(
-    tiny_model: Callable[[str], Path], encoded: list[list[dict[str, Any]]], name: str
+    tiny_model: Callable[[str], Path], encoded: list[list[dict[str, Any]]], name: str, side: str
 ) -> None:
     model = load.load_model(tiny_model(name), dtype="float32")
-    batch = padded([encoded[0][0], encoded[1][1], encoded[2][0]])
+    batch = padded([encoded[0][0], encoded[1][1], encoded[2][0]], side)
     assert not batch["attention_mask"].all(), "nothing is padded, so padding is not tested"
     exact = model(**batch).loss
     exact.backward()

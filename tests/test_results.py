@@ -176,7 +176,7 @@ def test_versions_are_those_installed() -> None:
 def test_find_returns_only_finished_runs_whose_weights_are_there(runs: Path) -> None:
     sha = "a" * 64
     assert results.find(sha) is None
-    record("one", sha256=sha, status="cancelled").save()
+    record("one", sha256=sha, status="cancelled").save().model_path.mkdir()
     assert results.find(sha) is None
     done = record("two", sha256=sha).save()
     assert results.find(sha) is None

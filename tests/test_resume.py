@@ -101,6 +101,19 @@ def checkpoints(runs: Path) -> list[str]:
     return sorted(path.name for path in runs.glob("*/checkpoints/checkpoint-*"))
 
 
+def count_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that grows with every optimizer step that is really taken."""
+    taken: list[int] = []
+    original = trainer.MeterCallback.on_step_begin
+
+    def step(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        taken.append(state.global_step + 1)
+        original(self, args, state, control, **kwargs)
+
+    monkeypatch.setattr(trainer.MeterCallback, "on_step_begin", step)
+    return taken
+
+
 @pytest.fixture
 def long_run(tiny_run: Run) -> Run:
     """A run over several epochs of few samples, whose last steps still change the weights."""
@@ -143,7 +156,10 @@ def test_killed_and_started_again_ends_with_the_same_weights(
     assert process.exitcode == -signal.SIGKILL
     assert results.load("mine").status == "running"
     assert not (runs / "mine" / "model").exists()
-    resumed = trained(config)
+    with monkeypatch.context() as patched:
+        taken = count_steps(patched)
+        resumed = trained(config)
+    assert 1 <= len(taken) <= 4, "it did not go on from its checkpoint"
     assert resumed.status == "done"
     assert [step["step"] for step in resumed.steps] == list(range(1, 13))
     assert checkpoints(runs) == []
@@ -326,9 +342,10 @@ def test_a_damaged_checkpoint_is_one_sentence_and_fresh_starts_over(
 
 @pytest.mark.parametrize("text", ["", "[{", "{}", "7", '[{"step": 1}]'])
 def test_a_damaged_marker_means_the_checkpoint_is_not_complete(
-    long_run: Run, interrupted: Path, text: str
+    long_run: Run, interrupted: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
     (interrupted / train.COMPLETE).write_text(text)
+    taken = count_steps(monkeypatch)
     record = trained(long_run())
     assert record.status == "done"
-    assert [step["step"] for step in record.steps] == list(range(1, 13))
+    assert taken == [step["step"] for step in record.steps] == list(range(1, 13))

@@ -1,6 +1,9 @@
 """Training: the stock trainer's numbers, the same run once, and mistakes in one sentence."""
 
+import errno
 import json
+import os
+import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -538,6 +541,43 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(
     found = weights(again)
     assert found.keys() == undisturbed.keys()
     assert all(torch.equal(found[name], exact) for name, exact in undisturbed.items())
+
+
+def refused_by_the_system(number: int) -> Callable[[Path], None]:
+    def write(path: Path) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return write
+
+
+def save_without_room(path: Path) -> None:
+    """Let torch write 4 kB where only 1 kB may go, for what it really raises then."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        torch.save({"a": torch.zeros(1000)}, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+REFUSALS: dict[str, Callable[[Path], None]] = {
+    "torch.save": save_without_room,
+    "full": refused_by_the_system(errno.ENOSPC),
+    "quota": refused_by_the_system(errno.EDQUOT),
+    "read-only": refused_by_the_system(errno.EROFS),
+    "permission": refused_by_the_system(errno.EACCES),
+    "limit": refused_by_the_system(errno.EFBIG),
+}
+
+
+@pytest.mark.parametrize("write", REFUSALS.values(), ids=REFUSALS.keys())
+def test_what_a_disk_refuses_is_one_sentence(
+    tmp_path: Path, write: Callable[[Path], None]
+) -> None:
+    refused = pytest.raises(LabkitError, match="cannot be written .*free disk space")
+    with refused as caught, train._saving_errors(tmp_path):
+        write(tmp_path / "optimizer.pt")
+    assert "\n" not in str(caught.value)
 
 
 def test_an_error_of_ours_is_not_renamed(tiny_run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,10 @@
 """Downloads against a real server on loopback: whole, resumed, cut off, wrong, unreachable."""
 
+import errno
 import hashlib
+import io
 import multiprocessing
+import os
 import socket
 import threading
 from collections.abc import Iterator
@@ -153,9 +156,15 @@ def test_unwritable_folder_is_one_sentence(server: Server, tmp_path: Path) -> No
         files.download(server.url, tmp_path / "a-file" / "file.bin", SHA256)
 
 
-def test_full_disk_is_one_sentence(server: Server, tmp_path: Path) -> None:
-    # A device that answers every write as a full disk does.
-    (tmp_path / ".file.bin.part").symlink_to("/dev/full")
+class FullDisk(io.BytesIO):
+    def write(self, _: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_full_disk_is_one_sentence(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "open", lambda *_: FullDisk(), raising=False)
     with pytest.raises(LabkitError, match="No space left on device.*free some space"):
         files.download(server.url, tmp_path / "file.bin", SHA256)
     assert len(server.requests) == 1
