@@ -11,10 +11,11 @@ records the answer with the runs it rests on and says what is consistent, what c
 what is missing. A message never gives the number away: it names the contradiction, and where to
 look again. `check.exercise("lora_forward", my_function)` does the same for code.
 
-    questions   what is asked, as data (lesson_NN.yaml)
-    rules       what consistency means for each question
+    lessons/    what each lesson asks: questions_NN.yaml, rules_NN.py, exercises_NN.py
+    questions   reads the questions, and values as the types of their fields
+    rules       the parts that rules are built from
     answers     answers.json: what was said, when, about which runs
-    exercises   code the student writes, against a reference
+    exercises   runs code the student writes against a reference
     card        how a verdict looks in a notebook and in a terminal
 """
 
@@ -23,8 +24,9 @@ from typing import Any
 
 from labkit.checkpoints import answers, exercises
 from labkit.checkpoints.card import Verdict
+from labkit.checkpoints.lessons import collect
 from labkit.checkpoints.questions import Question, load_questions, parse, question
-from labkit.checkpoints.rules import RULES, Evidence
+from labkit.checkpoints.rules import Evidence
 
 __all__ = ["check", "judge", "status"]
 
@@ -34,14 +36,14 @@ def judge(asked: Question, values: dict[str, Any], evidence: Evidence) -> Verdic
 
     `values` are parsed already; None stands for a field that is not answered.
     """
-    verdict = Verdict(title=f"Question {asked.id}", text=asked.text)
+    verdict = Verdict(title=asked.title, text=asked.text)
     for field in asked.fields:
         if values.get(field.name) is None:
             verdict.missing.append(f"{field.name}: {field.text}{field.unit_text}")
     if len(verdict.missing) == len(asked.fields):
         verdict.unanswered = True
         return verdict
-    for finding in RULES[asked.id](values, evidence):
+    for finding in collect("rules")[asked.id](values, evidence):
         getattr(verdict, finding.kind).append(finding.text)
     return verdict
 

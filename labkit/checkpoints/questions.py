@@ -1,7 +1,7 @@
 """What is asked, as data, and what a given value must look like to be an answer.
 
-Each lesson has a file `lesson_NN.yaml` with its questions: text, points, what consistency means
-in words, and the fields of the answer with their types. A field is one of
+Each lesson has a file `lessons/questions_NN.yaml` with its questions: text, points, what
+consistency means in words, and the fields of the answer with their types. A field is one of
 
     number   any finite number          integer  a whole number
     text     words, not a lone symbol   choice   one of `options`
@@ -12,12 +12,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from labkit import results
+from labkit.checkpoints.lessons import FOLDER
 from labkit.errors import LabkitError, nearest
 
 TYPES = ("number", "integer", "text", "choice", "run")
@@ -51,13 +51,20 @@ class Question:
     consistent: str
     points: int
     fields: tuple[Field, ...]
+    assignment: str = ""
+
+    @property
+    def title(self) -> str:
+        """The question's number, and the one it has in the assignment."""
+        also = f" (assignment {self.assignment})" if self.assignment else ""
+        return f"Question {self.id}{also}"
 
 
 @cache
 def load_questions() -> Mapping[str, Question]:
     """Return all questions by id, in the order of the lessons."""
     found: dict[str, Question] = {}
-    for path in sorted(Path(__file__).parent.glob("lesson_*.yaml")):
+    for path in sorted(FOLDER.glob("questions_*.yaml")):
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         for entry in content["questions"]:
             fields = tuple(
@@ -70,11 +77,16 @@ def load_questions() -> Mapping[str, Question]:
 
 
 def question(question_id: str) -> Question:
-    """Return one question. Raises LabkitError for an id that nobody asks."""
+    """Return one question, by its id or by its number in the assignment.
+
+    Raises LabkitError for an id that nobody asks.
+    """
     known = load_questions()
-    if question_id not in known:
-        raise LabkitError(f"there is no question {question_id!r}: {nearest(question_id, known)}")
-    return known[question_id]
+    named = {asked.assignment: asked for asked in known.values() if asked.assignment} | dict(known)
+    if question_id not in named:
+        hint = nearest(str(question_id), named)
+        raise LabkitError(f"there is no question {question_id!r}: {hint}")
+    return named[question_id]
 
 
 def parse(asked: Question, given: Mapping[str, Any]) -> dict[str, Any]:

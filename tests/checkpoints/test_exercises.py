@@ -8,8 +8,11 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from labkit.checkpoints import check, exercises
-from labkit.checkpoints.exercises import EXERCISES, reference_count, reference_lora_forward
+from labkit.checkpoints.lessons import collect
+from labkit.checkpoints.lessons.exercises_02 import reference_count, reference_lora_forward
 from labkit.errors import LabkitError
+
+EXERCISES = collect("exercises")
 
 
 def exact_match(answer, gold):

@@ -1,0 +1,30 @@
+"""What each lesson asks and how it is checked: three files a lesson, found by their names.
+
+    questions_NN.yaml   the questions as data: text, points, fields with types and units, and in
+                        words what a consistent answer agrees with. `assignment: "1.2"` gives a
+                        question the number it has in the assignment; both numbers name it.
+    rules_NN.py         RULES = {question id: rule(values, evidence) -> findings}, built from the
+                        parts in `labkit.checkpoints.rules`
+    exercises_NN.py     EXERCISES = {name: Exercise}, where the lesson has code to write
+
+`tests/checkpoints/cases_NN.py` holds for each question a right answer and five wrong ones, and a
+test asks for them.
+"""
+
+import importlib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+FOLDER = Path(__file__).parent
+
+
+@cache
+def collect(kind: str) -> Mapping[str, Any]:
+    """Return the entries of every lesson's RULES or EXERCISES, in the order of the lessons."""
+    found: dict[str, Any] = {}
+    for path in sorted(FOLDER.glob(f"{kind}_*.py")):
+        module = importlib.import_module(f"{__name__}.{path.stem}")
+        found |= getattr(module, kind.upper())
+    return found
