@@ -176,7 +176,7 @@ def _trace_at(settings: StepSettings, depth: int) -> _Traced:
     return _Traced(
         depth=depth,
         windows={window.name: window for window in windows},
-        total=sum(_count(module) for module in step.model.modules()),
+        total=_total_parameters(step.model),
         trainable=sum(p.numel() for p in trainable),
         layer=_layer_parameters(step.model),
     )
@@ -188,14 +188,14 @@ def _layer_parameters(model: Any) -> int:
     return sum(p.numel() for name, p in named if "lora_" not in name)
 
 
-def _count(module: torch.nn.Module) -> int:
-    """Return the parameters a module holds itself, counting packed weights as what they stand for.
-
-    Tied weights are counted where they are held first.
-    """
-    if isinstance(module, NF4Linear):
-        return module.in_features * module.out_features
-    return sum(p.numel() for p in module._parameters.values() if p is not None)
+def _total_parameters(model: torch.nn.Module) -> int:
+    """Return the parameters of a model, tied ones once, packed ones as what they stand for."""
+    packed = {
+        id(module.weight): module.in_features * module.out_features
+        for module in model.modules()
+        if isinstance(module, NF4Linear)
+    }
+    return sum(packed.get(id(each), each.numel()) for each in model.parameters())
 
 
 def _trace_short(settings: StepSettings, depth: int) -> _Traced:

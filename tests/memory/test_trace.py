@@ -56,6 +56,18 @@ def test_seventy_billion_parameters_take_no_memory():
     assert result.parts["weights"] >= 2 * 70_553_706_496
 
 
+@pytest.mark.parametrize("model", ["smollm2-135m-instruct", "t5-large", "bloom-3b", "phi-1.5"])
+def test_tied_and_packed_parameters_are_counted_once_and_in_full(model):
+    """Counted on the model's shape, which is compared with the model class elsewhere."""
+    from labkit.memory.analytic import analytic
+
+    for method in ("full", "lora", "qlora"):
+        settings = StepSettings(model=model, method=method, seq_len=32)
+        traced, formula = trace(settings), analytic(settings)
+        assert traced.total_parameters == formula.total_parameters
+        assert traced.trainable_parameters == formula.trainable_parameters
+
+
 def test_cuda_takes_the_flash_kernel_and_a_cpu_trace_does_not_round():
     cuda = settings_for("tiny-llama", method="lora", target="cuda", lora_dropout=0.5)
     cpu = dataclasses.replace(cuda, target="cpu")
