@@ -84,9 +84,9 @@ def paired_ratio(
     from scipy import stats
 
     logs = _logs(a) - _logs(b)
-    test = stats.ttest_rel(_logs(a), _logs(b))
     if float(np.ptp(logs)) < 1e-12:
         raise ValueError("all pairs have the same ratio, so they were not measured separately")
+    test = stats.ttest_rel(_logs(a), _logs(b))
     mean = float(logs.mean())
     t_low, t_high = test.confidence_interval(1 - alpha)
     low, high = float(t_low), float(t_high)
@@ -315,14 +315,18 @@ def _bca(
     logs: tuple[Any, Any], *, paired: bool, alpha: float, seed: int
 ) -> tuple[float, float] | None:
     """Return the BCa interval of the difference of mean logarithms, where it is defined."""
+    import warnings
+
     import numpy as np
     from scipy import stats
 
-    interval = stats.bootstrap(
-        logs, lambda x, y, axis: x.mean(axis=axis) - y.mean(axis=axis), paired=paired,
-        vectorized=True, method="BCa", n_resamples=RESAMPLES, confidence_level=1 - alpha,
-        rng=np.random.default_rng(seed),
-    ).confidence_interval  # fmt: skip
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        interval = stats.bootstrap(
+            logs, lambda x, y, axis: x.mean(axis=axis) - y.mean(axis=axis), paired=paired,
+            vectorized=True, method="BCa", n_resamples=RESAMPLES, confidence_level=1 - alpha,
+            rng=np.random.default_rng(seed),
+        ).confidence_interval  # fmt: skip
     low, high = float(interval.low), float(interval.high)
     return (low, high) if math.isfinite(low) and math.isfinite(high) else None
 
