@@ -3,6 +3,7 @@
 # make lab      JupyterLab on this machine
 # make sync     build the notebooks from lessons/*.py (EXECUTE=1 also renews the stored outputs)
 # make lint     the checks that need no training
+# make release  student copies without solutions, and a gradebook for nbgrader
 #
 # PYTHON=/path/to/python3.11   which Python makes the environment
 # TORCH_INDEX=URL              an extra package index, for PyTorch's own CPU wheels
@@ -11,6 +12,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 TORCH_INDEX ?=
 WORKERS ?= 2
+GRADEBOOK ?= gradebook
 
 BIN := $(VENV)/bin
 PY := $(BIN)/python
@@ -18,7 +20,7 @@ STAMP := $(VENV)/installed.stamp
 export PATH := $(abspath $(BIN)):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install course test lab sync lint clean
+.PHONY: install course test lab sync lint release clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -54,6 +56,10 @@ lab: $(STAMP)
 
 sync: $(STAMP)
 	$(PY) -m labkit.course lessons $(if $(EXECUTE),--execute)
+
+# Grades and submissions that are in the gradebook stay: `make clean` leaves it alone as well.
+release: $(STAMP)
+	$(PY) -m labkit.course.release lessons $(GRADEBOOK)
 
 clean:
 	rm -rf build site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

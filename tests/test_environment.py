@@ -128,6 +128,7 @@ def test_make_says_what_to_do_without_python_311(tmp_path):
         ("lab", "-m jupyterlab"),
         ("sync", "-m labkit.course"),
         ("lint", "-m mypy"),
+        ("release", "-m labkit.course.release"),
     ],
 )
 def test_every_target_installs_first(target, does, tmp_path):

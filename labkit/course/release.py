@@ -1,0 +1,213 @@
+"""Student copies without solutions, and a gradebook that nbgrader can grade.
+
+nbgrader knows three things about a cell from its metadata: that a student writes in it (solution),
+that it is locked and worth points (grade), and its name. The lessons carry none of this, because
+it follows from what is in them anyway:
+
+    solution   a cell with code between `### BEGIN SOLUTION` and `### END SOLUTION`
+    check      the next cell that passes a function of the solution cell to a call, such as
+               check.exercise("lora_forward", lora_forward)
+    points     the difficulty said in the prose above: Easy 1, Medium 2, Hard 3
+
+After each check comes a locked cell that ends in `points * bool(the same call)`. nbgrader takes
+the number as the points. An exercise that is not solved yet gives 0 and no error, so running the
+whole lesson still works. There are no hidden tests: nbgrader's come back in the feedback, where
+the first student who hands in reads them to the others. What a check asks is in
+`labkit/checkpoints/exercises.py` for everybody; it cannot be guessed from the answer being known.
+
+    GRADEBOOK/source/lessons/    notebooks with solutions, never given away
+    GRADEBOOK/release/lessons/   the student copies: this folder is what students get
+    GRADEBOOK/gradebook.db       what each cell is worth, and later who got what
+
+All lessons are one assignment, `lessons`: in a student's folder they lie side by side with `runs/`
+and `answers.json`, and handing in that folder hands in everything.
+
+Source: nbgrader's documentation, "Creating and grading assignments"; `generate_assignment`.
+"""
+
+import argparse
+import ast
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import nbformat
+from nbformat import NotebookNode
+
+from labkit.course import pairing
+from labkit.errors import LabkitError
+
+ASSIGNMENT = "lessons"
+POINTS = {"Easy": 1, "Medium": 2, "Hard": 3}
+BEGIN = "### BEGIN SOLUTION"
+CONFIG = "nbgrader_config.py"
+
+
+def assignment(source: Path) -> NotebookNode:
+    """Return the notebook of a lesson, solutions included, as nbgrader's `source/` wants it.
+
+    Raises LabkitError for a solution that no later cell checks, or whose difficulty is not said.
+    """
+    notebook = pairing.build(source)
+    # The filters say how a lesson is paired with its source, which students do not have.
+    notebook.metadata.pop("jupytext", None)
+    cells: list[NotebookNode] = []
+    waiting: list[tuple[set[str], int]] = []
+    difficulty = None
+    for cell in notebook.cells:
+        cells.append(cell)
+        if cell.cell_type == "markdown":
+            if said := re.search(rf"^\*({'|'.join(POINTS)})\b", cell.source, re.MULTILINE):
+                difficulty = said[1]
+            continue
+        if BEGIN in cell.source:
+            names = functions(cell.source)
+            if difficulty is None:
+                raise LabkitError(
+                    f"{source}: the exercise {', '.join(names)} has no difficulty: "
+                    f"write *Easy, 10 minutes.* (or {', '.join(list(POINTS)[1:])}) above it"
+                )
+            waiting.append((names, POINTS[difficulty]))
+            difficulty = None
+            cell.metadata.nbgrader = _mark(f"{'-'.join(sorted(names))}", solution=True)
+            continue
+        for names, points in list(waiting):
+            if (call := call_on(cell.source, names)) is None:
+                continue
+            waiting.remove((names, points))
+            imports = import_of(call, [c.source for c in cells if c.cell_type == "code"])
+            cells.append(_graded(notebook, call, imports, names, points))
+    if waiting:
+        raise LabkitError(f"{source}: no cell after its solution checks {waiting[0][0]}")
+    notebook.cells = cells
+    for cell, identity in zip(cells, pairing.cell_ids(source.stem, cells), strict=True):
+        cell.id = identity
+    return notebook
+
+
+def _mark(grade_id: str, *, solution: bool = False, points: int | None = None) -> NotebookNode:
+    """Return nbgrader's metadata of a solution cell, or of a graded one worth `points`."""
+    marks = {
+        "schema_version": 3,
+        "grade_id": grade_id,
+        "solution": solution,
+        "grade": points is not None,
+        "locked": points is not None,
+        "task": False,
+    }
+    return NotebookNode(marks if points is None else marks | {"points": points})
+
+
+def _graded(
+    notebook: NotebookNode, call: str, imports: str, names: set[str], points: int
+) -> NotebookNode:
+    cell = nbformat.v4.new_code_cell(
+        f"# Locked. The number below is what nbgrader counts: {points} when the check passes.\n"
+        f"{imports}\n\n{points} * bool({call})"
+    )
+    cell.metadata.nbgrader = _mark(f"{'-'.join(sorted(names))}-points", points=points)
+    return cell
+
+
+def functions(code: str) -> set[str]:
+    """Return the functions that a cell defines at its top level."""
+    return {node.name for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)}
+
+
+def call_on(code: str, names: set[str]) -> str | None:
+    """Return the call in a cell that one of the functions is passed to, or None.
+
+    >>> call_on("verdict = check.exercise('double', double)", {"double"})
+    "check.exercise('double', double)"
+    """
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Call) and any(
+            isinstance(argument, ast.Name) and argument.id in names for argument in node.args
+        ):
+            return ast.unparse(node)
+    return None
+
+
+def import_of(call: str, cells: Sequence[str]) -> str:
+    """Return the import that binds the name a call starts with, from the cells before it.
+
+    The locked cell brings it itself: a student's own `check` is then not the one that counts.
+    """
+    first = call.partition("(")[0].partition(".")[0]
+    for node in [node for code in cells for node in ast.walk(ast.parse(code))]:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            for alias in node.names:
+                if (alias.asname or alias.name) == first:
+                    only = type(node)(**{**vars(node), "names": [alias]})
+                    return ast.unparse(only)
+    raise LabkitError(f"'{first}' in the check {call} is not imported in any cell before it")
+
+
+def release(lessons_dir: Path, gradebook_dir: Path) -> Path:
+    """Write the gradebook's source, let nbgrader make the student copies; return their folder.
+
+    Grades and submissions that are there stay; an `nbgrader_config.py` that the instructor
+    changed stays as well. Raises LabkitError with nbgrader's own words when it refuses.
+    """
+    sources = sorted(lessons_dir.glob("[0-9][0-9]_*.py"))
+    if not sources:
+        raise LabkitError(f"no lesson (NN_name.py) in {lessons_dir}")
+    notebooks = {path.stem: assignment(path) for path in sources}
+    folder = gradebook_dir / "source" / ASSIGNMENT
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for name, notebook in notebooks.items():
+            (folder / f"{name}.ipynb").write_text(nbformat.writes(notebook) + "\n")
+        if not (gradebook_dir / CONFIG).exists():
+            shutil.copy(lessons_dir / "hub-example" / CONFIG, gradebook_dir)
+    except OSError as error:
+        raise LabkitError(f"{error.filename} cannot be written: {error.strerror}") from None
+    nbgrader("generate_assignment", ASSIGNMENT, "--force", cwd=gradebook_dir)
+    return gradebook_dir / "release" / ASSIGNMENT
+
+
+def nbgrader(*arguments: str, cwd: Path) -> str:
+    """Run an nbgrader command in a gradebook; return its log.
+
+    Raises LabkitError with the last error of the log when it fails.
+    """
+    # nbgrader starts alembic by name, which lies beside this Python.
+    beside = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    run = subprocess.run(
+        [sys.executable, "-m", "nbgrader", *arguments],
+        cwd=cwd,
+        env={**os.environ, "PATH": beside},
+        capture_output=True,
+        text=True,
+    )
+    log = run.stdout + run.stderr
+    if run.returncode:
+        errors = re.findall(r"\| ERROR\] (.+)", log) or log.strip().splitlines()[-1:]
+        raise LabkitError(f"nbgrader {arguments[0]} failed: {errors[-1] if errors else 'silently'}")
+    return log
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Make the student copies: `python -m labkit.course.release lessons gradebook`."""
+    parser = argparse.ArgumentParser(description="Make student copies without solutions.")
+    parser.add_argument("lessons", type=Path)
+    parser.add_argument("gradebook", type=Path)
+    options = parser.parse_args(arguments)
+    try:
+        folder = release(options.lessons, options.gradebook)
+    except LabkitError as error:
+        print(f"release: {error}", file=sys.stderr)
+        return 2
+    for path in sorted(folder.glob("*.ipynb")):
+        print(path)
+    print(f"Give students {folder}; {options.gradebook}/source has the solutions.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,23 @@
+"""nbgrader for this course: read in the gradebook's folder, and on the hub by every student.
+
+`make release` puts a copy into the gradebook. On the hub it lies in /etc/jupyter, so that
+`nbgrader submit` leaves the same files behind.
+"""
+
+c = get_config()  # noqa: F821
+
+c.CourseDirectory.course_id = "labkit"
+
+# A submission is the notebooks, answers.json and the records. Weights stay where they are: they
+# are hundreds of megabytes, and no grade depends on them.
+c.CourseDirectory.ignore = [
+    ".ipynb_checkpoints", ".*.lock", "*.pyc", "__pycache__",
+    "model", "checkpoints", "tensorboard", "*.safetensors", "*.partial",
+]  # fmt: skip
+c.CourseDirectory.max_file_size = 20_000  # kB
+c.CourseDirectory.max_dir_size = 100_000_000  # kB, weights counted: nbgrader counts before it ignores
+
+# Cells that no exercise depends on are not run: training says nothing about the exercises.
+c.Autograde.autograde_preprocessors.insert(0, "labkit.course.grading.SkipUngraded")
+c.OverwriteCells.add_missing_cells = True
+c.Execute.timeout = 180  # seconds a cell; a kernel is compiled for two GPUs in one
