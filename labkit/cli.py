@@ -304,21 +304,33 @@ def runs_rm(names: Annotated[list[str], typer.Argument()], json_: Json = False) 
     _emit({"removed": names, "freed_bytes": freed}, json_, f"freed {freed / 2**20:,.0f} MiB")
 
 
-@app.command()
+@app.command(context_settings=FREE_FORM)
 def check(
-    question: Annotated[str | None, typer.Argument(help="such as 2.1; all when left out")] = None,
+    context: typer.Context,
+    question: Annotated[str | None, typer.Argument(help="such as 02.1; all when left out")] = None,
+    hand_in: Annotated[
+        Path | None, typer.Option(help="write answers and records, no weights, into this zip")
+    ] = None,
     json_: Json = False,
 ) -> None:
-    """Show the checkpoint questions, and which are answered."""
+    """Answer a checkpoint question with --field value, or show where the answers stand."""
     from labkit import checkpoints
-    from labkit.checkpoints.questions import question as find_question
 
-    rows = checkpoints.status()
-    if question is not None:
-        asked = find_question(question)
-        rows = [row for row in rows if row["id"] == asked.id]
-    _emit({"questions": rows}, json_,
-          "\n".join(f"{r['id']:<6} {r['state']:<12} {r['text']}" for r in rows))  # fmt: skip
+    words = _key_values(context.args)
+    if hand_in is not None:
+        if question is not None or words:
+            raise LabkitError("--hand-in takes every answer: leave the question out")
+        packed = checkpoints.hand_in(hand_in)
+        _emit(packed, json_, f"{packed['answers']} answers and {packed['runs']} runs in {hand_in}")
+    elif question is None:
+        if words:
+            raise LabkitError(f"--{next(iter(words))}: say which question it answers, such as 02.1")
+        rows = checkpoints.status()
+        _emit({"questions": rows}, json_, checkpoints.render_status(rows))
+    else:
+        verdict = checkpoints.answer(question, words)
+        rows = [row for row in checkpoints.status() if row["id"] == verdict.about]
+        _emit({"questions": rows, "verdict": verdict.to_json()}, json_, str(verdict))
 
 
 @app.command()

@@ -19,16 +19,18 @@ look again. `check.exercise("lora_forward", my_function)` does the same for code
     card        how a verdict looks in a notebook and in a terminal
 """
 
-from collections.abc import Callable
+import textwrap
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from labkit.checkpoints import answers, exercises
+from labkit.checkpoints.answers import hand_in
 from labkit.checkpoints.card import Verdict
 from labkit.checkpoints.lessons import collect
-from labkit.checkpoints.questions import Question, load_questions, parse, question
+from labkit.checkpoints.questions import Question, from_words, load_questions, parse, question
 from labkit.checkpoints.rules import Evidence
 
-__all__ = ["check", "judge", "status"]
+__all__ = ["answer", "check", "hand_in", "judge", "render_status", "status"]
 
 
 def judge(asked: Question, values: dict[str, Any], evidence: Evidence) -> Verdict:
@@ -36,7 +38,7 @@ def judge(asked: Question, values: dict[str, Any], evidence: Evidence) -> Verdic
 
     `values` are parsed already; None stands for a field that is not answered.
     """
-    verdict = Verdict(title=asked.title, text=asked.text)
+    verdict = Verdict(title=asked.title, text=asked.text, about=asked.id)
     for field in asked.fields:
         if values.get(field.name) is None:
             verdict.missing.append(f"{field.name}: {field.text}{field.unit_text}")
@@ -58,11 +60,11 @@ class _Check:
         field that nobody asks, a value of the wrong type, a run that does not exist.
         """
         asked = question(question_id)
-        values = parse(asked, given)
         evidence = Evidence()
+        values = parse(asked, given, evidence.runs)
         verdict = judge(asked, values, evidence)
         if not verdict.unanswered:
-            answers.record(asked, values, verdict, evidence)
+            verdict.carries = answers.record(asked, values, verdict, evidence)
             verdict.recorded = True
         return verdict
 
@@ -77,11 +79,40 @@ class _Check:
 check = _Check()
 
 
+def answer(question_id: str, words: Mapping[str, str]) -> Verdict:
+    """Record an answer given as words, or without any review the one that is recorded.
+
+    A recorded answer is judged by the records as they are now. Raises LabkitError as `check` does.
+    """
+    asked = question(question_id)
+    if words:
+        return check(asked.id, **from_words(asked, words))
+    given = answers.read().get(asked.id, {}).get("fields", {})
+    evidence = Evidence()
+    verdict = judge(asked, parse(asked, given, evidence.runs), evidence)
+    verdict.recorded = not verdict.unanswered
+    return verdict
+
+
 def status() -> list[dict[str, Any]]:
-    """Return one entry per question: id, lesson, state (unanswered | contradicts | consistent)."""
+    """Return one entry per question, with its state.
+
+    unanswered, contradicts, incomplete or consistent: as it was when the answer was given.
+    """
     given = answers.read()
     return [
-        {"id": asked.id, "lesson": asked.lesson, "points": asked.points, "text": asked.text}
+        {"id": asked.id, "assignment": asked.assignment, "lesson": asked.lesson}
+        | {"points": asked.points, "text": asked.text}
         | {"state": given.get(asked.id, {}).get("state", "unanswered")}
         for asked in load_questions().values()
     ]
+
+
+def render_status(rows: list[dict[str, Any]]) -> str:
+    """Return a line for each question, its numbers, its state and what it asks."""
+    lines = []
+    for row in rows:
+        number = row["id"] + (f" = {row['assignment']}" if row["assignment"] else "")
+        text = textwrap.shorten(row["text"], 100, placeholder=" …")
+        lines.append(f"{number:<11} {row['state']:<12} {text}")
+    return "\n".join(lines)

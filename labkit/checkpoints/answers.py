@@ -8,7 +8,9 @@ counts the earlier ones.
      "context": {"model", "data", "versions", "hardware"}, "recorded_at", "attempts"}}}
 """
 
+import dataclasses
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +35,52 @@ def read() -> dict[str, dict[str, Any]]:
     file = answers_file()
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-        return dict(content["answers"])
+        return {question: dict(entry) for question, entry in content["answers"].items()}
     except FileNotFoundError:
         return {}
     except OSError as error:
         raise LabkitError(f"{file} cannot be read: {error.strerror}") from None
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise LabkitError(
             f"{file} is damaged: move it away and run the checkpoint cells again"
         ) from None
 
 
-def record(asked: Question, values: dict[str, Any], verdict: Verdict, evidence: Evidence) -> None:
-    """Add an answer to answers.json, whole or not at all, whoever else is writing to it."""
+def hand_in(file: Path) -> dict[str, Any]:
+    """Write answers.json, the records and the points of sweeps into a zip, whole or not at all.
+
+    Weights and checkpoints stay where they are. Raises LabkitError when nothing is answered, the
+    name does not end in .zip, or the file cannot be written.
+    """
+    if file.suffix.lower() != ".zip":
+        raise LabkitError(f"--hand-in {file}: give a file name that ends in .zip")
+    given, runs = read(), results.runs_dir()
+    if not given:
+        raise LabkitError(f"there is nothing to hand in: no answer is recorded in {answers_file()}")
+    records = sorted(runs.glob("*/record.json"))
+    points = sorted(runs.glob("*/point-*.json"))
+    temporary = file.with_name(f".{file.name}.{results.new_id()}")
+    try:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.write(answers_file(), "answers.json")
+            for path in [*records, *points]:
+                archive.write(path, Path("runs") / path.relative_to(runs))
+        temporary.replace(file)
+    except (OSError, ValueError) as error:
+        raise LabkitError(f"{file} cannot be written: {error}") from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return {"file": str(file), "answers": len(given), "runs": len(records)}
+
+
+def record(
+    asked: Question, values: dict[str, Any], verdict: Verdict, evidence: Evidence
+) -> dict[str, Any]:
+    """Add an answer to answers.json, whole or not at all, whoever else is writing to it.
+
+    Returns what a notebook that is handed in alone carries with the card: the answer, and the
+    records and points of a sweep that it rests on.
+    """
     runs = [value for value in values.values() if isinstance(value, results.RunRecord)]
     rests_on = {run.id: run for run in [*runs, *evidence.used]}
     newest = max(rests_on.values(), key=lambda run: run.started_at, default=None)
@@ -76,3 +111,9 @@ def record(asked: Question, values: dict[str, Any], verdict: Verdict, evidence: 
             results.write_json(file, {"schema": SCHEMA, "answers": {**given, asked.id: entry}})
     except (OSError, TimeoutError) as error:
         raise LabkitError(f"the answer cannot be recorded in {file}: {error}") from None
+    return {
+        "schema": SCHEMA,
+        "answers": {asked.id: entry},
+        "records": [dataclasses.asdict(run) for run in rests_on.values()],
+        "points": evidence.points if evidence.used_points else [],
+    }

@@ -1,7 +1,8 @@
 """A verdict as a small card in a notebook and as plain text everywhere else.
 
 The text form of an unanswered question repeats it; the card does not, since the lesson has just
-asked it.
+asked it. Where a notebook is all that is handed in, the card is: its output also carries the answer
+and the records it rests on, under a type of its own that no page shows.
 
 The card uses inherited colours and a border only, so that it reads on JupyterLab's light and
 dark themes; what colour says is also said by a word.
@@ -9,6 +10,9 @@ dark themes; what colour says is also said by a word.
 
 import html
 from dataclasses import dataclass, field
+from typing import Any
+
+MIME = "application/vnd.labkit.answer+json"
 
 KINDS = {
     "consistent": ("agrees", "#1a7f37"),
@@ -23,11 +27,14 @@ class Verdict:
 
     title: str
     text: str = ""
+    about: str = ""
     consistent: list[str] = field(default_factory=list)
     contradicts: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     unanswered: bool = False
     recorded: bool = False
+    carries: dict[str, Any] | None = field(default=None, repr=False)
+    """the recorded answer with its records, for a notebook that is handed in"""
 
     @property
     def state(self) -> str:
@@ -63,6 +70,15 @@ class Verdict:
         return "\n".join([*lines, *(f"  {word}: {line}" for word, _, line in self.rows())])
 
     __repr__ = __str__
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        found = {kind: getattr(self, kind) for kind in KINDS}
+        return {"title": self.title, "state": self.state, "recorded": self.recorded, **found}
+
+    def _repr_mimebundle_(self, **choices: Any) -> dict[str, Any]:
+        shown: dict[str, Any] = {"text/plain": str(self), "text/html": self._repr_html_()}
+        return shown | ({MIME: self.carries} if self.carries else {})
 
     def _repr_html_(self) -> str:
         items = "".join(

@@ -8,8 +8,8 @@ consistency means in words, and the fields of the answer with their types. A fie
     run      one of the student's runs: a record, its name or its id
 """
 
-import math
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -22,6 +22,7 @@ from labkit.errors import LabkitError, nearest
 
 TYPES = ("number", "integer", "text", "choice", "run")
 LONGEST_TEXT = 20_000
+LARGEST = 1e30  # beyond any byte, second or operation that a student counts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,34 +90,41 @@ def question(question_id: str) -> Question:
     return named[question_id]
 
 
-def parse(asked: Question, given: Mapping[str, Any]) -> dict[str, Any]:
+def parse(
+    asked: Question, given: Mapping[str, Any], runs: Iterable[results.RunRecord] | None = None
+) -> dict[str, Any]:
     """Return the given values as the types of the question's fields; None where not answered.
 
-    Raises LabkitError naming question, field, and what would be right.
+    A run is one of `runs`, by default one of those on this machine. Raises LabkitError naming
+    question, field, and what would be right.
     """
     names = [field.name for field in asked.fields]
     for name in given:
         if name not in names:
             raise LabkitError(f"question {asked.id} has no field {name!r}: {nearest(name, names)}")
-    return {field.name: _value(asked, field, given.get(field.name)) for field in asked.fields}
+    records = results.records() if runs is None else list(runs)
+    return {
+        field.name: _value(asked, field, given.get(field.name), records) for field in asked.fields
+    }
 
 
-def _value(asked: Question, field: Field, value: Any) -> Any:
+def _value(asked: Question, field: Field, value: Any, records: Sequence[results.RunRecord]) -> Any:
     if value is None or value is ... or (isinstance(value, str) and not value.strip(" .…?")):
         return None
     where = f"question {asked.id}, {field.name}"
     if field.type in ("number", "integer"):
         # NumPy's scalars and torch's zero-dimensional tensors are numbers to a student.
-        value = value.item() if hasattr(value, "item") else value
+        with contextlib.suppress(ValueError, RuntimeError, TypeError):
+            value = value.item() if hasattr(value, "item") else value
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise LabkitError(f"{where}: give a number{field.unit_text}, not {_short(value)}")
-        if not math.isfinite(value):
-            raise LabkitError(f"{where}: {value} is not a number that was measured")
+        if not abs(value) < LARGEST:
+            raise LabkitError(f"{where}: {_short(value)} is not a number that was measured")
         if field.type == "integer" and value != int(value):
             raise LabkitError(f"{where}: give a whole number{field.unit_text}, not {_short(value)}")
         return int(value) if field.type == "integer" else float(value)
     if field.type == "run":
-        return _run(where, value)
+        return _run(where, value, records)
     if not isinstance(value, str):
         raise LabkitError(f"{where}: give text in quotes, not {_short(value)}")
     if field.type == "choice" and value not in field.options:
@@ -126,10 +134,9 @@ def _value(asked: Question, field: Field, value: Any) -> Any:
     return value.strip()
 
 
-def _run(where: str, value: Any) -> results.RunRecord:
+def _run(where: str, value: Any, records: Sequence[results.RunRecord]) -> results.RunRecord:
     """Return the student's record that a record, a name or an id stands for."""
     wanted = value.id if isinstance(value, results.RunRecord) else value
-    records = results.records()
     for record in records:
         if wanted in (record.id, record.name):
             return record
@@ -138,6 +145,20 @@ def _run(where: str, value: Any) -> results.RunRecord:
     raise LabkitError(f"{where}: no run {_short(wanted)} in {results.runs_dir()}: {hint}")
 
 
+def from_words(asked: Question, words: Mapping[str, str]) -> dict[str, Any]:
+    """Return answers given as words on a command line, numbers read where the field is one."""
+    types = {field.name: field.type for field in asked.fields}
+    given: dict[str, Any] = dict(words)
+    for name, word in words.items():
+        if types.get(name) in ("number", "integer"):
+            with contextlib.suppress(ValueError):
+                given[name] = float(word)
+    return given
+
+
 def _short(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        text = "a number of thousands of digits"
     return text if len(text) <= 40 else text[:39] + "…"

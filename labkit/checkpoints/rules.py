@@ -9,9 +9,9 @@ Measured values are compared within `CLOSE` (a student rounds); a change of memo
 above `CHANGE`.
 """
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import combinations
 from typing import Any, Literal
 
@@ -33,26 +33,55 @@ class Finding:
     text: str
 
 
-@dataclass
+@dataclass(kw_only=True)
 class Evidence:
-    """The student's finished runs; `used` collects those that a rule looked at."""
+    """What a student measured; `used` collects the runs that a rule looked at."""
 
+    runs: list[RunRecord] = field(default_factory=results.records)
+    """every run, oldest first, finished or not"""
+    sweeps: list[dict[str, Any]] = field(default_factory=lambda: sweep_points())
+    """points of batch-size sweeps, as `labkit sweep` keeps them"""
+    here: bool = True
+    """the student's own machine, where models can be looked at; False when others grade"""
     used: list[RunRecord] = field(default_factory=list)
+    used_points: bool = False
 
-    @cached_property
+    @property
+    def points(self) -> list[dict[str, Any]]:
+        """The points of the sweeps, for a rule that looks at them."""
+        self.used_points = True
+        return self.sweeps
+
+    @property
     def records(self) -> list[RunRecord]:
         """Every finished run, oldest first."""
-        return [record for record in results.records() if record.status == "done"]
+        return [record for record in self.runs if record.status == "done"]
 
     def pairs(self, setting: str) -> Iterator[tuple[RunRecord, RunRecord]]:
-        """Yield pairs of runs, lower value first, whose settings differ in `setting` alone."""
-        for one, other in combinations(self.records, 2):
-            if one.model.get("sha256") != other.model.get("sha256"):
-                continue
-            if differences(one, other) == {setting}:
-                low, high = sorted((one, other), key=lambda run: _order(run.config[setting]))
-                self.used += [low, high]
-                yield low, high
+        """Yield pairs of runs, lower value first, that differ in `setting` alone."""
+        alike: dict[str, list[RunRecord]] = {}
+        for record in self.records:
+            rest = {k: v for k, v in cost_settings(record).items() if k != setting}
+            alike.setdefault(json.dumps(rest, sort_keys=True, default=str), []).append(record)
+        for group in alike.values():
+            for one, other in combinations(group, 2):
+                if one.config.get(setting) != other.config.get(setting):
+                    low, high = sorted((one, other), key=lambda run: _order(run.config[setting]))
+                    self.used += [low, high]
+                    yield low, high
+
+
+def sweep_points() -> list[dict[str, Any]]:
+    """Return the readable points of the sweeps in the run folder, each as its file has it."""
+    found = []
+    for path in sorted(results.runs_dir().glob("*/point-*.json")):
+        try:
+            value = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        if isinstance(value, dict) and isinstance(value.get("settings"), dict):
+            found.append(value)
+    return found
 
 
 # Settings that change no step's cost. The number of steps is not among them: which batches a run
@@ -61,15 +90,30 @@ IRRELEVANT = {"name", "report_to", "save_steps", "eval_steps", "keep_weights"}
 IRRELEVANT |= {"learning_rate", "warmup_steps", "lr_scheduler_type", "weight_decay"}
 
 
+def cost_settings(run: RunRecord) -> dict[str, Any]:
+    """Return what can change the cost of a step: settings, model and data, these by content."""
+    settings = {k: v for k, v in run.config.items() if k not in IRRELEVANT}
+    return settings | {"model": run.model.get("sha256"), "data": run.data.get("sha256")}
+
+
 def differences(one: RunRecord, other: RunRecord) -> set[str]:
-    """Return the settings that can change a step's cost and differ between two runs."""
-    keys = (set(one.config) | set(other.config)) - IRRELEVANT
-    return {key for key in keys if one.config.get(key) != other.config.get(key)}
+    """Return what can change the cost of a step and differs between two runs."""
+    first, second = cost_settings(one), cost_settings(other)
+    return {key for key in first.keys() | second.keys() if first.get(key) != second.get(key)}
 
 
 def _order(value: Any) -> float:
     """Return what "more" of a setting means: numbers and switches as they are, types by bytes."""
-    return {"bfloat16": 2.0, "float32": 4.0}.get(value) or float(value)
+    known = {"bfloat16": 2.0, "float32": 4.0}
+    return float(value) if isinstance(value, int | float) else known.get(str(value), 0.0)
+
+
+def one_model(**runs: RunRecord | None) -> Iterator[Finding]:
+    """Ask that runs which are compared started from the same weights."""
+    given = {name: run for name, run in runs.items() if run is not None}
+    if len({run.model.get("sha256") for run in given.values()}) > 1:
+        models = ", ".join(f"{name} of {run.model.get('name')}" for name, run in given.items())
+        yield Finding("contradicts", f"the runs are of different models: {models}")
 
 
 def close(claimed: float, measured: float) -> bool:

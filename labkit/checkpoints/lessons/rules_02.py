@@ -11,6 +11,7 @@ from labkit.checkpoints.rules import (
     a_run,
     compare,
     differences,
+    one_model,
     quotient,
     reasoned,
 )
@@ -44,14 +45,14 @@ def cost_ratio(values: Values, evidence: Evidence) -> Iterator[Finding]:
     yield from a_run("full_run", full, "full")
     if lora is not None and full is not None:
         shared = {"per_device_train_batch_size", "gradient_accumulation_steps", "max_length"}
-        shared |= {"model", "data", "dtype", "gradient_checkpointing", "optim"}
+        shared |= {"data", "dtype", "gradient_checkpointing", "optim"}
         shared |= {"fast", "attn_implementation", "torch_compile", "max_train_samples"}
         unlike = sorted(differences(lora, full) & shared)
-        if lora.model.get("sha256") != full.model.get("sha256"):
-            unlike.append("the model's weights")
+        strangers = list(one_model(lora_run=lora, full_run=full))
+        yield from strangers
         for setting in unlike:
             yield Finding("contradicts", f"the two runs also differ in {setting}")
-        if not unlike:
+        if not unlike and not strangers:
             yield Finding("consistent", "the two runs share what else costs time and memory")
         steps = [run.summary.get("step_seconds_median") for run in (full, lora)]
         peaks = [(run.summary.get("peak_bytes") or {}).get("allocated") for run in (full, lora)]
