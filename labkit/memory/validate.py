@@ -1,27 +1,33 @@
 """Holding the columns against each other and against the world.
 
-    python -m labkit.memory.validate measured  --output data/results/memory_measured.json
-    python -m labkit.memory.validate published --output data/results/memory_published.json
-    python -m labkit.memory.validate analytic  --output data/results/memory_analytic.json
-    python -m labkit.memory.validate time      --output data/results/time_published.json
+    python -m labkit.memory.validate --output data/results/memory_validation.json
 
-`measured` runs real steps on this CPU and compares their peak, to the byte, with the trace.
-`published` traces what others measured on cards, with the choices written beside each row of
-`data/memory_published.json` before the first comparison. `analytic` compares formula and trace over
-a grid. `time` asks whether published times lie in the predicted range. A trace stands for today's
-libraries, so a row with an `explain` is explained, not matched.
+makes the committed record (about a quarter of an hour on two cores); `--only published` (or
+another part) prints one part of it. The parts:
+
+* `measured` runs real steps on this CPU and compares their peak, to the byte, with the trace;
+* `published` traces what others measured on cards, with the choices written beside each row of
+  `data/memory_published.json` before the first comparison;
+* `analytic` compares formula and trace over a grid;
+* `time` asks whether published times lie in the predicted range.
+
+A trace stands for today's libraries, so a row with an `explain` is explained, not matched: it has
+an error like any other and is left out of the summary's worst.
 """
 
 import argparse
 import itertools
 import json
+import platform
 import statistics
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from labkit.hardware import DEVICES, GIB
+from labkit.hardware import DEVICES, GIB, cores
 from labkit.memory.analytic import analytic
 from labkit.memory.roofline import step_seconds
 from labkit.memory.settings import StepSettings
@@ -35,26 +41,43 @@ def published_rows(path: Path | None = None) -> Iterator[dict[str, Any]]:
     """Trace each published memory figure; yield what was published, what was traced, the error."""
     from labkit.memory.trace import trace
 
-    for row in json.loads((path or DATA / "memory_published.json").read_text())["rows"]:
-        settings = row_settings(row)
-        size = trace(settings).peak_bytes / UNITS[row["unit"]]
-        formula = analytic(settings)
-        yield {
-            **{key: row[key] for key in ("source", "model", "method", "batch_size", "seq_len")},
-            "published": row["peak"],
-            "unit": row["unit"],
-            "traced": round(size, 3),
-            "analytic": round(formula.peak_bytes / UNITS[row["unit"]], 3) if formula else None,
-            "error": round(size / row["peak"] - 1, 4) if row["peak"] else None,
-            "explain": row.get("explain"),
-            "outcome": row.get("outcome"),
-        }
+    table = json.loads((path or DATA / "memory_published.json").read_text())
+    with tempfile.TemporaryDirectory() as folder:
+        models = _folders(table.get("configs", {}), Path(folder))
+        for row in table["rows"]:
+            settings = row_settings(row, model=models.get(row["model"]))
+            traced = trace(settings)
+            size = traced.peak_bytes / UNITS[row["unit"]]
+            formula = analytic(settings)
+            yield {
+                **{key: row[key] for key in ("source", "model", "method", "batch_size", "seq_len")},
+                "gradient_checkpointing": settings.gradient_checkpointing,
+                "double_quant": settings.double_quant if settings.method == "qlora" else None,
+                "published": row["peak"],
+                "unit": row["unit"],
+                "traced": round(size, 3),
+                "analytic": round(formula.peak_bytes / UNITS[row["unit"]], 3) if formula else None,
+                "error": round(size / row["peak"] - 1, 4) if row["peak"] else None,
+                "peak_phase": traced.peak.name,
+                "explain": row.get("explain"),
+                "outcome": row.get("outcome"),
+            }
 
 
-def row_settings(row: dict[str, Any]) -> StepSettings:
-    """Return the settings that a row of a published table states."""
+def _folders(configs: dict[str, Any], parent: Path) -> dict[str, str]:
+    """Write configurations of models outside the registry; return the folder of each."""
+    folders = {}
+    for name, config in configs.items():
+        (parent / name).mkdir()
+        (parent / name / "config.json").write_text(json.dumps(config))
+        folders[name] = str(parent / name)
+    return folders
+
+
+def row_settings(row: dict[str, Any], *, model: str | None = None) -> StepSettings:
+    """Return the settings that a row of a published table states; `model` is its folder, if any."""
     return StepSettings(
-        model=row["model"],
+        model=model or row["model"],
         method=row["method"],
         batch_size=row["batch_size"],
         seq_len=row["seq_len"],
@@ -169,32 +192,58 @@ KINDS: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Return the median and the worst absolute error of rows, or the share that was held."""
     if "held" in rows[0]:
-        return {"rows": len(rows), "held": sum(row["held"] for row in rows) / len(rows)}
-    errors = [
-        abs(row["error"]) for row in rows if row["error"] is not None and not row.get("explain")
+        width = max(row["high_seconds"] / row["low_seconds"] for row in rows)
+        held = sum(row["held"] for row in rows) / len(rows)
+        return {"rows": len(rows), "held": round(held, 4), "widest": round(width, 3)}
+    compared = [row for row in rows if row["error"] is not None and not row.get("explain")]
+    errors = [abs(row["error"]) for row in compared]
+    found = {"rows": len(errors), "median": statistics.median(errors), "worst": max(errors)}
+    if "measured_bytes" in rows[0]:
+        found["worst_bytes"] = max(
+            abs(row["traced_bytes"] - row["measured_bytes"]) for row in compared
+        )
+    return found
+
+
+def record(parts: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Return rows by part as they are committed: with command, versions, machine and summaries."""
+    libraries = ("torch", "transformers", "peft", "trl", "bitsandbytes", "labkit")
+    return {
+        "command": "python -m labkit.memory.validate --output data/results/memory_validation.json",
+        "versions": {name: version(name) for name in libraries},
+        "machine": f"{platform.machine()}, {cores()} cores",
+        "summary": {name: summary(rows) for name, rows in parts.items()},
+        "rows": parts,
+    }
+
+
+def write(found: dict[str, Any], path: Path) -> None:
+    """Write a record with a line for each row: what changes shows in a diff."""
+    rows = found["rows"]
+    head = json.dumps({key: value for key, value in found.items() if key != "rows"}, indent=1)
+    lines = [
+        f'  "{name}": [\n' + ",\n".join(f"   {json.dumps(row)}" for row in each) + "\n  ]"
+        for name, each in rows.items()
     ]
-    return {"rows": len(errors), "median": statistics.median(errors), "worst": max(errors)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'{head[:-2]},\n "rows": {{\n' + ",\n".join(lines) + "\n }\n}\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compare formula, trace, measurement and world.")
-    parser.add_argument("kind", choices=KINDS)
-    parser.add_argument("--output", type=Path)
+    parser.add_argument("--only", choices=KINDS, action="append", help="a part; all when left out")
+    parser.add_argument("--output", type=Path, help="where to write the record")
     arguments = parser.parse_args()
-    rows = []
-    for row in KINDS[arguments.kind]():
-        rows.append(row)
-        print(json.dumps(row), file=sys.stderr, flush=True)
-    result = {
-        "command": f"python -m labkit.memory.validate {arguments.kind}",
-        "summary": summary(rows),
-        "rows": rows,
-    }
-    text = json.dumps(result, indent=1) + "\n"
+    parts: dict[str, list[dict[str, Any]]] = {}
+    for kind in arguments.only or KINDS:
+        parts[kind] = []
+        for row in KINDS[kind]():
+            parts[kind].append(row)
+            print(json.dumps(row), file=sys.stderr, flush=True)
+    found = record(parts)
     if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(text)
-    print(json.dumps(result["summary"]))
+        write(found, arguments.output)
+    print(json.dumps(found["summary"], indent=1))
 
 
 if __name__ == "__main__":
