@@ -12,8 +12,8 @@ it follows from what is in them anyway:
 After each check comes a locked cell that ends in `points * bool(the same call)`. nbgrader takes
 the number as the points. An exercise that is not solved yet gives 0 and no error, so running the
 whole lesson still works. There are no hidden tests: nbgrader's come back in the feedback, where
-the first student who hands in reads them to the others. What a check asks is in
-`labkit/checkpoints/exercises.py` for everybody; it cannot be guessed from the answer being known.
+the first student who hands in reads them to the others. What a check asks is open to everybody in
+`labkit/checkpoints`, as properties that the student's own function has to have.
 
     GRADEBOOK/source/lessons/    notebooks with solutions, never given away
     GRADEBOOK/release/lessons/   the student copies: this folder is what students get
@@ -164,7 +164,7 @@ def release(lessons_dir: Path, gradebook_dir: Path) -> Path:
         for name, notebook in notebooks.items():
             (folder / f"{name}.ipynb").write_text(nbformat.writes(notebook) + "\n")
         if not (gradebook_dir / CONFIG).exists():
-            shutil.copy(lessons_dir / "hub-example" / CONFIG, gradebook_dir)
+            shutil.copy(lessons_dir / "hub-example" / "jupyter" / CONFIG, gradebook_dir)
     except OSError as error:
         raise LabkitError(f"{error.filename} cannot be written: {error.strerror}") from None
     nbgrader("generate_assignment", ASSIGNMENT, "--force", cwd=gradebook_dir)
