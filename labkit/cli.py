@@ -15,6 +15,7 @@ import typer
 
 from labkit import __version__
 from labkit.errors import LabkitError, nearest
+from labkit.serve import commands as serve_commands
 
 app = typer.Typer(
     add_completion=False,
@@ -346,6 +347,10 @@ def course(
 
     outcome = run_course(lessons or (), out_dir=out)
     _emit(outcome, json_, f"open {outcome['site']}")
+
+
+app.command()(serve_commands.serve)
+app.command()(serve_commands.chat)
 
 
 def _key_values(arguments: list[str]) -> dict[str, str]:

@@ -1,0 +1,273 @@
+"""Many requests, one pass: requests that wait together are generated together.
+
+Writing a token reads every weight once, whatever the number of sequences it is written for
+(lesson 00). A server that answers its requests one after the other reads all weights for each
+of them; one that puts B waiting requests into a batch reads them once for all:
+
+    seconds = tokens · bytes of weights / bytes per second     one after the other: B times that
+                                                               in a batch: once, and little more
+
+The scheme here is *static* batching: whoever waits when the model becomes free goes in the next
+batch, padded on the left. A request that ends early is sent off at once, but its place stays
+empty until the batch ends. Filling that place at once is *continuous* batching (Yu et al., Orca,
+OSDI 2022); transformers has it too, with one setting of the sampling for all requests, which
+does not suit a server that several people share.
+
+Requests batch only with requests of the same sampling settings. One that brings a seed or stop
+strings is generated alone, so that its answer does not depend on who else was there.
+"""
+
+import asyncio
+import copy
+import itertools
+import json
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from transformers.cli.serving.utils import (
+    BaseGenerateManager,
+    DirectStreamer,
+    GenerationState,
+    _GenerationCancelled,
+    _StreamError,
+)
+
+GATHER_SECONDS = 0.01
+_alone = itertools.count()
+
+
+class GenerationFailed(Exception):
+    """A batch that could not be generated, and why."""
+
+
+class ServerStops(Exception):
+    """The server ends before the answer was complete."""
+
+    def __str__(self) -> str:
+        return "the server is stopping: ask again when it is back"
+
+
+@dataclass(kw_only=True)
+class Job:
+    """One request: its prompt, its settings, and where its tokens go."""
+
+    model: Any
+    processor: Any
+    ids: Any
+    """token ids of the prompt, (1, T)"""
+    config: Any
+    """transformers' GenerationConfig of this request"""
+    on_token: Callable[[int], None]
+    on_end: Callable[[Exception | None], None]
+    written: int = 0
+    ended: bool = False
+    group: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        settings = {k: v for k, v in self.config.to_dict().items() if k != "max_new_tokens"}
+        self.group = json.dumps(settings, sort_keys=True, default=str)
+        if getattr(self.config, "seed", None) is not None or self.config.stop_strings:
+            self.group += f" alone {next(_alone)}"
+
+    def take(self, token: int, end_tokens: Sequence[int]) -> None:
+        """Pass a token on; end after the last one, or when the reader has gone."""
+        try:
+            self.written += 1
+            self.on_token(token)
+        except _GenerationCancelled as gone:
+            self.end(gone)
+        else:
+            if self.written >= self.config.max_new_tokens or token in end_tokens:
+                self.end()
+
+    def end(self, error: Exception | None = None) -> None:
+        """Tell the reader, once, that nothing more comes."""
+        if not self.ended:
+            self.ended = True
+            self.on_end(error)
+
+
+class Batcher(BaseGenerateManager):
+    """Generates for one model, on one thread, what waits for it, batch by batch.
+
+    It stands where transformers' server has its sequential `GenerateManager`.
+    """
+
+    def __init__(self, *, max_batch: int, stopping: threading.Event) -> None:
+        self._max_batch = max_batch
+        self._stopping = stopping
+        self._arrived: queue.Queue[Job | None] = queue.Queue()
+        self._thread = threading.Thread(target=self._work, name="generation", daemon=True)
+        self._thread.start()
+
+    def generate_streaming(
+        self, model: Any, processor: Any, inputs: dict, gen_config: Any, request_id: str,
+        response_parser: Any = None,
+    ) -> tuple[asyncio.Queue, DirectStreamer]:  # fmt: skip
+        """Start a request whose text is put on the returned queue piece by piece."""
+        import torch
+
+        loop = asyncio.get_running_loop()
+        pieces: asyncio.Queue = asyncio.Queue()
+        streamer = DirectStreamer(processor._tokenizer, loop, pieces, response_parser)
+        streamer.put(inputs["input_ids"])  # the first thing put is the prompt, which it leaves out
+
+        def on_end(error: Exception | None) -> None:
+            if error is None:
+                streamer.end()
+            elif isinstance(error, _GenerationCancelled):
+                _tell(loop, pieces.put_nowait, None)
+            else:
+                _tell(loop, pieces.put_nowait, _StreamError(str(error)))
+
+        self._arrived.put(Job(
+            model=model, processor=processor, ids=inputs["input_ids"], config=gen_config,
+            on_token=lambda token: streamer.put(torch.tensor([token])), on_end=on_end,
+        ))  # fmt: skip
+        return pieces, streamer
+
+    async def generate_non_streaming(
+        self, model: Any, processor: Any, inputs: dict, gen_config: Any, request_id: str
+    ) -> tuple[str, int, list[int]]:
+        """Return (text, tokens of the prompt, token ids of the answer) once all is written."""
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+        tokens: list[int] = []
+
+        def resolve(error: Exception | None) -> None:
+            if done.done():
+                return
+            if error is None:
+                done.set_result(None)
+            else:
+                done.set_exception(error)
+
+        self._arrived.put(Job(
+            model=model, processor=processor, ids=inputs["input_ids"], config=gen_config,
+            on_token=tokens.append, on_end=lambda error: _tell(loop, resolve, error),
+        ))  # fmt: skip
+        await done
+        text = processor.decode(tokens, skip_special_tokens=True)
+        return text, inputs["input_ids"].shape[-1], tokens
+
+    def stop(self) -> None:
+        """Wait for the thread to end; `stopping` is set, so it does after the token at hand."""
+        self._arrived.put(None)
+        self._thread.join(timeout=60)
+
+    def _work(self) -> None:
+        waiting: list[Job] = []
+        while not self._stopping.is_set():
+            if not waiting:
+                waiting += _some(self._arrived.get())
+                self._stopping.wait(GATHER_SECONDS)  # those who came with it go with it
+            while not self._arrived.empty():
+                waiting += _some(self._arrived.get_nowait())
+            alike = [job for job in waiting if job.group == waiting[0].group]
+            jobs = alike[: self._max_batch]
+            waiting = [job for job in waiting if not any(job is taken for taken in jobs)]
+            error: Exception | None = None
+            try:
+                if jobs:
+                    _generate(jobs, self._stopping)
+            except Exception as failure:  # these requests failed; the thread serves the next ones
+                error = GenerationFailed(f"{type(failure).__name__}: {failure}")
+            for job in jobs:
+                job.end(ServerStops() if self._stopping.is_set() else error)
+        for job in waiting:
+            job.end(ServerStops())
+
+
+class _Spread:
+    """A streamer in transformers' sense that gives each row of a batch to its own request."""
+
+    def __init__(self, jobs: Sequence[Job], end_tokens: Sequence[int]) -> None:
+        self._jobs, self._end_tokens = jobs, end_tokens
+        self._prompt = True
+
+    def put(self, value: Any) -> None:
+        if self._prompt:
+            self._prompt = False
+            return
+        for job, token in zip(self._jobs, value.tolist(), strict=True):
+            if not job.ended:
+                job.take(token, self._end_tokens)
+
+    def end(self) -> None:
+        pass
+
+
+def _generate(jobs: Sequence[Job], stopping: threading.Event) -> None:
+    """Run one batch to its end, sending every token to its request as it comes.
+
+    Shapes: B requests, prompts padded left to T.
+    """
+    import torch
+    from transformers import StoppingCriteria
+
+    model, processor, config = jobs[0].model, jobs[0].processor, jobs[0].config
+    rows = {"input_ids": [job.ids[0].tolist() for job in jobs]}
+    padded = processor.pad(rows, padding_side="left", return_tensors="pt").to(model.device)
+    end_tokens = _as_list(config.eos_token_id)
+    if (seed := getattr(config, "seed", None)) is not None:
+        torch.manual_seed(seed)
+
+    class AllEnded(StoppingCriteria):
+        def __call__(self, input_ids: Any, scores: Any, **kw: Any) -> Any:
+            ended = [
+                stopping.is_set() or job.ended or job.written + 1 >= job.config.max_new_tokens
+                for job in jobs
+            ]
+            return torch.tensor(ended, device=input_ids.device)
+
+    settings = copy.deepcopy(config)
+    settings.max_new_tokens = max(job.config.max_new_tokens for job in jobs)
+    settings.pad_token_id = processor.pad_token_id
+    with torch.inference_mode():
+        model.generate(
+            input_ids=padded["input_ids"],
+            attention_mask=padded["attention_mask"],
+            generation_config=settings,
+            streamer=_Spread(jobs, end_tokens),
+            stopping_criteria=[AllEnded()],
+            tokenizer=processor,
+        )
+
+
+class Batchers(GenerationState):
+    """One `Batcher` per model, made at its first request; `stopping` ends what they generate."""
+
+    def __init__(self, *, max_batch: int) -> None:
+        super().__init__()
+        self.stopping = threading.Event()
+        self._max_batch = max_batch
+        self._batchers: dict[str, Batcher] = {}
+
+    def get_manager(self, model_id: str, use_cb: bool = False) -> Batcher:
+        """Return the batcher of a model."""
+        if model_id not in self._batchers:
+            self._batchers[model_id] = Batcher(max_batch=self._max_batch, stopping=self.stopping)
+        return self._batchers[model_id]
+
+    def shutdown(self) -> None:
+        """End what is being generated, after the token at hand, and wait until it has."""
+        self.stopping.set()
+        for batcher in self._batchers.values():
+            batcher.stop()
+
+
+def _tell(loop: asyncio.AbstractEventLoop, function: Callable[..., Any], *values: Any) -> None:
+    """Call a function on the server's loop, unless the server has stopped meanwhile."""
+    if not loop.is_closed():
+        loop.call_soon_threadsafe(function, *values)
+
+
+def _some(job: Job | None) -> list[Job]:
+    return [] if job is None else [job]
+
+
+def _as_list(ids: int | list[int] | None) -> list[int]:
+    return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)
