@@ -111,15 +111,19 @@ def versions() -> dict[str, str]:
 
 
 def content_sha256(
-    config: Mapping[str, Any], *, model: Mapping[str, Any], data: Mapping[str, Any]
-) -> str:
-    """Return the hash that two runs share when nothing that can change the result differs."""
+    config: Mapping[str, Any], *, model: Mapping[str, Any], data: Mapping[str, Any],
+    libraries: Mapping[str, str] | None = None,
+) -> str:  # fmt: skip
+    """Return the hash that two runs share when nothing that can change the result differs.
+
+    `libraries` are the versions of a run that was made elsewhere; by default those installed here.
+    """
     ignored = {"name", "report_to", "save_steps"}
     content = {
         "config": {k: v for k, v in config.items() if k not in ignored},
         "model": model["sha256"],
         "data": data["sha256"],
-        "versions": versions(),
+        "versions": versions() if libraries is None else dict(libraries),
     }
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
