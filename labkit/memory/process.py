@@ -1,0 +1,137 @@
+"""What the whole process of a training step needs, and the largest batch it can have under a limit.
+
+A limit counts everything a process holds, so tensors are not enough:
+
+    needed(B) = held + outside + max(traced peak(B), loading)
+
+* `held`: interpreter, libraries, thread stacks, and what they made on a tiny step. A process that
+  is started for it says so; it depends on the method's libraries and not on the model.
+* `outside`: what a real step takes besides its tensors. oneDNN reorders the operand of a product
+  for the processor's tiles; the largest is the head's weight, vocabulary × width in the compute
+  type. Python's objects, compiled kernels and half-filled heap pages come to `HEAP_BYTES`.
+* `loading`: the weights and a copy of the largest one while it is converted. Training needs more
+  than that, unless almost nothing is trained on very short samples.
+
+**The largest batch.** needed(B) rises with B, on a line between the places where the peak moves to
+another phase of the step. So the next batch to trace is where the line through the two nearest
+traces meets the limit: three or four traces instead of a bisection's eight.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+from labkit.errors import LabkitError
+from labkit.hardware import GIB
+from labkit.memory.estimates import needed
+from labkit.memory.point import DONE, run_in_process
+from labkit.memory.settings import BYTES, StepSettings
+from labkit.memory.shapes import shape_of
+
+HEAP_BYTES = 32 * 2**20
+LARGEST_BATCH = 1 << 20
+
+
+def process_needs(settings: StepSettings) -> tuple[int, int]:
+    """Return the traced peak of a step, and what its whole process needs, in bytes.
+
+    Raises `LabkitError` for settings that cannot be traced or run.
+    """
+    peak, weights = traced(settings)
+    if settings.target == "cuda":
+        return peak, needed(peak, settings)
+    largest = largest_operand_bytes(settings)
+    return peak, held_bytes(settings) + HEAP_BYTES + largest + max(peak, weights + 2 * largest)
+
+
+def traced(settings: StepSettings) -> tuple[int, int]:
+    """Return the traced peak of a step and the weights in it, in bytes; traced once a process."""
+    return _traced(_as_text(settings))
+
+
+@lru_cache(maxsize=512)
+def _traced(text: str) -> tuple[int, int]:
+    from labkit.memory.trace import trace
+
+    result = trace(StepSettings(**json.loads(text)))
+    return result.peak_bytes, result.parts["weights"]
+
+
+def largest_operand_bytes(settings: StepSettings) -> int:
+    """Return the bytes of the largest weight in the compute type, which oneDNN may reorder."""
+    shape = shape_of(settings)
+    if shape is None:  # an architecture without formulas: a bound that hardly any exceeds
+        return traced(settings)[1] // 2
+    width = max(shape.hidden * shape.vocab, shape.hidden * shape.mlp)
+    return BYTES[settings.dtype] * width
+
+
+def held_bytes(settings: StepSettings) -> int:
+    """Return what a process holds that has imported and started everything, without a model."""
+    neutral = dataclasses.replace(
+        settings, model="tiny-llama", batch_size=1, seq_len=8, labelled_tokens=None,
+        gradient_accumulation_steps=1, config_overrides={}, lora_r=4,
+        lora_target_modules=("all-linear",), num_virtual_tokens=4,
+    )  # fmt: skip
+    return _held(_as_text(neutral), os.environ.get("OMP_NUM_THREADS"))
+
+
+@lru_cache(maxsize=64)
+def _held(text: str, threads: str | None) -> int:
+    result = run_in_process(StepSettings(**json.loads(text)), limit=None, steps=0)
+    if result["status"] != DONE or not result.get("held_bytes"):
+        raise LabkitError(f"a step of a tiny model cannot be run here: {result['detail']}")
+    return int(result["held_bytes"])
+
+
+def predict_largest(settings: StepSettings, *, limit: int) -> int:
+    """Return the largest batch whose process fits under `limit` bytes; 0 when not one sample fits.
+
+    Raises `LabkitError` when the limit is below what the process and the weights take.
+    """
+
+    def need(batch_size: int) -> int:
+        return process_needs(dataclasses.replace(settings, batch_size=batch_size))[1]
+
+    least = need(1)
+    if least > limit:
+        weights = traced(dataclasses.replace(settings, batch_size=1))[1]
+        held = weights + (held_bytes(settings) if settings.target == "cpu" else 0)
+        if limit < held:
+            raise LabkitError(
+                f"memory limit {limit / GIB:.2f} GiB is below what the weights of "
+                f"{settings.model} and the process take ({held / GIB:.2f} GiB): a step with one "
+                f"sample needs {least / GIB:.2f} GiB"
+            )
+        return 0
+    return largest_under(need, limit)
+
+
+def largest_under(need: Callable[[int], int], limit: int) -> int:
+    """Return the largest batch of which `need` is at most `limit`; `need(1)` is, and it rises."""
+    fits, beyond = (1, need(1)), (0, 0)
+    guess = 2
+    while guess <= LARGEST_BATCH:
+        here = need(guess)
+        if here <= limit:
+            before, fits = fits, (guess, here)
+        else:
+            before, beyond = beyond, (guess, here)
+        other = beyond if beyond[0] else before
+        if beyond[0] - fits[0] == 1:
+            break
+        slope = (other[1] - fits[1]) / (other[0] - fits[0])
+        meets = fits[0] + int((limit - fits[1]) / slope) if slope > 0 else 2 * fits[0]
+        # Where the line says that this one is the last, its neighbour has to prove it.
+        guess = max(meets, fits[0] + 1)
+        if beyond[0]:
+            guess = min(guess, beyond[0] - 1)
+    return fits[0]
+
+
+def _as_text(settings: StepSettings) -> str:
+    values: dict[str, Any] = dataclasses.asdict(settings)
+    return json.dumps(values, sort_keys=True, default=list)
