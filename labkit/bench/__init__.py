@@ -1,0 +1,7 @@
+"""Benchmarks that can't flatter themselves: two ways to do one thing, side by side.
+
+Read in this order: `harness.py` (runs in alternating order, the control, what is concluded),
+`layers.py` (a linear layer's step and its parts), `training.py` (a whole fine-tuning step),
+`switchback.py` (the grid of `labkit bench switchback` and `kernels`), `report.py` (tables and
+figures).
+"""

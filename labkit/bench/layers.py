@@ -1,0 +1,200 @@
+"""A linear layer's whole training step, and its parts apart.
+
+A step is what training does to one layer: Y = X·Wᵀ, then from the gradient G the products dX = G·W
+and, unless the weight is frozen, dW = Gᵀ·X; for SwitchBack with all quantising it takes. Layers
+have no bias, as in Llama. Between steps a trained weight changes, outside the measured time, so that no
+way can keep a copy of it in another layout.
+
+int8 is compared with the *fastest* 16-bit way on this machine and at this size, found by trying:
+
+    eager      nn.Linear as it is
+    compiled   the same under torch.compile
+    prepacked  W and Wᵀ in the layout the matrix units want: once where the weight is frozen, at
+               every step where it is trained (the kernels that int8 gets do no less)
+
+Source of the shapes: TinyLlama-1.1B, whose layers multiply 2048→2048 (q, o), 2048→256 (k, v),
+2048→5632 (gate, up) and 5632→2048 (down). Parts are named as in data/switchback_published.json.
+"""
+
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from labkit.bench.harness import BASELINE, CONTROL, Plan, Run, alternate, time_run
+from labkit.switchback import SwitchBackLinear
+from labkit.switchback.layer import backend_for
+
+SCALES = ("row", "tensor")
+DTYPE = torch.bfloat16
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+CALIBRATION = Plan(pairs=4, warmup=1, steps=2, run_seconds=0.03, max_steps=10)
+
+Step = Callable[[], object]
+
+
+class _Prepacked(torch.autograd.Function):
+    """A 16-bit product with W [N, K] and Wᵀ packed for the matrix units of a CPU."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor, packed: Tensor, packed_t: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, w, packed_t)
+        return torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], "")
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        x, w, packed_t = ctx.saved_tensors
+        if packed_t is None:
+            packed_t = _pack(w.detach().t().contiguous(), g.shape[0])
+        dx = torch.ops.mkldnn._linear_pointwise(g, packed_t, None, "none", [], "")
+        return dx, g.t() @ x if ctx.needs_input_grad[1] else None, None, None
+
+
+def _pack(w: Tensor, tokens: int) -> Tensor:
+    return torch.ops.mkldnn._reorder_linear_weight(w, tokens)
+
+
+class PrepackedLinear(nn.Module):
+    """`nn.Linear` without a bias on packed weights; packs at every step unless it is frozen."""
+
+    def __init__(self, linear: nn.Linear, tokens: int) -> None:
+        super().__init__()
+        self.weight, self.tokens = linear.weight, tokens
+        self.packed: tuple[Tensor, Tensor] | None = None
+        if not self.weight.requires_grad:
+            w = self.weight.detach()
+            self.packed = _pack(w, tokens), _pack(w.t().contiguous(), tokens)
+
+    def forward(self, x: Tensor) -> Tensor:
+        packed, packed_t = self.packed or (_pack(self.weight.detach(), self.tokens), None)
+        return _Prepacked.apply(x, self.weight, packed, packed_t)
+
+
+def build(kind: str, case: dict[str, Any], *, backend: str = "auto") -> tuple[Step, Step]:
+    """Build one arm: `kind` is eager, compiled, prepacked, float32, or SwitchBack's row or tensor.
+
+    Returns the step, and what has to happen before each.
+    """
+    torch.manual_seed(0)
+    tokens, width, out = case["tokens"], case["in_features"], case["out_features"]
+    dtype = torch.float32 if kind == "float32" else DTYPE
+    options: dict[str, Any] = {"bias": False, "device": DEVICE, "dtype": dtype}
+    layer: nn.Module
+    if kind in SCALES:
+        layer = SwitchBackLinear(width, out, weight_scale=kind, backend=backend, **options)
+    else:
+        layer = nn.Linear(width, out, **options)
+    weight: Any = layer.weight
+    if case["mode"] == "frozen":
+        weight.requires_grad_(False)
+        if hasattr(layer, "freeze_base"):
+            layer.freeze_base()
+    if kind == "prepacked":
+        layer = PrepackedLinear(layer, tokens)
+    run = torch.compile(layer) if kind == "compiled" else layer
+    x = torch.randn(tokens, width, device=DEVICE, dtype=dtype).requires_grad_()
+    g = torch.randn(tokens, out, device=DEVICE, dtype=dtype)
+
+    def step() -> None:
+        x.grad = weight.grad = None
+        run(x).backward(g)
+        if DEVICE.type == "cuda":
+            torch.cuda.synchronize()
+
+    def before() -> None:
+        if weight.requires_grad:
+            with torch.no_grad():
+                weight.mul_(1.0)  # a new version with the same values
+
+    return step, before
+
+
+def _runner(arm: tuple[Step, Step], plan: Plan) -> Callable[[], dict[str, list[float]]]:
+    return lambda: time_run(arm[0], plan, before=arm[1])
+
+
+def _medians(runs: list[Run]) -> dict[str, float]:
+    arms = dict.fromkeys(run["arm"] for run in runs)
+    return {arm: median(r["median"] for r in runs if r["arm"] == arm) for arm in arms}
+
+
+def measure_layer(case: dict[str, Any], plan: Plan, backend: str = "auto") -> dict[str, Any]:
+    """Time one size and mode: find the fastest 16-bit way, then run it against SwitchBack.
+
+    `case` holds tokens, in_features, out_features, mode. Returns baseline (its name), backend
+    (SwitchBack's), baselines {name: seconds} and runs, with the arms a, a_again, row and tensor.
+    """
+    candidates = {scale: build(scale, case, backend=backend) for scale in SCALES}
+    ops = backend_for(backend, DEVICE, DTYPE)
+    kinds = ["eager", "compiled", "float32"]
+    if DEVICE.type == "cpu" and torch.backends.mkldnn.is_available():
+        kinds.append("prepacked")
+    arms = {kind: build(kind, case) for kind in kinds}
+    tried = alternate({k: _runner(arm, CALIBRATION) for k, arm in arms.items()}, CALIBRATION.pairs)
+    seconds = _medians(tried)
+    fastest = min((k for k in kinds if k != "float32"), key=lambda kind: seconds[kind])
+    runners = {
+        BASELINE: arms[fastest],
+        CONTROL: build(fastest, case),
+        **candidates,
+    }
+    del arms
+    runs = alternate({k: _runner(arm, plan) for k, arm in runners.items()}, plan.pairs)
+    return {"baseline": fastest, "backend": ops.NAME, "baselines": seconds, "runs": runs}
+
+
+def parts(case: dict[str, Any], backend: str) -> dict[str, Step]:
+    """Return every part of a step as a function of its own, by name.
+
+    bf16_y, bf16_dx, bf16_dw are the 16-bit products; quantize_x, quantize_g and quantize_w… what
+    SwitchBack quantises (wt: for dX); int8_y and int8_dx the products with their scaling, and
+    integers_y the sums alone, so that int8_y - integers_y is what scaling back costs. Where a
+    backend orders weights for its matrix unit, pack_w… does so (quantising included) and packed_y
+    and packed_dx multiply by what it made.
+    """
+    torch.manual_seed(0)
+    tokens, width, out = case["tokens"], case["in_features"], case["out_features"]
+    SwitchBackLinear(1, 1, backend=backend)  # builds what the backend needs
+    ops: Any = backend_for(backend, DEVICE, DTYPE)
+    x, g = (torch.randn(tokens, n, dtype=DTYPE, device=DEVICE) for n in (width, out))
+    w = torch.randn(out, width, dtype=DTYPE, device=DEVICE)
+    (x8, xs), (g8, gs) = ops.quantize_rowwise(x), ops.quantize_rowwise(g)
+    (w8, ws), (wt8, wts) = ops.quantize_rowwise(w), ops.quantize_columnwise_and_transpose(w)
+    found: dict[str, Step] = {
+        "bf16_y": lambda: x @ w.t(),
+        "bf16_dx": lambda: g @ w,
+        "bf16_dw": lambda: g.t() @ x,
+        "quantize_x": lambda: ops.quantize_rowwise(x),
+        "quantize_g": lambda: ops.quantize_rowwise(g),
+        "quantize_w_row": lambda: ops.quantize_rowwise(w),
+        "quantize_wt_row": lambda: ops.quantize_columnwise_and_transpose(w),
+        "quantize_w_tensor": lambda: ops.quantize_global(w),
+        "quantize_wt_tensor": lambda: ops.quantize_global_transpose(w),
+        "integers_y": lambda: ops.int8_mm(x8, w8),
+        "int8_y": lambda: ops.scaled_int8_mm(x8, w8, xs, ws, None, DTYPE),
+        "int8_dx": lambda: ops.scaled_int8_mm(g8, wt8, gs, wts, None, DTYPE),
+    }
+    packs = getattr(ops, "pack_weight", getattr(ops, "freeze_weight", None))
+    if packs is not None:
+        for scale in SCALES:
+            found[f"pack_w_{scale}"] = lambda scale=scale: packs(w, scale, transpose=False)
+            found[f"pack_wt_{scale}"] = lambda scale=scale: packs(w, scale, transpose=True)
+        panels, panels_t = packs(w, "row", transpose=False), packs(w, "row", transpose=True)
+        found["packed_y"] = lambda: ops.packed_mm(x8, panels[0], xs, panels[1], None, out, DTYPE)
+        found["packed_dx"] = lambda: ops.packed_mm(
+            g8, panels_t[0], gs, panels_t[1], None, width, DTYPE
+        )
+    return found
+
+
+def measure_parts(case: dict[str, Any], plan: Plan, backend: str) -> dict[str, Any]:
+    """Time the parts of one size; return {backend, runs}, with bf16_y twice more as a control."""
+    steps = parts(case, backend)
+    steps = {BASELINE: steps["bf16_y"], CONTROL: steps["bf16_y"], **steps}
+    arms = {name: (step, lambda: None) for name, step in steps.items()}
+    runs = alternate({k: _runner(arm, plan) for k, arm in arms.items()}, plan.pairs)
+    return {"backend": backend_for(backend, DEVICE, DTYPE).NAME, "runs": runs}

@@ -1,0 +1,261 @@
+"""`labkit bench switchback` and `labkit bench kernels`: int8 against the fastest 16 bit, by size.
+
+The grid is tokens × shapes × mode × weight scale (see `layers.py`), then a whole training step (see
+`training.py`). Every size runs in a process of its own, where the baseline, the baseline again and
+both scales take turns; every training run is a process. So a layer's interval covers what
+changes from minute to minute, and not what changes from process to process; the end-to-end one
+covers both.
+
+48 ratios are 48 chances to be misled: p-values are adjusted for that (Holm), and of 24 controls one
+or two may exclude 1 by chance. What is measured is kept at once, so a second call goes on where the
+first was stopped. With default settings all of it takes about a quarter of an hour on two cores.
+"""
+
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from labkit import progress, results, stats
+from labkit.bench import harness
+from labkit.bench.harness import BASELINE, CONTROL, Ledger, Plan, Run, Say
+from labkit.errors import LabkitError, nearest
+
+MODES = ("full", "frozen")
+SCALES = ("row", "tensor")
+TINYLLAMA_SHAPES = ((2048, 2048), (2048, 256), (2048, 5632), (5632, 2048))
+BACKENDS = ("auto", "triton", "cpu", "onednn", "reference")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """What is measured: sizes, the training step, and how often."""
+
+    tokens: tuple[int, ...] = (256, 1024, 4096)
+    shapes: tuple[tuple[int, int], ...] = TINYLLAMA_SHAPES
+    """in and out features"""
+    backend: str = "auto"
+    layers: int = 2
+    """of the model that is trained end to end; 0 leaves that out"""
+    batch_size: int = 4
+    seq_len: int = 512
+    weight_scale: str = "row"
+    """of the model that is trained end to end"""
+    tiny: bool = False
+    """a model of toy widths end to end"""
+    plan: Plan = field(default_factory=Plan)
+    training_plan: Plan = field(
+        default_factory=lambda: Plan(warmup=2, steps=4, run_seconds=0.0, max_steps=4)
+    )
+
+    def __post_init__(self) -> None:
+        for key, value in (("tokens", self.tokens), ("shapes", sum(self.shapes, ()))):
+            if not value or min(value) < 1:
+                raise LabkitError(f"{key}={value} is nothing to measure: give numbers above 0")
+        if self.backend not in BACKENDS:
+            raise LabkitError(f"backend={self.backend!r} is unknown: "
+                              f"{nearest(self.backend, BACKENDS)}")  # fmt: skip
+        if self.layers < 0:
+            raise LabkitError(f"layers={self.layers}: give 0 or more")
+
+
+QUICK = {
+    "tokens": (16, 48),
+    "shapes": ((64, 64), (64, 96)),
+    "layers": 1,
+    "batch_size": 2,
+    "seq_len": 16,
+    "tiny": True,
+    "plan": Plan(pairs=4, steps=1, run_seconds=0.002, max_steps=4),
+    "training_plan": Plan(pairs=4, warmup=1, steps=2, run_seconds=0.0, max_steps=2),
+}
+"""Settings that prove everything runs, in seconds; what they measure says nothing."""
+
+
+def cases(grid: Grid) -> list[dict[str, Any]]:
+    """Return the sizes and modes of the grid, small ones first."""
+    return [
+        {"tokens": tokens, "in_features": width, "out_features": out, "mode": mode}
+        for tokens in grid.tokens
+        for width, out in grid.shapes
+        for mode in MODES
+    ]
+
+
+def name_of(case: dict[str, Any]) -> str:
+    """Return a case's name: tokens, shape, mode."""
+    shape = f"{case['in_features']}→{case['out_features']}"
+    return " ".join(filter(None, (f"{case['tokens']:,} tokens", shape, case.get("mode"))))
+
+
+def switchback(
+    grid: Grid, *, output_dir: Path, fresh: bool = False, quiet: bool = False
+) -> dict[str, Any]:
+    """Measure the grid and the training step; return the JSON of `labkit bench switchback`.
+
+    rows: tokens, in_features, out_features, mode, weight_scale, baseline, backend, ratio {value,
+    low, high} (baseline time / SwitchBack time), p_value, p_holm, a_a, a_a_p_value, pairs, seconds
+    {baseline, candidate}, baselines {way: seconds}. end_to_end: ratio, p_value, a_a and more, or
+    null. Results are kept in output_dir/switchback.json as they come.
+
+    Raises LabkitError for a backend that is not there or a model that doesn't fit.
+    """
+    say = _sayer(quiet)
+    work = cases(grid)
+    ledger = _ledger(output_dir / "switchback.json", grid, fresh=fresh, say=say)
+    started, did = time.monotonic(), 0
+    for index, case in enumerate(work):
+        name = name_of(case)
+        if ledger.get(name) is None:
+            measured = harness.in_fresh_process(
+                "labkit.bench.layers:measure_layer", say=say, case=case, plan=grid.plan,
+                backend=grid.backend,
+            )  # fmt: skip
+            ledger.put(name, measured)
+            did += 1
+            left = (time.monotonic() - started) / did * (len(work) - index - 1)
+            say(f"[{index + 1}/{len(work)}] {name}: {_in_short(measured)}; "
+                f"layers done in about {left / 60:.0f} min")  # fmt: skip
+    rows = [row for case in work for row in _rows(case, ledger.get(name_of(case)))]
+    for row, adjusted in zip(rows, stats.holm([r["p_value"] for r in rows]), strict=True):
+        row["p_holm"] = adjusted
+    outcome = {
+        "rows": rows,
+        "end_to_end": end_to_end(grid, ledger, say) if grid.layers else None,
+        "facts": ledger.values["facts"],
+        "settings": ledger.values["key"]["settings"],
+        "records": str(ledger.file),
+    }
+    results.write_json(output_dir / "switchback.result.json", outcome)
+    return outcome
+
+
+def _rows(case: dict[str, Any], measured: dict[str, Any]) -> list[dict[str, Any]]:
+    kept = {k: measured[k] for k in ("baseline", "backend", "baselines")}
+    return [
+        {**case, "weight_scale": scale, **kept, **harness.conclude(measured["runs"], scale)}
+        for scale in SCALES
+    ]
+
+
+def _in_short(measured: dict[str, Any]) -> str:
+    said = []
+    for scale in SCALES:
+        ratio = harness.conclude(measured["runs"], scale)["ratio"]
+        said.append(f"{scale} {ratio['value']:.2f}× ({ratio['low']:.2f} to {ratio['high']:.2f})")
+    return f"{', '.join(said)} of {measured['baseline']}"
+
+
+def end_to_end(grid: Grid, ledger: Ledger, say: Say) -> dict[str, Any]:
+    """Fine-tune with and without SwitchBack, a process a run; return what the runs say.
+
+    Keys: ratio, p_value, a_a {value, low, high}, a_a_p_value, pairs, seconds, layers, parameters,
+    converted (layers in int8), tokens (of a step) and runs.
+    """
+    from labkit.bench import training
+
+    spec = {
+        "widths": training.TINY if grid.tiny else training.TINYLLAMA,
+        "layers": grid.layers, "batch_size": grid.batch_size, "seq_len": grid.seq_len,
+        "weight_scale": grid.weight_scale, "backend": grid.backend,
+        "min_features": 0 if grid.tiny else 1024,
+    }  # fmt: skip
+    plan = grid.training_plan
+    known: list[Run] = ledger.get("end to end") or []
+    if len(known) < 3 * plan.pairs:
+        training.check_memory(spec)
+        say(f"end to end: {3 * plan.pairs} training runs, a process each")
+
+    def runner(is_switchback: bool) -> Any:
+        return lambda: harness.in_fresh_process(
+            "labkit.bench.training:measure_training", say=say, spec=spec, plan=plan,
+            switchback=is_switchback,
+        )  # fmt: skip
+
+    def keep(runs: list[Run]) -> None:
+        ledger.put("end to end", runs)
+        last = runs[-1]
+        say(f"[run {len(runs)}/{3 * plan.pairs}] {last['arm']}: {last['median']:.3f} s a step")
+
+    runners = {BASELINE: runner(False), "switchback": runner(True), CONTROL: runner(False)}
+    runs = harness.alternate(runners, plan.pairs, kept=known, on_run=keep)
+    (converted,) = {run["converted"] for run in runs if run["arm"] == "switchback"}
+    return {
+        **harness.conclude(runs, "switchback"),
+        "layers": grid.layers,
+        "parameters": runs[0]["parameters"],
+        "converted": converted,
+        "tokens": grid.batch_size * grid.seq_len,
+        "weight_scale": grid.weight_scale,
+        "runs": runs,
+    }
+
+
+def kernels(
+    grid: Grid, *, output_dir: Path, fresh: bool = False, quiet: bool = False
+) -> dict[str, Any]:
+    """Time quantising, packing, products and scaling back apart: the JSON of `bench kernels`.
+
+    rows: tokens, in_features, out_features, backend, seconds {part: median over rounds}, spread
+    {part: [lowest, highest]}, a_a {value, low, high} of the 16-bit product timed twice. Parts are
+    those of `layers.parts`. Raises LabkitError for a backend that is not there.
+    """
+    say = _sayer(quiet)
+    ledger = _ledger(output_dir / "kernels.json", grid, fresh=fresh, say=say)
+    work = [case for case in cases(grid) if case["mode"] == MODES[0]]
+    rows = []
+    for index, case in enumerate(work):
+        case = {key: value for key, value in case.items() if key != "mode"}
+        name = name_of(case)
+        measured = ledger.get(name)
+        if measured is None:
+            measured = harness.in_fresh_process(
+                "labkit.bench.layers:measure_parts", say=say, case=case, plan=grid.plan,
+                backend=grid.backend,
+            )  # fmt: skip
+            ledger.put(name, measured)
+            say(f"[{index + 1}/{len(work)}] {name}")
+        rows.append({**case, **summarise_parts(measured)})
+    outcome = {"rows": rows, "facts": ledger.values["facts"],
+               "settings": ledger.values["key"]["settings"]}  # fmt: skip
+    results.write_json(output_dir / "kernels.result.json", outcome)
+    return outcome
+
+
+def summarise_parts(measured: dict[str, Any]) -> dict[str, Any]:
+    """Return backend, seconds and spread of every part, and the control."""
+    from statistics import median
+
+    runs: Sequence[Run] = measured["runs"]
+    names = [n for n in dict.fromkeys(run["arm"] for run in runs) if n not in (BASELINE, CONTROL)]
+    taken = {name: harness.times(runs, name) for name in names}
+    same = stats.paired_ratio(harness.times(runs, BASELINE), harness.times(runs, CONTROL))
+    return {
+        "backend": measured["backend"],
+        "seconds": {name: median(values) for name, values in taken.items()},
+        "spread": {name: [min(values), max(values)] for name, values in taken.items()},
+        "a_a": same["ratio"],
+        "a_a_p_value": same["p_value"],
+    }
+
+
+def _sayer(quiet: bool) -> Say:
+    def say(line: str) -> None:
+        if not quiet:
+            print(line, file=sys.stdout if progress.in_notebook() else sys.stderr, flush=True)
+
+    return say
+
+
+def _ledger(file: Path, grid: Grid, *, fresh: bool, say: Say) -> Ledger:
+    import dataclasses
+
+    ledger = Ledger(file, settings=dataclasses.asdict(grid), fresh=fresh)
+    if ledger.kept:
+        say(f"{ledger.kept} cases are kept in {file} (--fresh measures them again)")
+    busy = ledger.values["facts"]["load_average"]
+    if busy > 0.5:
+        say(f"the machine is busy (load average {busy:.1f}): intervals will be wide")
+    return ledger

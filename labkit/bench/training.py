@@ -1,0 +1,115 @@
+"""A whole fine-tuning step of a model with TinyLlama-1.1B's widths and as many layers as fit.
+
+What a layer gains is diluted by everything that does not multiply matrices: attention, norms,
+SwiGLU, the loss, clipping, the optimizer. So the claim that counts is about a whole step. The
+model is a real Llama with hidden size 2048, MLP 5632, 32 heads and 4 key/value heads, a vocabulary
+of 32,000, random weights (speed does not depend on them) and fewer layers. Two shares of the work
+would be wrong in a shallow model, and are put right:
+
+* The output head would be used for every token, as in the full model, but beside a tenth of the
+  layers. It is applied to layers / 22 of the tokens instead (those with a label).
+* Input and output embeddings are tied, so the optimizer does not spend its time on vocabulary.
+
+Otherwise this is `labkit train --method full` by default: float32 weights, bfloat16 autocast, fused
+AdamW, gradients clipped at norm 1. SwitchBack's arm differs in one call, `convert`. Every run is a
+process of its own and trains from the same weights on the same tokens.
+"""
+
+import gc
+from typing import Any
+
+from labkit import hardware
+from labkit.bench.harness import Plan, time_run
+from labkit.errors import LabkitError
+
+TINYLLAMA_LAYERS = 22
+BYTES_PER_PARAMETER = 16
+"""float32 weight, gradient, and two Adam states"""
+
+TINYLLAMA: dict[str, int] = {
+    "hidden_size": 2048,
+    "intermediate_size": 5632,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 4,
+    "vocab_size": 32_000,
+}
+TINY: dict[str, int] = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 256,
+}
+
+
+def parameters(widths: dict[str, int], layers: int) -> int:
+    """Return how many parameters a tied model of these widths has."""
+    hidden, mlp = widths["hidden_size"], widths["intermediate_size"]
+    kv = hidden * widths["num_key_value_heads"] // widths["num_attention_heads"]
+    layer = 2 * hidden * hidden + 2 * hidden * kv + 3 * hidden * mlp + 2 * hidden
+    return widths["vocab_size"] * hidden + layers * layer + hidden
+
+
+def check_memory(spec: dict[str, Any]) -> None:
+    """Refuse a model whose states alone do not fit in this machine's free memory."""
+    needed = BYTES_PER_PARAMETER * parameters(spec["widths"], spec["layers"])
+    free = hardware.memory_available_bytes()
+    if needed > 0.8 * free:
+        raise LabkitError(
+            f"{spec['layers']} layers need {needed / 2**30:.1f} GiB for weights, gradients and "
+            f"Adam, and {free / 2**30:.1f} GiB are free: use fewer --layers"
+        )
+
+
+def measure_training(spec: dict[str, Any], plan: Plan, *, switchback: bool) -> dict[str, Any]:
+    """Train for a few steps; return {seconds, warmup_seconds, converted, parameters}.
+
+    `spec` holds widths, layers, batch_size, seq_len, weight_scale, backend and min_features.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers.initialization import no_init_weights
+
+    from labkit.fast import EAGER_ATTENTION_MAX_LENGTH, labelled_loss
+    from labkit.switchback import convert
+
+    torch.manual_seed(0)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    length = spec["seq_len"]
+    config = LlamaConfig(
+        num_hidden_layers=spec["layers"], tie_word_embeddings=True, use_cache=False,
+        max_position_embeddings=length, **spec["widths"],
+        attn_implementation="eager" if length <= EAGER_ATTENTION_MAX_LENGTH else "sdpa",
+    )  # fmt: skip
+    # Its own initialisation takes longer than the steps.
+    with no_init_weights():
+        model = LlamaForCausalLM(config).to(device).train()
+    model.tie_weights()
+    for name, parameter in model.named_parameters():
+        with torch.no_grad():
+            parameter.fill_(1.0) if "norm" in name else parameter.uniform_(-0.03, 0.03)
+    converted: list[str] = []
+    if switchback:
+        converted = convert(model, min_features=spec["min_features"], backend=spec["backend"],
+                            weight_scale=spec["weight_scale"])  # fmt: skip
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
+    vocabulary = spec["widths"]["vocab_size"]
+    input_ids = torch.randint(vocabulary, (spec["batch_size"], length), device=device)
+    labels = input_ids.clone()
+    labelled = max(2, length * spec["layers"] // TINYLLAMA_LAYERS)
+    labels[:, : length - labelled] = -100  # the question; the answer has a loss
+    batch = {"input_ids": input_ids, "labels": labels}
+
+    def step() -> None:
+        with torch.autocast(device, dtype=torch.bfloat16):
+            loss = labelled_loss(model, batch, None)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        loss.item()  # waits for a GPU
+
+    gc.collect()
+    timed: dict[str, Any] = dict(time_run(step, plan))
+    return {**timed, "converted": len(converted),
+            "parameters": sum(p.numel() for p in model.parameters())}  # fmt: skip
