@@ -5,15 +5,18 @@ sentence and exit code 2; `--debug` shows the traceback. Ctrl-C exits with 130. 
 torch are imported inside the commands, so `labkit --help` answers at once.
 """
 
-import json
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from labkit import __version__
+from labkit.checkpoints import commands as checkpoint_commands
+from labkit.console import FREE_FORM, Json
+from labkit.console import emit as _emit
+from labkit.console import key_values as _key_values
 from labkit.errors import LabkitError, nearest
 from labkit.serve import commands as serve_commands
 
@@ -27,11 +30,9 @@ app = typer.Typer(
 runs_app = typer.Typer(no_args_is_help=True, help="List and remove runs.")
 app.add_typer(runs_app, name="runs")
 
-Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout")]
 Data = Annotated[str, typer.Option(help="'tables', 'tatqa', or a TAT-QA file or folder")]
 Split = Annotated[str, typer.Option(help="train, dev or test")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="do it again even if a result is kept")]
-FREE_FORM = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -69,10 +70,6 @@ def _format_warning(
 def _fail(message: str, code: int) -> None:
     print(f"labkit: {message}", file=sys.stderr)
     sys.exit(code)
-
-
-def _emit(value: Any, as_json: bool, text: str) -> None:
-    print(json.dumps(value, ensure_ascii=False, allow_nan=False) if as_json else text)
 
 
 def _version(value: bool) -> None:
@@ -305,35 +302,6 @@ def runs_rm(names: Annotated[list[str], typer.Argument()], json_: Json = False) 
     _emit({"removed": names, "freed_bytes": freed}, json_, f"freed {freed / 2**20:,.0f} MiB")
 
 
-@app.command(context_settings=FREE_FORM)
-def check(
-    context: typer.Context,
-    question: Annotated[str | None, typer.Argument(help="such as 02.1; all when left out")] = None,
-    hand_in: Annotated[
-        Path | None, typer.Option(help="write answers and records, no weights, into this zip")
-    ] = None,
-    json_: Json = False,
-) -> None:
-    """Answer a checkpoint question with --field value, or show where the answers stand."""
-    from labkit import checkpoints
-
-    words = _key_values(context.args)
-    if hand_in is not None:
-        if question is not None or words:
-            raise LabkitError("--hand-in takes every answer: leave the question out")
-        packed = checkpoints.hand_in(hand_in)
-        _emit(packed, json_, f"{packed['answers']} answers and {packed['runs']} runs in {hand_in}")
-    elif question is None:
-        if words:
-            raise LabkitError(f"--{next(iter(words))}: say which question it answers, such as 02.1")
-        rows = checkpoints.status()
-        _emit({"questions": rows}, json_, checkpoints.render_status(rows))
-    else:
-        verdict = checkpoints.answer(question, words)
-        rows = [row for row in checkpoints.status() if row["id"] == verdict.about]
-        _emit({"questions": rows, "verdict": verdict.to_json()}, json_, str(verdict))
-
-
 @app.command()
 def course(
     lessons: Annotated[
@@ -349,28 +317,10 @@ def course(
     _emit(outcome, json_, f"open {outcome['site']}")
 
 
+app.command(context_settings=FREE_FORM)(checkpoint_commands.check)
+app.command()(checkpoint_commands.grade)
 app.command()(serve_commands.serve)
 app.command()(serve_commands.chat)
-
-
-def _key_values(arguments: list[str]) -> dict[str, str]:
-    """Read --key value and --key=value pairs."""
-    pairs: dict[str, str] = {}
-    rest = list(arguments)
-    while rest:
-        word = rest.pop(0)
-        if not word.startswith("--") or len(word) < 3:
-            raise LabkitError(f"unexpected {word!r} on the command line: write --key value")
-        key, equals, value = word[2:].partition("=")
-        if not equals:
-            if not rest or (rest[0].startswith("--") and len(rest[0]) > 2):
-                raise LabkitError(f"--{key} needs a value: write --{key} VALUE")
-            value = rest.pop(0)
-        key = key.replace("-", "_")
-        if key in pairs:
-            raise LabkitError(f"--{key.replace('_', '-')} is given twice: keep one of them")
-        pairs[key] = value
-    return pairs
 
 
 if __name__ == "__main__":

@@ -14,8 +14,6 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from labkit import results
 from labkit.checkpoints.card import Verdict
 from labkit.checkpoints.questions import Question
@@ -81,6 +79,8 @@ def record(
     Returns what a notebook that is handed in alone carries with the card: the answer, and the
     records and points of a sweep that it rests on.
     """
+    from filelock import FileLock
+
     runs = [value for value in values.values() if isinstance(value, results.RunRecord)]
     rests_on = {run.id: run for run in [*runs, *evidence.used]}
     newest = max(rests_on.values(), key=lambda run: run.started_at, default=None)

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-import yaml
-
 from labkit import results
 from labkit.checkpoints.lessons import FOLDER
 from labkit.errors import LabkitError, nearest
@@ -64,6 +62,8 @@ class Question:
 @cache
 def load_questions() -> Mapping[str, Question]:
     """Return all questions by id, in the order of the lessons."""
+    import yaml
+
     found: dict[str, Question] = {}
     for path in sorted(FOLDER.glob("questions_*.yaml")):
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -91,24 +91,31 @@ def question(question_id: str) -> Question:
 
 
 def parse(
-    asked: Question, given: Mapping[str, Any], runs: Iterable[results.RunRecord] | None = None
+    asked: Question,
+    given: Mapping[str, Any],
+    runs: Iterable[results.RunRecord] | None = None,
+    place: str = "",
 ) -> dict[str, Any]:
     """Return the given values as the types of the question's fields; None where not answered.
 
-    A run is one of `runs`, by default one of those on this machine. Raises LabkitError naming
-    question, field, and what would be right.
+    A run is one of `runs`, by default one of those on this machine; `place` says in an error where
+    it should have been. Raises LabkitError naming question, field, and what would be right.
     """
     names = [field.name for field in asked.fields]
     for name in given:
         if name not in names:
             raise LabkitError(f"question {asked.id} has no field {name!r}: {nearest(name, names)}")
     records = results.records() if runs is None else list(runs)
+    place = place or f"in {results.runs_dir()}"
     return {
-        field.name: _value(asked, field, given.get(field.name), records) for field in asked.fields
+        field.name: _value(asked, field, given.get(field.name), records, place)
+        for field in asked.fields
     }
 
 
-def _value(asked: Question, field: Field, value: Any, records: Sequence[results.RunRecord]) -> Any:
+def _value(
+    asked: Question, field: Field, value: Any, records: Sequence[results.RunRecord], place: str
+) -> Any:
     if value is None or value is ... or (isinstance(value, str) and not value.strip(" .…?")):
         return None
     where = f"question {asked.id}, {field.name}"
@@ -124,7 +131,7 @@ def _value(asked: Question, field: Field, value: Any, records: Sequence[results.
             raise LabkitError(f"{where}: give a whole number{field.unit_text}, not {_short(value)}")
         return int(value) if field.type == "integer" else float(value)
     if field.type == "run":
-        return _run(where, value, records)
+        return _run(where, value, records, place)
     if not isinstance(value, str):
         raise LabkitError(f"{where}: give text in quotes, not {_short(value)}")
     if field.type == "choice" and value not in field.options:
@@ -134,7 +141,9 @@ def _value(asked: Question, field: Field, value: Any, records: Sequence[results.
     return value.strip()
 
 
-def _run(where: str, value: Any, records: Sequence[results.RunRecord]) -> results.RunRecord:
+def _run(
+    where: str, value: Any, records: Sequence[results.RunRecord], place: str
+) -> results.RunRecord:
     """Return the student's record that a record, a name or an id stands for."""
     wanted = value.id if isinstance(value, results.RunRecord) else value
     for record in records:
@@ -142,7 +151,7 @@ def _run(where: str, value: Any, records: Sequence[results.RunRecord]) -> result
             return record
     names = [record.name for record in records]
     hint = nearest(str(wanted), names) if names else "there are no runs yet"
-    raise LabkitError(f"{where}: no run {_short(wanted)} in {results.runs_dir()}: {hint}")
+    raise LabkitError(f"{where}: no run {_short(wanted)} {place}: {hint}")
 
 
 def from_words(asked: Question, words: Mapping[str, str]) -> dict[str, Any]:

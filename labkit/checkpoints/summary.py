@@ -1,0 +1,127 @@
+"""The summary page of a grading: how the points are spread, and what a person has to look at.
+
+One file without links or scripts, so that it can be mailed and opened anywhere: figures are inside
+it as PNG. Everything that comes from a submission is escaped, and the page forbids scripts besides.
+"""
+
+import base64
+import html
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from labkit import plots
+from labkit.checkpoints.questions import load_questions
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from labkit.checkpoints.grade import Graded
+
+# state → (letter in the table, words, colour)
+STATES = {
+    "consistent": ("✓", "everything fits", "green"),
+    "incomplete": ("…", "something missing", "yellow"),
+    "contradicts": ("✗", "something does not fit", "vermilion"),
+    "refused": ("!", "not an answer", "black"),
+    "unanswered": ("–", "not answered", "sky"),
+}
+MOST_BINS = 20
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 78rem; padding: 0 1rem }
+img { max-width: 100%; height: auto }
+.wide { overflow-x: auto }
+table { border-collapse: collapse; font-size: 13px }
+th, td { border-bottom: 1px solid #d1d9e0; padding: .2rem .45rem; text-align: left }
+td.mark { text-align: center }
+td.lines { min-width: 22rem }
+.flag { color: #b42318 }
+"""
+
+
+def points_figure(graded: Sequence["Graded"]) -> tuple["Figure", str]:
+    """Return the distribution of points over submissions."""
+    from matplotlib.ticker import MaxNLocator
+
+    points = [each.points for each in graded]
+    possible = sum(asked.points for asked in load_questions().values())
+    figure, axes = plots.new_figure(height=3.0)
+    axes.hist(points, bins=min(MOST_BINS, possible), range=(0, possible),
+              color=plots.COLOURS["blue"], edgecolor="white")  # fmt: skip
+    axes.set_xlabel(f"points, of {possible}")
+    axes.set_ylabel("submissions")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    middle = sorted(points)[len(points) // 2]
+    alt = f"Histogram of the points of {len(points)} submissions, half of them {middle:g} or more"
+    return figure, alt
+
+
+def questions_figure(graded: Sequence["Graded"]) -> tuple["Figure", str]:
+    """Return for each question the share of submissions in each state."""
+    ids = list(load_questions())
+    figure, axes = plots.new_figure(height=1.4 + 0.24 * len(ids))
+    left = [0.0] * len(ids)
+    for state, (_, words, colour) in STATES.items():
+        shares = [
+            100 * sum(each.marks[name].state == state for each in graded) / len(graded)
+            for name in ids
+        ]
+        axes.barh(ids, shares, left=left, color=plots.COLOURS[colour], label=words, height=0.75)
+        left = [a + b for a, b in zip(left, shares, strict=True)]
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("share of submissions (%)")
+    axes.set_ylabel("question")
+    axes.grid(visible=False, axis="y")
+    axes.legend(loc="lower center", bbox_to_anchor=(0.45, 1.0), ncols=3, fontsize="small")
+    return figure, "For each question, the share of submissions whose answer fits, or does not"
+
+
+def page(graded: Sequence["Graded"], ignored: Sequence[str]) -> str:
+    """Return the summary page of a grading as HTML."""
+    figures = [points_figure(graded), questions_figure(graded)]
+    pictures = "".join(
+        f'<p><img alt="{html.escape(alt)}" src="data:image/png;base64,'
+        f'{base64.b64encode(plots.png(figure, alt=alt)).decode()}"></p>'
+        for figure, alt in figures
+    )
+    flagged = sum(bool(each.flags) for each in graded)
+    remarked = sum(bool(each.submission.remarks) for each in graded)
+    legend = ", ".join(f"{letter} {words}" for letter, words, _ in STATES.values())
+    names = "".join(f"<th>{html.escape(name)}</th>" for name in load_questions())
+    aside = ", ".join(map(html.escape, ignored))
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>Grades: summary</title>
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<style>{STYLE}</style></head><body>
+<h1>Grades: summary</h1>
+<p>{len(graded)} submissions; {flagged} to look into, {remarked} with remarks on reading them.
+Points count findings that agree; explanations are for a person, in the rubric columns of the CSV.
+Nothing listed here took any points.</p>
+{pictures}
+<h2>Submissions</h2>
+<p>{legend}</p>
+<div class="wide"><table>
+<tr><th>student</th><th>points</th>{names}<th>to look into, remarks</th></tr>
+{"".join(map(_row, graded))}</table></div>
+{f"<p>Left aside: {aside}</p>" if aside else ""}
+</body></html>
+"""
+
+
+def _row(each: "Graded") -> str:
+    cells = "".join(_cell(mark) for mark in each.marks.values())
+    lines = [f'<span class="flag">{html.escape(line)}</span>' for line in each.flags]
+    lines += [html.escape(line) for line in each.submission.remarks]
+    student = html.escape(each.submission.student)
+    return (
+        f"<tr><td>{student}</td><td>{each.points:g}</td>{cells}"
+        f'<td class="lines">{"<br>".join(lines)}</td></tr>\n'
+    )
+
+
+def _cell(mark: Any) -> str:
+    letter, words, _ = STATES[mark.state]
+    said = html.escape("; ".join([words, *mark.found]))
+    return f'<td class="mark" title="{said}">{letter}</td>'
