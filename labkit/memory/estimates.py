@@ -182,8 +182,8 @@ def _combine(
         at_peak={name: value for name, value in traced.peak.parts.items() if value},
         needed_bytes=need,
         fits=need <= card.usable_bytes,
-        largest_batch_size=_largest(settings, card, ratio, "batch_size"),
-        largest_seq_len=_largest(settings, card, ratio, "seq_len"),
+        largest_batch_size=largest(settings, card, ratio, "batch_size"),
+        largest_seq_len=largest(settings, card, ratio, "seq_len"),
         evaluation_bytes=evaluation_bytes(settings, batch_size=settings.batch_size),
         kv_cache_bytes=kv_cache_bytes(
             settings, batch_size=settings.batch_size, tokens=settings.seq_len
@@ -196,7 +196,7 @@ def _combine(
     )
 
 
-def _largest(settings: StepSettings, card: Device, ratio: float | None, name: str) -> int | None:
+def largest(settings: StepSettings, card: Device, ratio: float | None, name: str) -> int | None:
     """Return the largest value of a field that fits, by bisection over the corrected formula."""
     if ratio is None:
         return None
@@ -264,7 +264,7 @@ def table(
                 gradient_checkpointing=checkpointing,
                 peak_bytes=formula.peak_bytes,
                 largest_batch_size={
-                    name: _largest(settings, DEVICES[name], 1.0, "batch_size") or 0
+                    name: largest(settings, DEVICES[name], 1.0, "batch_size") or 0
                     for name in devices
                 },
             )

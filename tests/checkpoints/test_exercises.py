@@ -24,8 +24,21 @@ def merged(x, W, A, B, alpha, r):
     return torch.nn.functional.linear(x, W + alpha / r * B @ A)
 
 
+def peak_bytes(weights, optimizer_state, gradients, activations, logits):
+    forward = weights + optimizer_state + activations + logits
+    return max(forward, weights + optimizer_state + gradients)
+
+
+def layer_bytes(h, m, q, k):
+    """Korthikanti et al. 2022 count like this for GPT-2; here for Llama's norms and MLP."""
+    norms = 2 * (4 + 2) * h
+    return norms + 2 * 2 * h + 2 * (q + k + k) + 2 * q + 2 * 4 * m
+
+
 RIGHT = {
     "exact_match": [exact_match],
+    "peak_bytes": [peak_bytes],
+    "layer_bytes_per_token": [layer_bytes],
     "lora_forward": [reference_lora_forward, merged],
     "count_lora_parameters": [
         reference_count,
@@ -50,6 +63,14 @@ WRONG = [
     ("exact_match", lambda a, b: exact_match(a, b) or exact_match(a, b.split(" ")[-1]), "a part"),
     ("exact_match", lambda a, b: 1 if a == b else 0, "the result is True"),
     ("exact_match", lambda a, b: None, "the same text"),
+    ("peak_bytes", lambda w, o, g, a, x: w + o + g + a + x, "do not add up"),
+    ("peak_bytes", lambda w, o, g, a, x: max(w, o, g, a, x), "there all the time"),
+    ("peak_bytes", lambda w, o, g, a, x: w + o + max(a, x), "optimizer step decides"),
+    ("peak_bytes", lambda w, o, g, a, x: w + o + max(a, x, g), "meet at the end"),
+    ("layer_bytes_per_token", lambda h, m, q, k: 34 * h, "MLP twice as wide"),
+    ("layer_bytes_per_token", lambda h, m, q, k: layer_bytes(h, m, q, q), "keys and values twice"),
+    ("layer_bytes_per_token", lambda h, m, q, k: layer_bytes(h, m, q, k) - 4 * h, "Llama 3 8B"),
+    ("layer_bytes_per_token", lambda h, m, q, k: layer_bytes(h, m, q, k) + 1, "keeps nothing"),
     ("lora_forward", lambda x, W, A, B, alpha, r: x @ W.T + x @ A.T @ B.T, "alpha"),
     ("lora_forward", lambda x, W, A, B, alpha, r: x @ W.T + alpha * x @ A.T @ B.T, "alpha = r"),
     ("lora_forward", lambda x, W, A, B, alpha, r: x @ W.T + alpha / 3 * x @ A.T @ B.T, "by r"),

@@ -1,0 +1,155 @@
+"""Lesson 01: bytes that follow from a model's numbers, and three columns that agree."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from labkit.checkpoints.rules import (
+    Evidence,
+    Finding,
+    Values,
+    compare,
+    positive,
+    reasoned,
+)
+from labkit.errors import LabkitError
+
+GIB, GB = 2**30, 1e9
+# Weight, gradient and two moments; 8-bit AdamW has two fp32 scales per block of 256 besides.
+EIGHT_BIT = 2 + 2 + 1 + 1
+APART = 0.10
+POINT = 0.1  # percentage points that an error may be rounded by
+
+
+def rule_of_18(values: Values, evidence: Evidence) -> Iterator[Finding]:
+    """01.1: 18 bytes a parameter, in three units; weights, gradients and moments at 8 bits."""
+    names = ("parameters", "states_bytes", "states_gb", "states_gib")
+    yield from positive(values, *names, "eight_bit_bytes_per_parameter")
+    if values["model"] is not None:
+        counted, findings = _parameters(values["model"])
+        yield from findings
+        if counted:
+            source = "the count of the model's configuration"
+            yield from compare("parameters", values["parameters"], counted, source)
+    parameters, states = values["parameters"], values["states_bytes"]
+    if parameters:
+        yield from compare("states_bytes", states, 18 * parameters, "the rule of 18")
+    if states:
+        yield from _within("states_gb", values["states_gb"], states / GB)
+        yield from _within("states_gib", values["states_gib"], states / GIB)
+    source = "what weights, gradients and two moments take"
+    yield from compare(
+        "eight_bit_bytes_per_parameter", values["eight_bit_bytes_per_parameter"], EIGHT_BIT, source
+    )
+    yield from reasoned(values)
+
+
+def three_columns(values: Values, evidence: Evidence) -> Iterator[Finding]:
+    """01.2: the formula's own peak, trace near measurement, the error of the three."""
+    columns = [values[f"{name}_bytes"] for name in ("analytic", "traced", "measured")]
+    yield from positive(values, "batch_size", "seq_len", "analytic_bytes", "traced_bytes",
+                        "measured_bytes")  # fmt: skip
+    given = [values[name] for name in ("model", "method", "batch_size", "seq_len")]
+    if None not in given and min(given[2:]) > 0:
+        try:
+            formulas = _peaks(*given)
+        except LabkitError as error:
+            yield Finding("contradicts", f"model: {error}")
+        else:
+            claimed = values["analytic_bytes"]
+            # The formula has a peak for a processor and one for a card; both are right somewhere.
+            nearest = min(formulas, key=lambda each: abs(each - (claimed or 0)))
+            yield from compare("analytic_bytes", claimed, nearest, "what the formulas give")
+    analytic, traced, measured = columns
+    if traced and measured:
+        if abs(traced / measured - 1) > APART:
+            yield Finding("contradicts", "traced_bytes and measured_bytes are far apart")
+        else:
+            yield Finding("consistent", "trace and measurement agree")
+    if analytic and traced and measured and values["worst_error_percent"] is not None:
+        worst = 100 * max(abs(analytic / measured - 1), abs(traced / measured - 1))
+        if abs(values["worst_error_percent"] - worst) > POINT + 0.05 * worst:
+            yield Finding("contradicts", "worst_error_percent is not what the three peaks give")
+        else:
+            yield Finding("consistent", "worst_error_percent is what the three peaks give")
+    yield from reasoned(values)
+
+
+def what_fits(values: Values, evidence: Evidence) -> Iterator[Finding]:
+    """01.3: the largest batch by formula, and the largest part with that batch."""
+    yield from positive(values, "seq_len")
+    asked = ("model", "device", "method", "gradient_checkpointing", "loss", "seq_len")
+    claimed = values["largest_batch_size"]
+    if None not in [values[name] for name in asked] and values["seq_len"] > 0:
+        choices = {name: values[name] for name in ("device", "method", "loss", "seq_len")}
+        choices["gradient_checkpointing"] = values["gradient_checkpointing"] == "on"
+        yield from _fitted(values["model"], claimed, values["largest_part"], choices)
+    yield from reasoned(values)
+
+
+def _fitted(
+    model: str, claimed: int | None, part: str | None, choices: dict[str, Any]
+) -> Iterator[Finding]:
+    from labkit.memory.calculator import fit
+
+    try:
+        most = fit(model, **choices).largest_batch_size
+        parts = fit(model, **choices, batch_size=max(1, claimed or most)).parts
+    except LabkitError as error:
+        yield Finding("contradicts", str(error))
+        return
+    if claimed is not None:
+        if abs(claimed - most) <= max(1, most // 10):
+            yield Finding("consistent", "largest_batch_size is what the formulas fit on that card")
+        else:
+            side = "more" if claimed > most else "less"
+            yield Finding(
+                "contradicts", f"largest_batch_size is {side} than the formulas fit on that card"
+            )
+    if part is not None:
+        key = part.replace(" ", "_")
+        if parts.get(key, 0) >= 0.9 * max(parts.values()):
+            yield Finding("consistent", "largest_part takes most there")
+        else:
+            yield Finding("contradicts", "largest_part takes less there than another part")
+
+
+def _parameters(model: str) -> tuple[int | None, list[Finding]]:
+    from labkit.memory.settings import StepSettings
+    from labkit.memory.shapes import parameters, shape_of
+
+    try:
+        shape = shape_of(StepSettings(model=model, method="full"))
+    except LabkitError as error:
+        return None, [Finding("contradicts", f"model: {error}")]
+    return (parameters(shape) if shape else None), []
+
+
+def _peaks(model: str, method: str, batch_size: int, seq_len: int) -> list[int]:
+    from labkit.memory.analytic import analytic
+    from labkit.memory.settings import StepSettings
+
+    found = []
+    for target in ("cpu", "cuda"):
+        formula = analytic(
+            StepSettings(
+                model=model, method=method, batch_size=batch_size, seq_len=seq_len,
+                target=target,  # type: ignore[arg-type]
+            )
+        )  # fmt: skip
+        if formula is None:
+            raise LabkitError(f"{model} has an architecture without formulas")
+        found.append(formula.peak_bytes)
+    return found
+
+
+def _within(name: str, claimed: float | None, measured: float) -> Iterator[Finding]:
+    """Compare closely: GB and GiB are seven percent apart, and telling them apart is the point."""
+    if claimed is None:
+        return
+    if abs(claimed - measured) <= 0.02 * measured:
+        yield Finding("consistent", f"{name} is states_bytes in that unit")
+    else:
+        yield Finding("contradicts", f"{name} is not states_bytes in that unit")
+
+
+RULES = {"01.1": rule_of_18, "01.2": three_columns, "01.3": what_fits}

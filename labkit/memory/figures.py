@@ -1,0 +1,77 @@
+"""What lesson 01 draws, on axes that `labkit.plots` made: what there is at a peak, and errors.
+
+`draw_peaks` stacks the parts that are there at the moment of each peak, so a bar's length is the
+peak and not the sum of parts that never meet. `draw_errors` puts each published figure's error
+beside the 8 per cent that this course allows itself; figures that are explained and not matched
+are hollow.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from labkit.hardware import GIB
+from labkit.memory.estimates import LABELS, Estimate
+from labkit.memory.report import COLOURS
+
+ALLOWED = 0.08
+
+
+def draw_peaks(axes: Any, results: Mapping[str, Estimate], *, limit_bytes: int | None) -> str:
+    """Draw one bar per estimate, its parts at the peak stacked; return the alternative text."""
+    labels = list(results)[::-1]
+    parts = [
+        part for part in COLOURS if any(each.at_peak.get(part, 0) for each in results.values())
+    ]
+    start = [0.0] * len(labels)
+    for part in parts:
+        sizes = [results[label].at_peak.get(part, 0) / GIB for label in labels]
+        axes.barh(labels, sizes, left=start, color=COLOURS[part], label=LABELS[part], height=0.62)
+        start = [a + b for a, b in zip(start, sizes, strict=True)]
+    for place, total in enumerate(start):
+        axes.text(total, place, f" {total:.1f}", va="center", fontsize="small")
+    longest = max(start)
+    if limit_bytes:
+        axes.axvline(limit_bytes / GIB, color="black", linestyle="--", linewidth=1)
+        longest = max(longest, limit_bytes / GIB)
+    axes.set_xlim(0, 1.12 * longest)
+    axes.set_xlabel("GiB at the peak of a step")
+    axes.grid(axis="y", visible=False)
+    axes.legend(fontsize="x-small", ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0))
+    said = "; ".join(f"{label} {total:.1f} GiB" for label, total in zip(labels, start, strict=True))
+    return f"Stacked bars of what there is at the peak of a step: {said}."
+
+
+def draw_errors(axes: Any, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Draw the error of each published row with a figure; return the alternative text."""
+    rows = [row for row in rows if row["error"] is not None]
+    places = range(len(rows))[::-1]
+    for explained, face in ((False, "#0072B2"), (True, "white")):
+        chosen = [
+            (p, r) for p, r in zip(places, rows, strict=True) if bool(r["explain"]) == explained
+        ]
+        axes.plot(
+            [100 * row["error"] for _, row in chosen], [place for place, _ in chosen],
+            linestyle="", marker="o", markerfacecolor=face, color="#0072B2",
+            label="explained, not matched" if explained else "compared",
+        )  # fmt: skip
+    axes.axvspan(-100 * ALLOWED, 100 * ALLOWED, color="#999999", alpha=0.2, linewidth=0)
+    axes.axvline(0, color="black", linewidth=0.8)
+    axes.set_yticks(list(places), [row_label(row) for row in rows], fontsize="x-small")
+    axes.set_xlim(-30, 12)
+    axes.set_xlabel("traced against published (%); grey: the 8 % allowed")
+    axes.legend(fontsize="small", loc="lower left")
+    compared = [abs(row["error"]) for row in rows if not row["explain"]]
+    return (
+        f"Errors of {len(compared)} published peaks, the largest {100 * max(compared):.1f} per "
+        f"cent; {len(rows) - len(compared)} rows of an older library are further off."
+    )
+
+
+def row_label(row: Mapping[str, Any]) -> str:
+    """Return a published row in a few words."""
+    method = row["method"]
+    if row.get("double_quant"):
+        method += ", double quant."
+    if row["gradient_checkpointing"]:
+        method += ", checkpointing"
+    return f"{row['source']}: {row['model']}, {method}, {row['batch_size']} × {row['seq_len']}"
