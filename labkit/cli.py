@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from labkit import __version__
+from labkit.bench import commands as bench_commands
 from labkit.checkpoints import commands as checkpoint_commands
 from labkit.console import FREE_FORM, Json
 from labkit.console import emit as _emit
@@ -29,6 +30,7 @@ app = typer.Typer(
 )
 runs_app = typer.Typer(no_args_is_help=True, help="List and remove runs.")
 app.add_typer(runs_app, name="runs")
+app.add_typer(bench_commands.app, name="bench")
 
 Data = Annotated[str, typer.Option(help="'tables', 'tatqa', or a TAT-QA file or folder")]
 Split = Annotated[str, typer.Option(help="train, dev or test")]

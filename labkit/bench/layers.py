@@ -2,8 +2,8 @@
 
 A step is what training does to one layer: Y = X·Wᵀ, then from the gradient G the products dX = G·W
 and, unless the weight is frozen, dW = Gᵀ·X; for SwitchBack with all quantising it takes. Layers
-have no bias, as in Llama. Between steps a trained weight changes, outside the measured time, so that no
-way can keep a copy of it in another layout.
+have no bias, as in Llama. Between steps a trained weight changes, outside the measured time, so
+that no way can keep a copy of it in another layout.
 
 int8 is compared with the *fastest* 16-bit way on this machine and at this size, found by trying:
 
@@ -17,6 +17,7 @@ Source of the shapes: TinyLlama-1.1B, whose layers multiply 2048→2048 (q, o), 
 """
 
 from collections.abc import Callable
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -181,8 +182,8 @@ def parts(case: dict[str, Any], backend: str) -> dict[str, Step]:
     packs = getattr(ops, "pack_weight", getattr(ops, "freeze_weight", None))
     if packs is not None:
         for scale in SCALES:
-            found[f"pack_w_{scale}"] = lambda scale=scale: packs(w, scale, transpose=False)
-            found[f"pack_wt_{scale}"] = lambda scale=scale: packs(w, scale, transpose=True)
+            found[f"pack_w_{scale}"] = partial(packs, w, scale, transpose=False)
+            found[f"pack_wt_{scale}"] = partial(packs, w, scale, transpose=True)
         panels, panels_t = packs(w, "row", transpose=False), packs(w, "row", transpose=True)
         found["packed_y"] = lambda: ops.packed_mm(x8, panels[0], xs, panels[1], None, out, DTYPE)
         found["packed_dx"] = lambda: ops.packed_mm(

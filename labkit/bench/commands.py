@@ -1,0 +1,103 @@
+"""`labkit bench`: what the command line takes."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from labkit import plots, results
+from labkit.bench.harness import Plan
+from labkit.bench.switchback import QUICK, Grid
+from labkit.console import Json, emit
+from labkit.errors import LabkitError
+
+app = typer.Typer(no_args_is_help=True, help="Two ways side by side: ratios with intervals.")
+
+Quick = Annotated[
+    bool, typer.Option("--quick", help="tiny sizes: does it run? Ratios mean nothing")
+]
+Pairs = Annotated[int | None, typer.Option(help="paired runs, an even number")]
+Tokens = Annotated[str | None, typer.Option(help="such as 256,1024,4096")]
+Backend = Annotated[str, typer.Option(help="auto, triton, cpu, onednn or reference")]
+Out = Annotated[Path | None, typer.Option(help="folder of results; bench in the runs' folder")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="measure what is kept again")]
+
+
+@app.command()
+def switchback(
+    tokens: Tokens = None,
+    layers: Annotated[
+        int | None, typer.Option(help="of the model trained end to end; 0 leaves that out")
+    ] = None,
+    pairs: Pairs = None,
+    backend: Backend = "auto",
+    output_dir: Out = None,
+    quick: Quick = False,
+    fresh: Fresh = False,
+    json_: Json = False,
+) -> None:
+    """Compare int8 layers and whole training steps with the fastest 16 bit, by size.
+
+    Takes about a quarter of an hour on two cores; what is done is kept, and a second call goes on.
+    """
+    from labkit.bench import report
+    from labkit.bench import switchback as bench
+
+    folder = output_dir or results.runs_dir() / "bench"
+    grid = _grid(quick, tokens=tokens, layers=layers, pairs=pairs, backend=backend)
+    outcome = bench.switchback(grid, output_dir=folder, fresh=fresh)
+    figure, axes = plots.new_figure(2, 2, width=8.6, height=5.4, sharex=True, sharey=True)
+    alt = report.draw_heatmaps(figure, axes.flat, outcome["rows"])
+    plots.save_figure(figure, folder / "switchback", alt=alt)
+    if outcome["end_to_end"] is not None:
+        figure, ax = plots.new_figure(width=6.8, height=2.8)
+        alt = report.draw_pairs(ax, outcome["end_to_end"])
+        plots.save_figure(figure, folder / "switchback_end_to_end", alt=alt)
+    emit(outcome, json_, f"{report.render(outcome)}\n\nfigures and records in {folder}")
+
+
+@app.command()
+def kernels(
+    tokens: Tokens = None,
+    pairs: Pairs = None,
+    backend: Backend = "auto",
+    output_dir: Out = None,
+    quick: Quick = False,
+    fresh: Fresh = False,
+    json_: Json = False,
+) -> None:
+    """Time the parts of a layer's step apart: quantising, ordering, products, scaling back."""
+    from labkit.bench import report
+    from labkit.bench import switchback as bench
+
+    folder = output_dir or results.runs_dir() / "bench"
+    grid = _grid(quick, tokens=tokens, pairs=pairs, backend=backend)
+    outcome = bench.kernels(grid, output_dir=folder, fresh=fresh)
+    figure, ax = plots.new_figure(width=9, height=1.2 + 0.5 * len(outcome["rows"]))
+    alt = report.draw_parts(ax, outcome["rows"])
+    plots.save_figure(figure, folder / "kernels", alt=alt)
+    emit(outcome, json_, f"{report.render_kernels(outcome)}\n\nfigures and records in {folder}")
+
+
+def _grid(
+    quick: bool, *, tokens: str | None, pairs: int | None, backend: str, layers: int | None = None
+) -> Grid:
+    settings: dict[str, Any] = dict(QUICK) if quick else {}
+    if tokens is not None:
+        try:
+            settings["tokens"] = tuple(int(count) for count in tokens.split(","))
+        except ValueError:
+            raise LabkitError(f"--tokens {tokens!r}: write numbers, such as 256,1024") from None
+    if layers is not None:
+        settings["layers"] = layers
+    grid = Grid(backend=backend, **settings)
+    if pairs is None:
+        return grid
+
+    def with_pairs(plan: Plan) -> Plan:
+        return dataclasses.replace(plan, pairs=pairs)
+
+    return dataclasses.replace(
+        grid, plan=with_pairs(grid.plan), training_plan=with_pairs(grid.training_plan)
+    )
