@@ -13,6 +13,7 @@ Source: M. Okabe and K. Ito, "Color Universal Design", 2008.
 
 import io
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ COLOURS = {
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 LINES = ("-", "--", "-.", ":")
 DPI = 144
+GIB = 2**30
 
 
 def style() -> dict[str, Any]:
@@ -196,3 +198,64 @@ def bars(
     axes.set_title(title)
     said = "; ".join(f"{name} {number.format(value)}" for name, value in values.items())
     return figure, f"{title}. {label}: {said}."
+
+
+def batch_sweep(points: Sequence[Any]) -> tuple["Figure", str]:
+    """Draw throughput and memory against batch size, the predicted memory as a line.
+
+    `points` are those of `labkit.sweep`, of one or more variants; crosses are points that ran out
+    of memory. Returns the figure and its alt text.
+    """
+    figure, (left, right) = new_figure(1, 2, width=8.2, height=3.6)
+    said = []
+    for (label, drawn), colour, marker, line in zip(
+        _by_variant(points).items(), COLOURS.values(), MARKERS, LINES * 2, strict=False
+    ):
+        timed = [p for p in drawn if p.tokens_per_second]
+        if timed:
+            left.plot(
+                [p.batch_size for p in timed], [p.tokens_per_second for p in timed], label=label,
+                color=colour, marker=marker, linestyle=line,
+            )  # fmt: skip
+            best = max(timed, key=lambda p: p.tokens_per_second)
+            said.append(f"{label}: {best.tokens_per_second:,.0f} tokens/s at {best.batch_size}")
+        ranged = [p for p in drawn if p.predicted_step_seconds and p.fits]
+        if ranged:
+            sizes = [p.batch_size for p in ranged]
+            low, high = ([p.tokens / p.predicted_step_seconds[i] for p in ranged] for i in (1, 0))
+            left.fill_between(sizes, low, high, color=colour, alpha=0.25, label=label)
+        sizes = [p.batch_size for p in drawn]
+        predicted = [p.predicted_peak_bytes / GIB for p in drawn]
+        right.plot(sizes, predicted, color=colour, linestyle=line, marker="",
+                   label=f"{label}, predicted")  # fmt: skip
+        kept = [p for p in drawn if p.peak_bytes]
+        if kept:
+            right.plot([p.batch_size for p in kept], [p.peak_bytes / GIB for p in kept],
+                       color=colour, linestyle="", marker=marker,
+                       label=f"{label}, measured")  # fmt: skip
+        over = [p for p in drawn if not p.fits]
+        right.plot([p.batch_size for p in over], [p.predicted_peak_bytes / GIB for p in over],
+                   color="black", linestyle="", marker="x", markersize=8)  # fmt: skip
+        said.append(f"{label}: {predicted[0]:.2f} to {predicted[-1]:.2f} GiB predicted")
+    for axes, unit, title in (
+        (left, "tokens per second", "Throughput"),
+        (right, "peak of tensors (GiB)", "Memory (crosses: does not fit)"),
+    ):
+        axes.set_xlabel("batch size (samples in one pass)")
+        axes.set_ylabel(unit)
+        axes.set_ylim(bottom=0)
+        axes.set_title(title)
+        axes.legend(fontsize="x-small")
+    return figure, f"Throughput and peak memory against batch size. {'; '.join(said)}."
+
+
+def _by_variant(points: Sequence[Any]) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {}
+    for point in points:
+        settings, words = point.settings, [point.settings.method]
+        if settings.gradient_checkpointing:
+            words.append("checkpointing")
+        if settings.gradient_accumulation_steps > 1:
+            words.append(f"{settings.gradient_accumulation_steps} accumulated")
+        found.setdefault(", ".join(words), []).append(point)
+    return found

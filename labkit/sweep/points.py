@@ -145,3 +145,25 @@ def render(points: Sequence[Point], *, samples: int | None = None) -> str:
             cells.append(f"{epoch / 60:>11.1f}" if epoch else f"{'–':>11}")
         lines.append("".join(cells))
     return "\n".join(lines)
+
+
+def say(point: Point) -> str:
+    """Return one line about a point, for those who wait."""
+    settings, words = point.settings, [f"batch {point.batch_size}"]
+    if settings.gradient_checkpointing:
+        words.append("checkpointing")
+    if settings.gradient_accumulation_steps > 1:
+        words.append(f"{settings.gradient_accumulation_steps} accumulated")
+    text = f"{', '.join(words)}: predicted {point.predicted_peak_bytes / GIB:.2f} GiB"
+    text += f", {point.predicted_process_bytes / GIB:.2f} with its process; {point.status}"
+    if point.tokens_per_second:
+        text += f", {point.tokens_per_second:,.0f} tokens/s"
+    return text
+
+
+def say_largest(found: Largest) -> str:
+    """Return one line about a largest batch."""
+    limit = f"under {found.memory_limit_bytes / GIB:.2f} GiB"
+    checkpointing = " with checkpointing" if found.settings.gradient_checkpointing else ""
+    measured = "not measured" if found.measured is None else f"measured {found.measured}"
+    return f"largest batch {limit}{checkpointing}: predicted {found.predicted}, {measured}"

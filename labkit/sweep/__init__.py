@@ -28,18 +28,18 @@ from typing import Any
 
 from labkit import results
 from labkit.errors import LabkitError
-from labkit.hardware import DEVICES, cores, memory_available_bytes
+from labkit.hardware import DEVICES, GIB, cores, memory_available_bytes
 from labkit.memory.estimates import find_device, settings_for
 from labkit.memory.point import DONE, FAILED, OUT_OF_MEMORY, run_in_process
-from labkit.memory.points import PREDICTED, Largest, Point, render
 from labkit.memory.process import predict_largest, process_needs
 from labkit.memory.roofline import step_seconds
 from labkit.memory.settings import StepSettings
 from labkit.memory.shapes import shape_of
+from labkit.sweep.points import PREDICTED, Largest, Point, render, say, say_largest
 
 __all__ = [
-    "Largest", "Point", "largest_batch", "parse_bytes", "parse_sizes",
-    "parse_variants", "point_of", "render", "sweep",
+    "Largest", "Point", "largest_batch", "parse_bytes", "parse_sizes", "parse_variants", "point_of",
+    "render", "say", "say_largest", "sweep",
 ]  # fmt: skip
 
 HERE = ("cpu", "cuda")
@@ -68,13 +68,14 @@ def sweep(
     predicted. After the first point of a variant that runs out of memory the larger ones are not
     tried. Raises `LabkitError` for settings that cannot be, before anything is run.
     """
+    device = device.lower()
     plan = [
         _settings(model, device, batch_size=1, **{**choices, **variant}) for variant in variants
     ]
     sizes = sorted(set(batch_sizes))
     for size in sizes:
         dataclasses.replace(plan[0], batch_size=size)
-    _check_limit(memory_limit)
+    _check_limit(memory_limit, device)
 
     def points() -> Iterator[Point]:
         for settings in plan:
@@ -104,7 +105,7 @@ def largest_batch(
     `memory_limit` is in bytes; without one it is what is free here, or what the device has. Raises
     `LabkitError` when it is below what weights and process take.
     """
-    _check_limit(memory_limit)
+    _check_limit(memory_limit, device)
     settings = _settings(model, device, batch_size=1, **choices)
     if device not in HERE:
         measure = False
@@ -265,11 +266,16 @@ def parse_sizes(text: str) -> list[int]:
     return sorted({int(word) for word in words})
 
 
-def _check_limit(limit: int | None) -> None:
+def _check_limit(limit: int | None, device: str) -> None:
     if limit is None:
         return
     if limit <= 0:
         raise LabkitError(f"memory limit must be above 0 bytes, got {limit}")
+    if device in HERE and limit > (free := _available(device)):
+        raise LabkitError(
+            f"memory limit {limit / GIB:.2f} GiB is more than a process may take here now "
+            f"({free / GIB:.2f} GiB): lower it, or end what uses the memory"
+        )
 
 
 @contextlib.contextmanager
