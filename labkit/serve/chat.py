@@ -78,6 +78,7 @@ def build_page(api: str, names: Sequence[str], *, max_tokens: int) -> gr.Blocks:
                 for i, name in enumerate(names)
             ]  # fmt: skip
         box = gr.Textbox(
+            "",
             placeholder="Ask the chosen models something", show_label=False, elem_id="question",
             submit_btn="Send", autofocus=True,
         )  # fmt: skip
@@ -86,11 +87,12 @@ def build_page(api: str, names: Sequence[str], *, max_tokens: int) -> gr.Blocks:
                 list(names), value=list(names), label="Models that answer", elem_id="models",
                 scale=4,
             )  # fmt: skip
-            aloud = gr.Checkbox(label="Read answers aloud", elem_id="aloud", scale=2)
-            stop = gr.Button("Stop", elem_id="stop", scale=1)
-            clear = gr.Button("Clear", elem_id="clear", scale=1)
+            aloud = gr.Checkbox(label="Read answers aloud", elem_id="aloud", scale=2,
+                                min_width=220)
+            stop = gr.Button("Stop", elem_id="stop", scale=1, min_width=90)
+            clear = gr.Button("Clear", elem_id="clear", scale=1, min_width=90)
         with gr.Accordion("Settings", open=False):
-            system = gr.Textbox(label="System prompt", lines=2, elem_id="system")
+            system = gr.Textbox("", label="System prompt", lines=2, elem_id="system")
             temperature = gr.Slider(
                 0, 2, value=0, step=0.1, label="Temperature (0: always the likeliest token)"
             )
@@ -162,7 +164,7 @@ def _answering(client: openai.AsyncOpenAI, name: str) -> Callable[..., AsyncIter
                     yield [*turns, {"role": "assistant", "content": written}]
         except openai.APIError as error:
             raise gr.Error(f"{name}: {error_text(error)}", print_exception=False) from None
-        if not written:
+        if not written.strip():
             yield [*turns, {"role": "assistant", "content": "(an empty answer)"}]
 
     return answer

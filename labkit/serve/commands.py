@@ -1,17 +1,17 @@
 """`labkit serve` and `labkit chat`: what the command line takes, and nothing that needs torch."""
 
-import json
 import sys
 from typing import Annotated, Any
 
 import typer
+
+from labkit.console import Json, emit
 
 Models = Annotated[list[str], typer.Argument(help="registry names, runs, or folders")]
 Host = Annotated[str, typer.Option(help="address to listen on; 0.0.0.0 lets others in")]
 MaxTokens = Annotated[int, typer.Option(help="tokens an answer may have")]
 MaxBatch = Annotated[int, typer.Option(help="requests that are generated together")]
 Idle = Annotated[float, typer.Option(help="stop after so long without a request; 0 never does")]
-Json = Annotated[bool, typer.Option("--json", help="when ready, print one JSON object on stdout")]
 
 
 def serve(
@@ -72,6 +72,5 @@ def _ready(url: str, names: list[str], json_: bool) -> None:
 
     hub = hub_path(url)
     where = f"{url} (on the hub: {hub})" if hub else url
-    print(f"{', '.join(names)} at {where}; Ctrl-C stops", file=sys.stderr, flush=True)
-    if json_:
-        print(json.dumps({"url": url, "models": names}), flush=True)
+    emit({"url": url, "models": names}, json_, f"{', '.join(names)} at {where}; Ctrl-C stops")
+    sys.stdout.flush()

@@ -244,7 +244,9 @@ class Server(uvicorn.Server):
     def __init__(
         self, app: Any, batchers: Batchers, *, on_ready: Callable[[], None] = lambda: None
     ) -> None:
-        super().__init__(uvicorn.Config(app, log_level="warning", lifespan="on"))
+        super().__init__(uvicorn.Config(
+            app, log_level="warning", lifespan="on", timeout_graceful_shutdown=GRACE_SECONDS + 3
+        ))  # fmt: skip
         self._on_ready, self._batchers = on_ready, batchers
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -254,7 +256,11 @@ class Server(uvicorn.Server):
             self._on_ready()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Give the answers that are being written a moment, then end them."""
+        """Give the answers that are being written a moment, then end them.
+
+        An open chat page holds its connection for good, so what is left then is cut off.
+        """
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         timer = threading.Timer(GRACE_SECONDS, self._batchers.stopping.set)
         timer.start()
         await super().shutdown(sockets)
