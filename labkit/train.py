@@ -124,7 +124,7 @@ def _run(prepared: Prepared, *, fresh: bool, quiet: bool) -> results.RunRecord:
     import torch
     import transformers
 
-    from labkit.switchback.layer import convert
+    from labkit.switchback import convert, freeze_base
     from labkit.trainer import LabTrainer, MeterCallback, loggers, trainer_arguments
 
     cuda = torch.cuda.is_available()
@@ -156,6 +156,8 @@ def _run(prepared: Prepared, *, fresh: bool, quiet: bool) -> results.RunRecord:
     model.config._name_or_path = base_name
     with quietly():
         model = methods.METHODS[config.method].attach(model, config)
+    if converted and config.method != "full":
+        freeze_base(model)
     trainable, total = methods.count_parameters(model)
 
     # Not before here: a mistake in the settings must not cost a run that is already there.

@@ -26,8 +26,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from labkit.bench.harness import BASELINE, CONTROL, Plan, Run, alternate, time_run
-from labkit.switchback import SwitchBackLinear
-from labkit.switchback.layer import backend_for
+from labkit.switchback import SwitchBackLinear, backends
 
 SCALES = ("row", "tensor")
 DTYPE = torch.bfloat16
@@ -92,8 +91,8 @@ def build(kind: str, case: dict[str, Any], *, backend: str = "auto") -> tuple[St
     weight: Any = layer.weight
     if case["mode"] == "frozen":
         weight.requires_grad_(False)
-        if hasattr(layer, "freeze_base"):
-            layer.freeze_base()
+        if isinstance(layer, SwitchBackLinear):
+            layer.freeze()
     if kind == "prepacked":
         layer = PrepackedLinear(layer, tokens)
     run = torch.compile(layer) if kind == "compiled" else layer
@@ -130,7 +129,7 @@ def measure_layer(case: dict[str, Any], plan: Plan, backend: str = "auto") -> di
     (SwitchBack's), baselines {name: seconds} and runs, with the arms a, a_again, row and tensor.
     """
     candidates = {scale: build(scale, case, backend=backend) for scale in SCALES}
-    ops = backend_for(backend, DEVICE, DTYPE)
+    ops = backends.choose(backend, DEVICE, DTYPE)
     kinds = ["eager", "compiled", "float32"]
     if DEVICE.type == "cpu" and torch.backends.mkldnn.is_available():
         kinds.append("prepacked")
@@ -160,7 +159,7 @@ def parts(case: dict[str, Any], backend: str) -> dict[str, Step]:
     torch.manual_seed(0)
     tokens, width, out = case["tokens"], case["in_features"], case["out_features"]
     SwitchBackLinear(1, 1, backend=backend)  # builds what the backend needs
-    ops: Any = backend_for(backend, DEVICE, DTYPE)
+    ops: Any = backends.choose(backend, DEVICE, DTYPE)
     x, g = (torch.randn(tokens, n, dtype=DTYPE, device=DEVICE) for n in (width, out))
     w = torch.randn(out, width, dtype=DTYPE, device=DEVICE)
     (x8, xs), (g8, gs) = ops.quantize_rowwise(x), ops.quantize_rowwise(g)
@@ -179,17 +178,21 @@ def parts(case: dict[str, Any], backend: str) -> dict[str, Step]:
         "int8_y": lambda: ops.scaled_int8_mm(x8, w8, xs, ws, None, DTYPE),
         "int8_dx": lambda: ops.scaled_int8_mm(g8, wt8, gs, wts, None, DTYPE),
     }
-    packs = getattr(ops, "pack_weight", getattr(ops, "freeze_weight", None))
-    if packs is not None:
+    if hasattr(ops, "packed_mm"):
+        pack = partial(_packed, w, ops)
+        (p, ps), (pt, pts) = pack("row", transpose=False), pack("row", transpose=True)
         for scale in SCALES:
-            found[f"pack_w_{scale}"] = partial(packs, w, scale, transpose=False)
-            found[f"pack_wt_{scale}"] = partial(packs, w, scale, transpose=True)
-        panels, panels_t = packs(w, "row", transpose=False), packs(w, "row", transpose=True)
-        found["packed_y"] = lambda: ops.packed_mm(x8, panels[0], xs, panels[1], None, out, DTYPE)
-        found["packed_dx"] = lambda: ops.packed_mm(
-            g8, panels_t[0], gs, panels_t[1], None, width, DTYPE
-        )
+            found[f"pack_w_{scale}"] = partial(pack, scale, transpose=False)
+            found[f"pack_wt_{scale}"] = partial(pack, scale, transpose=True)
+        found["packed_y"] = lambda: ops.packed_mm(x8, p, xs, ps, None, out, DTYPE)
+        found["packed_dx"] = lambda: ops.packed_mm(g8, pt, gs, pts, None, width, DTYPE)
     return found
+
+
+def _packed(w: Tensor, ops: Any, scale: str, *, transpose: bool) -> tuple[Tensor, Tensor]:
+    """Quantise a weight and order it as `ops` wants it for `packed_mm`."""
+    packed, absmax = backends.pack_weight(w, scale, ops, transpose=transpose)
+    return (ops.prepack(packed) if hasattr(ops, "prepack") else packed), absmax
 
 
 def measure_parts(case: dict[str, Any], plan: Plan, backend: str) -> dict[str, Any]:
@@ -198,4 +201,4 @@ def measure_parts(case: dict[str, Any], plan: Plan, backend: str) -> dict[str, A
     steps = {BASELINE: steps["bf16_y"], CONTROL: steps["bf16_y"], **steps}
     arms = {name: (step, lambda: None) for name, step in steps.items()}
     runs = alternate({k: _runner(arm, plan) for k, arm in arms.items()}, plan.pairs)
-    return {"backend": backend_for(backend, DEVICE, DTYPE).NAME, "runs": runs}
+    return {"backend": backends.choose(backend, DEVICE, DTYPE).NAME, "runs": runs}

@@ -2,10 +2,12 @@
 
 Read in this order: `reference.py` (the arithmetic), `layer.py` (the three products and which of
 them are int8), `noise.py` (what quantising costs, measured), `triton_kernels.py` (the same
-arithmetic for NVIDIA GPUs), `kernel_check.py` (how a kernel is checked without one), `defects.py`
-(how the original went wrong).
+arithmetic for NVIDIA GPUs), `cpu.py` and `cpu_kernels.cpp` (for processors with AMX or VNNI),
+`kernel_check.py` (how a kernel is checked without a GPU), `defects.py` (how the original went
+wrong). `backends.py` says who computes what, `conversion.py` changes a whole model.
 """
 
-from labkit.switchback.layer import SwitchBackLinear, convert
+from labkit.switchback.conversion import convert, freeze_base
+from labkit.switchback.layer import SwitchBackLinear
 
-__all__ = ["SwitchBackLinear", "convert"]
+__all__ = ["SwitchBackLinear", "convert", "freeze_base"]

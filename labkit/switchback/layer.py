@@ -22,78 +22,29 @@ therefore the default. `save` says what waits for the backward pass:
     save="int8"   X in int8, half the bytes; dW is computed from the dequantised X (and under
                   "tensor" the int8 W, which is then not quantised a second time)
 
-A frozen weight (LoRA) needs no dW, and X is not saved at all. A *backend* is a module with the
-functions of `reference.py`: `reference` everywhere, `triton` on CUDA, `cpu` where int8 is fast.
+A frozen weight (LoRA) needs no dW, and X is not saved at all; `freeze_base` quantises such weights
+once instead of at every step. A *backend* is a module with the functions of `reference.py`:
+`reference` everywhere, `triton` on CUDA, `cpu` where int8 is fast, `onednn` where nothing can be
+compiled. It may add `pack_weight` and `packed_mm`, which keep a weight in an order of their own.
 
 Source: Wortsman et al. 2023 (arXiv 2304.13013), algorithms 1 and 3 to 5.
 """
 
-import importlib
-import importlib.util
-import os
-from collections.abc import Iterable
-from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from labkit.errors import LabkitError, nearest
-from labkit.switchback import reference
-
-BACKENDS = {"triton": "triton_kernels", "cpu": "cpu", "reference": "reference"}
-"""Backend name -> module of this package, in the order in which "auto" asks them."""
+from labkit.errors import LabkitError
+from labkit.switchback import backends
+from labkit.switchback.backends import Packed
 
 WEIGHT_SCALES = ("row", "tensor")
 SAVES = ("16bit", "int8")
 
 MAX_INNER = (2**31 - 1) // 127**2
 """Longest inner dimension an int32 sum of int8 products can never overflow: 133,144."""
-
-
-def _load_backends() -> dict[str, ModuleType]:
-    # At import, so that a compiled forward finds modules and imports nothing.
-    wanted = dict(BACKENDS)
-    if not (torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1"):
-        del wanted["triton"]
-    loaded = {}
-    for name, module in wanted.items():
-        path = f"{__package__}.{module}"
-        needs = "triton" if name == "triton" else path
-        if importlib.util.find_spec(needs) is not None:
-            loaded[name] = importlib.import_module(path)
-    return loaded
-
-
-LOADED = _load_backends()
-
-
-def backend_for(name: str, device: torch.device, dtype: torch.dtype) -> ModuleType:
-    """Return the backend `name`, or for "auto" the first that serves `device` and `dtype`.
-
-    LabkitError: an unknown name, or a device or dtype that the backend does not serve.
-    """
-    if name != "auto" and name not in BACKENDS:
-        hint = nearest(name, ["auto", *BACKENDS])
-        raise LabkitError(f"backend={name!r} is not a SwitchBack backend: {hint}")
-    asked = BACKENDS if name == "auto" else (name,)
-    for candidate in asked:
-        module = LOADED.get(candidate)
-        if module is not None and module.serves(device, dtype):
-            return module
-    what = f"{str(dtype).removeprefix('torch.')} on {device.type}"
-    if name == "auto" or dtype not in reference.DTYPES:
-        raise LabkitError(
-            f"no SwitchBack backend computes {what}: "
-            "use float32, bfloat16 or float16 on a CPU or a CUDA device"
-        )
-    raise LabkitError(f"backend={name!r} does not compute {what} here: use backend='auto'")
-
-
-def quantize_weight(w: Tensor, weight_scale: str, ops: Any) -> tuple[Tensor, Tensor]:
-    """Quantise W [N, K] for the forward product: int8 [N, K] and absmax [N] or []."""
-    return ops.quantize_rowwise(w) if weight_scale == "row" else ops.quantize_global(w)
 
 
 class SwitchBack(torch.autograd.Function):
@@ -104,39 +55,73 @@ class SwitchBack(torch.autograd.Function):
         ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None, weight_scale: str, save: str, ops: Any
     ) -> Tensor:
         x_int8, x_absmax = ops.quantize_rowwise(x)
-        w_int8, w_absmax = quantize_weight(w, weight_scale, ops)
         ctx.weight_scale, ctx.save, ctx.ops = weight_scale, save, ops
         ctx.bias_dtype = None if bias is None else bias.dtype
         kept_x: tuple[Tensor | None, ...] = (None, None)
         if ctx.needs_input_grad[1]:
             kept_x = (x, None) if save == "16bit" else (x_int8, x_absmax)
         # W is a parameter: saving it keeps a reference, not a copy.
-        same_integers = save == "int8" and weight_scale == "tensor"
-        kept_w = (w, w_int8, w_absmax) if same_integers else (w, None, None)
-        ctx.save_for_backward(*kept_x, *kept_w)
-        return ops.scaled_int8_mm(x_int8, w_int8, x_absmax, w_absmax, bias, x.dtype)
+        if save == "int8" and weight_scale == "tensor":
+            w_int8, w_absmax = ops.quantize_global(w)
+            ctx.save_for_backward(*kept_x, w, w_int8, w_absmax)
+            return ops.scaled_int8_mm(x_int8, w_int8, x_absmax, w_absmax, bias, x.dtype)
+        ctx.save_for_backward(*kept_x, w, None, None)
+        packed = backends.pack_weight(w, weight_scale, ops, transpose=False)
+        return backends.packed_linear(x_int8, x_absmax, packed, bias, w.shape[0], x.dtype, ops)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
         x, x_absmax, w, w_int8, w_absmax = ctx.saved_tensors
+        ops = ctx.ops
         dx = dw = dbias = None
         if ctx.needs_input_grad[0]:
-            g_int8, g_absmax = ctx.ops.quantize_rowwise(g)
+            g_int8, g_absmax = ops.quantize_rowwise(g)
             if w_int8 is not None:
                 w_int8 = w_int8.t().contiguous()
-            elif ctx.weight_scale == "row":
-                w_int8, w_absmax = ctx.ops.quantize_columnwise_and_transpose(w)
+                dx = ops.scaled_int8_mm(g_int8, w_int8, g_absmax, w_absmax, None, g.dtype)
             else:
-                w_int8, w_absmax = ctx.ops.quantize_global_transpose(w)
-            dx = ctx.ops.scaled_int8_mm(g_int8, w_int8, g_absmax, w_absmax, None, g.dtype)
+                packed = backends.pack_weight(w, ctx.weight_scale, ops, transpose=True)
+                dx = backends.packed_linear(
+                    g_int8, g_absmax, packed, None, w.shape[1], g.dtype, ops
+                )
         if ctx.needs_input_grad[1]:
             if ctx.save == "int8":
-                x = ctx.ops.dequantize_rowwise(x, x_absmax, g.dtype)
+                x = ops.dequantize_rowwise(x, x_absmax, g.dtype)
             dw = (g.t() @ x).to(w.dtype)
         if ctx.needs_input_grad[2]:
             dbias = g.sum(dim=0).to(ctx.bias_dtype)
         return dx, dw, dbias, None, None, None
+
+
+class FrozenSwitchBack(torch.autograd.Function):
+    """Y [M, N] from X [M, K] and a weight quantised beforehand, for Y and for dX; no dW."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, w: Tensor, w_absmax: Tensor, wt: Tensor, wt_absmax: Tensor,
+        bias: Tensor | None, out_features: int, ops: Any,
+    ) -> Tensor:  # fmt: skip
+        ctx.save_for_backward(wt, wt_absmax)
+        ctx.in_features, ctx.ops = x.shape[1], ops
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        x_int8, x_absmax = ops.quantize_rowwise(x)
+        return backends.packed_linear(
+            x_int8, x_absmax, (w, w_absmax), bias, out_features, x.dtype, ops
+        )
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor | None, ...]:
+        dx = dbias = None
+        if ctx.needs_input_grad[0]:
+            g_int8, g_absmax = ctx.ops.quantize_rowwise(g)
+            dx = backends.packed_linear(
+                g_int8, g_absmax, ctx.saved_tensors, None, ctx.in_features, g.dtype, ctx.ops
+            )
+        if ctx.needs_input_grad[5]:
+            dbias = g.sum(dim=0).to(ctx.bias_dtype)
+        return dx, None, None, None, None, dbias, None, None
 
 
 class SwitchBackLinear(nn.Linear):
@@ -160,7 +145,7 @@ class SwitchBackLinear(nn.Linear):
         for key, value, choices in (
             ("weight_scale", weight_scale, WEIGHT_SCALES),
             ("save", save, SAVES),
-            ("backend", backend, ("auto", *BACKENDS)),
+            ("backend", backend, ("auto", *backends.BACKENDS)),
         ):
             if value not in choices:
                 raise LabkitError(f"{key}={value!r} is unknown: choose from {', '.join(choices)}")
@@ -169,9 +154,12 @@ class SwitchBackLinear(nn.Linear):
                 f"a SwitchBackLinear of {in_features} × {out_features} could overflow its int32 "
                 f"sums: both widths must be at most {MAX_INNER:,}"
             )
+        backends.prepare(backend)
         super().__init__(in_features, out_features, bias, device, dtype)
         self.weight_scale, self.save, self.backend = weight_scale, save, backend
-        self._prepared: tuple[Tensor, Tensor, int] | None = None
+        # What a weight was quantised to and which version of it: for evaluation, for ever.
+        self._prepared: tuple[Packed, int] | None = None
+        self._frozen: tuple[Packed, Packed, int] | None = None
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, **options: Any) -> "SwitchBackLinear":
@@ -186,10 +174,29 @@ class SwitchBackLinear(nn.Linear):
 
         An edit through `.data` (PEFT merges adapters that way) cannot be seen: call this again.
         """
-        ops = backend_for(self.backend, self.weight.device, self.weight.dtype)
-        w_int8, w_absmax = quantize_weight(self.weight.detach(), self.weight_scale, ops)
         self.eval()
-        self._prepared = (w_int8, w_absmax, self.weight._version)
+        self._prepared = (self._pack(transpose=False), self.weight._version)
+
+    def freeze(self) -> None:
+        """Quantise the weight once, for both products of training on top of it.
+
+        The weight itself stays, for state dicts; int8 copies of W and Wᵀ are added. As above, an
+        edit through `.data` cannot be seen. LabkitError: the weight is being trained.
+        """
+        if self.weight.requires_grad:
+            raise LabkitError("a weight that is trained cannot be frozen: set requires_grad=False")
+        self._frozen = (
+            self._pack(transpose=False), self._pack(transpose=True), self.weight._version
+        )  # fmt: skip
+
+    def _pack(self, *, transpose: bool) -> Packed:
+        ops = backends.choose(self.backend, self.weight.device, self.weight.dtype)
+        packed = backends.pack_weight(
+            self.weight.detach(), self.weight_scale, ops, transpose=transpose
+        )
+        if hasattr(ops, "prepack"):
+            return ops.prepack(packed[0]), packed[1]
+        return packed
 
     def train(self, mode: bool = True) -> "SwitchBackLinear":
         if mode:
@@ -205,29 +212,37 @@ class SwitchBackLinear(nn.Linear):
             raise LabkitError(
                 f"SwitchBackLinear got {x.shape[-1]} features and takes {self.in_features}"
             )
-        ops = backend_for(self.backend, x.device, x.dtype)
+        ops = backends.choose(self.backend, x.device, x.dtype)
         rows = x.reshape(-1, x.shape[-1])
         if self._prepared is not None and not torch.is_grad_enabled():
-            y = self._forward_prepared(rows, ops)
+            if self._stale(self._prepared[1]):
+                self.prepare_for_eval()
+            x_int8, x_absmax = ops.quantize_rowwise(rows)
+            packed, _ = self._prepared
+            y = backends.packed_linear(
+                x_int8, x_absmax, packed, self.bias, self.out_features, rows.dtype, ops
+            )
+        elif self._frozen is not None and not self.weight.requires_grad:
+            if self._stale(self._frozen[2]):
+                self.freeze()
+            w, wt, _ = self._frozen
+            y = FrozenSwitchBack.apply(rows, *w, *wt, self.bias, self.out_features, ops)
         else:
             y = SwitchBack.apply(rows, self.weight, self.bias, self.weight_scale, self.save, ops)
         return y.view(*x.shape[:-1], self.out_features)
 
-    def _forward_prepared(self, rows: Tensor, ops: Any) -> Tensor:
-        assert self._prepared is not None
-        w_int8, w_absmax, version = self._prepared
-        if not torch.compiler.is_compiling() and version != self.weight._version:
-            self.prepare_for_eval()
-            w_int8, w_absmax, _ = self._prepared
-        x_int8, x_absmax = ops.quantize_rowwise(rows)
-        return ops.scaled_int8_mm(x_int8, w_int8, x_absmax, w_absmax, self.bias, rows.dtype)
+    def _stale(self, version: int) -> bool:
+        return not torch.compiler.is_compiling() and version != self.weight._version
 
     def _apply(self, fn: Any, recurse: bool = True) -> "SwitchBackLinear":
-        self._prepared = None  # another device or dtype
-        return super()._apply(fn, recurse)
+        frozen, self._prepared, self._frozen = self._frozen is not None, None, None
+        super()._apply(fn, recurse)
+        if frozen:  # on another device, or in another dtype
+            self.freeze()
+        return self
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args: Any) -> None:
-        self._prepared = None
+        self._prepared = self._frozen = None
         _refuse_foreign(state_dict, prefix, self)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
@@ -254,57 +269,4 @@ def _refuse_foreign(state_dict: dict, prefix: str, layer: SwitchBackLinear) -> N
     raise LabkitError(
         f"the checkpoint of {name} was saved by another layer, {why}: "
         "load one saved from nn.Linear or SwitchBackLinear of the same shape"
-    )
-
-
-def convert(
-    model: nn.Module, min_features: int = 1024, skip: Iterable[str] = ("lm_head",), **options: Any
-) -> list[str]:
-    """Replace linear layers of `model` in place by SwitchBackLinear; return their names.
-
-    Converted are plain `nn.Linear` modules with both widths at least `min_features`; below it
-    quantising costs more than int8 saves. `skip` names modules by one or more consecutive parts of
-    their dotted name. Of a PEFT-wrapped layer only the frozen base is converted, never an adapter.
-    `options` go to every SwitchBackLinear. LabkitError: nothing to convert.
-    """
-    modules = dict(model.named_modules(remove_duplicate=False))
-    wrappers = [
-        name for name, m in modules.items() if isinstance(getattr(m, "base_layer", None), nn.Module)
-    ]
-
-    def is_adapter(name: str) -> bool:
-        return any(name.startswith(f"{w}.") and name != f"{w}.base_layer" for w in wrappers)
-
-    candidates = {
-        name: module
-        for name, module in modules.items()
-        if name
-        and type(module) is nn.Linear
-        and not is_adapter(name)
-        and not any(f".{part}." in f".{name}." for part in skip)
-    }
-    chosen = {n: m for n, m in candidates.items() if _narrowest(m) >= min_features}
-    if not chosen:
-        raise LabkitError(_nothing_to_convert(candidates, min_features))
-    layers: dict[nn.Linear, SwitchBackLinear] = {}  # a module used under two names stays one
-    for name, linear in chosen.items():
-        if linear not in layers:
-            layers[linear] = SwitchBackLinear.from_linear(linear, **options)
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, layers[linear])
-    return list(chosen)
-
-
-def _narrowest(linear: nn.Linear) -> int:
-    return min(linear.in_features, linear.out_features)
-
-
-def _nothing_to_convert(candidates: dict[str, nn.Linear], min_features: int) -> str:
-    if not candidates:
-        return "there is nothing to convert: the model has no nn.Linear outside skip"
-    widest = max(map(_narrowest, candidates.values()))
-    return (
-        f"there is nothing to convert: no linear layer has both widths at least "
-        f"min_features={min_features}, the widest has {widest}: "
-        f"set min_features to {widest} or less"
     )

@@ -146,6 +146,6 @@ def test_the_layer_gives_the_same_gradients_on_both_backends(scale, save):
 
 
 def test_auto_chooses_triton_where_it_serves():
-    from labkit.switchback.layer import backend_for
+    from labkit.switchback.backends import choose
 
-    assert backend_for("auto", torch.device("cpu"), torch.float32) is triton_kernels
+    assert choose("auto", torch.device("cpu"), torch.float32) is triton_kernels

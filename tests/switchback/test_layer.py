@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from labkit.errors import LabkitError
-from labkit.switchback import SwitchBackLinear, layer, reference
+from labkit.switchback import SwitchBackLinear, backends, reference
 from labkit.switchback.noise import snr_db
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
@@ -256,9 +256,9 @@ def test_prepare_for_eval_quantises_once_and_never_serves_a_stale_weight(scale, 
     _, sb = pair(8, 4, torch.float32, weight_scale=scale)
     x = random(5, 8)
     calls = []
-    quantize = layer.quantize_weight
+    pack = backends.pack_weight
     monkeypatch.setattr(
-        layer, "quantize_weight", lambda w, s, ops: calls.append(1) or quantize(w, s, ops)
+        backends, "pack_weight", lambda *a, **options: calls.append(1) or pack(*a, **options)
     )
     want = sb(x)
     calls.clear()
@@ -347,10 +347,11 @@ def test_a_backend_is_a_module_with_the_functions_of_the_reference(monkeypatch):
         called: list[str] = []
 
         def __getattr__(self, name):
+            found = getattr(reference, name)
             self.called.append(name)
-            return getattr(reference, name)
+            return found
 
-    monkeypatch.setitem(layer.LOADED, "cpu", Recording())
+    monkeypatch.setitem(backends.LOADED, "cpu", Recording())
     x = random(3, 8).requires_grad_()
     SwitchBackLinear(8, 4, save="int8")(x).sum().backward()
     assert set(Recording.called) == public - {"quantize_global", "quantize_global_transpose"}

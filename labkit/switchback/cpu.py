@@ -1,0 +1,226 @@
+"""Int8 on the CPU: the operations of `reference.py` in C++, at the speed of the matrix unit.
+
+A processor with AMX multiplies int8 at twice the rate of bfloat16. What a linear layer gains of
+that depends on everything around the product, and for a weight that changes at every step that
+used to be more than the product itself: scale, round, write out, read again, reorder for the
+matrix unit. `cpu_kernels.cpp` does it in one pass: `pack_weight` reads a weight as it lies in
+memory and writes what the matrix unit reads, transposed or not, and `packed_mm` scales and rounds
+each block of sums while the next one is being multiplied.
+
+    W [N, K] ── pack_weight ──> panels int8, absmax ─┐
+    X [M, K] ── quantize_rowwise ──> int8, absmax ───┴── packed_mm ──> Y [M, N]
+
+For a frozen weight the panels are made once and kept. The integers and their sums are those of
+the reference, bit for bit; so are the results, save that the processor's own conversion to
+bfloat16 turns numbers below 2⁻¹²⁶ into zero.
+
+The source is compiled at first use for the processor it runs on (half a minute) and kept in the
+cache. `why_not` says in a sentence why that cannot be done here: no x86 processor with AVX-512
+VNNI, no compiler. SwitchBack then computes with `onednn.py` or `reference.py`.
+
+Source: Wortsman et al. 2023 (arXiv 2304.13013) for the arithmetic; `cpu_kernels.cpp` for the rest.
+"""
+
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from labkit.models.files import cache_dir, locked, say
+from labkit.switchback import reference
+from labkit.switchback.reference import (
+    quantize_columnwise_and_transpose as quantize_columnwise_and_transpose,
+)
+from labkit.switchback.reference import (
+    quantize_global_transpose as quantize_global_transpose,
+)
+
+NAME = "cpu"
+SOURCES = tuple(Path(__file__).with_name(name) for name in ("cpu_kernels.cpp", "cpu_pack.h"))
+FLAGS = ("-O3", "-march=native", "-fopenmp", "-ffp-contract=off", "-std=c++20")
+NEEDED = ("avx512f", "avx512bw", "avx512vl", "avx512_vnni", "f16c")
+AMX = ("amx_tile", "amx_int8")
+
+use_amx = False
+"""Whether products use AMX; without it VNNI, whose vectors are a sixth as fast. Set by `load`."""
+
+_loaded = False
+
+
+def serves(device: torch.device, dtype: torch.dtype) -> bool:
+    """Say whether `load` has made this backend ready and it computes `dtype` on `device`."""
+    return _loaded and device.type == "cpu" and dtype in reference.DTYPES
+
+
+def why_not() -> str:
+    """Say in a few words why the kernels cannot be built on this machine; "" when they can."""
+    missing = [flag for flag in NEEDED if flag not in _processor_flags()]
+    if missing:
+        return f"this {platform.machine()} processor has no {missing[0]}"
+    if not shutil.which(os.environ.get("CXX", "c++")):
+        return "no C++ compiler was found"
+    return ""
+
+
+@functools.cache
+def load() -> str:
+    """Build the kernels or take them from the cache; return "", or why there are none.
+
+    Processes that start together build once. Safe to kill at any moment.
+    """
+    global use_amx, _loaded
+    reason = why_not()
+    if reason:
+        return reason
+    try:
+        _load_library()
+    except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
+        return f"the compiler failed ({str(error).splitlines()[0]})"
+    for name, fake in _FAKES.items():
+        torch.library.register_fake(f"labkit_int8::{name}", fake)
+    # The kernel lets a process use tiles only after it has asked once.
+    use_amx = all(flag in _processor_flags() for flag in AMX) and torch.cpu._init_amx()
+    _loaded = True
+    return ""
+
+
+def _processor_flags() -> frozenset[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    found = (line.partition(":")[2].split() for line in lines if line.startswith("flags"))
+    return frozenset(next(found, []))
+
+
+def _load_library() -> None:
+    """Load the compiled kernels: one file for each source, torch, compiler flags and processor."""
+    parts = [
+        *(source.read_text() for source in SOURCES),
+        torch.__version__,
+        *FLAGS,
+        *sorted(_processor_flags()),
+    ]
+    key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
+    library = cache_dir() / "kernels" / f"switchback-{key}.so"
+    if library.is_file():
+        return torch.ops.load_library(str(library))
+    with locked(library.with_suffix(".lock"), "the int8 kernels"):
+        if library.is_file():
+            return torch.ops.load_library(str(library))
+        say("compiling the int8 kernels, once on this machine: about half a minute")
+        from torch.utils import cpp_extension
+
+        # A folder of its own: a build that was killed leaves a lock that the next one waits for.
+        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+            name = f"switchback_{key}"
+            cpp_extension.load(
+                name, [str(SOURCES[0])], extra_cflags=list(FLAGS), extra_ldflags=["-fopenmp"],
+                build_directory=folder, is_python_module=False,
+            )  # fmt: skip
+            os.replace(Path(folder) / f"{name}.so", library)
+
+
+def quantize_rowwise(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Quantise each row of x [M, K] by its own absmax: int8 [M, K] and absmax float32 [M]."""
+    return torch.ops.labkit_int8.quantize_rowwise(x.contiguous())
+
+
+def quantize_global(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Quantise x [M, K] by one absmax: int8 [M, K] and absmax float32 []."""
+    return torch.ops.labkit_int8.quantize_global(x.contiguous())
+
+
+def pack_weight(w: Tensor, weight_scale: str, *, transpose: bool) -> tuple[Tensor, Tensor]:
+    """Quantise w [N, K] and order it for `packed_mm`: int8 panels, absmax float32 [N], [K] or [].
+
+    `transpose` makes the panels of Wᵀ, for dX = G·W, with a scale for each of the K columns.
+    """
+    return torch.ops.labkit_int8.pack_weight(w.contiguous(), weight_scale == "row", transpose)
+
+
+def packed_mm(
+    a: Tensor,
+    panels: Tensor,
+    a_absmax: Tensor,
+    b_absmax: Tensor,
+    bias: Tensor | None,
+    out_features: int,
+    out_dtype: torch.dtype,
+) -> Tensor:
+    """Multiply a [M, K] int8 by panels of out_features rows, scale back: out_dtype [M, N]."""
+    return torch.ops.labkit_int8.packed_mm(
+        a.contiguous(), panels, a_absmax, b_absmax, _float(bias), out_features, out_dtype, use_amx
+    )
+
+
+def int8_mm(a: Tensor, b: Tensor) -> Tensor:
+    """Multiply a [M, K] int8 by the transpose of b [N, K] int8 into int32 [M, N], exactly."""
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"inner dimensions differ: {a.shape[1]} and {b.shape[1]}")
+    return torch.ops.labkit_int8.int8_mm(a.contiguous(), b.contiguous(), use_amx)
+
+
+def scaled_int8_mm(
+    a: Tensor,
+    b: Tensor,
+    a_absmax: Tensor,
+    b_absmax: Tensor,
+    bias: Tensor | None = None,
+    out_dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """Multiply a [M, K] by bᵀ, b [N, K], scale, add the bias once: out_dtype [M, N]."""
+    if a.shape[1] != b.shape[1]:
+        raise ValueError(f"inner dimensions differ: {a.shape[1]} and {b.shape[1]}")
+    return torch.ops.labkit_int8.scaled_int8_mm(
+        a.contiguous(), b.contiguous(), a_absmax.contiguous(), b_absmax.contiguous(),
+        _float(bias), out_dtype, use_amx,
+    )  # fmt: skip
+
+
+def dequantize_rowwise(q: Tensor, absmax: Tensor, out_dtype: torch.dtype = torch.float32) -> Tensor:
+    """Scale q [M, K] int8 with absmax float32 [M] back to out_dtype [M, K]."""
+    return torch.ops.labkit_int8.dequantize_rowwise(q.contiguous(), absmax.contiguous(), out_dtype)
+
+
+def _float(bias: Tensor | None) -> Tensor | None:
+    return None if bias is None else bias.float().contiguous()
+
+
+# Shapes and types for `torch.compile` and for tracing memory, which must not compute.
+
+
+def _absmax(x: Tensor, *shape: int) -> Tensor:
+    return x.new_empty(shape, dtype=torch.float32)
+
+
+def _panels(x: Tensor, rows: int, inner: int) -> Tensor:
+    return x.new_empty(((rows + 31) // 32, 32 * ((inner + 63) // 64 * 64)), dtype=torch.int8)
+
+
+_FAKES: dict[str, Any] = {
+    "quantize_rowwise": lambda x: (
+        torch.empty_like(x, dtype=torch.int8), _absmax(x, x.shape[0])
+    ),
+    "quantize_global": lambda x: (torch.empty_like(x, dtype=torch.int8), _absmax(x)),
+    "pack_weight": lambda w, per_row, transpose: (
+        _panels(w, *(w.shape[::-1] if transpose else w.shape)),
+        _absmax(w, *((w.shape[1] if transpose else w.shape[0],) if per_row else ())),
+    ),
+    "int8_mm": lambda a, b, amx: a.new_empty((a.shape[0], b.shape[0]), dtype=torch.int32),
+    "packed_mm": lambda a, panels, a_absmax, b_absmax, bias, out_features, out_dtype, amx: (
+        a.new_empty((a.shape[0], out_features), dtype=out_dtype)
+    ),
+    "scaled_int8_mm": lambda a, b, a_absmax, b_absmax, bias, out_dtype, amx: (
+        a.new_empty((a.shape[0], b.shape[0]), dtype=out_dtype)
+    ),
+    "dequantize_rowwise": lambda q, absmax, out_dtype: torch.empty_like(q, dtype=out_dtype),
+}  # fmt: skip

@@ -1,0 +1,377 @@
+// The operations of reference.py for x86 processors with AVX-512 VNNI, and AMX where there is one.
+//
+// Shapes: M rows (tokens), K inner dimension, N output features. Every product is A·Bᵀ with both
+// operands int8 and the inner dimension contiguous.
+//
+// An AMX tile is 16 rows of 64 bytes. TDPBSSD multiplies a tile of A, 16 rows × 64 of k, by a tile
+// of B and adds to 16 × 16 sums in int32; two by two tiles make a block of sums, which takes all
+// eight registers. Rows of A are read where they lie, B in panels (cpu_pack.h). A chunk of A and a
+// panel of B stay in the second-level cache while they are used. A block of sums leaves the tiles
+// once; it is scaled, biased and rounded by the vector unit while the tile unit fills the next one.
+//
+// Source: Intel 64 and IA-32 Architectures Software Developer's Manual, volume 1, chapter 18 (AMX)
+// and volume 2, TDPBSSD and VPDPBUSD.
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <torch/library.h>
+
+#include <optional>
+#include <tuple>
+
+#include "cpu_pack.h"
+
+namespace {
+
+using at::Tensor;
+
+constexpr int64_t CHUNK_BYTES = 1 << 19;  // of A: a quarter of a second-level cache
+
+struct alignas(64) TileConfig {
+  uint8_t palette = 1, start_row = 0, reserved[14] = {};
+  uint16_t bytes_per_row[16] = {};
+  uint8_t rows[16] = {};
+  TileConfig() {
+    for (int t = 0; t < 8; ++t) bytes_per_row[t] = 64, rows[t] = 16;
+  }
+};
+
+// sums [32, 32] = a [32, deep] · panelᵀ, rows of a `stride` bytes apart. The tile unit works alone:
+// `meanwhile` is called at every step, for what other units can do.
+template <typename F>
+void block_amx(const int8_t* a, int64_t stride, const int8_t* panel, int64_t deep, int32_t* sums,
+               F meanwhile) {
+  const int8_t* right = panel + deep * 16;
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  for (int64_t k = 0; k < deep; k += DEPTH) {
+    _tile_loadd(4, a + k, stride);
+    _tile_loadd(6, panel + k * 16, 64);
+    _tile_dpbssd(0, 4, 6);
+    _tile_loadd(7, right + k * 16, 64);
+    _tile_dpbssd(1, 4, 7);
+    _tile_loadd(5, a + 16 * stride + k, stride);
+    _tile_dpbssd(2, 5, 6);
+    meanwhile();
+    _tile_dpbssd(3, 5, 7);
+  }
+  _tile_stored(0, sums, 128);
+  _tile_stored(1, sums + 16, 128);
+  _tile_stored(2, sums + 512, 128);
+  _tile_stored(3, sums + 528, 128);
+}
+
+// The same without AMX. VPDPBUSD takes unsigned bytes on the left: 128 is added to every byte of a
+// (its highest bit flipped), and 128 · Σ b, in `excess`, is taken off again. Wrap-around is exact.
+void block_vnni(const int8_t* a, int64_t stride, const int8_t* panel, int64_t deep,
+                const __m512i excess[2], int32_t* sums) {
+  const int8_t* right = panel + deep * 16;
+  for (int i = 0; i < 32; i += 8) {
+    __m512i sum[8][2] = {};
+    for (int64_t k = 0; k < deep; k += 4) {
+      const __m512i b0 = _mm512_loadu_si512(panel + k * 16), b1 = _mm512_loadu_si512(right + k * 16);
+      for (int j = 0; j < 8; ++j) {
+        int32_t four;
+        std::memcpy(&four, a + (i + j) * stride + k, 4);
+        const __m512i left = _mm512_set1_epi32(four ^ int32_t(0x80808080));
+        sum[j][0] = _mm512_dpbusd_epi32(sum[j][0], left, b0);
+        sum[j][1] = _mm512_dpbusd_epi32(sum[j][1], left, b1);
+      }
+    }
+    for (int j = 0; j < 8; ++j)
+      for (int h = 0; h < 2; ++h)
+        _mm512_storeu_si512(sums + (i + j) * 32 + 16 * h, _mm512_sub_epi32(sum[j][h], excess[h]));
+  }
+}
+
+void panel_excess(const int8_t* panel, int64_t deep, __m512i excess[2]) {
+  for (int half = 0; half < 2; ++half) {
+    excess[half] = _mm512_setzero_si512();
+    for (int64_t k = 0; k < deep; k += 4)
+      excess[half] = _mm512_dpbusd_epi32(excess[half], _mm512_set1_epi32(int32_t(0x80808080)),
+                                         _mm512_loadu_si512(panel + half * deep * 16 + k * 16));
+  }
+}
+
+// What becomes of the sums of row m, columns n and on: written as they are, or scaled and rounded.
+struct Raw {
+  using Out = int32_t;
+  void some(const int32_t* sums, int64_t, int64_t, __mmask16 in, int32_t* y) const {
+    _mm512_mask_storeu_epi32(y, in, _mm512_load_si512(sums));
+  }
+  void block(const int32_t* sums, int64_t, int64_t, int32_t* y) const {
+    std::memcpy(y, sums, BLOCK * sizeof *y);
+  }
+};
+template <typename T>
+struct Scaled {
+  using Out = T;
+  const float *a_absmax, *b_absmax, *bias;
+  bool per_row;  // one scale a row of B, or one for all of it
+  __m512 scaled(const int32_t* sums, __m512 left, __m512 right) const {
+    return _mm512_mul_ps(_mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_load_si512(sums)), left), right);
+  }
+  __m512 left(int64_t m) const { return _mm512_set1_ps(a_absmax[m] * float(1.0 / (127 * 127))); }
+  void some(const int32_t* sums, int64_t m, int64_t n, __mmask16 in, T* y) const {
+    const __m512 right = per_row ? load(b_absmax + n, in) : _mm512_set1_ps(*b_absmax);
+    __m512 v = scaled(sums, left(m), right);
+    if (bias) v = _mm512_add_ps(v, load(bias + n, in));
+    store(y, v, in);
+  }
+  void block(const int32_t* sums, int64_t m, int64_t n, T* y) const {
+    const float* right = per_row ? b_absmax + n : nullptr;
+    const __m512 same = _mm512_set1_ps(*b_absmax);
+    __m512 low = scaled(sums, left(m), right ? _mm512_loadu_ps(right) : same);
+    __m512 high = scaled(sums + 16, left(m), right ? _mm512_loadu_ps(right + 16) : same);
+    if (bias) {
+      low = _mm512_add_ps(low, _mm512_loadu_ps(bias + n));
+      high = _mm512_add_ps(high, _mm512_loadu_ps(bias + n + 16));
+    }
+    store(y, low, high);
+  }
+};
+
+// a [M, K] with rows of `deep` bytes and whole blocks of rows: a tile always reads whole.
+at::Tensor pad(const Tensor& a, int64_t deep) {
+  const int64_t M = a.size(0), K = a.size(1);
+  Tensor padded = at::zeros({round_up(M, BLOCK), deep}, a.options());
+  const int8_t* from = a.const_data_ptr<int8_t>();
+  int8_t* to = padded.mutable_data_ptr<int8_t>();
+  for (int64_t m = 0; m < M; ++m) std::memcpy(to + m * deep, from + m * K, K);
+  return padded;
+}
+
+// y [M, N] = finish(a [M, K] · Bᵀ), B in panels of `deep` = K rounded up.
+template <bool AMX, typename Finish>
+void multiply(const Tensor& a, const Tensor& panels_of_b, int64_t N, typename Finish::Out* y,
+              const Finish& finish) {
+  const int64_t M = a.size(0), deep = round_up(a.size(1), DEPTH);
+  const Tensor rows_of_a = M % BLOCK || a.size(1) != deep ? pad(a, deep) : a;
+  const int8_t* left = rows_of_a.const_data_ptr<int8_t>();
+  const int8_t* right = panels_of_b.const_data_ptr<int8_t>();
+  const int64_t blocks = (M + BLOCK - 1) / BLOCK, panels = (N + BLOCK - 1) / BLOCK;
+  // A chunk of a's rows stays in the second-level cache while every panel passes over it.
+  const int64_t chunk = std::clamp<int64_t>(CHUNK_BYTES / (BLOCK * deep), std::min<int64_t>(4, blocks), blocks);
+  const int64_t chunks = (blocks + chunk - 1) / chunk, steps = deep / DEPTH;
+  at::parallel_for(0, chunks * panels, 1, [&](int64_t begin, int64_t end) {
+    // Two sets of sums: while tiles fill one, the other is scaled, rounded and written.
+    alignas(64) int32_t memory[2][BLOCK * BLOCK];
+    int32_t *sums = memory[0], *ready = nullptr;
+    int64_t ready_m = 0, ready_n = 0, ready_end = 0;
+    const auto write = [&](int64_t r) {
+      const int64_t m = ready_m + r;
+      if (m >= ready_end) return;
+      const int32_t* row = ready + r * BLOCK;
+      typename Finish::Out* to = y + m * N + ready_n;
+      if (ready_n + BLOCK <= N) return finish.block(row, m, ready_n, to);
+      for (int64_t n = ready_n; n < N; n += 16, row += 16, to += 16)
+        finish.some(row, m, n, first(N - n), to);
+    };
+    if constexpr (AMX) {
+      const TileConfig config;
+      _tile_loadconfig(&config);
+    }
+    for (int64_t task = begin; task < end; ++task) {
+      const int64_t c = task / panels, p = task % panels;
+      const int64_t i0 = c * chunk, i1 = std::min(blocks, i0 + chunk);
+      const int8_t* panel = right + p * BLOCK * deep;
+      const int8_t* ahead = right + (p + 1) % panels * BLOCK * deep;
+      const int64_t lines = (BLOCK + i1 - i0 - 1) / (i1 - i0);
+      [[maybe_unused]] __m512i excess[2];
+      if constexpr (!AMX) panel_excess(panel, deep, excess);
+      for (int64_t i = i0; i < i1; ++i) {
+        const int8_t* rows = left + i * BLOCK * deep;
+        if constexpr (AMX) {
+          int64_t r = 0;
+          const typename Finish::Out* next = y + i * BLOCK * N + p * BLOCK;
+          block_amx(rows, deep, panel, deep, sums, [&] {
+            for (int64_t l = 0; l < lines; ++l, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T1);
+            for (const int64_t to = std::min(BLOCK, r + (BLOCK + steps - 1) / steps); r < to; ++r) {
+              write(r);
+              _mm_prefetch(next + r * N, _MM_HINT_ET0);
+            }
+          });
+        } else {
+          block_vnni(rows, deep, panel, deep, excess, sums);
+          for (int64_t r = 0; r < BLOCK; ++r) write(r);
+        }
+        ready = sums, ready_m = i * BLOCK, ready_n = p * BLOCK, ready_end = M;
+        sums = sums == memory[0] ? memory[1] : memory[0];
+      }
+    }
+    for (int64_t r = 0; r < BLOCK; ++r) write(r);
+    if constexpr (AMX) _tile_release();
+  });
+}
+
+template <typename Finish>
+void multiply(bool amx, const Tensor& a, const Tensor& panels, int64_t N, Tensor& y,
+              const Finish& finish) {
+  auto* out = y.mutable_data_ptr<typename Finish::Out>();
+  amx ? multiply<true>(a, panels, N, out, finish) : multiply<false>(a, panels, N, out, finish);
+}
+
+// ---- what Python calls; cpu.py has prepared the arguments: contiguous, on the CPU -------------
+
+template <typename F>
+void by_type(at::ScalarType type, F f) {
+  if (type == at::kFloat) return f(float());
+  if (type == at::kBFloat16) return f(at::BFloat16());
+  TORCH_CHECK(type == at::kHalf, "float32, bfloat16 or float16, not ", type);
+  f(at::Half());
+}
+
+Tensor floats(const Tensor& x, at::IntArrayRef shape) {
+  return at::empty(shape, x.options().dtype(at::kFloat));
+}
+
+std::tuple<Tensor, Tensor> quantize_rowwise(const Tensor& x) {
+  Tensor q = at::empty(x.sizes(), x.options().dtype(at::kChar)), absmax = floats(x, {x.size(0)});
+  by_type(x.scalar_type(), [&](auto t) {
+    rowwise(x.const_data_ptr<decltype(t)>(), q.mutable_data_ptr<int8_t>(),
+            absmax.mutable_data_ptr<float>(), x.size(0), x.size(1));
+  });
+  return {q, absmax};
+}
+
+std::tuple<Tensor, Tensor> quantize_global(const Tensor& x) {
+  Tensor q = at::empty(x.sizes(), x.options().dtype(at::kChar)), absmax = floats(x, {});
+  by_type(x.scalar_type(), [&](auto t) {
+    const auto* data = x.const_data_ptr<decltype(t)>();
+    float* scale = absmax.mutable_data_ptr<float>();
+    *scale = global_absmax(data, x.numel());
+    whole(data, q.mutable_data_ptr<int8_t>(), *scale, x.numel());
+  });
+  return {q, absmax};
+}
+
+// Uninitialised panels for B [N, K].
+Tensor panels_for(int64_t N, int64_t K, const Tensor& like) {
+  const int64_t bytes = BLOCK * round_up(K, DEPTH), panels = (N + BLOCK - 1) / BLOCK;
+  return at::empty({panels, bytes}, like.options().dtype(at::kChar));
+}
+
+// Call `fill(p, count, where)` for groups of up to `together` panels, p and on.
+template <typename F>
+void fill_panels(const Tensor& panels, int64_t together, F fill) {
+  int8_t* to = panels.mutable_data_ptr<int8_t>();
+  const int64_t number = panels.size(0), groups = (number + together - 1) / together;
+  at::parallel_for(0, groups, grain(together * panels.size(1)), [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin * together; p < std::min(end * together, number); p += together)
+      fill(p, std::min(together, number - p), to + p * panels.size(1));
+  });
+}
+
+Tensor pack(const Tensor& b) {
+  const int64_t N = b.size(0), K = b.size(1), deep = round_up(K, DEPTH);
+  const Integers source{b.const_data_ptr<int8_t>(), K};
+  Tensor panels = panels_for(N, K, b);
+  fill_panels(panels, 1, [&](int64_t p, int64_t, int8_t* to) {
+    pack_panel(source, p * BLOCK, N, deep, to);
+  });
+  return panels;
+}
+
+// Quantise w [N, K] and pack it for Y = X·Wᵀ, or transposed for dX = G·W: panels and absmax.
+std::tuple<Tensor, Tensor> pack_weight(const Tensor& w, bool per_row, bool transpose) {
+  const int64_t N = w.size(0), K = w.size(1);
+  Tensor absmax = per_row ? floats(w, {transpose ? K : N}) : floats(w, {});
+  Tensor panels = transpose ? panels_for(K, N, w) : panels_for(N, K, w);
+  by_type(w.scalar_type(), [&](auto t) {
+    using T = decltype(t);
+    const T* data = w.const_data_ptr<T>();
+    float* scales = absmax.mutable_data_ptr<float>();
+    if (!per_row) *scales = global_absmax(data, N * K);
+    if (transpose) {
+      if (per_row) column_absmax(data, scales, N, K);
+      fill_panels(panels, COLUMN_PANELS, [&](int64_t p, int64_t count, int8_t* to) {
+        const int64_t deep = round_up(N, DEPTH);
+        pack_panels_of_columns(data, scales, per_row, p * BLOCK, count, N, K, deep, to);
+      });
+    } else {
+      fill_panels(panels, 1, [&](int64_t p, int64_t, int8_t* to) {
+        const int64_t n0 = p * BLOCK;
+        for (int64_t n = n0; per_row && n < std::min(n0 + BLOCK, N); ++n)
+          scales[n] = at_least_tiny(largest(data + n * K, K));
+        pack_panel(Quantized<T>{data, scales, K, per_row}, n0, N, round_up(K, DEPTH), to);
+      });
+    }
+  });
+  return {panels, absmax};
+}
+
+Tensor int8_mm(const Tensor& a, const Tensor& b, bool amx) {
+  Tensor y = at::empty({a.size(0), b.size(0)}, a.options().dtype(at::kInt));
+  if (y.numel()) multiply(amx, a, pack(b), b.size(0), y, Raw{});
+  return y;
+}
+
+Tensor packed_mm(const Tensor& a, const Tensor& panels, const Tensor& a_absmax,
+                 const Tensor& b_absmax, const std::optional<Tensor>& bias, int64_t out_features,
+                 at::ScalarType out_dtype, bool amx) {
+  Tensor y = at::empty({a.size(0), out_features}, a.options().dtype(out_dtype));
+  if (!y.numel()) return y;
+  by_type(out_dtype, [&](auto t) {
+    const Scaled<decltype(t)> finish{a_absmax.const_data_ptr<float>(),
+                                     b_absmax.const_data_ptr<float>(),
+                                     bias ? bias->const_data_ptr<float>() : nullptr,
+                                     b_absmax.dim() == 1};
+    multiply(amx, a, panels, out_features, y, finish);
+  });
+  return y;
+}
+
+Tensor scaled_int8_mm(const Tensor& a, const Tensor& b, const Tensor& a_absmax,
+                      const Tensor& b_absmax, const std::optional<Tensor>& bias,
+                      at::ScalarType out_dtype, bool amx) {
+  return packed_mm(a, pack(b), a_absmax, b_absmax, bias, b.size(0), out_dtype, amx);
+}
+
+Tensor dequantize_rowwise(const Tensor& q, const Tensor& absmax, at::ScalarType out_dtype) {
+  Tensor y = at::empty(q.sizes(), q.options().dtype(out_dtype));
+  const int64_t M = q.size(0), K = q.size(1);
+  const int8_t* in = q.const_data_ptr<int8_t>();
+  const float* scales = absmax.const_data_ptr<float>();
+  by_type(out_dtype, [&](auto t) {
+    auto* out = y.mutable_data_ptr<decltype(t)>();
+    at::parallel_for(0, M, grain(K), [&](int64_t begin, int64_t end) {
+      for (int64_t m = begin; m < end; ++m)
+        for (int64_t k = 0; k < K; k += 16) {
+          const __mmask16 in_k = first(K - k);
+          const __m512i wide = _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(in_k, in + m * K + k));
+          const __m512 scale = _mm512_set1_ps(scales[m] * float(1.0 / 127));
+          store(out + m * K + k, _mm512_mul_ps(_mm512_cvtepi32_ps(wide), scale), in_k);
+        }
+    });
+  });
+  return y;
+}
+
+}  // namespace
+
+TORCH_LIBRARY(labkit_int8, m) {
+  m.def("quantize_rowwise(Tensor x) -> (Tensor, Tensor)");
+  m.def("quantize_global(Tensor x) -> (Tensor, Tensor)");
+  m.def("int8_mm(Tensor a, Tensor b, bool amx) -> Tensor");
+  m.def("pack_weight(Tensor w, bool per_row, bool transpose) -> (Tensor, Tensor)");
+  m.def(
+      "packed_mm(Tensor a, Tensor panels, Tensor a_absmax, Tensor b_absmax, Tensor? bias, "
+      "int out_features, ScalarType out_dtype, bool amx) -> Tensor");
+  m.def(
+      "scaled_int8_mm(Tensor a, Tensor b, Tensor a_absmax, Tensor b_absmax, Tensor? bias, "
+      "ScalarType out_dtype, bool amx) -> Tensor");
+  m.def("dequantize_rowwise(Tensor q, Tensor absmax, ScalarType out_dtype) -> Tensor");
+}
+
+TORCH_LIBRARY_IMPL(labkit_int8, CPU, m) {
+  m.impl("quantize_rowwise", quantize_rowwise);
+  m.impl("quantize_global", quantize_global);
+  m.impl("int8_mm", int8_mm);
+  m.impl("pack_weight", pack_weight);
+  m.impl("packed_mm", packed_mm);
+  m.impl("scaled_int8_mm", scaled_int8_mm);
+  m.impl("dequantize_rowwise", dequantize_rowwise);
+}

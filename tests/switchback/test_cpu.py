@@ -1,0 +1,345 @@
+"""The CPU backends against the reference, bit for bit: all operations, odd shapes, both kernels."""
+
+import os
+import re
+import subprocess
+import sys
+import textwrap
+
+import pytest
+import torch
+from torch import nn
+
+from labkit.errors import LabkitError
+from labkit.models import files
+from labkit.switchback import (
+    SwitchBackLinear,
+    backends,
+    convert,
+    cpu,
+    freeze_base,
+    onednn,
+    reference,
+)  # fmt: skip
+
+SHAPES = [(1, 1, 1), (3, 5, 7), (33, 70, 45), (64, 64, 64), (129, 576, 257), (31, 63, 1000)]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+HAVE_KERNELS = not cpu.load()
+KERNELS = ["amx", "vnni"] if HAVE_KERNELS and cpu.use_amx else ["vnni"]
+needs_kernels = pytest.mark.skipif(not HAVE_KERNELS, reason=f"no int8 kernels: {cpu.load()}")
+needs_vnni = pytest.mark.skipif(not onednn._exact, reason="this processor has no VNNI")
+
+
+@pytest.fixture(params=KERNELS)
+def kernel(request, monkeypatch):
+    monkeypatch.setattr(cpu, "use_amx", request.param == "amx")
+
+
+def integers(*shape: int, seed: int = 0) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(-127, 128, shape, dtype=torch.int8, generator=generator)
+
+
+def numbers(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> torch.Tensor:
+    """Normal numbers with a row of zeros, and ties where a row's absmax is 127."""
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    x[0] = 0
+    if shape[0] > 2:
+        x[2] = torch.arange(shape[1]) % 64 + 0.5
+        x[2, 0] = 127
+    return x.to(dtype)
+
+
+def assert_same(found: tuple[torch.Tensor, ...], exact: tuple[torch.Tensor, ...]) -> None:
+    for a, b in zip(found, exact, strict=True):
+        assert a.dtype == b.dtype and torch.equal(a, b)
+
+
+@needs_kernels
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_sums_are_exact(shape, kernel):
+    m, k, n = shape
+    a, b = integers(m, k), integers(n, k, seed=1)
+    exact = (a.long() @ b.long().t()).int()
+    assert torch.equal(cpu.int8_mm(a, b), exact)
+    wide = integers(k, m).t(), integers(n, 2 * k, seed=1)[:, ::2]  # neither is contiguous
+    assert torch.equal(cpu.int8_mm(*wide), (wide[0].long() @ wide[1].long().t()).int())
+
+
+@needs_kernels
+def test_the_largest_sums_do_not_overflow(kernel):
+    # The longest inner dimension that a layer accepts, at the most negative and positive ends.
+    k = backends_max_inner()
+    a = torch.full((2, k), 127, dtype=torch.int8)
+    b = torch.stack([a[0], -a[0]])
+    assert cpu.int8_mm(a, b).tolist() == [[127 * 127 * k, -127 * 127 * k]] * 2
+
+
+def backends_max_inner() -> int:
+    from labkit.switchback.layer import MAX_INNER
+
+    return MAX_INNER
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_quantisation_equals_the_reference(shape, dtype):
+    m, k, _ = shape
+    for x in (numbers(m, k, dtype=dtype), numbers(k, m, dtype=dtype).t()):
+        assert_same(cpu.quantize_rowwise(x), reference.quantize_rowwise(x))
+        assert_same(cpu.quantize_global(x), reference.quantize_global(x))
+        q, absmax = reference.quantize_rowwise(x)
+        exact = reference.dequantize_rowwise(q, absmax, dtype)
+        assert torch.equal(cpu.dequantize_rowwise(q, absmax, dtype), exact)
+
+
+@needs_kernels
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_what_is_not_finite_stays_so(value):
+    x = numbers(4, 40)
+    x[1, 33] = value
+    _, absmax = cpu.quantize_rowwise(x)
+    assert absmax.isfinite().tolist() == [True, False, True, True]
+    assert not cpu.quantize_global(x)[1].isfinite()
+    _, columns = cpu.pack_weight(x, "row", transpose=True)
+    assert columns.isfinite().sum() == 39 and not columns[33].isfinite()
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_scaled_products_equal_the_reference(shape, dtype, kernel):
+    m, k, n = shape
+    a, b, bias = integers(m, k), integers(n, k, seed=1), numbers(1, n, seed=2)[0]
+    rows, columns = torch.rand(m) + 0.1, torch.rand(n) + 0.1
+    for scale in (columns, columns[0].clone()):
+        for shift in (None, bias, bias.to(dtype)):
+            exact = reference.scaled_int8_mm(a, b, rows, scale, shift, dtype)
+            assert_same((cpu.scaled_int8_mm(a, b, rows, scale, shift, dtype),), (exact,))
+
+
+@needs_kernels
+@pytest.mark.parametrize("transpose", [False, True])
+@pytest.mark.parametrize("scale", ["row", "tensor"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_packed_weights_give_the_same_products(shape, dtype, scale, transpose, kernel):
+    m, k, n = shape
+    w = numbers(n, k, dtype=dtype)
+    w_int8, absmax = backends.quantize_weight(w, scale, reference, transpose=transpose)
+    panels, found = cpu.pack_weight(w, scale, transpose=transpose)
+    assert torch.equal(found, absmax)
+    a, rows, out_features = integers(m, w_int8.shape[1]), torch.rand(m), len(w_int8)
+    y = cpu.packed_mm(a, panels, rows, absmax, None, out_features, dtype)
+    assert torch.equal(y, reference.scaled_int8_mm(a, w_int8, rows, absmax, None, dtype))
+
+
+@needs_kernels
+@pytest.mark.parametrize("threads", [1, 2, 3, 8])
+def test_any_number_of_threads_gives_the_same(threads):
+    before = torch.get_num_threads()
+    a, b = integers(300, 320), integers(200, 320, seed=1)
+    x, w = numbers(300, 320), numbers(200, 320, seed=1)
+    torch.set_num_threads(threads)
+    try:
+        assert torch.equal(cpu.int8_mm(a, b), reference.int8_mm(a, b))
+        assert_same(cpu.quantize_global(x), reference.quantize_global(x))
+        exact = reference.quantize_columnwise_and_transpose(w)[1]
+        assert torch.equal(cpu.pack_weight(w, "row", transpose=True)[1], exact)
+    finally:
+        torch.set_num_threads(before)
+
+
+@needs_kernels
+def test_empty_batches():
+    empty = torch.empty(0, 64)
+    q, absmax = cpu.quantize_rowwise(empty)
+    assert q.shape == (0, 64) and absmax.shape == (0,)
+    assert SwitchBackLinear(64, 32, backend="cpu")(empty).shape == (0, 32)
+
+
+@needs_kernels
+@pytest.mark.parametrize("scale", ["row", "tensor"])
+@pytest.mark.parametrize("save", ["16bit", "int8"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_layer_computes_what_the_reference_computes(dtype, save, scale):
+    def step(backend: str) -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        layer = SwitchBackLinear(
+            70, 45, dtype=dtype, save=save, weight_scale=scale, backend=backend
+        )
+        x = numbers(6, 70, dtype=dtype).requires_grad_()
+        y = layer(x)
+        y.backward(numbers(6, 45, seed=3, dtype=dtype))
+        return [y, x.grad, layer.weight.grad, layer.bias.grad]
+
+    assert_same(tuple(step("cpu")), tuple(step("reference")))
+    if onednn._exact:
+        assert_same(tuple(step("onednn")), tuple(step("reference")))
+
+
+FROZEN = [
+    pytest.param("cpu", marks=needs_kernels), pytest.param("onednn", marks=needs_vnni), "reference"
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("scale", ["row", "tensor"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("backend", FROZEN)
+def test_a_frozen_weight_gives_the_same_and_is_quantised_once(backend, dtype, scale, monkeypatch):
+    torch.manual_seed(0)
+    layer = SwitchBackLinear(96, 64, dtype=dtype, backend=backend, weight_scale=scale)
+    layer.weight.requires_grad_(False)
+    x = numbers(40, 96, dtype=dtype).requires_grad_()
+    g = numbers(40, 64, seed=1, dtype=dtype)
+
+    def step() -> list[torch.Tensor]:
+        y = layer(x)
+        grads = torch.autograd.grad(y, (x, layer.bias), g)
+        return [y, *grads]
+
+    exact = step()
+    layer.freeze()
+    with monkeypatch.context() as patched:
+        patched.setattr(backends, "pack_weight", None)  # nothing is quantised any more
+        assert_same(tuple(step()), tuple(exact))
+        with torch.no_grad():
+            assert torch.equal(layer(x), exact[0])
+    assert list(layer.state_dict()) == ["weight", "bias"]
+    with torch.no_grad():
+        layer.weight.mul_(-2)
+    after = step()
+    assert not torch.equal(after[0], exact[0])
+    assert_same(tuple(after[1:2]), (-2 * exact[1],))
+
+
+def test_freezing_follows_a_model_to_another_type():
+    layer = SwitchBackLinear(64, 32, bias=False)
+    layer.weight.requires_grad_(False)
+    layer.freeze()
+    layer.bfloat16()
+    x = numbers(4, 64, dtype=torch.bfloat16)
+    fresh = SwitchBackLinear.from_linear(layer)
+    assert layer._frozen is not None and torch.equal(layer(x), fresh(x))
+
+
+def test_freeze_base_takes_what_is_not_trained():
+    model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
+    convert(model, min_features=0)
+    with pytest.raises(LabkitError, match="2 SwitchBack layers, all of them trained"):
+        freeze_base(model)
+    with pytest.raises(LabkitError, match="requires_grad=False"):
+        model[0].freeze()
+    model[0].weight.requires_grad_(False)
+    assert freeze_base(model) == 1
+    assert model[0]._frozen is not None and model[1]._frozen is None
+
+
+def test_a_lora_run_freezes_its_base(tiny_run):
+    from labkit.train import train
+
+    records = [
+        train(tiny_run(name=name, use_switchback=on, switchback_min_features=0))
+        for name, on in (("plain", False), ("int8", True))
+    ]
+    losses = [[step["loss"] for step in record.steps] for record in records]
+    assert losses[0] != losses[1] and losses[0] == pytest.approx(losses[1], rel=0.05)
+
+
+VERBOSE = """
+    import torch
+    from labkit.switchback import SwitchBackLinear
+    layer = SwitchBackLinear(256, 256, dtype=torch.bfloat16, backend="onednn")
+    layer.weight.requires_grad_(False)
+    layer.freeze()
+    x = torch.randn(64, 256, dtype=torch.bfloat16, requires_grad=True)
+    layer(x).sum().backward()
+    loose = SwitchBackLinear(256, 256, dtype=torch.bfloat16, backend="onednn")
+    loose(x).sum().backward()
+"""
+
+
+@needs_vnni
+def test_onednn_runs_its_matrix_kernel_and_never_the_reference_kernel():
+    ran = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(VERBOSE)], capture_output=True, text=True,
+        check=True, env={**os.environ, "ONEDNN_VERBOSE": "1"},
+    ).stdout  # fmt: skip
+    executed = [line.split(",") for line in ran.splitlines() if ",exec,cpu," in line]
+    int8 = [line for line in executed if "src:s8" in line[8] or "src_s8" in line[8]]
+    products = [line[6] for line in int8 if line[5] == "matmul"]
+    assert len(products) == 2, ran  # Y and dX on the frozen weight
+    assert [line[5] for line in int8].count("gemm_api") == 2, ran  # and on the loose one
+    assert not any("ref" in line[6] for line in executed), executed
+    if KERNELS[0] == "amx":
+        assert all("amx" in kernel for kernel in products), products
+
+
+@needs_kernels
+@pytest.mark.skipif(KERNELS[0] != "amx", reason="this processor has no AMX")
+def test_the_compiled_kernels_hold_the_tile_instruction():
+    cpu.load()
+    libraries = sorted((files.cache_dir() / "kernels").glob("switchback-*.so"))
+    assembly = subprocess.run(
+        ["objdump", "-d", str(libraries[-1])], capture_output=True, text=True, check=True
+    ).stdout
+    assert "tdpbssd" in assembly and "vpdpbusd" in assembly
+
+
+REASONS = {
+    "an ARM processor": ("_processor_flags", lambda: frozenset(), "has no avx512f"),
+    "no VNNI": (
+        "_processor_flags", lambda: frozenset(cpu.NEEDED) - {"avx512_vnni"}, "no avx512_vnni"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", REASONS.values(), ids=REASONS.keys())
+def test_without_the_processor_it_says_so_once_and_goes_on(case, monkeypatch, capsys):
+    name, replacement, reason = case
+    monkeypatch.setattr(cpu, name, replacement)
+    fallback(monkeypatch, capsys, reason)
+
+
+def test_without_a_compiler_it_says_so_once_and_goes_on(monkeypatch, capsys):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    fallback(monkeypatch, capsys, "no C++ compiler" if onednn._exact else "has no")
+
+
+def fallback(monkeypatch, capsys, reason: str) -> None:
+    monkeypatch.setattr(cpu, "_loaded", False)
+    monkeypatch.setattr(cpu, "load", cpu.why_not)
+    backends._say_once.cache_clear()
+    x = numbers(8, 64)
+    layers = [SwitchBackLinear(64, 64) for _ in range(2)]
+    said = capsys.readouterr().err
+    assert said.count("without its fast int8 kernels") == 1 and reason in said
+    assert backends.choose("auto", x.device, x.dtype).NAME in ("onednn", "reference")
+    w_int8, absmax = reference.quantize_rowwise(layers[0].weight.detach())
+    q, rows = reference.quantize_rowwise(x)
+    exact = reference.scaled_int8_mm(q, w_int8, rows, absmax, layers[0].bias)
+    assert torch.equal(layers[0](x), exact)
+    with pytest.raises(LabkitError, match=re.escape(reason)):
+        SwitchBackLinear(64, 64, backend="cpu")
+
+
+BUILD = """
+    import sys
+    from labkit.switchback import cpu
+    sys.exit(cpu.load())
+"""
+
+
+@needs_kernels
+def test_a_compiler_that_fails_is_a_reason_and_leaves_nothing(tmp_path):
+    compiler = tmp_path / "c++"
+    compiler.write_text("#!/bin/sh\necho broken >&2\nexit 1\n")
+    compiler.chmod(0o755)
+    cache = tmp_path / "cache"
+    ran = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(BUILD)], capture_output=True, text=True,
+        env={**os.environ, "CXX": str(compiler), "LABKIT_CACHE": str(cache)},
+    )  # fmt: skip
+    assert ran.returncode == 1 and "the compiler failed" in ran.stderr
+    assert [path.suffix for path in (cache / "kernels").iterdir()] == [".lock"]
