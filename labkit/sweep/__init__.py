@@ -22,7 +22,7 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,9 +132,12 @@ def largest_batch(
     return dataclasses.replace(found, measured=measured, points=tried)
 
 
-def bisect(runs: Any, *, start: int) -> int:
-    """Return the largest number that `runs`, looking around `start` first; 0 when 1 does not."""
-    fits, fails, step = 0, 0, 1
+def bisect(runs: Callable[[int], bool], *, start: int) -> int:
+    """Return the largest number that `runs`; 0 when 1 does not. Looks around `start` first.
+
+    Away from it in steps of 1, 1, 2, 4 … until one runs and one does not, then halving between.
+    """
+    fits, fails, step, next_step = 0, 0, 1, 1
     guess = max(1, start)
     while not fails or fails - fits > 1:
         if runs(guess):
@@ -145,7 +148,7 @@ def bisect(runs: Any, *, start: int) -> int:
             guess = (fits + fails) // 2
         else:
             guess = max(1, guess + step if fits else guess - step)
-            step *= 2
+            step, next_step = next_step, 2 * next_step
     return fits
 
 
