@@ -21,8 +21,13 @@ from labkit.checkpoints.lessons import collect
 from labkit.errors import LabkitError, nearest
 
 TIME_LIMIT_SECONDS = 20.0
+LONGEST_REASON = 200
 
 Student = Callable[..., Any]
+
+
+class TooLong(BaseException):
+    """The time is up. No Exception, so that `except Exception` in a student's loop lets it pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +58,12 @@ def run(name: str, function: Student) -> Verdict:
         except NotImplementedError:
             verdict.unanswered, verdict.text = True, "the function is still to be written"
             return verdict
-        except Exception as error:
-            verdict.contradicts.append(f"{text}: {type(error).__name__}: {error}")
+        except TooLong as late:
+            verdict.contradicts.append(f"{text}: {late}")
+            return verdict
+        except (Exception, SystemExit) as error:
+            said = " ".join(str(error).split())[:LONGEST_REASON]
+            verdict.contradicts.append(f"{text}: {type(error).__name__}: {said}")
             return verdict
         if not held:
             verdict.contradicts.append(text)
@@ -75,16 +84,19 @@ def _accepts(function: Student, count: int) -> bool:
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise TimeoutError in the block after `seconds`; no limit outside the main thread."""
+    """Raise TooLong in the block after `seconds`; no limit outside the main thread.
+
+    It is raised again every second, for a function that catches whatever is raised in it.
+    """
 
     def stop(number: int, frame: Any) -> None:
-        raise TimeoutError(f"still running after {seconds:.0f} s")
+        raise TooLong(f"still running after {seconds:.0f} s")
 
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
     try:
         yield
     finally:

@@ -34,6 +34,7 @@ from labkit.checkpoints.questions import Question, load_questions, parse
 from labkit.checkpoints.rules import Evidence
 from labkit.checkpoints.submissions import Submission, find, printable, read
 from labkit.errors import LabkitError
+from labkit.models.registry import known_names
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠", "|", "%")
 FEWEST_TIMED_STEPS = 3
@@ -116,6 +117,12 @@ def _mark(asked: Question, submission: Submission) -> Mark:
     given = {name: value for name, value in entry["fields"].items() if name in fields}
     text = given.get("explanation")
     text = printable(text, 20_000) if isinstance(text, str) else ""
+    unknown = given.get("model")
+    if isinstance(unknown, str) and unknown.strip() not in known_names():
+        # A name may be a folder, or a model to download: not on this machine, for anybody.
+        given["model"] = None
+    else:
+        unknown = None
     runs = sorted(submission.records.values(), key=lambda record: record.started_at)
     evidence = Evidence(runs=runs, sweeps=submission.points, here=False)
     try:
@@ -127,6 +134,10 @@ def _mark(asked: Question, submission: Submission) -> Mark:
         reason = f"cannot be judged ({type(error).__name__}: {printable(str(error), 100)})"
         submission.remark(f"{asked.id}: {reason}")
         return Mark(state="refused", explanation=text, found=(reason,))
+    if unknown is not None:
+        verdict.missing = [line for line in verdict.missing if not line.startswith("model:")]
+        verdict.missing.append(f"model: {printable(unknown, 60)} is not in labkit's registry, so "
+                               "a person has to look")  # fmt: skip
     agree, against = len(verdict.consistent), len(verdict.contradicts) + len(verdict.missing)
     share = agree / (agree + against) if agree else 0.0
     return Mark(

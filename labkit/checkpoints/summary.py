@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 # state → (letter in the table, words, colour)
 STATES = {
-    "consistent": ("✓", "everything fits", "green"),
-    "incomplete": ("…", "something missing", "yellow"),
-    "contradicts": ("✗", "something does not fit", "vermilion"),
-    "refused": ("!", "not an answer", "black"),
-    "unanswered": ("–", "not answered", "sky"),
+    "consistent": ("✓", "everything fits", plots.COLOURS["green"]),
+    "incomplete": ("…", "something missing", plots.COLOURS["yellow"]),
+    "contradicts": ("✗", "something does not fit", plots.COLOURS["vermilion"]),
+    "refused": ("!", "not an answer", plots.COLOURS["black"]),
+    "unanswered": ("–", "not answered", "#d1d9e0"),
 }
 MOST_BINS = 20
 
@@ -66,7 +66,7 @@ def questions_figure(graded: Sequence["Graded"]) -> tuple["Figure", str]:
             100 * sum(each.marks[name].state == state for each in graded) / len(graded)
             for name in ids
         ]
-        axes.barh(ids, shares, left=left, color=plots.COLOURS[colour], label=words, height=0.75)
+        axes.barh(ids, shares, left=left, color=colour, label=words, height=0.75)
         left = [a + b for a, b in zip(left, shares, strict=True)]
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
@@ -81,7 +81,8 @@ def page(graded: Sequence["Graded"], ignored: Sequence[str]) -> str:
     """Return the summary page of a grading as HTML."""
     figures = [points_figure(graded), questions_figure(graded)]
     pictures = "".join(
-        f'<p><img alt="{html.escape(alt)}" src="data:image/png;base64,'
+        f'<p><img width="{round(figure.get_figwidth() * plots.DPI / 2)}" '
+        f'alt="{html.escape(alt)}" src="data:image/png;base64,'
         f'{base64.b64encode(plots.png(figure, alt=alt)).decode()}"></p>'
         for figure, alt in figures
     )

@@ -145,14 +145,53 @@ def test_a_stub_is_not_answered_yet():
     assert verdict.state == "unanswered" and "still to be written" in str(verdict)
 
 
-def test_an_endless_loop_is_stopped(monkeypatch):
+def endless(shapes, r):
+    while True:
+        time.sleep(0.01)
+
+
+def endless_and_deaf(shapes, r):
+    while True:
+        try:
+            while True:
+                time.sleep(0.01)
+        except Exception:
+            pass
+
+
+def endless_and_stubborn(shapes, r):
+    caught = 0
+    while caught < 2:
+        try:
+            while True:
+                time.sleep(0.01)
+        except BaseException:
+            caught += 1
+    raise ValueError("given up")
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [(endless, "still running"), (endless_and_deaf, "still running"),
+     (endless_and_stubborn, "given up")],
+)  # fmt: skip
+def test_an_endless_loop_is_stopped(function, says, monkeypatch):
     monkeypatch.setattr(exercises, "TIME_LIMIT_SECONDS", 0.3)
+    verdict = check.exercise("count_lora_parameters", function)
+    assert verdict.state == "contradicts" and says in verdict.contradicts[0]
+    time.sleep(1.2)  # no alarm is left behind
 
-    def endless(shapes, r):
-        while True:
-            time.sleep(0.01)
 
-    assert "TimeoutError: still running" in str(check.exercise("count_lora_parameters", endless))
+def test_a_function_that_leaves_or_says_too_much_is_reported():
+    def leaves(shapes, r):
+        raise SystemExit(3)
+
+    def shouts(shapes, r):
+        raise ValueError("long\n" * 10_000)
+
+    assert "SystemExit: 3" in str(check.exercise("count_lora_parameters", leaves))
+    (said,) = check.exercise("count_lora_parameters", shouts).contradicts
+    assert len(said) < 300 and "\n" not in said
 
 
 def test_a_function_of_other_arguments_is_told_so():
