@@ -168,9 +168,20 @@ def build(out_dir: Path) -> Path:
     return out_dir / "index.html"
 
 
+WIDGET = "application/vnd.jupyter.widget-view+json"
+
+
 def write_notebook(notebook: NotebookNode, path: Path) -> None:
-    """Write a notebook, widgets' state left out: it is large and shows nothing without a kernel."""
+    """Write a notebook without its widgets, which show nothing without a kernel.
+
+    An output that has another form of itself, such as a table, keeps that one.
+    """
     notebook.metadata.pop("widgets", None)
+    for cell in notebook.cells:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "text/html" in data:
+                data.pop(WIDGET, None)
     write(path, nbformat.writes(notebook) + "\n")
 
 

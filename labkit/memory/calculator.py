@@ -18,7 +18,8 @@ from labkit.hardware import GIB
 from labkit.memory.analytic import analytic
 from labkit.memory.estimates import COMMON_GPUS, LABELS, TableRow, largest, needed, settings_for
 from labkit.memory.estimates import table as table_of_all
-from labkit.memory.settings import METHODS
+from labkit.memory.settings import METHODS, StepSettings
+from labkit.memory.shapes import parameters, shape_of
 from labkit.models import registry
 
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192)
@@ -64,6 +65,17 @@ def fit(model: str, *, device: str, **choices: Any) -> Fit:
         largest_batch_size=largest(settings, card, 1.0, "batch_size") or 0,
         largest_seq_len=largest(settings, card, 1.0, "seq_len") or 0,
     )
+
+
+def parameters_of(model: str) -> int:
+    """Return the parameters of a model from its numbers alone.
+
+    Raises `LabkitError` for an unknown model, or an architecture without formulas.
+    """
+    shape = shape_of(StepSettings(model=model))
+    if shape is None:
+        raise LabkitError(f"{model} has an architecture without formulas")
+    return parameters(shape)
 
 
 def fit_html(found: Fit) -> str:

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from labkit.errors import LabkitError, nearest
-from labkit.hardware import DEVICES, GIB, Device, device
+from labkit.hardware import DEVICES, GIB, Device, device, gpus
 from labkit.memory.analytic import Analytic, analytic, evaluation_bytes, kv_cache_bytes
 from labkit.memory.roofline import step_seconds
 from labkit.memory.settings import METHODS, StepSettings
@@ -128,6 +128,16 @@ def estimate(model: str, *, device: str = "a100-80gb", **choices: Any) -> Estima
 def find_device(name: str) -> Device:
     """Return the device called `name`; `cpu` is this machine."""
     return device(name)
+
+
+def this_device() -> str:
+    """Return the name of this machine's GPU where the datasheet table has it, else `cpu`."""
+    for gpu in gpus():
+        try:
+            return device(gpu["name"]).name
+        except LabkitError:
+            continue
+    return "cpu"
 
 
 def settings_for(card: Device, model: str, **choices: Any) -> StepSettings:

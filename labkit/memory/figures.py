@@ -16,8 +16,11 @@ from labkit.memory.report import COLOURS
 ALLOWED = 0.08
 
 
-def draw_peaks(axes: Any, results: Mapping[str, Estimate], *, limit_bytes: int | None) -> str:
-    """Draw one bar per estimate, its parts at the peak stacked; return the alternative text."""
+def draw_peaks(axes: Any, results: Mapping[str, Estimate]) -> str:
+    """Draw one bar per estimate, its parts at the peak stacked; return the alternative text.
+
+    The dashed line is what the first estimate's device has.
+    """
     labels = list(results)[::-1]
     parts = [
         part for part in COLOURS if any(each.at_peak.get(part, 0) for each in results.values())
@@ -29,14 +32,17 @@ def draw_peaks(axes: Any, results: Mapping[str, Estimate], *, limit_bytes: int |
         start = [a + b for a, b in zip(start, sizes, strict=True)]
     for place, total in enumerate(start):
         axes.text(total, place, f" {total:.1f}", va="center", fontsize="small")
-    longest = max(start)
-    if limit_bytes:
-        axes.axvline(limit_bytes / GIB, color="black", linestyle="--", linewidth=1)
-        longest = max(longest, limit_bytes / GIB)
-    axes.set_xlim(0, 1.12 * longest)
+    card = next(iter(results.values()))
+    limit = card.device_bytes / GIB
+    axes.axvline(limit, color="black", linestyle="--", linewidth=1)
+    axes.text(limit, -0.62, f" {card.device}", fontsize="small")
+    axes.set_ylim(-0.7, len(labels) - 0.4)
+    axes.set_xlim(0, 1.12 * max(*start, limit))
     axes.set_xlabel("GiB at the peak of a step")
     axes.grid(axis="y", visible=False)
-    axes.legend(fontsize="x-small", ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0))
+    axes.legend(
+        fontsize="x-small", ncols=3, loc="lower left", bbox_to_anchor=(0, 1.0), frameon=False
+    )
     said = "; ".join(f"{label} {total:.1f} GiB" for label, total in zip(labels, start, strict=True))
     return f"Stacked bars of what there is at the peak of a step: {said}."
 
@@ -58,8 +64,9 @@ def draw_errors(axes: Any, rows: Sequence[Mapping[str, Any]]) -> str:
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(list(places), [row_label(row) for row in rows], fontsize="x-small")
     axes.set_xlim(-30, 12)
+    axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlabel("traced against published (%); grey: the 8 % allowed")
-    axes.legend(fontsize="small", loc="lower left")
+    axes.legend(fontsize="small", loc="lower left", frameon=False)
     compared = [abs(row["error"]) for row in rows if not row["explain"]]
     return (
         f"Errors of {len(compared)} published peaks, the largest {100 * max(compared):.1f} per "

@@ -19,7 +19,7 @@ __all__ = [
     "render_table", "table", "timeline_alt",
 ]  # fmt: skip
 
-# Okabe and Ito's colours, in an order that keeps neighbours apart.
+# Okabe and Ito's colours, in an order that keeps neighbours apart, and two more.
 COLOURS = {
     "weights": "#0072B2",
     "added_weights": "#56B4E9",
@@ -30,6 +30,8 @@ COLOURS = {
     "logits_and_loss": "#E69F00",
     "temporary": "#F0E442",
     "optimizer_temporary": "#000000",
+    "sharding_buffers": "#882255",
+    "inputs": "#DDDDDD",
 }
 
 

@@ -1,0 +1,419 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 01 · Memory maths: what fits on my card
+#
+# - **Goal:** say before you start how much memory a fine-tune takes, part by part, on a card you don't have; know which part to shrink when it does not fit; hold your formula against a trace, a real step and published figures.
+# - **Minutes:** 60, of which 3 are waiting
+# - **Hardware:** two CPU cores and 4 GiB of memory; a GPU is used when there is one
+# - **You need to know:** lesson 00; what a gradient and an optimizer are
+#
+# Most answers to "does it fit?" multiply the parameters by a constant. You start with the best known of these rules, find out what it leaves out, and end with three columns that agree: a **formula**, a **trace** of the real model's step with tensors that have shapes and no storage, and a **measurement**.
+
+# %% tags=["parameters"]
+from labkit import profiles
+from labkit.memory import estimates
+
+profile = profiles.current()
+model_name = profiles.model()
+device_here = estimates.this_device()
+batch_size, seq_len = (1, 64) if profile.name == "smoke" else (4, 256)
+published_count = 3 if profile.name == "smoke" else None
+
+# %% [markdown]
+# ## Eighteen bytes per parameter
+#
+# Training in **mixed precision** multiplies matrices in 16 bits, because that is fast, and changes the weights in 32, because a small update added to a 16-bit number is rounded away. With AdamW, each trained parameter is then there five times:
+
+# %% tags=["nbval-check-output"]
+from labkit.memory.analytic import RULE_OF_18
+
+for line, size in RULE_OF_18.items():
+    print(f"{size:>2}  {line}")
+print(f"{sum(RULE_OF_18.values()):>2}  bytes per parameter")
+
+# %% [markdown]
+# - The **weight in fp32** is the one that is stepped.
+# - Its **16-bit copy** is what the matrix products read. It is made anew in every forward pass and kept until the backward pass has used it.
+# - The **gradient** has the type of the weight it belongs to, so 4 bytes.
+# - AdamW keeps a running mean of the gradient and one of its square: the **two moments**, 4 bytes each.
+#
+# You will meet this list with other labels. One that is often copied calls the last two bytes "activations". That can't be right: activations depend on how many tokens are in the batch, and not on how many parameters the model has. Another sum says that 7 billion parameters with 16-bit weights and 8-bit Adam take (2 + 2) · 7 = 28 GB. Count the lines: weights 2, moments 1 + 1. Which one is missing?
+
+# %% tags=["nbval-check-output"]
+from labkit.memory.calculator import parameters_of
+
+GIB = 2**30
+print(f"{'':12}{'parameters':>15}{'18 bytes':>12}{'':>12}{'(2 + 2)':>10}{'with gradients':>16}")
+for name in ("llama-2-7b", "llama-3-8b"):
+    n = parameters_of(name)
+    rule, short, whole = 18 * n, (2 + 2) * n, (2 + 2 + 2) * n
+    print(
+        f"{name:12}{n:>15,}{rule / 1e9:>9.1f} GB{rule / GIB:>8.1f} GiB"
+        f"{short / 1e9:>7.1f} GB{whole / 1e9:>13.1f} GB"
+    )
+
+# %% [markdown]
+# The gradients: two more bytes per parameter, half as much again. And mind the two units of the second and third column. A card of "80 GB" has 80 GiB of memory chips; a table that prints $10^9$ bytes and a limit in $2^{30}$ bytes are seven percent apart, which is the difference between fitting and not fitting.
+#
+# So the rule of 18 is right about what it counts: the **states**, which are there all the time. It says nothing of what a batch adds.
+
+# %% [markdown]
+# ## Predict: what does the batch add?
+#
+# Write down, in GiB, before you go on:
+#
+# 1. the peak of full fine-tuning of Llama 3 8B, one sample of 1,024 tokens,
+# 2. the peak of LoRA on the same model and sample, where the 16-bit weights are frozen and only adapters train, in fp32,
+# 3. the part that takes most when LoRA runs with four such samples.
+
+# %%
+predicted_full_gib = None
+predicted_lora_gib = None
+predicted_largest_part = None
+
+# %% [markdown]
+# ## Measure: three columns on your machine
+#
+# First a model that your machine can train. **Analytic** is the formula. **Traced** runs the real model class, with PEFT and the optimizer, on fake tensors: PyTorch decides what is kept for the backward pass, and the course only adds up the storages. **Measured** runs the same step on real tensors and asks the allocator.
+
+# %%
+from labkit.memory.report import render
+
+columns = {}
+for method in ("full", "lora"):
+    predicted = estimates.estimate(
+        model_name, device=device_here, method=method, batch_size=batch_size, seq_len=seq_len
+    )
+    columns[method] = estimates.measured_column(predicted)
+
+print(render(columns["full"]))
+
+# %%
+print(render(columns["lora"]))
+
+# %%
+for method, result in columns.items():
+    peaks = result.peak_bytes
+    for column in ("analytic", "traced"):
+        error = 100 * (peaks[column] / peaks["measured"] - 1)
+        print(f"{method:5} {column:9} {peaks[column]:>14,} bytes   {error:+.2f} %")
+    print(f"{method:5} measured  {peaks['measured']:>14,} bytes")
+
+# %% [markdown]
+# ## Explain: parts that meet and parts that don't
+#
+# The rows of a table do not add up to its peak. A step is a sequence of moments:
+#
+# 1. **The forward pass ends.** All activations are there, and the logits on top of them. There are no gradients yet.
+# 2. **The backward pass** gives back activations layer by layer, while gradients come.
+# 3. **The optimizer steps.** All gradients are there, and no activations.
+#
+# So the peak is the highest moment:
+#
+# $$ \mathrm{peak} = \mathrm{weights} + \mathrm{optimizer} + \max(\mathrm{activations} + \mathrm{logits},\ \mathrm{gradients}) $$
+#
+# Without a line for the 16-bit copies and for what an operation makes for itself, this is the coarsest formula that is worth having. Whoever adds all parts up overestimates; whoever adds up the states alone underestimates.
+
+# %% [markdown]
+# ## Exercise: the peak
+#
+# *Easy, 5 minutes.* Write that formula down as code. All arguments are bytes.
+
+
+# %%
+def peak_bytes(weights, optimizer_state, gradients, activations, logits):
+    """Return the highest moment of a step, in bytes."""
+    ### BEGIN SOLUTION
+    return weights + optimizer_state + max(activations + logits, gradients)
+    ### END SOLUTION
+
+
+# %%
+from labkit.checkpoints import check
+
+check.exercise("peak_bytes", peak_bytes)
+
+# %% [markdown]
+# ## Measure: Llama 3 8B on a card you don't have
+#
+# The trace allocates nothing, so the size of the model does not matter. Layers are alike: three and four of them are traced, each moment of the step is extrapolated on its own, and the highest is taken last. All 32 layers give the same number, which the tests of the course check.
+
+# %%
+card = "a100-80gb"
+big = {
+    "full": {"method": "full"},
+    "full, 16-bit weights, 8-bit AdamW": {
+        "method": "full",
+        "master_weights": False,
+        "optim": "adamw_bnb_8bit",
+    },
+    "LoRA": {"method": "lora"},
+    "QLoRA": {"method": "qlora"},
+}
+if profile.name == "smoke":
+    big = {label: big[label] for label in ("full", "LoRA")}
+one_sample = {
+    label: estimates.estimate("llama-3-8b", device=card, batch_size=1, seq_len=1024, **choices)
+    for label, choices in big.items()
+}
+for label, result in one_sample.items():
+    print(f"{label:36}{result.peak_bytes['traced'] / GIB:6.1f} GiB, {result.wall_seconds:.1f} s")
+print("predicted:", predicted_full_gib, predicted_lora_gib)
+
+# %% tags=["result"]
+from labkit import plots
+from labkit.memory import figures
+
+four_samples = estimates.estimate(
+    "llama-3-8b", device=card, method="lora", batch_size=4, seq_len=1024
+)
+bars = {f"{label}, 1 sample": result for label, result in one_sample.items()}
+bars["LoRA, 4 samples"] = four_samples
+figure, axes = plots.new_figure(width=8.5, height=1.6 + 0.42 * len(bars))
+alt = figures.draw_peaks(axes, bars)
+plots.show(figure, alt=alt)
+
+# %% [markdown]
+# The dashed line is what the card has. Full fine-tuning is states, and no batch is small enough to help. LoRA is the weights and whatever the batch brings. Look at one step of the last bar from beginning to end:
+
+# %%
+from labkit.memory.report import plot_timeline, timeline_alt
+
+plots.show(plot_timeline(four_samples), alt=timeline_alt(four_samples))
+
+# %%
+at_peak = four_samples.at_peak
+largest = max(at_peak, key=at_peak.get)
+print(f"peak of {sum(at_peak.values()) / GIB:.1f} GiB in {four_samples.peak_phase}")
+print(f"held by {four_samples.peak_operation}")
+print(f"most: {estimates.LABELS[largest]}; predicted: {predicted_largest_part}")
+
+# %% [markdown]
+# ## Explain: what a layer keeps
+#
+# Autograd keeps an input of an operation when the derivative needs it. One rule, and the cost of a layer follows. With hidden width $h$, width of the MLP $m$, width of all queries $q$ and of all keys $k$, each token leaves behind, in a layer whose weights are all trained in 16 bits:
+#
+# | operation | keeps | bytes per token |
+# |---|---|---|
+# | two RMSNorms | an fp32 copy of the input, and the normalised input in 16 bits for the gradient of the norm's weight | $2 \cdot (4 + 2)\,h$ |
+# | inputs of q, k, v and of gate, up | one 16-bit tensor each, shared by the layers that read it | $2 \cdot 2\,h$ |
+# | attention, fused | queries, keys, values and the output; never the probabilities | ? |
+# | SwiGLU, down(silu(gate) · up) | gate, up, silu(gate), and the product that down reads | ? |
+#
+# A frozen weight needs no input for its gradient: a LoRA step keeps less for the layer itself, and something for each adapter.
+#
+# ## Exercise: the bytes of a layer
+#
+# *Medium, 15 minutes.* Fill in the two question marks and write the sum. Your function is checked against traces of Llama 3 8B, with a wider MLP and with more key heads, and of Llama 2 7B. A few bytes for row sums do not count.
+
+
+# %%
+def layer_bytes_per_token(h, m, q, k):
+    """Return what one Llama layer keeps per token, in bytes, when all of it trains in 16 bits."""
+    ### BEGIN SOLUTION
+    norms = 2 * (4 + 2) * h
+    inputs = 2 * 2 * h
+    attention = 2 * (q + k + k + q)
+    mlp = 2 * 4 * m
+    return norms + inputs + attention + mlp
+    ### END SOLUTION
+
+
+# %%
+check.exercise("layer_bytes_per_token", layer_bytes_per_token)
+
+# %%
+shapes = {
+    "Llama 2 7B": ({"h": 4096, "m": 11_008, "q": 4096, "k": 4096}, 32),
+    "Llama 3 8B": ({"h": 4096, "m": 14_336, "q": 4096, "k": 1024}, 32),
+}
+for name, (widths, layers) in shapes.items():
+    per_layer = layer_bytes_per_token(**widths)
+    total = per_layer and per_layer * layers * 1024 / GIB
+    print(name, "bytes per hidden element:", per_layer and round(per_layer / widths["h"], 1))
+    print("    activations of 1,024 tokens:", total and round(total, 2), "GiB")
+
+# %% [markdown]
+# You may know the factor 34 per hidden element. It is GPT-2's: LayerNorm in 16 bits and an MLP of two matrices. The rule is the same, the layer is another.
+#
+# **Gradient checkpointing** keeps $2h$ bytes per token and layer, the layer's input, and computes the rest again in the backward pass, for one layer at a time. It buys this memory with one more forward pass.
+
+# %% [markdown]
+# ## Explain: the logits
+#
+# The head makes a number for every token of the vocabulary at every position: for $N$ tokens and a vocabulary of $V$ that is $N \cdot V$ logits. The loss copies them to fp32 and keeps their logarithms of the softmax; its gradient is as large again. At the worst moment 12 bytes per logit are there.
+
+# %%
+for name, vocabulary in {"Llama 2": 32_000, "Llama 3": 128_256, "SmolLM2": 49_152}.items():
+    print(f"{name:8} 4 × 1,024 tokens: {12 * 4 * 1024 * vocabulary / GIB:5.2f} GiB")
+
+# %% [markdown]
+# Such a spike is seldom necessary. A **chunked** loss computes head and loss a tile at a time and makes each tile again in the backward pass; and where only the answer has labels, only the answer's positions need logits at all.
+
+# %%
+import dataclasses
+
+from labkit.memory.analytic import analytic
+
+plain = four_samples.settings
+for label, change in {
+    "all logits at once": {},
+    "chunked": {"loss": "chunked"},
+    "logits of 64 answer tokens": {"labelled_tokens": 64},
+    "chunked, gradient checkpointing": {"loss": "chunked", "gradient_checkpointing": True},
+}.items():
+    formula = analytic(dataclasses.replace(plain, **change))
+    logits = formula.parts["logits_and_loss"] / GIB
+    print(f"{label:32} logits {logits:5.2f} GiB   peak {formula.peak_bytes / GIB:6.2f} GiB")
+
+# %% [markdown]
+# ## Explain: the optimizer's hidden copy
+#
+# AdamW's step can be run in three ways that compute the same and differ in memory. The **loop** works on one tensor after the other. **foreach**, PyTorch's default on a GPU, works on all tensors at once and makes a copy of them all on the way: the root of the second moment. The **fused** kernel, which transformers takes unless you say otherwise, makes none.
+
+# %%
+sixteen_bit = dataclasses.replace(
+    one_sample["full"].settings,
+    master_weights=False,
+    loss="chunked",
+    gradient_checkpointing=True,
+)
+for optim in ("adamw_torch_loop", "adamw_torch_foreach", "adamw_torch_fused", "adamw_bnb_8bit"):
+    formula = analytic(dataclasses.replace(sixteen_bit, optim=optim))
+    state = formula.parts["optimizer_state"] / GIB
+    made = formula.parts["optimizer_temporary"] / GIB
+    peak = formula.peak_bytes / GIB
+    print(f"{optim:20} state {state:5.1f}   own copies {made:5.1f}   peak {peak:5.1f} GiB")
+
+# %% [markdown]
+# The copy is as large as all gradients together, stands in no table of bytes per parameter, and is gone when you look for it after the step.
+#
+# A **measured** number needs its name, too. *Allocated* is what tensors asked for; *reserved* is what PyTorch's allocator took from the driver, gaps included; `nvidia-smi` shows reserved plus the driver's own half a GiB. And the first step of a run is smaller than the others: the optimizer's state does not exist before it.
+
+# %% [markdown]
+# ## What fits on my card
+#
+# Where a kernel runs, this is a form: move a slider and the formulas answer at once. On a page without a kernel it is the table of all methods on common cards.
+
+# %%
+from labkit.memory.calculator import calculator
+
+calculator("llama-3-8b", device="a100-40gb")
+
+# %% [markdown]
+# The same from the command line, with the trace beside the formula and a range for the time of a step: `labkit estimate llama-3-8b --method lora --batch-size 4 --seq-len 1024 --device a100-40gb`. Without `--method` it prints the table.
+
+# %% [markdown]
+# ## Measure: against the world
+#
+# Agreement with your own machine could be luck. Others have published peaks of real fine-tunes on cards. For each of these rows the type of the adapters, the loss, the attention, the optimizer and the version of the library were written down from its source *before* it was traced: whoever picks them afterwards is fitting.
+
+# %%
+import itertools
+
+from labkit.memory.validate import published_rows
+
+rows = list(itertools.islice(published_rows(), published_count))
+for row in rows:
+    error = "  –  " if row["error"] is None else f"{100 * row['error']:+5.1f} %"
+    published = row["published"] or row["outcome"]
+    mark = "explained" if row["explain"] else ""
+    print(f"{figures.row_label(row):66} {published!s:>24} {row['traced']:6.2f} {error} {mark}")
+
+# %%
+figure, axes = plots.new_figure(width=8.5, height=1.2 + 0.3 * len(rows))
+alt = figures.draw_errors(axes, rows)
+plots.show(figure, alt=alt)
+
+# %% [markdown]
+# ## Explain: what the rows teach
+#
+# - **The QLoRA rows are explained, not matched.** They are from 2023, when the library kept the input of every 4-bit product although a frozen weight does not need it. Today's does not, and the trace runs today's. A version belongs to every memory figure.
+# - **LitGPT's other rows are a few percent above the trace, in proportion to the batch.** Its code computes queries, keys and values in one product. The values are a view of the result, so all of it stays alive. The trace follows the model classes of transformers, which use three products.
+# - **One row ran out of memory**, and the trace says that it had to.
+#
+# `data/memory_published.json` holds every choice with its source, and the differences that are known.
+
+# %% [markdown]
+# ## Checkpoint
+#
+# Answer from the cells above, or from `labkit estimate` on a card and a model that you care about.
+
+# %% [markdown]
+# **01.1** How many bytes do the states of full fine-tuning take by the rule of 18? What is left with 16-bit weights and gradients and 8-bit moments?
+
+# %%
+check(
+    "01.1",
+    model=None,
+    parameters=None,
+    states_bytes=None,
+    states_gb=None,
+    states_gib=None,
+    eight_bit_bytes_per_parameter=None,
+    explanation=None,
+)
+
+# %% [markdown]
+# **01.2** How close are formula and trace to a real step on your machine?
+
+# %%
+check(
+    "01.2",
+    model=None,
+    method=None,
+    batch_size=None,
+    seq_len=None,
+    analytic_bytes=None,
+    traced_bytes=None,
+    measured_bytes=None,
+    worst_error_percent=None,
+    explanation=None,
+)
+
+# %% [markdown]
+# **01.3** Choose a card and a model of several billion parameters. What is the largest batch that fits, and which part takes most?
+
+# %%
+check(
+    "01.3",
+    model=None,
+    device=None,
+    method=None,
+    gradient_checkpointing=None,
+    loss=None,
+    seq_len=None,
+    largest_batch_size=None,
+    largest_part=None,
+    explanation=None,
+)
+
+# %% [markdown]
+# ## What to remember
+#
+# - States are bytes per trained parameter: 18 in mixed precision with AdamW. What is frozen costs its weight and nothing else.
+# - Activations are bytes per token and layer, logits are bytes per token and vocabulary entry. Neither knows how many parameters train.
+# - The peak is the highest moment of a step and not the sum of its parts; which moment that is changes with the batch.
+# - A published figure without the adapter's type, loss, attention, optimizer and version can't be reproduced. GB and GiB are seven percent apart.
+
+# %% [markdown]
+# ## Further reading
+#
+# - S. Rajbhandari et al., *ZeRO: Memory Optimizations Toward Training Trillion Parameter Models*, 2020, [arXiv:1910.02054](https://arxiv.org/abs/1910.02054): the states of mixed precision, and how to spread them over devices.
+# - P. Micikevicius et al., *Mixed Precision Training*, 2018, [arXiv:1710.03740](https://arxiv.org/abs/1710.03740): why the weights that are stepped have 32 bits.
+# - V. Korthikanti et al., *Reducing Activation Recomputation in Large Transformer Models*, 2022, [arXiv:2205.05198](https://arxiv.org/abs/2205.05198): activations counted operation by operation, for GPT-2's layer.
+# - T. Chen et al., *Training Deep Nets with Sublinear Memory Cost*, 2016, [arXiv:1604.06174](https://arxiv.org/abs/1604.06174): gradient checkpointing.
+# - T. Dettmers et al., *8-bit Optimizers via Block-wise Quantization*, 2022, [arXiv:2110.02861](https://arxiv.org/abs/2110.02861), and *QLoRA*, 2023, [arXiv:2305.14314](https://arxiv.org/abs/2305.14314).
+# - PyTorch, *Understanding CUDA Memory Usage*, [docs.pytorch.org](https://docs.pytorch.org/docs/stable/torch_cuda_memory.html): allocated, reserved, and how to see both on a card.
