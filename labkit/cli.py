@@ -20,6 +20,7 @@ from labkit.console import emit as _emit
 from labkit.console import key_values as _key_values
 from labkit.errors import LabkitError, nearest
 from labkit.serve import commands as serve_commands
+from labkit.significance import commands as significance_commands
 from labkit.sweep import commands as sweep_commands
 
 app = typer.Typer(
@@ -322,6 +323,7 @@ def course(
 
 app.command(context_settings=FREE_FORM)(checkpoint_commands.check)
 app.command()(checkpoint_commands.grade)
+app.command()(significance_commands.stats)
 app.command()(serve_commands.serve)
 app.command()(serve_commands.chat)
 app.command()(sweep_commands.sweep)

@@ -147,15 +147,22 @@ def control(times: Sequence[float], *, alpha: float = 0.05) -> dict[str, Any] | 
                         alpha=alpha)  # fmt: skip
 
 
-def power(effect: float, *, spread: float, n: int, alpha: float = 0.05) -> float:
-    """Return how often a paired t-test finds a true ratio of 1 + effect.
+def power(effect: float, *, spread: float, n: int | Sequence[int], alpha: float = 0.05) -> float:
+    """Return how often a t-test finds a true ratio of 1 + effect.
 
-    `spread` is the standard deviation of the log ratios of n pairs (noncentral t distribution).
+    `spread` and `n` are those of `paired_ratio` or `unpaired_ratio` (noncentral t distribution; for
+    unpaired runs with equal variances).
     """
-    from statsmodels.stats.power import TTestPower
+    from statsmodels.stats.power import TTestIndPower, TTestPower
 
     size = math.log1p(effect) / spread
-    return float(TTestPower().power(effect_size=size, nobs=n, alpha=alpha))
+    if isinstance(n, int):
+        found = TTestPower().power(effect_size=size, nobs=n, alpha=alpha)
+    else:
+        first, second = n
+        found = TTestIndPower().power(size * 2**0.5, first, alpha, ratio=second / first)
+    # Far from zero the noncentral t distribution comes out as nan.
+    return 1.0 if math.isnan(found) else float(found)
 
 
 def pairs_needed(

@@ -1,0 +1,336 @@
+"""Two sides, one question: the test, its effect, and a sentence that says what it means.
+
+For runs the effect is the ratio of times, A over B: above 1, B is faster. For answers it is the
+difference of the scores, B less A. Several data sets or tasks are several chances to be lucky, so
+their p-values are adjusted (Holm).
+
+A side's own runs, split in two, are the A/A control: a difference between a thing and itself says
+that the machine changed while it was measured. It can't see what differed between the sides for
+other reasons, such as all of A having been run before all of B: that is said when it is known.
+
+Equal quality is claimed only against a margin that was stated: two one-sided tests.
+"""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from labkit import plots, results, stats
+from labkit.errors import LabkitError
+from labkit.significance.read import KINDS, Answers, Run, read
+
+EXAMPLE_EFFECT = 0.03
+TOLERANCE = {"FLOPs": 0.1, "samples": 0.01, "tokens a step": 0.01}
+"""What may differ by a share: adapters add FLOPs, rates are logged with few digits."""
+
+Outcome = dict[str, Any]
+
+
+def compare(
+    a: Path,
+    b: Path,
+    *,
+    alpha: float = 0.05,
+    margin: float | None = None,
+    output_dir: Path | None = None,
+) -> Outcome:
+    """Compare two sides; return and, with `output_dir`, write stats.json and stats.png.
+
+    Keys: kind, unit, alpha, margin, a, b, results (one for each data set or task: name, n, test,
+    ratio or difference {value, low, high}, p_value, p_holm, significant, sentence …), notes, a_a
+    {a, b} (controls of runs, or null), sentence.
+
+    Raises LabkitError for what cannot be compared (see `read`), and for too little of it.
+    """
+    if not 0 < alpha < 0.5:
+        raise LabkitError(f"--alpha {alpha} is no error rate: use one such as 0.05")
+    if margin is not None and not 0 < margin < 1:
+        raise LabkitError(f"--margin {margin} is no share: 0.02 stands for 2 percentage points")
+    (kind, side_a), (kind_b, side_b) = read("A", a), read("B", b)
+    if kind != kind_b:
+        raise LabkitError(
+            f"A holds {KINDS[kind]} and B holds {KINDS[kind_b]}: compare two of a kind"
+        )
+    if a.resolve() == b.resolve():
+        raise LabkitError(f"A and B are both {a}: a control splits one side, and is always made")
+    runs = isinstance(side_a[0], Run)
+    if runs and margin is not None:
+        raise LabkitError("--margin is for scores: these are times")
+    found = _compare_runs(side_a, side_b, alpha) if runs else (  # type: ignore[arg-type]
+        _compare_answers(side_a, side_b, alpha, margin))  # type: ignore[arg-type]  # fmt: skip
+    rows = found["results"]
+    for row, adjusted in zip(rows, stats.holm([r["p_value"] for r in rows]), strict=True):
+        row["p_holm"], row["significant"] = adjusted, adjusted < alpha
+        row["sentence"] = (_run_sentence if runs else _answer_sentence)(row, alpha, len(rows))
+    outcome = {"kind": kind, "alpha": alpha, "margin": margin, "a": str(a), "b": str(b), **found}
+    outcome["sentence"] = " ".join(row["sentence"] for row in rows)
+    if output_dir is not None:
+        figure, alt = draw(outcome)
+        plots.save_figure(figure, output_dir / "stats", alt=alt)
+        results.write_json(output_dir / "stats.json", outcome)
+    return outcome
+
+
+def _compare_runs(a: list[Run], b: list[Run], alpha: float) -> Outcome:
+    names = sorted({run.data for run in a})
+    if names != sorted({run.data for run in b}):
+        raise LabkitError(
+            f"A was trained on {', '.join(names) or 'one data set'} and B on "
+            f"{', '.join(sorted({run.data for run in b}))}: compare the same data"
+        )
+    rows, notes = [], []
+    for name in names:
+        sides = {s: [r for r in runs if r.data == name] for s, runs in (("A", a), ("B", b))}
+        for side, runs in sides.items():
+            if len(runs) < 2:
+                raise LabkitError(
+                    f"{side} has one run{f' of {name}' if name else ''}: a run cannot show how "
+                    "much runs differ, so give at least two a side, better ten"
+                )
+            _agree([run.own for run in runs], runs, f"runs of {side}", "settings")
+        both = sides["A"] + sides["B"]
+        _agree([run.same for run in both], both, "runs", "work")
+        rows.append({"name": name or None, **_one_data_set(sides["A"], sides["B"], alpha)})
+        notes += _order_note(sides["A"], sides["B"])
+    differ = sorted(k for k in a[0].own if a[0].own[k] != b[0].own.get(k))
+    if differ:
+        said = [f"{key} ({a[0].own[key]} against {b[0].own.get(key)})" for key in differ]
+        notes.append("A and B differ in " + ", ".join(said))
+    controls = {"a": _control(a, names, alpha), "b": _control(b, names, alpha)}
+    for side, row in controls.items():
+        if row is not None and row["p_value"] < alpha:
+            notes.append(
+                f"the runs of {side.upper()} differ among themselves (A/A control, p = "
+                f"{row['p_value']:.2g}): something changed while they ran, so trust no ratio here"
+            )
+    return {"unit": a[0].unit, "results": rows, "a_a": controls, "notes": notes}
+
+
+def _one_data_set(a: list[Run], b: list[Run], alpha: float) -> Outcome:
+    pairs = _pairs(a, b)
+    try:
+        if pairs is not None:
+            first, second = [x for x, _ in pairs], [y for _, y in pairs]
+            found = stats.paired_ratio([r.seconds for r in first], [r.seconds for r in second],
+                                       alpha=alpha)  # fmt: skip
+        else:
+            first, second = a, b
+            found = stats.unpaired_ratio([r.seconds for r in a], [r.seconds for r in b],
+                                         alpha=alpha)  # fmt: skip
+    except ValueError as error:
+        raise LabkitError(f"A and B cannot be compared: {error}") from None
+    effect_power = stats.power(EXAMPLE_EFFECT, spread=found["spread"], n=found["n"], alpha=alpha)
+    return {
+        "paired": pairs is not None,
+        **found,
+        "power_at_3_percent": effect_power,
+        "seconds": {"a": [r.seconds for r in first], "b": [r.seconds for r in second]},
+    }
+
+
+def _pairs(a: list[Run], b: list[Run]) -> list[tuple[Run, Run]] | None:
+    """Return runs paired by seed, file name or folder name; None where no one of them pairs all."""
+    for key in (lambda r: r.seed, lambda r: r.file.name, lambda r: r.file.parent.name):
+        first, second = {key(run): run for run in a}, {key(run): run for run in b}
+        if len(first) == len(a) and len(second) == len(b) and set(first) == set(second):
+            return [(first[k], second[k]) for k in sorted(first)]
+    return None
+
+
+def _agree(values: Sequence[dict[str, Any]], runs: Sequence[Run], who: str, what: str) -> None:
+    """Raise LabkitError at the first thing that two runs do not share."""
+    for value, run in zip(values, runs, strict=True):
+        for key, expected in values[0].items():
+            if not _alike(key, expected, value.get(key)):
+                raise LabkitError(
+                    f"{who} differ in {key}: {runs[0].file} has {expected!r} and {run.file} has "
+                    f"{value.get(key)!r}, so their {what} is not the same"
+                )
+
+
+def _alike(key: str, x: Any, y: Any) -> bool:
+    if key in TOLERANCE and None not in (x, y):
+        return math.isclose(x, y, rel_tol=TOLERANCE[key])
+    return bool(x == y)
+
+
+def _order_note(a: list[Run], b: list[Run]) -> list[str]:
+    if not all(run.started for run in a + b):
+        return []
+    for first, second, early, late in (("A", "B", a, b), ("B", "A", b, a)):
+        if max(run.started for run in early) < min(run.started for run in late):
+            return [f"all runs of {first} were made before those of {second}: whatever changed in "
+                    "between is part of the ratio, so alternate them"]  # fmt: skip
+    return []
+
+
+def _control(runs: list[Run], names: list[str], alpha: float) -> Outcome | None:
+    """Compare neighbouring runs of one side, over all data sets, each at its own scale."""
+    times: list[float] = []
+    for name in names:
+        ours = sorted((r for r in runs if r.data == name), key=lambda r: (r.started, str(r.file)))
+        mean = math.exp(sum(math.log(r.seconds) for r in ours) / len(ours))
+        times += [run.seconds / mean for run in ours[: len(ours) // 2 * 2]]
+    try:
+        return stats.control(times, alpha=alpha)
+    except ValueError:
+        return None
+
+
+def _compare_answers(
+    a: list[Answers], b: list[Answers], alpha: float, margin: float | None
+) -> Outcome:
+    tasks = {}
+    for side, answers in (("A", a), ("B", b)):
+        tasks[side] = {found.task: found for found in answers}
+        if len(tasks[side]) < len(answers):
+            twice = next(x.task for x in answers if sum(y.task == x.task for y in answers) > 1)
+            raise LabkitError(f"{side} holds more than one result of {twice}: give one a side")
+    if set(tasks["A"]) != set(tasks["B"]):
+        odd = sorted(set(tasks["A"]) ^ set(tasks["B"]))
+        raise LabkitError(f"only one side has {', '.join(odd)}: compare the same tasks")
+    rows = [_one_task(tasks["A"][name], tasks["B"][name], alpha, margin) for name in tasks["A"]]
+    notes = [
+        f"{row['name']}: questions were not logged one by one, so this test can't pair them and is "
+        "weaker than it could be (lm-eval: --log_samples)"
+        for row in rows
+        if not row["paired"]
+    ]
+    return {"unit": "a question", "results": rows, "a_a": None, "notes": notes}
+
+
+def _one_task(a: Answers, b: Answers, alpha: float, margin: float | None) -> Outcome:
+    for key, value in a.same.items():
+        if value != b.same.get(key):
+            raise LabkitError(f"{a.task}: A and B differ in {key} ({value} and {b.same.get(key)}), "
+                              "so they did not take the same test")  # fmt: skip
+    for side, found in (("A", a), ("B", b)):
+        if not math.isfinite(found.mean) or not all(
+            map(math.isfinite, (found.scores or {}).values())
+        ):
+            raise LabkitError(f"{side}: {found.file} has a score that is not a number")
+    row: Outcome = {"name": a.task, "metric": a.metric, "means": {"a": a.mean, "b": b.mean}}
+    if a.scores and b.scores:
+        if set(a.scores) != set(b.scores):
+            raise LabkitError(f"{a.task}: A and B answered different questions")
+        x, y = list(a.scores.values()), [b.scores[uid] for uid in a.scores]
+        row |= {"paired": True, **stats.paired_difference(x, y, alpha=alpha)}
+        if set(x + y) <= {0.0, 1.0}:
+            row |= stats.mcnemar(x, y)  # its p-value and name; the interval stays
+        if margin is not None:
+            row["equivalence"] = stats.equivalence(x, y, margin=margin, alpha=alpha)
+        return row
+    return row | {"paired": False, **_aggregated(a, b, alpha, margin)}
+
+
+def _aggregated(a: Answers, b: Answers, alpha: float, margin: float | None) -> Outcome:
+    """Compare two means by their published standard errors, as if from different questions."""
+    from scipy import stats as scipy_stats
+
+    errors = [found.error for found in (a, b)]
+    if any(error is None or not math.isfinite(error) for error in errors) or not any(errors):
+        raise LabkitError(f"{a.task}: there are neither questions nor standard errors to go by: "
+                          "run lm-eval with --log_samples")  # fmt: skip
+    error = math.hypot(*(float(e or 0) for e in errors))
+    mean = b.mean - a.mean
+
+    def interval(level: float) -> dict[str, float]:
+        width = float(scipy_stats.norm.ppf(1 - level / 2)) * error
+        return {"value": mean, "low": mean - width, "high": mean + width}
+
+    row: Outcome = {
+        "test": "z-test of two means",
+        "n": a.n,
+        "difference": interval(alpha),
+        "p_value": float(2 * scipy_stats.norm.sf(abs(mean) / error)),
+    }
+    if margin is not None:
+        p_value = float(scipy_stats.norm.sf((margin - abs(mean)) / error))
+        row["equivalence"] = {
+            "test": "two one-sided z-tests", "n": a.n, "margin": margin, "p_value": p_value,
+            "difference": interval(2 * alpha), "equivalent": p_value < alpha,
+        }  # fmt: skip
+    return row
+
+
+def _run_sentence(row: Outcome, alpha: float, questions: int) -> str:
+    ratio, n = row["ratio"], row["n"]
+    runs = f"{n} paired runs" if row["paired"] else f"{n[0]} and {n[1]} unpaired runs"
+    where = f"On {row['name']}, " if row["name"] else ""
+    size = (f"a ratio of {ratio['value']:.3f} ({1 - alpha:.0%} interval {ratio['low']:.3f} to "
+            f"{ratio['high']:.3f}; {row['test']}, {_p(row, questions)})")  # fmt: skip
+    if row["significant"]:
+        less = 1 - 1 / ratio["value"]
+        what = f"{abs(less):.1%} {'less' if less > 0 else 'more'} time than A"
+        return (f"{where}B takes {what}, {size}: were there no difference, {runs} would show one "
+                f"this clear in fewer than {alpha:.0%} of repetitions.")  # fmt: skip
+    return (
+        f"{where}no difference was found, {size}. That does not show there is none: {runs} with "
+        f"this spread find a difference of {EXAMPLE_EFFECT:.0%} in {row['power_at_3_percent']:.0%} "
+        "of repetitions."
+    )
+
+
+def _answer_sentence(row: Outcome, alpha: float, questions: int) -> str:
+    difference, means = row["difference"], row["means"]
+    points = {key: 100 * value for key, value in difference.items()}
+    said = (f"On {row['name']}, A scores {100 * means['a']:.1f} and B {100 * means['b']:.1f}, "
+            f"{points['value']:+.1f} points ({1 - alpha:.0%} interval {points['low']:+.1f} to "
+            f"{points['high']:+.1f}; {row['test']} over {row['n']} questions, "
+            f"{_p(row, questions)}): ")  # fmt: skip
+    if row["significant"]:
+        said += f"B is {'better' if points['value'] > 0 else 'worse'}."
+    else:
+        said += "no difference was found, which does not show there is none."
+    if equal := row.get("equivalence"):
+        said += f" Within {100 * equal['margin']:g} points of each other: "
+        said += f"{'shown' if equal['equivalent'] else 'not shown'} (p = {equal['p_value']:.2g})."
+    return said
+
+
+def _p(row: Outcome, questions: int) -> str:
+    if questions == 1:
+        return f"p = {row['p_value']:.2g}"
+    return f"p = {row['p_holm']:.2g} after Holm's adjustment for {questions} questions"
+
+
+def render(outcome: Outcome) -> str:
+    """Return the outcome as text: a sentence for each data set or task, the control, notes."""
+    lines = [row["sentence"] for row in outcome["results"]]
+    if outcome["a_a"] is not None:
+        for side, row in outcome["a_a"].items():
+            said = "too few runs to split" if row is None else (
+                f"ratio {row['ratio']['value']:.3f} ({row['ratio']['low']:.3f} to "
+                f"{row['ratio']['high']:.3f}), p = {row['p_value']:.2g}")  # fmt: skip
+            lines.append(f"A/A control, {side.upper()} against itself: {said}")
+    return "\n".join([*lines, *(f"note: {note}" for note in outcome["notes"])])
+
+
+def draw(outcome: Outcome) -> tuple[Any, str]:
+    """Draw effects with their intervals, and every run; return the figure and its alt text."""
+    rows = outcome["results"]
+    figure, ax = plots.new_figure(width=6.8, height=1.5 + 0.6 * len(rows))
+    runs = "ratio" in rows[0]
+    for place, row in enumerate(rows):
+        scale = 1 if runs else 100
+        effect = {k: scale * v for k, v in row["ratio" if runs else "difference"].items()}
+        if runs and row["paired"]:
+            pairs = [x / y for x, y in zip(row["seconds"]["a"], row["seconds"]["b"], strict=True)]
+            ax.plot(pairs, [place + 0.2] * len(pairs), "o", color=plots.COLOURS["sky"],
+                    label="one pair" if place == 0 else None)  # fmt: skip
+        error = [[effect["value"] - effect["low"]], [effect["high"] - effect["value"]]]
+        label = f"{1 - outcome['alpha']:.0%} interval" if place == 0 else None
+        ax.errorbar(effect["value"], place, xerr=error, color=plots.COLOURS["blue"], marker="D",
+                    linestyle="none", capsize=4, label=label)  # fmt: skip
+    if outcome["margin"]:
+        ax.axvspan(-100 * outcome["margin"], 100 * outcome["margin"], color="#d1d9e0", alpha=0.5,
+                   label="margin")  # fmt: skip
+    ax.axvline(1 if runs else 0, color="black", linewidth=1)
+    ax.set_yticks(range(len(rows)), [row["name"] or "all runs" for row in rows])
+    ax.set_ylim(len(rows) - 0.4, -0.6)
+    ax.set_xlabel("time of A / time of B" if runs else "score of B − score of A (points)")
+    ax.grid(axis="y", visible=False)
+    ax.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
+    what = "Ratios of times" if runs else "Differences of scores"
+    return figure, f"{what} with intervals. {outcome['sentence']}"
