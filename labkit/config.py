@@ -104,6 +104,8 @@ class RunConfig:
     """narrower linear layers stay as they are: quantising them costs more than int8 saves"""
     switchback_weight_scale: Literal["row", "tensor"] = "row"
     """one scale per row of a weight, or one for all of it"""
+    switchback_weight_gradient: Literal["torch", "tiles"] = "torch"
+    """16-bit weight gradients as nn.Linear's, or faster ones that sum in another order"""
 
     eval_steps: int = 0
     """loss on the development split every so many steps, outside the measured time; 0: never"""

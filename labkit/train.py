@@ -151,7 +151,8 @@ def _run(prepared: Prepared, *, fresh: bool, quiet: bool) -> results.RunRecord:
     converted: list[str] = []
     if config.use_switchback:
         converted = convert(model, min_features=config.switchback_min_features,
-                            weight_scale=config.switchback_weight_scale)  # fmt: skip
+                            weight_scale=config.switchback_weight_scale,
+                            weight_gradient=config.switchback_weight_gradient)  # fmt: skip
     base_name = prepared.model["name"]
     model.config._name_or_path = base_name
     with quietly():

@@ -3,16 +3,22 @@
 import pytest
 
 from labkit.errors import LabkitError
+from labkit.switchback import SwitchBackLinear
 from labkit.train import train, train_repeatedly
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
-def test_switchback_converts_every_linear_layer_of_the_blocks(tiny_run, runs, method):
+def test_switchback_converts_every_linear_layer_of_the_blocks(tiny_run, runs, method, monkeypatch):
+    frozen = []
+    freeze = SwitchBackLinear.freeze
+    monkeypatch.setattr(SwitchBackLinear, "freeze", lambda self: frozen.append(self) or freeze(self))
     settings = {"method": method, "max_steps": 3}
     plain = train(tiny_run(**settings), quiet=True)
     int8 = train(tiny_run(**settings, use_switchback=True, switchback_min_features=0), quiet=True)
     assert plain.summary["switchback_layers"] == 0
     assert int8.summary["switchback_layers"] == 14  # seven in each of two blocks
+    # The base of LoRA never changes, so it is quantised once.
+    assert len(set(frozen)) == {"lora": 14, "full": 0}[method]
     assert int8.losses != plain.losses
     for ours, exact in zip(int8.losses, plain.losses, strict=True):
         assert ours == pytest.approx(exact, rel=0.02)

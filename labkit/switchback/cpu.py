@@ -49,8 +49,21 @@ FLAGS = ("-O3", "-march=native", "-fopenmp", "-ffp-contract=off", "-std=c++20")
 NEEDED = ("avx512f", "avx512bw", "avx512vl", "avx512_vnni", "f16c")
 AMX = ("amx_tile", "amx_int8")
 
+
+def _processor_flags() -> frozenset[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    found = (line.partition(":")[2].split() for line in lines if line.startswith("flags"))
+    return frozenset(next(found, []))
+
+
 use_amx = False
 """Whether products use AMX; without it VNNI, whose vectors are a sixth as fast. Set by `load`."""
+
+use_amx_bf16 = "amx_bf16" in _processor_flags()
+"""Whether tiles multiply bfloat16 too, which `weight_gradient` needs."""
 
 _loaded = False
 
@@ -90,15 +103,6 @@ def load() -> str:
     use_amx = all(flag in _processor_flags() for flag in AMX) and torch.cpu._init_amx()
     _loaded = True
     return ""
-
-
-def _processor_flags() -> frozenset[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return frozenset()
-    found = (line.partition(":")[2].split() for line in lines if line.startswith("flags"))
-    return frozenset(next(found, []))
 
 
 def _load_library() -> None:
@@ -186,6 +190,17 @@ def scaled_int8_mm(
     )  # fmt: skip
 
 
+def weight_gradient(g: Tensor, x: Tensor) -> Tensor:
+    """Multiply gᵀ [N, M] by x [M, K] in 16 bit: [N, K], in the dtype of x.
+
+    In bfloat16 on AMX both are ordered for the tiles on the way in, which torch's product of a
+    transposed matrix lacks; sums are float32 in both, in another order past some hundred rows.
+    """
+    if use_amx and use_amx_bf16 and x.dtype == g.dtype == torch.bfloat16:
+        return torch.ops.labkit_int8.weight_gradient(g.contiguous(), x.contiguous())
+    return g.t() @ x
+
+
 def dequantize_rowwise(q: Tensor, absmax: Tensor, out_dtype: torch.dtype = torch.float32) -> Tensor:
     """Scale q [M, K] int8 with absmax float32 [M] back to out_dtype [M, K]."""
     return torch.ops.labkit_int8.dequantize_rowwise(q.contiguous(), absmax.contiguous(), out_dtype)
@@ -222,5 +237,6 @@ _FAKES: dict[str, Any] = {
     "scaled_int8_mm": lambda a, b, a_absmax, b_absmax, bias, out_dtype, amx: (
         a.new_empty((a.shape[0], b.shape[0]), dtype=out_dtype)
     ),
+    "weight_gradient": lambda g, x: x.new_empty((g.shape[1], x.shape[1])),
     "dequantize_rowwise": lambda q, absmax, out_dtype: torch.empty_like(q, dtype=out_dtype),
 }  # fmt: skip

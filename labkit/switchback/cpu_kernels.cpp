@@ -37,26 +37,43 @@ struct alignas(64) TileConfig {
   }
 };
 
-// sums [32, 32] = a [32, deep] · panelᵀ, rows of a `stride` bytes apart. The tile unit works alone:
-// `meanwhile` is called at every step, for what other units can do.
-template <typename F>
-void block_amx(const int8_t* a, int64_t stride, const int8_t* panel, int64_t deep, int32_t* sums,
+enum class Unit { AMX_INT8, AMX_BF16, VNNI };
+
+// Where the tiles of A lie, in bytes: rows within a tile, tiles along k, the second 16 rows, blocks.
+struct Layout {
+  int64_t row, along, second, block;
+  static Layout plain(int64_t deep) { return {deep, DEPTH, 16 * deep, BLOCK * deep}; }
+  static Layout panels(int64_t deep) { return {DEPTH, 16 * DEPTH, 16 * deep, BLOCK * deep}; }
+};
+
+// sums [32, 32] = a [32, deep] · panelᵀ. The tile unit works alone: `meanwhile` is called at every
+// step, for what other units can do.
+template <Unit UNIT, typename F>
+void block_amx(const int8_t* a, const Layout& at, const int8_t* panel, int64_t deep, int32_t* sums,
                F meanwhile) {
   const int8_t* right = panel + deep * 16;
   _tile_zero(0);
   _tile_zero(1);
   _tile_zero(2);
   _tile_zero(3);
-  for (int64_t k = 0; k < deep; k += DEPTH) {
-    _tile_loadd(4, a + k, stride);
+  for (int64_t k = 0; k < deep; k += DEPTH, a += at.along) {
+    _tile_loadd(4, a, at.row);
+    _tile_loadd(5, a + at.second, at.row);
     _tile_loadd(6, panel + k * 16, 64);
-    _tile_dpbssd(0, 4, 6);
     _tile_loadd(7, right + k * 16, 64);
-    _tile_dpbssd(1, 4, 7);
-    _tile_loadd(5, a + 16 * stride + k, stride);
-    _tile_dpbssd(2, 5, 6);
-    meanwhile();
-    _tile_dpbssd(3, 5, 7);
+    if constexpr (UNIT == Unit::AMX_INT8) {
+      _tile_dpbssd(0, 4, 6);
+      _tile_dpbssd(1, 4, 7);
+      _tile_dpbssd(2, 5, 6);
+      meanwhile();
+      _tile_dpbssd(3, 5, 7);
+    } else {
+      _tile_dpbf16ps(0, 4, 6);
+      _tile_dpbf16ps(1, 4, 7);
+      _tile_dpbf16ps(2, 5, 6);
+      meanwhile();
+      _tile_dpbf16ps(3, 5, 7);
+    }
   }
   _tile_stored(0, sums, 128);
   _tile_stored(1, sums + 16, 128);
@@ -134,6 +151,17 @@ struct Scaled {
   }
 };
 
+struct Rounded {  // sums that are float32 already
+  using Out = at::BFloat16;
+  static __m512 sum(const int32_t* p) { return _mm512_castsi512_ps(_mm512_load_si512(p)); }
+  void some(const int32_t* sums, int64_t, int64_t, __mmask16 in, at::BFloat16* y) const {
+    store(y, sum(sums), in);
+  }
+  void block(const int32_t* sums, int64_t, int64_t, at::BFloat16* y) const {
+    store(y, sum(sums), sum(sums + 16));
+  }
+};
+
 // a [M, K] with rows of `deep` bytes and whole blocks of rows: a tile always reads whole.
 at::Tensor pad(const Tensor& a, int64_t deep) {
   const int64_t M = a.size(0), K = a.size(1);
@@ -144,17 +172,15 @@ at::Tensor pad(const Tensor& a, int64_t deep) {
   return padded;
 }
 
-// y [M, N] = finish(a [M, K] · Bᵀ), B in panels of `deep` = K rounded up.
-template <bool AMX, typename Finish>
-void multiply(const Tensor& a, const Tensor& panels_of_b, int64_t N, typename Finish::Out* y,
-              const Finish& finish) {
-  const int64_t M = a.size(0), deep = round_up(a.size(1), DEPTH);
-  const Tensor rows_of_a = M % BLOCK || a.size(1) != deep ? pad(a, deep) : a;
-  const int8_t* left = rows_of_a.const_data_ptr<int8_t>();
-  const int8_t* right = panels_of_b.const_data_ptr<int8_t>();
+// y [M, N] = finish(A · Bᵀ): A as `at` says, B in panels, `deep` bytes of the inner dimension.
+template <Unit UNIT, typename Finish>
+void multiply(const int8_t* left, const Layout& at, const int8_t* right, int64_t M, int64_t N,
+              int64_t deep, typename Finish::Out* y, const Finish& finish) {
+  constexpr bool AMX = UNIT != Unit::VNNI;
   const int64_t blocks = (M + BLOCK - 1) / BLOCK, panels = (N + BLOCK - 1) / BLOCK;
   // A chunk of a's rows stays in the second-level cache while every panel passes over it.
-  const int64_t chunk = std::clamp<int64_t>(CHUNK_BYTES / (BLOCK * deep), std::min<int64_t>(4, blocks), blocks);
+  const int64_t fit = std::max<int64_t>(4, CHUNK_BYTES / (BLOCK * deep));
+  const int64_t chunk = std::min(blocks, fit);
   const int64_t chunks = (blocks + chunk - 1) / chunk, steps = deep / DEPTH;
   at::parallel_for(0, chunks * panels, 1, [&](int64_t begin, int64_t end) {
     // Two sets of sums: while tiles fill one, the other is scaled, rounded and written.
@@ -183,11 +209,11 @@ void multiply(const Tensor& a, const Tensor& panels_of_b, int64_t N, typename Fi
       [[maybe_unused]] __m512i excess[2];
       if constexpr (!AMX) panel_excess(panel, deep, excess);
       for (int64_t i = i0; i < i1; ++i) {
-        const int8_t* rows = left + i * BLOCK * deep;
+        const int8_t* rows = left + i * at.block;
         if constexpr (AMX) {
           int64_t r = 0;
           const typename Finish::Out* next = y + i * BLOCK * N + p * BLOCK;
-          block_amx(rows, deep, panel, deep, sums, [&] {
+          block_amx<UNIT>(rows, at, panel, deep, sums, [&] {
             for (int64_t l = 0; l < lines; ++l, ahead += 64) _mm_prefetch(ahead, _MM_HINT_T1);
             for (const int64_t to = std::min(BLOCK, r + (BLOCK + steps - 1) / steps); r < to; ++r) {
               write(r);
@@ -210,8 +236,11 @@ void multiply(const Tensor& a, const Tensor& panels_of_b, int64_t N, typename Fi
 template <typename Finish>
 void multiply(bool amx, const Tensor& a, const Tensor& panels, int64_t N, Tensor& y,
               const Finish& finish) {
-  auto* out = y.mutable_data_ptr<typename Finish::Out>();
-  amx ? multiply<true>(a, panels, N, out, finish) : multiply<false>(a, panels, N, out, finish);
+  const int64_t M = a.size(0), deep = round_up(a.size(1), DEPTH);
+  const Tensor rows = M % BLOCK || a.size(1) != deep ? pad(a, deep) : a;
+  const auto run = amx ? multiply<Unit::AMX_INT8, Finish> : multiply<Unit::VNNI, Finish>;
+  run(rows.const_data_ptr<int8_t>(), Layout::plain(deep), panels.const_data_ptr<int8_t>(), M, N,
+      deep, y.mutable_data_ptr<typename Finish::Out>(), finish);
 }
 
 // ---- what Python calls; cpu.py has prepared the arguments: contiguous, on the CPU -------------
@@ -330,6 +359,46 @@ Tensor scaled_int8_mm(const Tensor& a, const Tensor& b, const Tensor& a_absmax,
   return packed_mm(a, pack(b), a_absmax, b_absmax, bias, b.size(0), out_dtype, amx);
 }
 
+// Columns of x [M, N] bfloat16 as panels whose inner dimension is M: for the right operand as they
+// come, two rows of x to a word; for the left one transposed, so that a tile's row is a column of x.
+Tensor pack_columns(const Tensor& x, bool left) {
+  const int64_t M = x.size(0), N = x.size(1), deep = 2 * round_up(M, BLOCK);
+  const auto* from = reinterpret_cast<const uint16_t*>(x.const_data_ptr<at::BFloat16>());
+  const int64_t number = (N + BLOCK - 1) / BLOCK;
+  Tensor panels = at::empty({number, BLOCK * deep}, x.options().dtype(at::kChar));
+  fill_panels(panels, COLUMN_PANELS, [&](int64_t p, int64_t count, int8_t* to) {
+    for (int64_t m = 0; m < M; m += 32)
+      for (int64_t c = 0; c < 2 * count; ++c) {
+        const int64_t n = p * BLOCK + 16 * c;
+        const __mmask16 in = N > n ? first(N - n) : __mmask16(0);
+        const auto row = [&](int64_t i) {
+          return m + i < M ? _mm512_cvtepu16_epi32(
+                                 _mm256_maskz_loadu_epi16(in, from + (m + i) * N + n))
+                           : _mm512_setzero_si512();
+        };
+        __m512i words[16];
+        for (int64_t i = 0; i < 16; ++i)
+          words[i] = _mm512_or_si512(row(2 * i), _mm512_slli_epi32(row(2 * i + 1), 16));
+        if (left) transpose_16x16(words);
+        for (int64_t i = 0; i < 16; ++i)
+          _mm512_storeu_si512(to + c * deep * 16 + m * 32 + i * 64, words[i]);
+      }
+  });
+  return panels;
+}
+
+// gᵀ·x for g [M, N] and x [M, K] in bfloat16: [N, K], summed in float32 in the order of the rows.
+Tensor weight_gradient(const Tensor& g, const Tensor& x) {
+  const int64_t N = g.size(1), K = x.size(1), deep = 2 * round_up(x.size(0), BLOCK);
+  Tensor y = at::empty({N, K}, x.options());
+  if (!y.numel()) return y;
+  const Tensor left = pack_columns(g, true), right = pack_columns(x, false);
+  multiply<Unit::AMX_BF16>(left.const_data_ptr<int8_t>(), Layout::panels(deep),
+                           right.const_data_ptr<int8_t>(), N, K, deep,
+                           y.mutable_data_ptr<at::BFloat16>(), Rounded{});
+  return y;
+}
+
 Tensor dequantize_rowwise(const Tensor& q, const Tensor& absmax, at::ScalarType out_dtype) {
   Tensor y = at::empty(q.sizes(), q.options().dtype(out_dtype));
   const int64_t M = q.size(0), K = q.size(1);
@@ -363,6 +432,7 @@ TORCH_LIBRARY(labkit_int8, m) {
   m.def(
       "scaled_int8_mm(Tensor a, Tensor b, Tensor a_absmax, Tensor b_absmax, Tensor? bias, "
       "ScalarType out_dtype, bool amx) -> Tensor");
+  m.def("weight_gradient(Tensor g, Tensor x) -> Tensor");
   m.def("dequantize_rowwise(Tensor q, Tensor absmax, ScalarType out_dtype) -> Tensor");
 }
 
@@ -373,5 +443,6 @@ TORCH_LIBRARY_IMPL(labkit_int8, CPU, m) {
   m.impl("pack_weight", pack_weight);
   m.impl("packed_mm", packed_mm);
   m.impl("scaled_int8_mm", scaled_int8_mm);
+  m.impl("weight_gradient", weight_gradient);
   m.impl("dequantize_rowwise", dequantize_rowwise);
 }

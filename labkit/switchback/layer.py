@@ -22,6 +22,9 @@ therefore the default. `save` says what waits for the backward pass:
     save="int8"   X in int8, half the bytes; dW is computed from the dequantised X (and under
                   "tensor" the int8 W, which is then not quantised a second time)
 
+dW is torch's own product, bit for bit what nn.Linear computes, unless `weight_gradient="tiles"`
+asks for a faster one where the backend has it: 16 bit too, summed in another order.
+
 A frozen weight (LoRA) needs no dW, and X is not saved at all; `freeze_base` quantises such weights
 once instead of at every step. A *backend* is a module with the functions of `reference.py`:
 `reference` everywhere, `triton` on CUDA, `cpu` where int8 is fast, `onednn` where nothing can be
@@ -42,6 +45,7 @@ from labkit.switchback.backends import Packed
 
 WEIGHT_SCALES = ("row", "tensor")
 SAVES = ("16bit", "int8")
+WEIGHT_GRADIENTS = ("torch", "tiles")
 
 MAX_INNER = (2**31 - 1) // 127**2
 """Longest inner dimension an int32 sum of int8 products can never overflow: 133,144."""
@@ -52,10 +56,12 @@ class SwitchBack(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None, weight_scale: str, save: str, ops: Any
-    ) -> Tensor:
+        ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None, weight_scale: str, save: str,
+        weight_gradient: str, ops: Any,
+    ) -> Tensor:  # fmt: skip
         x_int8, x_absmax = ops.quantize_rowwise(x)
         ctx.weight_scale, ctx.save, ctx.ops = weight_scale, save, ops
+        ctx.tiles = weight_gradient == "tiles" and hasattr(ops, "weight_gradient")
         ctx.bias_dtype = None if bias is None else bias.dtype
         kept_x: tuple[Tensor | None, ...] = (None, None)
         if ctx.needs_input_grad[1]:
@@ -88,10 +94,10 @@ class SwitchBack(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             if ctx.save == "int8":
                 x = ops.dequantize_rowwise(x, x_absmax, g.dtype)
-            dw = (g.t() @ x).to(w.dtype)
+            dw = (ops.weight_gradient(g, x) if ctx.tiles else g.t() @ x).to(w.dtype)
         if ctx.needs_input_grad[2]:
             dbias = g.sum(dim=0).to(ctx.bias_dtype)
-        return dx, dw, dbias, None, None, None
+        return dx, dw, dbias, None, None, None, None
 
 
 class FrozenSwitchBack(torch.autograd.Function):
@@ -141,10 +147,12 @@ class SwitchBackLinear(nn.Linear):
         weight_scale: str = "row",
         save: str = "16bit",
         backend: str = "auto",
+        weight_gradient: str = "torch",
     ) -> None:
         for key, value, choices in (
             ("weight_scale", weight_scale, WEIGHT_SCALES),
             ("save", save, SAVES),
+            ("weight_gradient", weight_gradient, WEIGHT_GRADIENTS),
             ("backend", backend, ("auto", *backends.BACKENDS)),
         ):
             if value not in choices:
@@ -157,6 +165,7 @@ class SwitchBackLinear(nn.Linear):
         backends.prepare(backend)
         super().__init__(in_features, out_features, bias, device, dtype)
         self.weight_scale, self.save, self.backend = weight_scale, save, backend
+        self.weight_gradient = weight_gradient
         # What a weight was quantised to and which version of it: for evaluation, for ever.
         self._prepared: tuple[Packed, int] | None = None
         self._frozen: tuple[Packed, Packed, int] | None = None
@@ -228,7 +237,15 @@ class SwitchBackLinear(nn.Linear):
             w, wt, _ = self._frozen
             y = FrozenSwitchBack.apply(rows, *w, *wt, self.bias, self.out_features, ops)
         else:
-            y = SwitchBack.apply(rows, self.weight, self.bias, self.weight_scale, self.save, ops)
+            y = SwitchBack.apply(
+                rows,
+                self.weight,
+                self.bias,
+                self.weight_scale,
+                self.save,
+                self.weight_gradient,
+                ops,
+            )
         return y.view(*x.shape[:-1], self.out_features)
 
     def _stale(self, version: int) -> bool:
