@@ -11,7 +11,8 @@ from labkit.train import train, train_repeatedly
 def test_switchback_converts_every_linear_layer_of_the_blocks(tiny_run, runs, method, monkeypatch):
     frozen = []
     freeze = SwitchBackLinear.freeze
-    monkeypatch.setattr(SwitchBackLinear, "freeze", lambda self: frozen.append(self) or freeze(self))
+    noting = lambda self: frozen.append(self) or freeze(self)  # noqa: E731
+    monkeypatch.setattr(SwitchBackLinear, "freeze", noting)
     settings = {"method": method, "max_steps": 3}
     plain = train(tiny_run(**settings), quiet=True)
     int8 = train(tiny_run(**settings, use_switchback=True, switchback_min_features=0), quiet=True)
