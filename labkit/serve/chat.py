@@ -68,7 +68,8 @@ def add_page(
 
 def build_page(api: str, names: Sequence[str], *, max_tokens: int) -> gr.Blocks:
     """Return the page for models served under `names` at the API's base URL."""
-    client = openai.AsyncOpenAI(base_url=api, api_key="none", max_retries=0)
+    key = os.environ.get("LABKIT_API_KEY") or "none"
+    client = openai.AsyncOpenAI(base_url=api, api_key=key, max_retries=0)
 
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_height=True) as page:
         with gr.Row(equal_height=True):
@@ -87,8 +88,7 @@ def build_page(api: str, names: Sequence[str], *, max_tokens: int) -> gr.Blocks:
                 list(names), value=list(names), label="Models that answer", elem_id="models",
                 scale=4,
             )  # fmt: skip
-            aloud = gr.Checkbox(label="Read answers aloud", elem_id="aloud", scale=2,
-                                min_width=220)
+            aloud = gr.Checkbox(label="Read answers aloud", elem_id="aloud", scale=2, min_width=220)
             stop = gr.Button("Stop", elem_id="stop", scale=1, min_width=90)
             clear = gr.Button("Clear", elem_id="clear", scale=1, min_width=90)
         with gr.Accordion("Settings", open=False):
@@ -158,10 +158,11 @@ def _answering(client: openai.AsyncOpenAI, name: str) -> Callable[..., AsyncIter
                 model=name, messages=messages, temperature=temperature,
                 max_tokens=int(length), stream=True,
             )  # fmt: skip
-            async for chunk in stream:
-                if chunk.choices and chunk.choices[0].delta.content:
-                    written += chunk.choices[0].delta.content
-                    yield [*turns, {"role": "assistant", "content": written}]
+            async with stream:  # "Stop" ends it on the server as well
+                async for chunk in stream:
+                    if chunk.choices and chunk.choices[0].delta.content:
+                        written += chunk.choices[0].delta.content
+                        yield [*turns, {"role": "assistant", "content": written}]
         except openai.APIError as error:
             raise gr.Error(f"{name}: {error_text(error)}", print_exception=False) from None
         if not written.strip():

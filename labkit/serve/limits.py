@@ -7,6 +7,7 @@ has seen it, and much afterwards. So every request passes here first:
     body too large                      413      model that is not served        404
     not JSON, a field that is wrong     400      too many requests at once       429
     not sent as application/json        415      prompt and answer too long      400
+    no key, where the server has one    401
 
 The answer is JSON as OpenAI's clients read it, `{"error": {"message": …}}`, and the message is
 one sentence. The type of the content is asked for because a browser then asks the server before
@@ -14,7 +15,9 @@ it lets a foreign page post to it, and the server does not allow that.
 """
 
 import asyncio
+import hmac
 import json
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -167,7 +170,7 @@ def _within(request: _Request, served: Generator, limits: Limits) -> dict[str, A
 def prompt_tokens(request: _Request, served: Generator) -> int:
     """Return the number of tokens the model will read."""
     if isinstance(request, CompletionRequest):
-        return len(served.tokenizer(request.prompt)["input_ids"])
+        return len(served.tokenizer(request.prompt, verbose=False)["input_ids"])
     assert isinstance(request, ChatRequest)
     if not served.tokenizer.chat_template:
         raise Refusal(400, f"{served.name} has no chat template: use /v1/completions")
@@ -183,7 +186,8 @@ def prompt_tokens(request: _Request, served: Generator) -> int:
     except Exception as error:  # a template is a program of the model's author
         first = str(error).splitlines()[0]
         raise Refusal(400, f"the chat template of {served.name} refuses: {first}") from None
-    return len(served.tokenizer(text, add_special_tokens=False)["input_ids"])
+    ids = served.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+    return len(ids)
 
 
 class Guard:
@@ -191,6 +195,7 @@ class Guard:
 
     def __init__(self, app: ASGIApp, *, models: Mapping[str, Generator], limits: Limits) -> None:
         self.app, self.models, self.limits = app, models, limits
+        self.key = os.environ.get("LABKIT_API_KEY", "").encode()
         self.at_once = 0
         self.last_used = time.monotonic()
 
@@ -203,6 +208,7 @@ class Guard:
             if self.at_once > self.limits.max_requests:
                 raise Refusal(429, f"{self.limits.max_requests} requests are being answered or "
                                    "wait: try again in a moment")  # fmt: skip
+            self._authorise(scope)
             body = await self._body(scope, receive)
             values = await asyncio.to_thread(
                 checked, scope["path"], body, models=self.models, limits=self.limits
@@ -216,6 +222,12 @@ class Guard:
         finally:
             self.at_once -= 1
             self.last_used = time.monotonic()
+
+    def _authorise(self, scope: Scope) -> None:
+        """Ask for the key in $LABKIT_API_KEY, where there is one."""
+        given = dict(scope["headers"]).get(b"authorization", b"")
+        if self.key and not hmac.compare_digest(given, b"Bearer " + self.key):
+            raise Refusal(401, "the key is missing or wrong: send the one in LABKIT_API_KEY")
 
     async def _body(self, scope: Scope, receive: Receive) -> bytes:
         headers = dict(scope["headers"])
