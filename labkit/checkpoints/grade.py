@@ -171,9 +171,7 @@ class Fingerprints:
             text = entry["fields"].get("explanation")
             words = text.lower().split() if isinstance(text, str) else []
             if len(words) >= FEWEST_SHARED_WORDS:
-                self._put(
-                    f"the explanation of {printable(question, 20)}", hash(tuple(words)), number
-                )
+                self._put(f"explanation of {printable(question, 20)}", hash(tuple(words)), number)
 
     def _put(self, what: str, value: Any, number: int) -> None:
         numbers = self.seen.setdefault((what, value), [])

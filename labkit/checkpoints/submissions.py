@@ -294,8 +294,13 @@ def _take_answers(value: Any, found: Submission) -> None:
             found.remark(f"answer {printable(question, 40)}: not in the form of answers.json")
             continue
         known = found.answers.get(question)
-        if known is None or str(entry.get("recorded_at")) > str(known.get("recorded_at")):
+        if known is None or _time(entry) > _time(known):
             found.answers[question] = entry
+
+
+def _time(entry: dict[str, Any]) -> str:
+    """Return when an answer was given; ISO 8601 sorts as text, and no time is the earliest."""
+    return str(entry.get("recorded_at") or "")
 
 
 def _take_record(value: Any, found: Submission) -> None:
