@@ -8,7 +8,7 @@ torch are imported inside the commands, so `labkit --help` answers at once.
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -172,7 +172,9 @@ def train(
 def estimate(
     model: Annotated[str, typer.Argument(help="registry name, folder, or Hub id")],
     method: Annotated[str | None, typer.Option(help="full, lora, qlora, 8bit …")] = None,
-    device: Annotated[str, typer.Option(help="GPU by its datasheet, or cpu")] = "a100-80gb",
+    device: Annotated[
+        str | None, typer.Option(help="GPU by its datasheet (a100-80gb if none is given), or cpu")
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="samples in one pass on one device")] = 1,
     seq_len: Annotated[int, typer.Option(help="tokens of every sample")] = 1024,
     dtype: Annotated[str | None, typer.Option(help="compute type")] = None,
@@ -204,16 +206,27 @@ def estimate(
     from labkit import plots
     from labkit.memory import estimates, report
 
+    choices: dict[str, Any] = {
+        "batch_size": batch_size, "seq_len": seq_len, "dtype": dtype, "optim": optim, "loss": loss,
+        "lora_r": lora_r, "lora_target_modules": lora_target_modules, "sharding": sharding,
+        "num_gpus": num_gpus,
+    }  # fmt: skip
     if method is None:
-        rows = estimates.table(model, batch_size=batch_size, seq_len=seq_len)
+        if measure or timeline is not None:
+            raise LabkitError("--measure and --timeline show one step: choose a --method for it")
+        devices = (device,) if device else estimates.COMMON_GPUS
+        rows = estimates.table(
+            model, devices=devices, checkpointing=(True,) if gradient_checkpointing else None,
+            **choices,
+        )  # fmt: skip
         objects = [dataclasses.asdict(row) for row in rows]
+        text = report.render_table(model, rows, seq_len=seq_len, batch_size=batch_size)
         _emit({"model": model, "batch_size": batch_size, "seq_len": seq_len, "rows": objects},
-              json_, report.render_table(model, rows, seq_len=seq_len))  # fmt: skip
+              json_, text)  # fmt: skip
         return
     result = estimates.estimate(
-        model, method=method, device=device, batch_size=batch_size, seq_len=seq_len, dtype=dtype,
-        optim=optim, lora_r=lora_r, lora_target_modules=lora_target_modules, loss=loss,
-        gradient_checkpointing=gradient_checkpointing, sharding=sharding, num_gpus=num_gpus,
+        model, method=method, device=device or "a100-80gb",
+        gradient_checkpointing=gradient_checkpointing, **choices,
     )  # fmt: skip
     if measure:
         result = estimates.measured_column(result)
@@ -232,9 +245,10 @@ def infer(
 ) -> None:
     """Show question, gold answer and each model's answer with its score, side by side."""
     from labkit import infer as infer_
+    from labkit import views
 
     rows = infer_.compare(models, infer_.parse_sids(sid), data=data, split=split)
-    _emit({"samples": rows}, json_, "\n\n".join(map(infer_.render, rows)))
+    _emit({"samples": rows}, json_, views.render(rows, colour=sys.stdout.isatty()))
 
 
 @app.command(name="eval")

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from labkit.errors import LabkitError, nearest
-from labkit.hardware import DEVICES, GIB, Device, device, gpus
+from labkit.hardware import GIB, Device, device, gpus
 from labkit.memory.analytic import Analytic, analytic, evaluation_bytes, kv_cache_bytes
 from labkit.memory.roofline import step_seconds
 from labkit.memory.settings import METHODS, StepSettings
@@ -243,27 +243,31 @@ class TableRow:
 
 def table(
     model: str, *, devices: tuple[str, ...] = COMMON_GPUS, batch_size: int = 1,
-    seq_len: int = 1024, **choices: Any,
+    seq_len: int = 1024, checkpointing: tuple[bool, ...] | None = None, **choices: Any,
 ) -> list[TableRow]:  # fmt: skip
     """Return all methods × `devices` for a model, by formula: peaks and largest batches.
 
-    Methods that the model cannot do are left out.
+    `checkpointing` limits the rows to those with, or to those without. Methods that the model or
+    the other choices exclude are left out.
 
-    Raises `LabkitError` for an unknown model, or one whose architecture has no formulas.
+    Raises `LabkitError` for an unknown model or device, choices that are wrong for every method,
+    or an architecture without formulas.
     """
-    card = DEVICES[devices[0]]
-    if analytic(settings_for(card, model, **choices)) is None:
+    cards = {card.name: card for card in map(find_device, devices)}
+    first = next(iter(cards.values()))
+    choices = {**choices, "batch_size": batch_size, "seq_len": seq_len}
+    # What is wrong here is wrong for all methods.
+    if analytic(settings_for(first, model, **choices)) is None:
         raise LabkitError(
             f"{model} has an architecture without formulas: give a method and a device, and its "
             "step is traced"
         )
     rows = []
-    for method, checkpointing in itertools.product(METHODS, (False, True)):
+    for method, again in itertools.product(METHODS, checkpointing or (False, True)):
         try:
             settings = settings_for(
-                card, model, method=method, gradient_checkpointing=checkpointing,
-                batch_size=batch_size, seq_len=seq_len, **choices,
-            )  # fmt: skip
+                first, model, method=method, gradient_checkpointing=again, **choices
+            )
             formula = analytic(settings)
         except LabkitError:  # a prefix with checkpointing, a method this architecture cannot do
             continue
@@ -271,11 +275,11 @@ def table(
         rows.append(
             TableRow(
                 method=method,
-                gradient_checkpointing=checkpointing,
+                gradient_checkpointing=again,
                 peak_bytes=formula.peak_bytes,
                 largest_batch_size={
-                    name: largest(settings, DEVICES[name], 1.0, "batch_size") or 0
-                    for name in devices
+                    name: largest(settings, card, 1.0, "batch_size") or 0
+                    for name, card in cards.items()
                 },
             )
         )

@@ -63,7 +63,12 @@ def render(result: Estimate) -> str:
         f"{verb} on {result.device}: needs {gib(result.needed_bytes)} of "
         f"{gib(result.device_bytes)} GiB, with what driver and allocator take"
     )
-    if result.largest_batch_size is not None:
+    if result.largest_batch_size == 0:
+        lines.append(
+            f"not even one sample fits: weights and optimizer state alone take "
+            f"{gib(_states(result))} GiB"
+        )
+    elif result.largest_batch_size is not None:
         lines.append(
             f"largest batch at this length: {result.largest_batch_size} · "
             f"longest sample at this batch: {result.largest_seq_len}"
@@ -82,12 +87,18 @@ def render(result: Estimate) -> str:
     return "\n".join(lines)
 
 
-def render_table(model: str, rows: Sequence[TableRow], *, seq_len: int) -> str:
+def _states(result: Estimate) -> int:
+    """Return what is there all the time, batch or not."""
+    names = ("weights", "added_weights", "optimizer_state")
+    return sum(result.parts[name]["traced_bytes"] or 0 for name in names if name in result.parts)
+
+
+def render_table(model: str, rows: Sequence[TableRow], *, seq_len: int, batch_size: int = 1) -> str:
     """Return the table of all methods and cards as text: the largest batch on each, – for none."""
     devices = list(rows[0].largest_batch_size)
     lines = [
         f"{model}: largest batch of {seq_len}-token samples, by formula (– does not fit)",
-        f"{'method':26}{'GiB at 1':>9}" + "".join(f"{name:>11}" for name in devices),
+        f"{'method':26}{f'GiB at {batch_size}':>9}" + "".join(f"{name:>11}" for name in devices),
     ]
     for row in rows:
         name = row.method + (" + checkpointing" if row.gradient_checkpointing else "")

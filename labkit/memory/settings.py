@@ -20,6 +20,7 @@ OPTIMIZERS = (
     "adamw_bnb_8bit", "sgd", "adafactor",
 )  # fmt: skip
 SHARDINGS = ("none", "zero1", "zero2", "zero3", "fsdp2")
+MOST = 2**24  # of anything that is counted: above, sizes leave the range of 64-bit integers
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 # Names that the same thing goes by elsewhere.
@@ -126,6 +127,8 @@ class StepSettings:
             value = getattr(self, key)
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise LabkitError(f"{key} must be a whole number above 0, got {value!r}")
+            if value > MOST:
+                raise LabkitError(f"{key} must be at most {MOST:,}, got {value!r}")
         if not 0 <= self.lora_dropout < 1:
             raise LabkitError(f"lora_dropout must be in [0, 1), got {self.lora_dropout!r}")
         if not self.lora_target_modules:

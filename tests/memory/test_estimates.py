@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
 import pytest
 
 from labkit.errors import LabkitError
+from labkit.memory.analytic import analytic
 from labkit.memory.estimates import estimate, find_device, needed, settings_for, table
 from labkit.memory.report import plot_timeline, render, render_table, timeline_alt
 from labkit.memory.trace import trace
@@ -51,7 +53,11 @@ def test_a_card_below_the_weights_takes_no_batch_at_all():
     small = estimate("llama-3-70b", device="t4", method="lora", seq_len=64)
     assert not small.fits
     assert small.largest_batch_size == 0 and small.largest_seq_len == 0
-    assert "does not fit" in render(small)
+    text = render(small)
+    assert "does not fit" in text
+    # 2 bytes for each frozen weight; weight and two moments in fp32 for each that trains.
+    states = 2 * 70_553_706_496 + 12 * small.trainable_parameters
+    assert f"weights and optimizer state alone take {states / 2**30:.2f} GiB" in text
 
 
 def test_text_says_peak_phase_limit_and_time(result):
@@ -136,6 +142,76 @@ def test_bad_input_is_one_sentence(arguments, sentence):
     with pytest.raises(LabkitError, match=sentence) as raised:
         estimate(**arguments)
     assert "\n" not in str(raised.value)
+
+
+REFUSED = """
+import socket, sys
+def refused(*arguments, **options):
+    print("a socket was asked for", file=sys.stderr)
+    raise OSError("no network here")
+socket.socket.connect = socket.socket.connect_ex = socket.create_connection = refused
+socket.getaddrinfo = refused
+from labkit.cli import main
+main(sys.argv[1:])
+"""
+
+
+def test_no_network_and_no_weights(tmp_path):
+    """The stable command, in an empty home without a cache, with every connection refused."""
+    command = "estimate llama-3-8b --method lora --batch-size 4 --seq-len 1024 --device a100-40gb"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "LABKIT_"))}
+    environment |= {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-c", REFUSED, *command.split(), "--json"],
+        capture_output=True, text=True, env=environment, cwd=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "a socket was asked for" not in done.stderr
+    result = json.loads(done.stdout)
+    assert result["peak_bytes"]["traced"] > 16e9 and not result["fits"]
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ("llama-3-8b --batch-size 0", "batch_size must be a whole number above 0, got 0"),
+        ("llama-3-8b --seq-len 0", "seq_len must be a whole number above 0"),
+        ("llama-3-8b --device a10k", "no device is called 'a10k': did you mean 'a10'"),
+        ("llama-3-8b --optim adam", "optim 'adam' is unknown: did you mean 'adamw_torch'"),
+        ("llama-3-8b --lora-target-modules q_prj", "did you mean 'q_proj'"),
+        ("llama-3-8b --sharding zero3", "set num_gpus to 2 or more"),
+        ("llama-3-8b --timeline x.png", "choose a --method for it"),
+        ("llama-3-8b --measure", "choose a --method for it"),
+        ("lama-3-8b", "did you mean 'llama-3-8b'"),
+        ("llama-3-8b --method lora --seq-len 99999999999", "seq_len must be at most 16,777,216"),
+        ("llama-3-8b --method lora --batch-size -1", "batch_size must be a whole number above 0"),
+        ("llama-3-8b --method lora --batch-size two", "--batch-size"),
+        ("llama-3-8b --method prefix --gradient-checkpointing", "choose one of the two"),
+        ("llama-3-8b --method qlora --sharding fsdp2 --num-gpus 2", "quantised weights are not"),
+    ],
+)
+def test_the_command_says_what_is_wrong_and_exits_with_2(arguments, sentence, capsys):
+    from labkit.cli import main
+
+    with pytest.raises(SystemExit) as exit_:
+        main(["estimate", *arguments.split()])
+    shown = capsys.readouterr()
+    assert exit_.value.code == 2 and shown.out == ""
+    assert sentence in shown.err and shown.err.count("\n") == 1
+
+
+def test_the_table_follows_the_choices_it_is_given():
+    rows = table("llama-3-8b", devices=("t4",), checkpointing=(True,), optim="sgd", lora_r=64)
+    assert [row.method for row in rows] == ["full", "lora", "qlora", "8bit", "prompt"]
+    assert all(row.gradient_checkpointing for row in rows)
+    settings = settings_for(
+        find_device("t4"), "llama-3-8b", gradient_checkpointing=True, optim="sgd", lora_r=64
+    )
+    assert rows[1].peak_bytes == analytic(settings).peak_bytes
+    assert set(rows[1].largest_batch_size) == {"t4"}
+    sharded = table("llama-3-8b", devices=("h100",), sharding="zero3", num_gpus=8)
+    assert {row.method for row in sharded} == {"full", "lora", "prefix", "prompt"}
 
 
 def test_formulas_need_no_torch():
