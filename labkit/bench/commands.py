@@ -30,6 +30,9 @@ def switchback(
     layers: Annotated[
         int | None, typer.Option(help="of the model trained end to end; 0 leaves that out")
     ] = None,
+    compile_layers: Annotated[
+        bool, typer.Option("--compile", help="compile the decoder layers of both sides")
+    ] = False,
     pairs: Pairs = None,
     backend: Backend = "auto",
     output_dir: Out = None,
@@ -46,6 +49,7 @@ def switchback(
 
     folder = output_dir or results.runs_dir() / "bench"
     grid = _grid(quick, tokens=tokens, layers=layers, pairs=pairs, backend=backend)
+    grid = dataclasses.replace(grid, compiled=compile_layers)
     outcome = bench.switchback(grid, output_dir=folder, fresh=fresh)
     figure, axes = plots.new_figure(2, 2, width=8.6, height=5.4, sharex=True, sharey=True)
     alt = report.draw_heatmaps(figure, axes.flat, outcome["rows"])

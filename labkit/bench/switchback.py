@@ -39,8 +39,10 @@ class Grid:
     backend: str = "auto"
     layers: int = 2
     """of the model that is trained end to end; 0 leaves that out"""
-    batch_size: int = 4
-    seq_len: int = 512
+    batch_size: int = 8
+    seq_len: int = 256
+    compiled: bool = False
+    """decoder layers of both sides compiled, as labkit does in long runs"""
     weight_scale: str = "row"
     """of the model that is trained end to end"""
     tiny: bool = False
@@ -152,14 +154,14 @@ def end_to_end(grid: Grid, ledger: Ledger, say: Say) -> dict[str, Any]:
     """Fine-tune with and without SwitchBack, a process a run; return what the runs say.
 
     Keys: ratio, p_value, a_a {value, low, high}, a_a_p_value, pairs, seconds, layers, parameters,
-    converted (layers in int8), tokens (of a step) and runs.
+    converted (layers in int8), tokens (of a step), weight_scale, compiled and runs.
     """
     from labkit.bench import training
 
     spec = {
         "widths": training.TINY if grid.tiny else training.TINYLLAMA,
         "layers": grid.layers, "batch_size": grid.batch_size, "seq_len": grid.seq_len,
-        "weight_scale": grid.weight_scale, "backend": grid.backend,
+        "weight_scale": grid.weight_scale, "backend": grid.backend, "compiled": grid.compiled,
         "min_features": 0 if grid.tiny else 1024,
     }  # fmt: skip
     plan = grid.training_plan
@@ -189,6 +191,7 @@ def end_to_end(grid: Grid, ledger: Ledger, say: Say) -> dict[str, Any]:
         "converted": converted,
         "tokens": grid.batch_size * grid.seq_len,
         "weight_scale": grid.weight_scale,
+        "compiled": grid.compiled,
         "runs": runs,
     }
 

@@ -10,12 +10,14 @@ would be wrong in a shallow model, and are put right:
   layers. It is applied to layers / 22 of the tokens instead (those with a label).
 * Input and output embeddings are tied, so the optimizer does not spend its time on vocabulary.
 
-Otherwise this is `labkit train --method full` by default: float32 weights, bfloat16 autocast, fused
-AdamW, gradients clipped at norm 1. SwitchBack's arm differs in one call, `convert`. Every run is a
-process of its own and trains from the same weights on the same tokens.
+Otherwise this is `labkit train --method full`: float32 weights, bfloat16 autocast, fused AdamW,
+gradients clipped at norm 1, a heap that is kept, and decoder layers compiled if asked for (as
+long runs do). SwitchBack's arm differs in one call, `convert`. Every run is a process of its own
+and trains from the same weights on the same tokens.
 """
 
 import gc
+import platform
 from typing import Any
 
 from labkit import hardware
@@ -64,22 +66,24 @@ def check_memory(spec: dict[str, Any]) -> None:
 def measure_training(spec: dict[str, Any], plan: Plan, *, switchback: bool) -> dict[str, Any]:
     """Train for a few steps; return {seconds, warmup_seconds, converted, parameters}.
 
-    `spec` holds widths, layers, batch_size, seq_len, weight_scale, backend and min_features.
+    `spec` holds widths, layers, batch_size, seq_len, compiled, weight_scale, backend, min_features.
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
     from transformers.initialization import no_init_weights
 
-    from labkit.fast import EAGER_ATTENTION_MAX_LENGTH, labelled_loss
+    from labkit import fast
     from labkit.switchback import convert
 
+    if platform.libc_ver()[0] == "glibc":
+        fast.keep_heap()
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     length = spec["seq_len"]
     config = LlamaConfig(
         num_hidden_layers=spec["layers"], tie_word_embeddings=True, use_cache=False,
         max_position_embeddings=length, **spec["widths"],
-        attn_implementation="eager" if length <= EAGER_ATTENTION_MAX_LENGTH else "sdpa",
+        attn_implementation="eager" if length <= fast.EAGER_ATTENTION_MAX_LENGTH else "sdpa",
     )  # fmt: skip
     # Its own initialisation takes longer than the steps.
     with no_init_weights():
@@ -92,6 +96,8 @@ def measure_training(spec: dict[str, Any], plan: Plan, *, switchback: bool) -> d
     if switchback:
         converted = convert(model, min_features=spec["min_features"], backend=spec["backend"],
                             weight_scale=spec["weight_scale"])  # fmt: skip
+    if spec["compiled"]:
+        fast.compile_layers(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
     vocabulary = spec["widths"]["vocab_size"]
     input_ids = torch.randint(vocabulary, (spec["batch_size"], length), device=device)
@@ -102,7 +108,7 @@ def measure_training(spec: dict[str, Any], plan: Plan, *, switchback: bool) -> d
 
     def step() -> None:
         with torch.autocast(device, dtype=torch.bfloat16):
-            loss = labelled_loss(model, batch, None)
+            loss = fast.labelled_loss(model, batch, None)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
