@@ -262,6 +262,8 @@ def layer_temporary_bytes(shape: Shape, settings: StepSettings) -> int:
     made: float
     rows = 3 * shape.mlp if "gate_proj" in {x.name for x in shape.linears} else 2 * shape.mlp
     made = tokens * (rows * size + 2 * size * shape.hidden)
+    if settings.attention == "eager" and shape.heads > 1:
+        made += tokens * 4 * shape.heads * settings.seq_len  # gradient of the softmax, in fp32
     if shape.state:
         made = tokens * 3 * 4 * shape.mlp * shape.state
     if settings.gradient_checkpointing:
@@ -279,18 +281,21 @@ def logits_bytes(shape: Shape, settings: StepSettings) -> tuple[int, int]:
 
     Full cross-entropy on an fp32 copy: 16-bit logits, the copy and its log-softmax (10 bytes per
     logit in 16 bit); then log-softmax and two gradients (12). In tiles: one tile of 4096 × 32,768
-    products, and the gradient of the hidden states in fp32.
+    products, and the gradient of the hidden states in fp32; a CPU, without TRL's kernel, has fp32
+    copies of a tile besides (three going forward, seven and a mask going back).
     """
     size, scored = BYTES[settings.dtype], settings.batch_size * _scored(settings)
     hidden = scored * shape.hidden * size if settings.labelled_tokens is not None else 0
     if settings.loss == "chunked":
-        tile = min(scored, TILE_TOKENS) * min(TILE_VOCABULARY, shape.vocab) * size
-        gradient = 4 * scored * shape.hidden
+        folded = min(scored, TILE_TOKENS) * min(TILE_VOCABULARY, shape.vocab)
+        tile = folded * size
+        on_cpu = settings.target == "cpu"
+        gradient = 4 * scored * shape.hidden + (29 * folded if on_cpu else 0)
         if settings.method == "full":
             gradient += 4 * shape.vocab * shape.hidden
         if settings.autocast and settings.method == "full":
             tile += TILE_VOCABULARY * shape.hidden * size
-        return tile + hidden, tile + gradient + hidden
+        return tile + hidden + (12 * folded if on_cpu else 0), tile + gradient + hidden
     logits = scored * shape.vocab
     # T5 takes its loss from the logits as they are, which CUDA's autocast makes fp32 anyway.
     upcast = settings.upcast_logits and shape.architecture != "t5"

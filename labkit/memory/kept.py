@@ -105,7 +105,8 @@ class _Account:
             own = self.compute * width if mine and not kept else 0
         # LLM.int8 keeps the tensor it was given (bitsandbytes, MatMul8bitLt).
         quantised = self.compute * width if self.settings.method == "8bit" and not kept else 0
-        if quantised and own and not (self.settings.cast_adapter_input and self.casts):
+        casts = self.settings.cast_adapter_input and self.casts
+        if quantised and own and not (casts or dropout):
             quantised = 0
         return own + mask + rank + quantised
 
@@ -130,6 +131,9 @@ class _Account:
         if self.settings.attention == "eager" or shape.architecture == "bloom":
             probabilities = (4 + (e if e < 4 else 0)) * shape.heads * length
             return e * (shape.queries + 2 * keys) + probabilities
+        if shape.dropout and self.settings.target == "cpu":
+            # The CPU's fused kernel has no dropout: fp32 copies, probabilities, factor, result.
+            return 4 * (2 * shape.queries + 2 * keys) + 12 * shape.heads * length
         mask = e * length if masked else 0
         return e * (2 * shape.queries + 2 * keys) + 4 * shape.heads + mask
 

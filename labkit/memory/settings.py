@@ -51,7 +51,8 @@ class StepSettings:
     master_weights: bool | None = None
     """fp32 weights under autocast; None: for full fine-tuning in 16 bit, as labkit trains"""
     adapter_dtype: str | None = None
-    """type of added weights; None: float32 as PEFT makes them, bfloat16 on a quantised base"""
+    """type of added weights; None: float32 as PEFT makes them, the compute type on a quantised base
+    and where sharding gathers them in it"""
     cast_adapter_input: bool = True
     """copy an adapter's input to the adapter's type first, PEFT's default; labkit train does not"""
     optim: str = "adamw_torch_fused"
@@ -191,8 +192,8 @@ class StepSettings:
     @property
     def added_dtype(self) -> str:
         """Type of the weights that a parameter-efficient method adds."""
-        quantised = self.method in ("qlora", "8bit")
-        return self.adapter_dtype or (self.dtype if quantised else "float32")
+        in_compute_type = self.method in ("qlora", "8bit") or self.sharding != "none"
+        return self.adapter_dtype or (self.dtype if in_compute_type else "float32")
 
     @property
     def uses_lora(self) -> bool:

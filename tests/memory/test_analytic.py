@@ -51,7 +51,16 @@ def test_formula_and_trace_agree_over_a_grid():
         ("t5-large", "full", 2, 256, {}),
         ("llama-3-8b", "full", 1, 512, {"sharding": "fsdp2", "num_gpus": 4}),
         ("llama-2-13b", "lora", 1, 512, {"sharding": "zero3", "num_gpus": 2}),
-    ]
+        ("phi-1.5", "lora", 2, 512, {"sharding": "zero2", "num_gpus": 2, "lora_dropout": 0.1}),
+        ("t5-large", "lora", 2, 512, {"target": "cpu"}),
+        ("llama-3.2-1b", "full", 4, 512, {"target": "cpu", "loss": "chunked"}),
+        ("llama-3.2-1b", "lora", 2, 2048, {
+            "attention": "eager", "gradient_checkpointing": True, "loss": "chunked",
+        }),
+        ("llama-2-7b", "8bit", 2, 512, {
+            "lora_dropout": 0.1, "cast_adapter_input": False, "adapter_dtype": "bfloat16",
+        }),
+    ]  # fmt: skip
     errors = []
     for model, method, batch_size, seq_len, others in grid:
         settings = StepSettings(
