@@ -14,6 +14,7 @@ from labkit.memory.estimates import LABELS, Estimate
 from labkit.memory.report import COLOURS
 
 ALLOWED = 0.08
+THIN = 0.005
 
 
 def draw_peaks(axes: Any, results: Mapping[str, Estimate]) -> str:
@@ -26,9 +27,12 @@ def draw_peaks(axes: Any, results: Mapping[str, Estimate]) -> str:
         part for part in COLOURS if any(each.at_peak.get(part, 0) for each in results.values())
     ]
     start = [0.0] * len(labels)
+    longest = max(sum(each.at_peak.values()) for each in results.values()) / GIB
     for part in parts:
         sizes = [results[label].at_peak.get(part, 0) / GIB for label in labels]
-        axes.barh(labels, sizes, left=start, color=COLOURS[part], label=LABELS[part], height=0.62)
+        # What is too thin to be seen is drawn and not named.
+        name = LABELS[part] if max(sizes) >= THIN * longest else None
+        axes.barh(labels, sizes, left=start, color=COLOURS[part], label=name, height=0.62)
         start = [a + b for a, b in zip(start, sizes, strict=True)]
     for place, total in enumerate(start):
         axes.text(total, place, f" {total:.1f}", va="center", fontsize="small")
