@@ -103,5 +103,6 @@ def _grid(
         return dataclasses.replace(plan, pairs=pairs)
 
     return dataclasses.replace(
-        grid, plan=with_pairs(grid.plan), training_plan=with_pairs(grid.training_plan)
-    )
+        grid, plan=with_pairs(grid.plan), parts_plan=with_pairs(grid.parts_plan),
+        training_plan=with_pairs(grid.training_plan),
+    )  # fmt: skip

@@ -217,3 +217,35 @@ def draw_pairs(ax: Any, found: dict[str, Any]) -> str:
     ax.legend(fontsize="small", loc="lower right")
     return (f"Ratios of step times end to end with their mean: {interval(found['ratio'])} for "
             f"SwitchBack, {interval(found['a_a'])} for the control.")  # fmt: skip
+
+
+def by_tokens(rows: Sequence[Row], published: Sequence[Row], *, width: int) -> list[Row]:
+    """Return measured and published ratios of the MLP layers of one width, by tokens.
+
+    `published` are the layer rows of `switchback.figures.published_rows`. As there, a row is both
+    orientations together. Rows: where, tokens, ratio_row, ratio_tensor (full training).
+    """
+    mlp = [r for r in rows if r["mode"] == "full" and r["in_features"] != r["out_features"]
+           and min(r["in_features"], r["out_features"]) >= width]  # fmt: skip
+    found: list[Row] = []
+    for tokens in sorted({row["tokens"] for row in mlp}):
+        entry: Row = {"where": "here", "tokens": tokens}
+        for scale in ("row", "tensor"):
+            both = [r for r in mlp if (r["tokens"], r["weight_scale"]) == (tokens, scale)]
+            base, int8 = (sum(r["seconds"][k] for r in both) for k in ("baseline", "candidate"))
+            entry[f"ratio_{scale}"] = base / int8
+        found.append(entry)
+    keys = ("tokens", "ratio_row", "ratio_tensor")
+    return found + [
+        {"where": "A100", **{key: row[key] for key in keys}}
+        for row in published
+        if row["width"] == width
+    ]
+
+
+def implied_share(end_to_end: float, layer: float) -> float | None:
+    """Return the share f of a step that must gain `layer` for the step to gain `end_to_end`.
+
+    Amdahl: end_to_end = 1 / (1 - f + f / layer). None where the layer gains nothing.
+    """
+    return (1 - 1 / end_to_end) / (1 - 1 / layer) if layer > 1 else None

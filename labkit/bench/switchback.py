@@ -49,8 +49,9 @@ class Grid:
     """a model of toy widths end to end"""
     plan: Plan = field(default_factory=Plan)
     training_plan: Plan = field(
-        default_factory=lambda: Plan(warmup=2, steps=4, run_seconds=0.0, max_steps=4)
+        default_factory=lambda: Plan(warmup=2, steps=3, run_seconds=0.0, max_steps=3)
     )
+    parts_plan: Plan = field(default_factory=lambda: Plan(run_seconds=0.03))
 
     def __post_init__(self) -> None:
         for key, value in (("tokens", self.tokens), ("shapes", sum(self.shapes, ()))):
@@ -71,9 +72,15 @@ QUICK = {
     "seq_len": 16,
     "tiny": True,
     "plan": Plan(pairs=4, steps=1, run_seconds=0.002, max_steps=4),
+    "parts_plan": Plan(pairs=4, steps=1, run_seconds=0.0, max_steps=2),
     "training_plan": Plan(pairs=4, warmup=1, steps=2, run_seconds=0.0, max_steps=2),
 }
 """Settings that prove everything runs, in seconds; what they measure says nothing."""
+
+
+def quick_grid(**changes: Any) -> Grid:
+    """Return a grid with the settings of QUICK."""
+    return Grid(**{**QUICK, **changes})
 
 
 def cases(grid: Grid) -> list[dict[str, Any]]:
@@ -215,7 +222,7 @@ def kernels(
         measured = ledger.get(name)
         if measured is None:
             measured = harness.in_fresh_process(
-                "labkit.bench.layers:measure_parts", say=say, case=case, plan=grid.plan,
+                "labkit.bench.layers:measure_parts", say=say, case=case, plan=grid.parts_plan,
                 backend=grid.backend,
             )  # fmt: skip
             ledger.put(name, measured)
