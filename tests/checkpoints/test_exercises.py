@@ -3,9 +3,11 @@
 import re
 import time
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from scipy.stats import linregress
 
 from labkit.checkpoints import check, exercises
 from labkit.checkpoints.lessons import collect
@@ -35,7 +37,12 @@ def layer_bytes(h, m, q, k):
     return norms + 2 * 2 * h + 2 * (q + k + k) + 2 * q + 2 * 4 * m
 
 
+def kv_cache(layers, kv_heads, head_dim, tokens, batch, width):
+    return 2 * layers * kv_heads * head_dim * tokens * batch * width
+
+
 RIGHT = {
+    "kv_cache_bytes": [kv_cache],
     "exact_match": [exact_match],
     "peak_bytes": [peak_bytes],
     "layer_bytes_per_token": [layer_bytes],
@@ -44,6 +51,11 @@ RIGHT = {
         reference_count,
         lambda shapes, r: r * sum(map(sum, shapes)),
     ],
+    "fit_step_time": [
+        lambda sizes, seconds: np.polyfit(sizes, seconds, 1)[::-1],
+        lambda sizes, seconds: linregress(sizes, seconds)[1::-1],
+    ],
+    "batch_for_share": [lambda a, b, share: a / b / (1 / share - 1)],
 }
 
 F = torch.nn.functional.linear
@@ -63,6 +75,11 @@ WRONG = [
     ("exact_match", lambda a, b: exact_match(a, b) or exact_match(a, b.split(" ")[-1]), "a part"),
     ("exact_match", lambda a, b: 1 if a == b else 0, "the result is True"),
     ("exact_match", lambda a, b: None, "the same text"),
+    ("kv_cache_bytes", lambda L, n, d, t, b, w: L * n * d * t * b * w, "a key and a value"),
+    ("kv_cache_bytes", lambda L, n, d, t, b, w: 2 * n * d * t * b * w, "every layer keeps"),
+    ("kv_cache_bytes", lambda L, n, d, t, b, w: 2 * L * d * t * b * w, "each head of keys"),
+    ("kv_cache_bytes", lambda L, n, d, t, b, w: 2 * L * n * d * t * w, "tokens and sequences"),
+    ("kv_cache_bytes", lambda L, n, d, t, b, w: 2 * L * n * d * t * b * 1, "takes its bytes"),
     ("peak_bytes", lambda w, o, g, a, x: w + o + g + a + x, "do not add up"),
     ("peak_bytes", lambda w, o, g, a, x: max(w, o, g, a, x), "there all the time"),
     ("peak_bytes", lambda w, o, g, a, x: w + o + max(a, x), "optimizer step decides"),
@@ -98,6 +115,17 @@ WRONG = [
     ("count_lora_parameters", lambda shapes, r: 16 * sum(i + o for i, o in shapes), "one square"),
     ("count_lora_parameters", lambda shapes, r: r * sum(shapes[0]) if shapes else 0, "add up"),
     ("count_lora_parameters", lambda shapes, r: r * sum(shapes[0]), "no layers.*IndexError"),
+    ("fit_step_time", lambda sizes, seconds: np.polyfit(sizes, seconds, 1), "line through them"),
+    (
+        "fit_step_time",
+        lambda sizes, seconds: (
+            seconds[0] - sizes[0] * (slope := (seconds[-1] - seconds[0]) / (sizes[-1] - sizes[0])),
+            slope,
+        ),
+        "noisy points",
+    ),
+    ("batch_for_share", lambda a, b, share: a / b, "nine tenths"),
+    ("batch_for_share", lambda a, b, share: share * a / b, "half of the ceiling"),
 ]
 
 

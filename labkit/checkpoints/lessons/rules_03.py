@@ -1,0 +1,204 @@
+"""Lesson 03: lines through the student's own points, and what fits on a card by formula."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from labkit.checkpoints.rules import (
+    CHANGE,
+    Evidence,
+    Finding,
+    Values,
+    close,
+    compare,
+    positive,
+    quotient,
+    reasoned,
+)
+
+GPUS = 4
+NEAR = 0.10
+TIME_CHANGE = 0.10
+# Formula and trace differ by less; a claim must miss by more before it is called wrong.
+SLACK = 0.15
+
+Point = dict[str, Any]
+
+
+def _measured(evidence: Evidence, name: str) -> list[Point]:
+    return [p for p in evidence.points if p.get("status") == "done" and p.get(name)]
+
+
+def _alike(points: list[Point], *but: str) -> list[list[Point]]:
+    """Return the points in groups that share every setting except those named."""
+    groups: dict[str, list[Point]] = {}
+    for point in points:
+        rest = {k: v for k, v in point["settings"].items() if k not in but}
+        groups.setdefault(json.dumps(rest, sort_keys=True), []).append(point)
+    return list(groups.values())
+
+
+def memory_line(values: Values, evidence: Evidence) -> Iterator[Finding]:
+    """03.1: two peaks of one sweep, and the line through them."""
+    small, large = values["small_batch"], values["large_batch"]
+    low, high = values["small_bytes"], values["large_bytes"]
+    yield from positive(values, "small_batch", "small_bytes", "large_bytes")
+    if None not in (small, large) and small >= large:
+        yield Finding("contradicts", "large_batch is not above small_batch")
+    elif None not in (small, large, low, high):
+        found = False
+        sweeps = _alike(_measured(evidence, "peak_bytes"), "batch_size")
+        for group in sweeps:
+            peaks = [(p["settings"]["batch_size"], p["peak_bytes"]) for p in group]
+            found |= all(
+                any(size == batch and close(claimed, peak) for batch, peak in peaks)
+                for size, claimed in ((small, low), (large, high))
+            )
+        if found:
+            yield Finding("consistent", "both peaks are those of points of one sweep")
+        elif not any(len(group) > 1 for group in sweeps):
+            yield Finding("missing", "no two of your points differ in the batch size alone")
+        else:
+            yield Finding("contradicts", "no sweep of yours has these peaks at these batch sizes")
+        slope = (high - low) / (large - small)
+        source = "what the two peaks give"
+        yield from compare("bytes_per_sample", values["bytes_per_sample"], slope, source)
+        constant = low - slope * small
+        yield from compare("constant_bytes", values["constant_bytes"], constant, source)
+    yield from reasoned(values)
+
+
+def best_batch(values: Values, evidence: Evidence) -> Iterator[Finding]:
+    """03.2: the smallest batch within a tenth of the highest throughput of its sweep."""
+    highest, batch = values["highest_tokens_per_second"], values["best_batch_size"]
+    speed = values["best_tokens_per_second"]
+    yield from positive(values, "highest_tokens_per_second", "best_tokens_per_second")
+    if highest is not None:
+        sweeps = [
+            {p["settings"]["batch_size"]: p["tokens_per_second"] for p in group}
+            for group in _alike(_measured(evidence, "tokens_per_second"), "batch_size")
+        ]
+        swept = [sweep for sweep in sweeps if len(sweep) > 1]
+        match = next((s for s in swept if close(highest, max(s.values()))), None)
+        if match is not None:
+            yield Finding("consistent", "highest_tokens_per_second is the highest of a sweep")
+            yield from _smallest_near(match, batch, speed)
+        elif not swept:
+            yield Finding("missing", "no two of your points differ in the batch size alone")
+        else:
+            yield Finding(
+                "contradicts", "highest_tokens_per_second is not the highest of any of your sweeps"
+            )
+    yield from quotient(
+        values, "share_percent", "best_tokens_per_second", "highest_tokens_per_second", times=100.0
+    )
+    yield from reasoned(values)
+
+
+def _smallest_near(
+    sweep: dict[int, float], batch: int | None, speed: float | None
+) -> Iterator[Finding]:
+    if batch is None:
+        return
+    if batch not in sweep:
+        yield Finding("contradicts", "best_batch_size is not a batch of that sweep")
+        return
+    yield from compare("best_tokens_per_second", speed, sweep[batch], "what the sweep has there")
+    smallest = min(b for b, rate in sweep.items() if rate >= (1 - NEAR) * max(sweep.values()))
+    if batch < smallest:
+        yield Finding("contradicts", "best_batch_size is more than a tenth below the highest")
+    elif batch > smallest:
+        yield Finding("contradicts", "a batch smaller than best_batch_size is within a tenth too")
+    else:
+        yield Finding("consistent", "best_batch_size is the smallest within a tenth")
+
+
+def variants(values: Values, evidence: Evidence) -> Iterator[Finding]:
+    """03.3: no two points that differ in this alone show the opposite."""
+    points = _measured(evidence, "peak_bytes")
+    again = [
+        (one, other)
+        for group in _alike(points, "gradient_checkpointing")
+        for one in group
+        for other in group
+        if not one["settings"]["gradient_checkpointing"]
+        and other["settings"]["gradient_checkpointing"]
+    ]
+    summed = [
+        (one, other)
+        for group in _alike(points, "batch_size", "gradient_accumulation_steps")
+        for one in group
+        for other in group
+        if one["settings"]["gradient_accumulation_steps"] == 1
+        and other["settings"]["gradient_accumulation_steps"] > 1
+        and _samples(one) == _samples(other)
+    ]
+    for name, pairs, key, least in (
+        ("checkpointing_memory", again, "peak_bytes", CHANGE),
+        ("checkpointing_time", again, "step_seconds", TIME_CHANGE),
+        ("accumulation_memory", summed, "peak_bytes", CHANGE),
+    ):
+        claim = values[name]
+        if claim is None:
+            continue
+        changes = [other[key] / one[key] - 1 for one, other in pairs if one[key] and other[key]]
+        effects = {
+            "no change" if abs(c) < least else "grows" if c > 0 else "shrinks" for c in changes
+        }
+        if not effects:
+            yield Finding("missing", f"{name}: no two of your points differ in it alone")
+        elif claim in effects:
+            yield Finding("consistent", f"{name}: your points show it")
+        else:
+            yield Finding("contradicts", f"{name}: your points show otherwise")
+    yield from reasoned(values)
+
+
+def _samples(point: Point) -> int:
+    settings = point["settings"]
+    return settings["batch_size"] * settings["gradient_accumulation_steps"]
+
+
+def eight_billion(values: Values, evidence: Evidence) -> Iterator[Finding]:
+    """03.4: the batch fits by formula and one much larger does not; four devices, four batches."""
+    batch, length, again = values["lora_batch"], values["seq_len"], values["checkpointing"]
+    yield from positive(values, "seq_len", "lora_batch", "full_batch_per_gpu")
+    if None not in (batch, length, again) and batch > 0 and length > 0:
+        share, beyond = (
+            _share(each, length, again == "with") for each in (batch, batch + 1 + batch // 3)
+        )
+        if share > 1 + SLACK:
+            yield Finding("contradicts", "lora_batch does not fit by the formulas")
+        elif beyond < 1 - SLACK:
+            yield Finding("contradicts", "a much larger lora_batch still fits by the formulas")
+        else:
+            yield Finding("consistent", "lora_batch is near the largest that the formulas give")
+    each, total = values["full_batch_per_gpu"], values["full_samples_per_step"]
+    if None not in (each, total):
+        source = "the batch of one device times the devices"
+        yield from compare("full_samples_per_step", total, GPUS * each, source)
+    yield from reasoned(values)
+
+
+def _share(batch_size: int, seq_len: int, checkpointing: bool) -> float:
+    """Return what a LoRA step of Llama-3-8B needs, as a share of an A100 with 40 GB."""
+    from labkit.devices import find
+    from labkit.memory.analytic import analytic
+    from labkit.memory.estimates import needed
+    from labkit.memory.settings import StepSettings
+
+    settings = StepSettings(
+        model="llama-3-8b", method="lora", batch_size=batch_size, seq_len=seq_len,
+        gradient_checkpointing=checkpointing,
+    )  # fmt: skip
+    formula = analytic(settings)
+    assert formula is not None
+    return needed(formula.peak_bytes, settings) / find("a100-40gb").usable_bytes
+
+
+RULES = {
+    "03.1": memory_line,
+    "03.2": best_batch,
+    "03.3": variants,
+    "03.4": eight_billion,
+}
