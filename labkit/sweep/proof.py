@@ -11,7 +11,9 @@ Steps that were measured are kept, so the command can be stopped and started aga
 """
 
 import argparse
+import itertools
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,21 +26,18 @@ LENGTHS = (64, 128)
 LIMITS = {"lora": (5 * GIB // 4, 7 * GIB // 4), "full": (11 * GIB // 4, 3 * GIB)}
 
 
-def rows(*, model: str = MODEL) -> list[dict[str, Any]]:
-    """Return one row per method, checkpointing, length and limit."""
-    found = []
-    for method, limits in LIMITS.items():
-        for checkpointing in (False, True):
-            for seq_len in LENGTHS:
-                for limit in limits:
-                    largest = largest_batch(
-                        model, method=method, seq_len=seq_len, memory_limit=limit,
-                        gradient_checkpointing=checkpointing or None,
-                    )  # fmt: skip
-                    print(f"{method}, {seq_len} tokens: {say_largest(largest)}",
-                          file=sys.stderr, flush=True)  # fmt: skip
-                    found.append(_row(largest))
-    return found
+def rows(*, model: str = MODEL) -> Iterator[dict[str, Any]]:
+    """Yield one row per limit, length, method, and with and without checkpointing."""
+    for which, seq_len, (method, limits), again in itertools.product(
+        (0, 1), LENGTHS, LIMITS.items(), (False, True)
+    ):
+        largest = largest_batch(
+            model, method=method, seq_len=seq_len, memory_limit=limits[which],
+            gradient_checkpointing=again or None,
+        )  # fmt: skip
+        text = f"{method}, {seq_len} tokens: {say_largest(largest)}"
+        print(text, file=sys.stderr, flush=True)
+        yield _row(largest)
 
 
 def _row(largest: Largest) -> dict[str, Any]:
@@ -51,16 +50,17 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m labkit.sweep.proof")
     parser.add_argument("--output", type=Path, required=True)
     output = parser.parse_args(arguments).output
-    started = results.now()
-    record = {
+    record: dict[str, Any] = {
         "command": f"python -m labkit.sweep.proof --output {output.name}",
         "model": MODEL,
-        "started_at": started,
+        "started_at": results.now(),
         "versions": results.versions(),
-        "rows": rows(),
         "hardware": hardware.describe(),
+        "rows": [],
     }
-    results.write_json(output, record)
+    for row in rows():
+        record["rows"].append(row)
+        results.write_json(output, record)
 
 
 if __name__ == "__main__":
