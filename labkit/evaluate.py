@@ -24,7 +24,7 @@ from labkit.datasets import score, tatqa
 from labkit.datasets.answers import format_answer
 from labkit.datasets.tatqa import Sample
 from labkit.errors import LabkitError
-from labkit.models import registry
+from labkit.infer import model_path
 from labkit.models.files import fingerprint
 from labkit.progress import Progress
 from labkit.stats import mean_interval
@@ -42,10 +42,13 @@ def evaluate(
     split: str = "test",
     examples: int = 0,
     max_samples: int | None = None,
+    dtype: str = "bfloat16",
     fresh: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Score a model (name, run or folder; or 'majority') on a split.
+
+    `dtype` is the type of the weights; arithmetic is exact (see `infer`).
 
     Returns the JSON of `labkit eval`: model, task, data, split, examples, n, metrics {em, f1:
     {value, low, high}}, by_type {answer type: {n, em, f1}}, by_source, seconds and predictions
@@ -57,7 +60,7 @@ def evaluate(
     reports = tatqa.load(data, split)
     samples = tatqa.samples(reports)[:max_samples]
     shots = worked_examples(data, examples)
-    key = _key(model, data=data, split=split, examples=examples, n=len(samples))
+    key = _key(model, data=data, split=split, examples=examples, n=len(samples), dtype=dtype)
     folder = results.runs_dir() / "evaluations"
     stored = folder / f"{key}.json"
     if stored.is_file() and not fresh:
@@ -74,7 +77,7 @@ def evaluate(
     if model == MAJORITY:
         predictions = dict.fromkeys((s.question.uid for s in samples), majority_answer(data))
     else:
-        predictions = _generate(model, samples, shots, quiet=quiet)
+        predictions = _generate(model, samples, shots, dtype=dtype, quiet=quiet)
     seconds = time.perf_counter() - started
     file = folder / f"{key}.predictions.json"
     results.write_json(file, predictions)
@@ -154,23 +157,18 @@ def worked_examples(data: str, count: int) -> list[Sample]:
 
 
 def _generate(
-    model: str, samples: Sequence[Sample], shots: Sequence[Sample], *, quiet: bool
+    model: str, samples: Sequence[Sample], shots: Sequence[Sample], *, dtype: str, quiet: bool
 ) -> dict[str, list[Any]]:
     from labkit.infer import load_generator
 
-    generator = load_generator(model)
+    generator = load_generator(model, dtype=dtype, exact=True)
     progress = Progress(total=len(samples), label=f"{Path(model).name}  answering", quiet=quiet)
     replies = generator.answer(samples, examples=shots, progress=progress.count)
     return {reply.uid: [list(reply.values), reply.scale] for reply in replies}
 
 
-def _key(model: str, *, data: str, split: str, examples: int, n: int) -> str:
-    if model == MAJORITY:
-        weights = MAJORITY
-    else:
-        run = results.runs_dir() / model
-        path = registry.resolve(str(run) if (run / "record.json").is_file() else model)
-        weights = fingerprint(path)
+def _key(model: str, *, data: str, split: str, examples: int, n: int, dtype: str) -> str:
+    weights = MAJORITY if model == MAJORITY else f"{fingerprint(model_path(model))} {dtype}"
     parts = [weights, tatqa.data_sha256(data, split), tatqa.data_sha256(data, "train"), split,
              str(examples), str(n), json.dumps(results.versions(), sort_keys=True)]  # fmt: skip
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -10,18 +10,30 @@ single time and copied to every question.
 
 Prompts in a batch are padded on the left, so that every last token is a real one. Greedy
 decoding of the same batches gives the same answers; nothing is sampled.
+
+Across *different* batches arithmetic matters. A bfloat16 result has 8 bits of mantissa, so two
+tokens that are nearly equally likely change places with the order of a sum: with a model that is
+often unsure, one answer in ten then depends on which questions shared its batch, and a merged
+adapter seems to answer differently. It is the arithmetic, not the weights: rounded to bfloat16
+and multiplied in float32 they give the same answers. Scores and comparisons are therefore
+`exact`: weights of the type they are kept in, arithmetic in float32 where there is no GPU. It
+takes twice the time; a chat need not pay it.
 """
 
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from labkit import results
 from labkit.datasets import prompts, sharing, tatqa
 from labkit.datasets.answers import parse_answer
 from labkit.datasets.score import score_answer
 from labkit.datasets.tatqa import Sample
 from labkit.errors import LabkitError
+from labkit.models import registry
+from labkit.views import SideBySide
 
 MAX_NEW_TOKENS = 64
 SEQUENCES_PER_BATCH = 96
@@ -153,32 +165,48 @@ class Generator:
         return [[next(answers) for _ in group] for group in groups]
 
 
-def load_generator(name: str, *, dtype: str = "bfloat16") -> Generator:
+def model_path(name: str) -> Path:
+    """Return the folder of a model, run or adapter by registry name, run name or path.
+
+    Raises:
+        LabkitError: there is no such model.
+    """
+    run = results.runs_dir() / name
+    return registry.resolve(str(run) if (run / "record.json").is_file() else name)
+
+
+def load_generator(name: str, *, dtype: str = "bfloat16", exact: bool = False) -> Generator:
     """Load a model, run or adapter by registry name, run name or path, ready to answer.
+
+    `exact` keeps the weights at the precision of `dtype` and, on a CPU, calculates in float32
+    (see above). A quantised model computes in the type it was quantised for, either way.
 
     Raises:
         LabkitError: there is no such model, or it is one that reads with an encoder.
     """
-    from labkit import fast, results
-    from labkit.models import load, registry
+    from labkit import fast
+    from labkit.models import load
 
-    run = results.runs_dir() / name
-    path = registry.resolve(str(run) if (run / "record.json").is_file() else name)
+    path = model_path(name)
     import torch
 
     if not torch.cuda.is_available():
         fast.keep_heap()
         fast.group_queries()
     model = load.load_model(path, dtype=dtype)
-    # Adapters are stored in float32, but training multiplied them in the compute type as well.
-    model = model.to(model.get_input_embeddings().weight.dtype)
+    if load.quantisation(path) is None:
+        # Adapters are stored in float32, but training multiplied them in the compute type too.
+        computes_in = model.get_input_embeddings().weight.dtype
+        if exact and not torch.cuda.is_available():
+            computes_in = torch.float32
+        model = model.to(computes_in)
     fast.contiguous_head(model)
     if model.config.is_encoder_decoder:
         raise LabkitError(
             f"{name} reads with an encoder and writes with a decoder: labkit asks models that "
             "only write on, such as smollm2-135m-instruct"
         )
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and model.device.type != "cuda":
         model = model.to("cuda")
     return Generator(name=name, tokenizer=load.load_tokenizer(path), model=model)
 
@@ -192,9 +220,16 @@ def read_reply(sample: Sample, text: str) -> Reply:
 
 
 def compare(
-    models: Sequence[str], sids: Sequence[int], *, data: str = "tables", split: str = "test"
-) -> list[dict[str, Any]]:
+    models: Sequence[str],
+    sids: Sequence[int],
+    *,
+    data: str = "tables",
+    split: str = "test",
+    dtype: str = "bfloat16",
+) -> SideBySide:
     """Return, for each sample id, the question, its gold answer and every model's reply.
+
+    A list of JSON objects that a notebook shows as tables (`views`).
 
     Raises:
         LabkitError: an id outside the split, a model or data set that is not there.
@@ -205,13 +240,20 @@ def compare(
             raise LabkitError(
                 f"there is no sample {sid}: the {split} split of {data} has 0 to {len(pool) - 1}"
             )
+    models = list(dict.fromkeys(models))
+    for name in models:  # a misspelt last name should not cost the answers of the first
+        model_path(name)
     chosen = [pool[sid] for sid in sids]
-    replies = {name: load_generator(name).answer(chosen) for name in dict.fromkeys(models)}
-    return [
+    replies = {
+        name: load_generator(name, dtype=dtype, exact=True).answer(chosen) for name in models
+    }
+    return SideBySide(
         {
             "sid": sid,
             "uid": sample.question.uid,
             "report": prompts.render_report(sample.report),
+            "table": [list(row) for row in sample.report.table],
+            "paragraphs": list(sample.report.paragraphs),
             "question": sample.question.text,
             "gold": {"answer": list(sample.question.answer), "scale": sample.question.scale,
                      "answer_type": sample.question.answer_type},
@@ -222,25 +264,7 @@ def compare(
             ],
         }
         for i, (sid, sample) in enumerate(zip(sids, chosen, strict=True))
-    ]  # fmt: skip
-
-
-def render(row: dict[str, Any]) -> str:
-    """Return one compared sample as text: report, question, gold, then a line per model."""
-    gold = " | ".join(row["gold"]["answer"]) + _scale(row["gold"]["scale"])
-    width = max(len(answer["model"]) for answer in row["answers"])
-    lines = [f"sample {row['sid']}  ({row['uid']})", row["report"], "",
-             f"Question: {row['question']}", f"{'gold':<{width}}  {gold}"]  # fmt: skip
-    for answer in row["answers"]:
-        read = " | ".join(answer["values"]) + _scale(answer["scale"])
-        shown = answer["text"] if answer["text"] == read else f"{answer['text']}  →  {read}"
-        lines.append(f"{answer['model']:<{width}}  exact match {answer['em']:.0f}  "
-                     f"F1 {answer['f1']:.2f}  {shown}")  # fmt: skip
-    return "\n".join(lines)
-
-
-def _scale(scale: str) -> str:
-    return f" {scale}" if scale else ""
+    )  # fmt: skip
 
 
 def parse_sids(text: str) -> list[int]:

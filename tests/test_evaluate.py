@@ -33,7 +33,7 @@ def half_right(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A model that answers every second question right; returns what it was asked, call by call."""
     calls: list[str] = []
 
-    def generate(model: str, samples: Any, shots: Any, *, quiet: bool) -> dict[str, list[Any]]:
+    def generate(model: str, samples: Any, shots: Any, **options: Any) -> dict[str, list[Any]]:
         calls.append(model)
         return {
             s.question.uid: [list(s.question.answer), s.question.scale]
@@ -95,7 +95,7 @@ def test_the_interval_is_a_bootstrap_over_reports(
     """Over the whole embedded test split, against a percentile bootstrap written out here."""
     rng = np.random.default_rng(0)
 
-    def generate(model: str, samples: Any, shots: Any, *, quiet: bool) -> dict[str, list[Any]]:
+    def generate(model: str, samples: Any, shots: Any, **options: Any) -> dict[str, list[Any]]:
         good = {s.report.uid: rng.random() for s in samples}  # reports are read well or badly
         return {
             s.question.uid: [list(s.question.answer), s.question.scale]
@@ -217,6 +217,7 @@ def test_a_second_call_costs_nothing_and_fresh_does_it_again(
 
 OTHER: dict[str, dict[str, Any]] = {
     "split": {"split": "dev"}, "examples": {"examples": 2}, "number": {"max_samples": 3},
+    "type": {"dtype": "float32"},
 }  # fmt: skip
 
 
@@ -316,7 +317,7 @@ def test_a_real_run_is_scored_end_to_end(
         "seconds", "predictions",
     }  # fmt: skip
     samples = tatqa.samples(tatqa.load(data, "test"))[:6]
-    replies = infer.load_generator(str(record.path)).answer(samples)
+    replies = infer.load_generator(str(record.path), exact=True).answer(samples)
     written = json.loads(Path(outcome["predictions"]).read_text())
     assert written == {r.uid: [list(r.values), r.scale] for r in replies}
     shown = evaluation.render(outcome)

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labkit import infer
+from labkit import infer, views
 from labkit.datasets import prompts, tatqa
 from labkit.datasets.score import score_answer
 from labkit.errors import LabkitError
@@ -256,7 +256,7 @@ def test_side_by_side_is_json_with_every_model_s_answer(
             assert (answer["em"], answer["f1"]) == score_answer(
                 answer["values"], answer["scale"], sample.question
             )
-        shown = infer.render(row)
+        shown = views.render([row])
         assert sample.question.text in shown and sample.question.answer[0] in shown
         assert all(model in shown for model in models)
     # One model named twice is asked once and shown once.

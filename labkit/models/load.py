@@ -97,13 +97,14 @@ def load_model(path: str | Path, *, dtype: str = "bfloat16", **kw: Any) -> "PreT
         quiet_bitsandbytes()
         from peft import PeftModel
 
-        with quiet(), one_sentence(folder):
+        with quiet(), one_sentence(folder, advice=f"was it trained on {base}?"):
             model = PeftModel.from_pretrained(model, folder, local_files_only=True)
+        refuse_foreign(model, folder, base)
     return model.eval()
 
 
 @contextmanager
-def one_sentence(folder: Path) -> Iterator[None]:
+def one_sentence(folder: Path, *, advice: str = "") -> Iterator[None]:
     """Turn what loading damaged or foreign files raises into a `LabkitError` naming `folder`."""
     from safetensors import SafetensorError
 
@@ -119,10 +120,49 @@ def one_sentence(folder: Path) -> Iterator[None]:
     else:
         return
     first = (str(reason).strip() or type(reason).__name__).splitlines()[0]
-    raise LabkitError(
-        f"no model can be loaded from {folder} ({first}): the folder is damaged or not a model "
-        "of transformers; fetch or train it again"
-    ) from reason
+    advice = advice or (
+        "the folder is damaged or not a model of transformers; fetch or train it again"
+    )
+    raise LabkitError(f"no model can be loaded from {folder} ({first}): {advice}") from reason
+
+
+def refuse_foreign(model: "PreTrainedModel", folder: Path, base: Path) -> None:
+    """Raise LabkitError when the adapter's tensors are not those its base has places for.
+
+    PEFT leaves out what does not fit (an adapter of a deeper model, say) without an error.
+    """
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    file = folder / "adapter_model.safetensors"
+    if not file.is_file():
+        return
+    with safe_open(file, "pt") as tensors:
+        stored = set(tensors.keys())
+    places = set(get_peft_model_state_dict(model, save_embedding_layers=False))
+    wrong = (places - stored) | {key for key in stored - places if "embed" not in key}
+    if wrong:
+        raise LabkitError(
+            f"the adapter in {folder} does not fit {base}, which has {len(places)} places for "
+            f"{len(stored)} tensors ({min(wrong)}): was it trained on another model?"
+        )
+
+
+def quantisation(path: str | Path) -> str | None:
+    """Return '8bit', 'nf4' or another type the model in a folder is stored in, None if plain."""
+    folder = base_folder(registry.resolve(str(path)))
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    stored = config.get("quantization_config")
+    if not stored:
+        return None
+    if stored.get("load_in_8bit"):
+        return "8bit"
+    if stored.get("load_in_4bit"):
+        return str(stored.get("bnb_4bit_quant_type", "4bit"))
+    return str(stored.get("quant_method", "quantised"))
 
 
 def auto_class(config: "PreTrainedConfig") -> Any:

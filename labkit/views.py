@@ -1,0 +1,150 @@
+"""Side by side: one question, the gold answer, and what each model makes of it.
+
+What a score of 0.55 means is best seen on single questions. A view shows the table, the
+paragraphs, the question and the gold answer, then a line per model: its mark (exact match and
+F1), the answer as read back, and the text the model wrote where that is something else (an
+expression, say).
+
+Where the models differ, colour shows it: a right answer is green, and in a wrong one the words
+that the gold answer does not have are red. Where all models answer alike nothing is coloured.
+Signs say the same as the colours (✓ right, ◐ partly, ✗ wrong; brackets around the words), so
+nothing is lost on paper or to a reader who does not see them.
+
+The same rows become text for a terminal and HTML for a notebook. Everything in the HTML is
+escaped: reports and answers are other people's text, and a model can write anything.
+"""
+
+import io
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+WIDTH = 100
+STYLE = """<style>
+.labkit-view {max-width: 60em; line-height: 1.45}
+.labkit-view table {border-collapse: collapse; margin: .4em 0}
+.labkit-view td, .labkit-view th {border: 1px solid #8886; padding: .15em .6em; text-align: left}
+.labkit-view mark.right {background: #009E7333; color: inherit}
+.labkit-view mark.wrong {background: #D55E0040; color: inherit; text-decoration: underline dotted}
+</style>"""
+
+
+class SideBySide(list[dict[str, Any]]):
+    """Rows of `infer.compare`: a list, shown by a notebook as tables."""
+
+    def _repr_html_(self) -> str:
+        return to_html(self)
+
+    def __str__(self) -> str:
+        return render(self)
+
+
+def reading(answer: dict[str, Any]) -> str:
+    """Return an answer as read back: values joined by ' | ', then the scale."""
+    values = answer.get("values", answer.get("answer", []))
+    return " | ".join(values) + (f" {answer['scale']}" if answer["scale"] else "")
+
+
+def sign(answer: dict[str, Any]) -> str:
+    """Return ✓ for an exact match, ◐ for a part of it (F1 above 0), ✗ for neither."""
+    return "✓" if answer["em"] == 1 else "◐" if answer["f1"] > 0 else "✗"
+
+
+def differ(row: dict[str, Any]) -> bool:
+    """Whether the models answer this sample differently; one model is held against the gold."""
+    readings = {reading(answer) for answer in row["answers"]}
+    if len(row["answers"]) == 1:
+        readings.add(reading(row["gold"]))
+    return len(readings) > 1
+
+
+def marked(row: dict[str, Any], answer: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return the words of an answer, each with 'right', 'wrong' or '' for how to show it."""
+    words = reading(answer).split()
+    if not differ(row):
+        return [(word, "") for word in words]
+    if answer["em"] == 1:
+        return [(word, "right") for word in words]
+    gold = set(reading(row["gold"]).lower().split())
+    return [(word, "" if word == "|" or word.lower() in gold else "wrong") for word in words]
+
+
+def render(rows: Sequence[dict[str, Any]], *, colour: bool = False) -> str:
+    """Return compared samples as text: table, question, gold answer, then a line per model.
+
+    `colour` adds a terminal's colours; signs and brackets are there in any case.
+    """
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    page = io.StringIO()
+    console = Console(
+        file=page, force_terminal=colour, color_system="standard" if colour else None,
+        width=WIDTH, highlight=False, markup=False, emoji=False, legacy_windows=False,
+    )  # fmt: skip
+    for number, row in enumerate(rows):
+        if number:
+            console.print()
+        console.print(Text(f"sample {row['sid']}  ({row['uid']})", style="bold"), soft_wrap=True)
+        table = Table(box=box.SIMPLE, show_header=False, pad_edge=False)
+        for cells in row["table"]:
+            table.add_row(*map(Text, cells))
+        console.print(table)
+        for paragraph in row["paragraphs"]:
+            console.print(Text(paragraph))
+        width = max(len("gold"), *(len(answer["model"]) for answer in row["answers"]))
+        console.print(Text(f"\nQuestion: {row['question']}", style="bold"), soft_wrap=True)
+        console.print(Text(f"{'gold':<{width}}  {'':<26}{reading(row['gold'])}"), soft_wrap=True)
+        for answer in row["answers"]:
+            line = Text(f"{answer['model']:<{width}}  {sign(answer)} exact match "
+                        f"{answer['em']:.0f}  F1 {answer['f1']:.2f}  ")  # fmt: skip
+            line.append_text(_coloured(marked(row, answer)))
+            if answer["text"].strip() != reading(answer):
+                line.append(f"   ← {' '.join(answer['text'].split())}", style="dim")
+            console.print(line, soft_wrap=True)
+    return page.getvalue().rstrip("\n")
+
+
+def _coloured(words: Sequence[tuple[str, str]]) -> Any:
+    from rich.text import Text
+
+    line = Text()
+    for number, (word, how) in enumerate(words):
+        shown = f"[{word}]" if how == "wrong" else word
+        style = {"right": "green", "wrong": "red", "": ""}[how]
+        line.append(" " if number else "").append(shown, style=style)
+    return line
+
+
+def to_html(rows: Sequence[dict[str, Any]]) -> str:
+    """Return compared samples as HTML, with everything that came from outside escaped."""
+    return STYLE + '<div class="labkit-view">' + "<hr>".join(map(_row_html, rows)) + "</div>"
+
+
+def _row_html(row: dict[str, Any]) -> str:
+    def cells(values: Sequence[str], tag: str = "td") -> str:
+        return "<tr>" + "".join(f"<{tag}>{escape(v)}</{tag}>" for v in values) + "</tr>"
+
+    paragraphs = "".join(f"<p>{escape(text)}</p>" for text in row["paragraphs"])
+    answers = [
+        f"<tr><td>{escape(answer['model'])}</td><td>{sign(answer)}</td>"
+        f"<td>{answer['em']:.0f}</td><td>{answer['f1']:.2f}</td>"
+        f"<td>{_marks(marked(row, answer))}</td><td><code>{escape(answer['text'])}</code></td></tr>"
+        for answer in row["answers"]
+    ]
+    head = cells(["model", "", "exact match", "F1", "answer", "as written"], "th")
+    return (
+        f"<p><b>sample {row['sid']}</b> ({escape(row['uid'])})</p>"
+        f"<table>{''.join(cells(line) for line in row['table'])}</table>"
+        f"<details><summary>{len(row['paragraphs'])} paragraphs</summary>{paragraphs}</details>"
+        f"<p><b>Question:</b> {escape(row['question'])}<br>"
+        f"<b>Gold answer:</b> {escape(reading(row['gold']))}</p>"
+        f"<table>{head}{''.join(answers)}</table>"
+    )
+
+
+def _marks(words: Sequence[tuple[str, str]]) -> str:
+    return " ".join(f'<mark class="{how}">{escape(word)}</mark>' if how else escape(word)
+                    for word, how in words)  # fmt: skip
