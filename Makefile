@@ -1,5 +1,6 @@
 # make course   set up, fetch the model, run the lessons, write site/index.html
 # make test     set up, lint, type-check, run every test
+# make test-hub a real JupyterHub, driven in a browser (needs Chromium and Node.js)
 # make lab      JupyterLab on this machine
 # make sync     build the notebooks from lessons/*.py (EXECUTE=1 also renews the stored outputs)
 # make lint     the checks that need no training
@@ -15,12 +16,15 @@ WORKERS ?= 2
 GRADEBOOK ?= gradebook
 
 BIN := $(VENV)/bin
+PROXY_VERSION := 5.3.0
+PROXY := build/hub/node_modules/.bin/configurable-http-proxy
+CHROMIUM := chromium chromium-browser google-chrome
 PY := $(BIN)/python
 STAMP := $(VENV)/installed.stamp
 export PATH := $(abspath $(BIN)):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install course test lab sync lint release clean
+.PHONY: install course test test-hub lab sync lint release clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -49,6 +53,21 @@ lint: $(STAMP)
 test: lint
 	$(BIN)/labkit fetch
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
+
+# The hub's proxy goes into a folder of this checkout.
+$(PROXY):
+	@command -v npm >/dev/null || { \
+	  echo "make: npm is missing; install Node.js 20 (Debian: apt-get install nodejs npm)" >&2; exit 2; }
+	npm install --prefix build/hub --no-fund --no-audit --silent configurable-http-proxy@$(PROXY_VERSION)
+	@touch $@
+
+test-hub: $(STAMP) $(PROXY)
+	@for name in $$LABKIT_CHROMIUM $(CHROMIUM); do command -v $$name >/dev/null && exit 0; done; \
+	  echo "make: Chromium is missing; install it (Debian: apt-get install chromium)," >&2; \
+	  echo "      or name one: LABKIT_CHROMIUM=/path/to/chrome make test-hub" >&2; exit 2
+	$(BIN)/labkit fetch
+	$(PY) -m pytest tests/hub
+	@echo "What the students saw: build/hub-screenshots/"
 
 lab: $(STAMP)
 	LABKIT_RUNS=$${LABKIT_RUNS:-$(abspath runs)} $(PY) -m jupyterlab --ip 127.0.0.1 \

@@ -85,6 +85,16 @@ def dockerfile() -> list[str]:
     return [line for line in text.splitlines() if line and not line.startswith("#")]
 
 
+def stages(dockerfile: list[str]) -> dict[str, list[str]]:
+    """The instructions of each stage, its own only."""
+    found: dict[str, list[str]] = {}
+    for line in dockerfile:
+        if line.startswith("FROM"):
+            found[line.split(" AS ")[1]] = []
+        next(reversed(found.values())).append(line)
+    return found
+
+
 def test_dockerfile_installs_the_lock_through_make(dockerfile):
     runs = [line for line in dockerfile if line.startswith("RUN")]
     assert any("make install" in line for line in runs)
@@ -100,6 +110,45 @@ def test_dockerfile_is_a_single_user_image(dockerfile):
     assert any("build-essential" in line for line in dockerfile)
     users = [line for line in dockerfile if line.startswith("USER")]
     assert users == ["USER ${NB_UID}"], "the course never runs as root"
+    assert dockerfile[-1].startswith('CMD ["jupyterhub-singleuser"')
+
+
+def test_the_image_has_what_students_get_and_nothing_else(dockerfile):
+    by_stage = stages(dockerfile)
+    last = by_stage["hub"]
+    assert last[0] == "FROM environment AS hub" and list(by_stage)[-1] == "hub"
+    copies = [line.split()[1:] for line in last if line.startswith("COPY")]
+    from_release = {words[-1]: words[-2] for words in copies if words[0] == "--from=release"}
+    assert from_release == {
+        "/opt/course": "/tmp/gradebook/release/lessons",
+        "/opt/models": "/tmp/models",
+    }
+    plain = [words for words in copies if words[0] != "--from=release"]
+    for source, _ in plain:  # no --chown: the student can't change it
+        assert (ROOT / source).exists(), source
+        assert not (ROOT / source).match("lessons") and source != "."
+        assert not list((ROOT / source).rglob("[0-9][0-9]_*.py")), "solutions"
+    assert "GRADEBOOK=/tmp/gradebook" in " ".join(by_stage["release"])
+    # A hub replaces the command, so what copies the lessons is the entry point.
+    assert 'ENTRYPOINT ["/opt/start"]' in last
+    assert {"lessons/hub-example/start", "lessons/hub-example/jupyter"} <= {w[0] for w in plain}
+    assert os.access(ROOT / "lessons/hub-example/start", os.X_OK)
+
+
+def test_the_image_takes_the_version_of_the_hub(dockerfile, tmp_path):
+    (run,) = [line for line in dockerfile if "JUPYTERHUB_VERSION" in line and "sed" in line]
+    command = re.search(r"RUN (if .*? fi)\b", run)[1]
+    lock = (ROOT / "requirements.lock").read_text()
+    (tmp_path / "requirements.lock").write_text(lock)
+    for version, expected in [
+        ("", lock),
+        ("5.3.0", re.sub(r"(?m)^(jupyterhub==).*", r"\g<1>5.3.0", lock)),
+    ]:
+        subprocess.run(
+            ["sh", "-c", command], cwd=tmp_path, env={**os.environ, "JUPYTERHUB_VERSION": version}
+        )
+        assert (tmp_path / "requirements.lock").read_text() == expected
+    assert "jupyterhub==5.3.0\n" in expected != lock
 
 
 def test_the_python_version_is_the_same_everywhere():
@@ -125,6 +174,7 @@ def test_make_says_what_to_do_without_python_311(tmp_path):
     [
         ("course", "bin/labkit course"),
         ("test", "-m pytest"),
+        ("test-hub", "-m pytest tests/hub"),
         ("lab", "-m jupyterlab"),
         ("sync", "-m labkit.course"),
         ("lint", "-m mypy"),
@@ -144,6 +194,15 @@ def test_the_torch_index_is_passed_only_on_request(tmp_path):
     assert "--extra-index-url https://example.org/cpu -r requirements.lock" in plan
 
 
-def test_ci_runs_the_readme_command():
-    assert "\nmake test\n" in (ROOT / ".ci/run").read_text()
+def test_ci_runs_the_readme_command_then_the_hub():
+    script = (ROOT / ".ci/run").read_text()
+    assert script.index("\nmake test\n") < script.index("\nmake test-hub\n")
     assert "make test" in (ROOT / "README.md").read_text()
+    for needed in ("chromium", "npm", "setpriv"):
+        assert f"command -v {needed}" in script
+    assert "export CI=true" in script, "in CI a skipped hub test is a failure"
+
+
+def test_make_test_leaves_the_hub_to_make_test_hub():
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    assert "hub" in settings["norecursedirs"]

@@ -15,7 +15,8 @@ c.CourseDirectory.ignore = [
     "model", "checkpoints", "tensorboard", "*.safetensors", "*.partial",
 ]  # fmt: skip
 c.CourseDirectory.max_file_size = 20_000  # kB
-c.CourseDirectory.max_dir_size = 100_000_000  # kB, weights counted: nbgrader counts before it ignores
+# kB, weights included: nbgrader measures a folder before it leaves anything out.
+c.CourseDirectory.max_dir_size = 100_000_000
 
 # Cells that no exercise depends on are not run: training says nothing about the exercises.
 c.Autograde.autograde_preprocessors.insert(0, "labkit.course.grading.SkipUngraded")
