@@ -115,6 +115,28 @@ def cores(root: Path = Path("/")) -> int:
     return max(1, math.ceil(allowed))
 
 
+def quota_left_bytes(folder: Path) -> int | None:
+    """Return what this user's disk quota leaves where `folder` is, or None without a quota.
+
+    Read with Linux's own `quota`, which also knows those of network file systems. A line is
+    device, KiB used, soft and hard limit, grace, then the same of files; 0 is no limit.
+    Source: quota(1) of linuxquota.
+    """
+    try:
+        command = ["quota", "--no-wrap", "--raw-grace", "--user"]
+        out = subprocess.run(command, capture_output=True, text=True, timeout=5).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    places = psutil.disk_partitions(all=True)
+    around = [p for p in places if folder.absolute().is_relative_to(p.mountpoint)]
+    device = max(around, key=lambda place: len(place.mountpoint)).device if around else ""
+    for words in map(str.split, out.splitlines()):
+        if len(words) == 9 and words[0] == device and words[3].isdigit():
+            used, limit = int(words[1].rstrip("*")), int(words[3]) or int(words[2])
+            return max(0, limit - used) * 1024 if limit else None
+    return None
+
+
 def _cpu(root: Path = Path("/")) -> tuple[str, list[str]]:
     """Return the processor's name and those of FLAGS that it has."""
     name, flags = platform.processor() or platform.machine(), set()

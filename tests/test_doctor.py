@@ -20,7 +20,8 @@ from labkit.models import load
 
 @pytest.fixture(autouse=True)
 def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("LABKIT_MODELS", "MEM_LIMIT", "OMP_NUM_THREADS", "CXX"):
+    for name in ("LABKIT_MODELS", "LABKIT_MODEL", "LABKIT_PROFILE", "MEM_LIMIT", "CPU_LIMIT",
+                 "OMP_NUM_THREADS", "CXX"):  # fmt: skip
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("LABKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("LABKIT_RUNS", str(tmp_path / "runs"))
@@ -80,6 +81,18 @@ def test_cores(
     assert said in finding["advice"]
 
 
+def test_cores_that_the_hub_promises_and_does_not_enforce(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, cores=64)
+    monkeypatch.setenv("CPU_LIMIT", "2.0")
+    finding = doctor.check_cores()
+    assert finding["status"] == "warn" and "promises 2 but does not" in finding["detail"]
+    assert finding["advice"].endswith("set OMP_NUM_THREADS=2")
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert doctor.check_cores()["status"] == "ok"
+    monkeypatch.setenv("CPU_LIMIT", "None")  # as the hub writes no limit
+    assert doctor.check_cores()["status"] == "ok"
+
+
 def test_memory_limit_of_the_control_group_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "memory_limit_bytes", lambda: 2 * GIB)
     monkeypatch.setattr(hardware, "memory_available_bytes", lambda: GIB)
@@ -95,8 +108,10 @@ def test_a_promise_of_the_hub_is_told_from_a_limit(monkeypatch: pytest.MonkeyPat
     finding = doctor.check_memory()
     assert finding["status"] == "ok"
     assert "promises 4.0 GiB but does not enforce it" in finding["detail"]
+    assert doctor.check_training("lora")["status"] == "ok"
     monkeypatch.setenv("MEM_LIMIT", str(GIB))
     assert doctor.check_memory()["status"] == "warn"
+    assert "no, 1.0 GiB are left" in doctor.check_training("lora")["detail"]
 
 
 @pytest.mark.parametrize(("size", "status"), [(64 * 2**20, "warn"), (GIB, "ok")])
@@ -169,6 +184,87 @@ def test_places_to_write(
     finding = check()
     assert finding["status"] == "fail"
     assert setting in finding["advice"]
+
+
+QUOTA = """Disk quotas for user anna (uid 1000):
+     Filesystem  blocks   quota   limit   grace   files   quota   limit   grace
+       {device} {used} {soft} {hard}       0      10       0       0       0
+"""
+
+
+@pytest.mark.parametrize(
+    ("used", "soft", "hard", "left"),
+    [
+        ("3145728", 0, 5242880, "2.0 GiB of your quota"),
+        ("4718592", 4194304, 5242880, "0.5 GiB of your quota"),
+        ("6000000*", 4194304, 5242880, "0.0 GiB of your quota"),
+        ("1048576", 4194304, 0, "3.0 GiB of your quota"),
+        ("1048576", 0, 0, None),
+    ],
+)
+def test_a_quota_is_read_for_the_right_disk(
+    used: str,
+    soft: int,
+    hard: int,
+    left: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    places = [
+        SimpleNamespace(mountpoint="/", device="/dev/root"),
+        SimpleNamespace(mountpoint=str(tmp_path), device="nas:/homes"),
+    ]
+    monkeypatch.setattr(hardware.psutil, "disk_partitions", lambda all: places)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=90 * GIB))
+    table = QUOTA.format(device="/dev/root", used="1", soft=0, hard=9)
+    table += QUOTA.format(device="nas:/homes", used=used, soft=soft, hard=hard)
+    (tmp_path / "table").write_text(table)
+    command = tmp_path / "bin" / "quota"
+    command.parent.mkdir()
+    command.write_text(f"#!/bin/sh\ncat {tmp_path}/table\nexit 1\n")  # 1: over the quota
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{command.parent}:{os.environ['PATH']}")
+    finding = doctor.check_runs()
+    assert (left in finding["detail"]) if left else ("your quota" not in finding["detail"])
+    short = left is not None and left[0] == "0"
+    assert finding["status"] == ("warn" if short else "ok")
+    command.write_text("#!/bin/sh\necho none\n")
+    assert "your quota" not in doctor.check_runs()["detail"]
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert hardware.quota_left_bytes(tmp_path) is None
+
+
+def test_a_disk_can_run_out_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = SimpleNamespace(f_files=10**6, f_favail=7)
+    monkeypatch.setattr(os, "statvfs", lambda path: counts)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=90 * GIB))
+    finding = doctor.check_runs()
+    assert finding["status"] == "warn" and "room for 7 more files only" in finding["detail"]
+    counts.f_files = counts.f_favail = 0  # not counted, as on btrfs
+    assert doctor.check_runs()["status"] == "ok"
+
+
+def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert doctor.check_home()["status"] == "ok"
+    (tmp_path / "a-file").write_text("")
+    monkeypatch.setenv("HOME", str(tmp_path / "a-file" / "home"))
+    finding = doctor.check_home()
+    assert finding["status"] == "fail" and "JupyterLab cannot save" in finding["advice"]
+
+
+def test_profile(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor.check_profile()["detail"] == "cpu: lessons use smollm2-135m-instruct"
+    monkeypatch.setenv("LABKIT_PROFILE", "gpuu")
+    finding = doctor.check_profile()
+    assert finding["status"] == "fail" and "did you mean 'gpu'" in finding["detail"]
+    monkeypatch.setenv("LABKIT_PROFILE", "gpu")
+    monkeypatch.setattr(hardware, "gpus", list)
+    finding = doctor.check_profile()
+    assert finding["status"] == "warn" and "there is no GPU" in finding["detail"]
+    monkeypatch.setattr(hardware, "gpus", lambda: [{}])
+    finding = doctor.check_profile()
+    assert finding["status"] == "warn" and "tinyllama-1.1b, which is not here" in finding["detail"]
 
 
 def test_versions_against_a_lock(tmp_path: Path) -> None:

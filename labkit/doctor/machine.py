@@ -1,0 +1,127 @@
+"""Cores, memory and GPUs: what this process may use, and which runs fit.
+
+The memory that training needs is the sum of what lesson 01 takes apart; for N parameters and
+t tokens in a batch about
+
+    full, fp32 with AdamW:  16·N      (weights 4, gradients 4, two moments 8)
+    LoRA on bf16 weights:    2·N      (what is trained is below one per cent)
+    both:                   56·t·h·L  (activations of L layers of width h) + the process itself
+"""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Literal
+
+import psutil
+
+from labkit import hardware
+from labkit.doctor.finding import EMBEDDED, Finding, finding, gib
+from labkit.hardware import GIB
+from labkit.models import registry
+
+
+def check_cores() -> Finding:
+    """Cores that may be used, whether they multiply bf16, and threads that fit them."""
+    machine = hardware.describe()
+    fast = {"amx_bf16", "avx512_bf16"} & set(machine["flags"])
+    detail = f"{machine['cores']} × {machine['cpu']}, bf16 in hardware: {'yes' if fast else 'no'}"
+    threads = int(os.environ.get("OMP_NUM_THREADS") or machine["cores"])
+    promised = _number("CPU_LIMIT")
+    if promised is not None and promised < threads:
+        detail += f"; the hub promises {promised:g} but does not enforce it"
+        advice = f"others share this machine: set OMP_NUM_THREADS={max(1, round(promised))}"
+        return finding("cores", "warn", detail, advice)
+    if threads > machine["cores"]:
+        advice = f"{threads} threads on {machine['cores']} cores slow each other: "
+        return finding("cores", "warn", detail, advice + "unset OMP_NUM_THREADS")
+    if machine["cores"] < 2 or not fast:
+        reason = "one core" if machine["cores"] < 2 else "no bf16 units"
+        return finding("cores", "warn", detail, f"{reason}: allow two to four times the time")
+    return finding("cores", "ok", detail)
+
+
+def check_memory() -> Finding:
+    """Memory of the machine, the limit of this process and what is left of both."""
+    total, limit = psutil.virtual_memory().total, hardware.memory_limit_bytes()
+    available = hardware.memory_available_bytes()
+    detail = f"{gib(available)} left of {gib(min(total, limit or total))}"
+    detail += f" (control group; the machine has {gib(total)})" if limit else ", no limit set"
+    promised = _number("MEM_LIMIT")
+    if promised is not None and (limit is None or promised < limit):
+        detail += f"; the hub promises {gib(promised)} but does not enforce it"
+    if memory_left_bytes() < training_bytes("lora"):
+        return finding("memory", "warn", detail, "close other notebooks or ask for a larger server")
+    return finding("memory", "ok", detail)
+
+
+def memory_left_bytes() -> int:
+    """Return what a run may use: what is left here, and not more than the hub promises."""
+    promised = _number("MEM_LIMIT")
+    available = hardware.memory_available_bytes()
+    return available if promised is None else min(available, int(promised))
+
+
+def _number(setting: str) -> float | None:
+    """Return a number from the environment, such as JupyterHub's MEM_LIMIT and CPU_LIMIT."""
+    try:
+        return float(os.environ[setting])
+    except (KeyError, ValueError):
+        return None
+
+
+def check_shared_memory(path: Path = Path("/dev/shm")) -> Finding:
+    """Room in /dev/shm, through which processes of one training run pass tensors."""
+    if not path.is_dir():
+        return finding("shared memory", "ok", f"{path} is not used on this system")
+    size = shutil.disk_usage(path).total
+    if size < GIB // 4:
+        advice = "several processes need more: start the container with --shm-size=1g"
+        return finding("shared memory", "warn", f"{path} holds {size // 2**20} MiB", advice)
+    return finding("shared memory", "ok", f"{path} holds {gib(size)}")
+
+
+def check_gpu() -> Finding:
+    """GPUs, their free memory and who else uses them."""
+    cards = hardware.gpus()
+    if not cards:
+        return finding("GPU", "ok", "none: the profile cpu runs the whole course without one")
+    parts, busy = [], []
+    for card in cards:
+        parts.append(
+            f"{card['name']}: {gib(card['free_bytes'])} free of {gib(card['memory_bytes'])}"
+        )
+        others = [user for user in card["users"] if user["pid"] != os.getpid()]
+        names = sorted({user["user"] or f"process {user['pid']}" for user in others})
+        if names:
+            parts[-1] += f", used by {', '.join(names)}"
+        if card["free_bytes"] < 0.9 * card["memory_bytes"]:
+            busy.append(card)
+    if busy:
+        advice = "wait, talk to them, or choose a free card with CUDA_VISIBLE_DEVICES"
+        return finding("GPU", "warn", "; ".join(parts), advice)
+    return finding("GPU", "ok", "; ".join(parts), "LABKIT_PROFILE=gpu uses it")
+
+
+def training_bytes(method: Literal["lora", "full"], tokens: int = 8 * 200) -> int:
+    """Return about how many bytes a run on the embedded model takes in all, by the rule above."""
+    config = registry.spec(EMBEDDED).config
+    hidden, mlp = config["hidden_size"], config["intermediate_size"]
+    layers, vocabulary = config["num_hidden_layers"], config["vocab_size"]
+    kv = hidden * config["num_key_value_heads"] // config["num_attention_heads"]
+    layer = 2 * hidden * hidden + 2 * hidden * kv + 3 * hidden * mlp + 2 * hidden
+    parameters = vocabulary * hidden + layers * layer + hidden
+    states = {"lora": 2, "full": 16}[method] * parameters
+    process = int(0.8 * GIB)  # Python with torch, transformers and trl imported
+    return states + 56 * tokens * hidden * layers + process
+
+
+def check_training(method: Literal["lora", "full"]) -> Finding:
+    """Whether a run of this method on the embedded model fits into the memory that is left."""
+    title = {"lora": "LoRA", "full": "full fine-tuning"}[method]
+    need, available = training_bytes(method), memory_left_bytes()
+    detail = f"{title} of the embedded model needs about {gib(need)}"
+    if need > available:
+        advice = "a smaller per_device_train_batch_size or gradient_checkpointing lowers it"
+        return finding(title, "warn", f"{detail}: no, {gib(available)} are left", advice)
+    return finding(title, "ok", f"{detail}: yes")

@@ -1,0 +1,93 @@
+"""Where models come from and where runs go: readable, writable, with room left.
+
+Room is the least of three: bytes free on the disk, bytes of this user's quota, and files, which a
+file system can run out of while it has bytes to spare.
+"""
+
+import os
+import shutil
+from pathlib import Path
+
+from labkit import hardware, profiles, results
+from labkit.doctor.finding import EMBEDDED, Finding, finding, gib
+from labkit.errors import LabkitError
+from labkit.hardware import GIB
+from labkit.models import fetch, registry
+
+FEWEST_FILES = 1000
+
+
+def check_models_folder() -> Finding:
+    """The shared folder of models, $LABKIT_MODELS."""
+    setting = os.environ.get("LABKIT_MODELS")
+    if not setting:
+        return finding("model folder", "ok", "LABKIT_MODELS is not set: models come from the cache")
+    folder = Path(setting).expanduser()
+    try:
+        found = sorted(p.name for p in folder.iterdir() if registry.model_folder(p))
+    except OSError as error:
+        detail = f"LABKIT_MODELS={setting} cannot be read ({error.strerror})"
+        return finding("model folder", "fail", detail, "unset it or set it to a folder of models")
+    if not found:
+        detail = f"{folder} holds no model"
+        return finding("model folder", "warn", detail, "each model is a folder in it")
+    return finding("model folder", "ok", f"{folder}: {', '.join(found)}")
+
+
+def check_profile() -> Finding:
+    """The profile of the lessons, and whether this machine has what it asks for."""
+    try:
+        profile, model = profiles.current().name, profiles.model()
+    except LabkitError as error:
+        return finding("profile", "fail", str(error), "unset LABKIT_PROFILE for the default, cpu")
+    detail = f"{profile}: lessons use {model}"
+    if profile == "gpu" and not hardware.gpus():
+        return finding("profile", "warn", f"{detail}, and there is no GPU", "unset LABKIT_PROFILE")
+    if model != EMBEDDED:
+        try:
+            registry.resolve(model, fetch=False)
+        except LabkitError as error:
+            return finding("profile", "warn", f"{detail}, which is not here", str(error))
+    return finding("profile", "ok", detail)
+
+
+def check_embedded_model() -> Finding:
+    """Whether the model of the lessons is here."""
+    try:
+        folder = registry.resolve(EMBEDDED, fetch=False)
+    except LabkitError:
+        return finding("embedded model", "warn", f"{EMBEDDED} is not here yet", "run labkit fetch")
+    return finding("embedded model", "ok", str(folder))
+
+
+def check_cache() -> Finding:
+    """Whether the cache can be written, and the space on its disk."""
+    return _writable("cache", fetch.cache_dir(), "set LABKIT_CACHE to a folder of yours")
+
+
+def check_runs() -> Finding:
+    """Whether runs can be written where they go, and the space there."""
+    return _writable("runs", results.runs_dir(), "set LABKIT_RUNS to a folder of yours")
+
+
+def check_home() -> Finding:
+    """Whether notebooks and settings can be saved in the home folder."""
+    return _writable("home", Path.home(), "JupyterLab cannot save there: ask who runs the server")
+
+
+def _writable(what: str, folder: Path, advice: str) -> Finding:
+    existing = folder
+    while not existing.exists():
+        existing = existing.parent
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        return finding(what, "fail", f"{existing} cannot be written to", advice)
+    free, quota = shutil.disk_usage(existing).free, hardware.quota_left_bytes(existing)
+    left = f"{gib(free)} left" + (f", {gib(quota)} of your quota" if quota is not None else "")
+    advice = "labkit runs rm removes old runs; the embedded model needs 0.6 GiB, a run 0.1 to 2"
+    files = os.statvfs(existing)
+    if files.f_files and files.f_favail < FEWEST_FILES:  # some file systems do not count them
+        detail = f"{folder}, {left}, but room for {files.f_favail} more files only"
+        return finding(what, "warn", detail, "delete folders of many small files, as of old venvs")
+    if min(free, free if quota is None else quota) < GIB:
+        return finding(what, "warn", f"{folder}, {left}", advice)
+    return finding(what, "ok", f"{folder}, {left}")
