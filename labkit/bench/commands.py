@@ -1,6 +1,7 @@
 """`labkit bench`: what the command line takes."""
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -84,15 +85,59 @@ def kernels(
     emit(outcome, json_, f"{report.render_kernels(outcome)}\n\nfigures and records in {folder}")
 
 
+@app.command()
+def step(
+    models: Annotated[
+        str | None, typer.Option(help="smollm2-135m-instruct (default), tinyllama-shaped")
+    ] = None,
+    methods: Annotated[str | None, typer.Option(help="lora,full")] = None,
+    lengths: Annotated[str | None, typer.Option(help="tokens a sample: 160,512,1024")] = None,
+    pairs: Pairs = None,
+    ablate: Annotated[
+        bool, typer.Option("--ablate", help="the first case also with each trick left off")
+    ] = False,
+    output_dir: Out = None,
+    quick: Quick = False,
+    fresh: Fresh = False,
+    json_: Json = False,
+) -> None:
+    """Compare a fine-tuning step of stock TRL with labkit's: tokens/s, memory, ratio.
+
+    What is done is kept, and a second call goes on.
+    """
+    from labkit.bench import step as bench
+
+    settings: dict[str, Any] = {**(bench.QUICK if quick else {}), "ablate": ablate}
+    for key, value in (("models", models), ("methods", methods)):
+        if value is not None:
+            settings[key] = tuple(value.split(","))
+    if lengths is not None:
+        settings["lengths"] = _numbers("--lengths", lengths)
+    steps = bench.Steps(**settings)
+    if pairs is not None:
+        steps = dataclasses.replace(steps, plan=dataclasses.replace(steps.plan, pairs=pairs))
+    folder = output_dir or results.runs_dir() / "bench"
+    outcome = bench.step(steps, output_dir=folder, fresh=fresh, say=_say)
+    emit(outcome, json_, f"{bench.render(outcome)}\n\nrecords in {folder}")
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _numbers(option: str, text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in text.split(","))
+    except ValueError:
+        raise LabkitError(f"{option} {text!r}: write numbers, such as 256,1024") from None
+
+
 def _grid(
     quick: bool, *, tokens: str | None, pairs: int | None, backend: str, layers: int | None = None
 ) -> Grid:
     settings: dict[str, Any] = dict(QUICK) if quick else {}
     if tokens is not None:
-        try:
-            settings["tokens"] = tuple(int(count) for count in tokens.split(","))
-        except ValueError:
-            raise LabkitError(f"--tokens {tokens!r}: write numbers, such as 256,1024") from None
+        settings["tokens"] = _numbers("--tokens", tokens)
     if layers is not None:
         settings["layers"] = layers
     grid = Grid(backend=backend, **settings)
