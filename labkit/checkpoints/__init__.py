@@ -45,8 +45,11 @@ def judge(asked: Question, values: dict[str, Any], evidence: Evidence) -> Verdic
     if len(verdict.missing) == len(asked.fields):
         verdict.unanswered = True
         return verdict
-    for finding in collect("rules")[asked.id](values, evidence):
-        getattr(verdict, finding.kind).append(finding.text)
+    try:
+        for finding in collect("rules")[asked.id](values, evidence):
+            getattr(verdict, finding.kind).append(finding.text)
+    except ArithmeticError:
+        verdict.contradicts.append("a number is far from anything that could be measured")
     return verdict
 
 

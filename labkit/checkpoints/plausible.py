@@ -179,8 +179,9 @@ def point_problems(point: dict[str, Any]) -> Iterator[str]:
     limit, seconds = point.get("memory_limit_bytes"), point.get("step_seconds")
     if point["status"] == "done" and peak is not None and limit is not None and peak > limit:
         yield "a step that ran in more memory than its limit"
-    speed, accumulated = point.get("tokens_per_second"), settings.get("gradient_accumulation_steps")
-    sizes = (settings.get("batch_size"), settings.get("seq_len"), accumulated or 1)
+    speed = point.get("tokens_per_second")
+    once = [settings.get(name) or 1 for name in ("gradient_accumulation_steps", "num_gpus")]
+    sizes = (settings.get("batch_size"), settings.get("seq_len"), *once)
     if speed and seconds and None not in sizes and not _same(speed, math.prod(sizes) / seconds):
         yield "its tokens per second are not those of its step"
     numbers = model_numbers(str(settings.get("model")))

@@ -28,6 +28,7 @@ SUMMARY_NUMBERS = (
 PEAKS = ("allocated", "reserved", "rss")
 POINT_NUMBERS = ("peak_bytes", "step_seconds", "memory_limit_bytes", "predicted_peak_bytes",
                  "predicted_process_bytes", "tokens_per_second")  # fmt: skip
+SETTING_NUMBERS = ("batch_size", "seq_len", "gradient_accumulation_steps", "num_gpus")
 
 
 def as_record(value: Any) -> RunRecord:
@@ -82,7 +83,7 @@ def as_point(value: Any) -> dict[str, Any]:
     if not isinstance(point.get("status"), str):
         raise ValueError("status is not text")
     _numbers(point, POINT_NUMBERS, "")
-    _numbers(point["settings"], ("batch_size", "seq_len", "gradient_accumulation_steps"), "")
+    _numbers(point["settings"], SETTING_NUMBERS, "settings.")
     return dict(point)
 
 

@@ -1,5 +1,6 @@
 """Verdicts from the student's own records: for every question one right answer and wrong ones."""
 
+import contextlib
 import json
 import re
 import subprocess
@@ -10,10 +11,10 @@ import pytest
 import torch
 
 from labkit import results
-from labkit.checkpoints import check, status
+from labkit.checkpoints import check, judge, status
 from labkit.checkpoints.answers import answers_file
 from labkit.checkpoints.lessons import collect
-from labkit.checkpoints.questions import TYPES, load_questions
+from labkit.checkpoints.questions import TYPES, load_questions, parse
 from labkit.checkpoints.rules import Evidence
 from labkit.errors import LabkitError
 
@@ -56,6 +57,28 @@ def test_a_wrong_answer_is_contradicted_without_giving_the_right_one(wrong_answe
 
 def numbers_in(*texts: str) -> set[float]:
     return {float(n) for n in re.findall(r"(?<![\w.])\d+(?:\.\d+)?", "\n".join(texts))}
+
+
+EXTREMES = [None, 0, 1, -1, 10**29, -(10**29), 1e-29, 0.5]
+
+
+def test_no_rule_breaks_on_what_a_student_may_type(each_question, right_answer):
+    right, asked = right_answer(each_question), load_questions()[each_question]
+    runs = [run.id for run in results.records()]
+    for field in asked.fields:
+        tried: list = [None, "x", "word " * 9]
+        if field.type in ("number", "integer"):
+            tried = EXTREMES
+        elif field.type in ("choice", "run"):
+            tried = [None, *field.options, *runs * (field.type == "run")]
+        for value in tried:
+            given = {**right, field.name: value}
+            with contextlib.suppress(LabkitError):  # a sentence is always allowed
+                verdict = judge(asked, parse(asked, given), Evidence())
+                assert verdict.state in ("consistent", "contradicts", "incomplete")
+    nothing = Evidence(runs=[], sweeps=[])
+    with contextlib.suppress(LabkitError):
+        assert judge(asked, parse(asked, right), nothing).state != "unanswered"
 
 
 def test_an_answer_rests_on_records_and_keeps_their_context(runs, right_answer):
