@@ -41,7 +41,7 @@ from labkit.memory.shapes import (
     quantised_weights,
     shape_of,
 )
-from labkit.memory.sharding import Sizes, shard, trained_bytes
+from labkit.memory.sharding import Sizes, shard, state_bytes, trained_bytes
 
 RULE_OF_18 = {
     "weight in fp32": 4,
@@ -117,15 +117,7 @@ def _sharded(
     phases: dict[str, int],
     trainable: int,
 ) -> tuple[dict[str, int], dict[str, int]]:
-    layer = (parameters(shape) - shape.vocab * shape.hidden * (1 if shape.tied else 2)) // (
-        shape.layers
-    )
-    sizes = Sizes(
-        total=parameters(shape),
-        trainable=trainable,
-        layer=layer,
-        root=parameters(shape) - shape.layers * layer,
-    )
+    sizes = _sizes(shape, trainable)
     changed = {}
     for name, value in phases.items():
         # Gradients are all there at the end; before that none is counted beyond the head's.
@@ -138,6 +130,13 @@ def _sharded(
             change += after["optimizer_temporary"] - parts["optimizer_temporary"]
         changed[name] = value + change
     return shard(settings, sizes, parts, optimizer=False), changed
+
+
+def _sizes(shape: Shape, trainable: int) -> Sizes:
+    outside = shape.vocab * shape.hidden * (1 if shape.tied else 2)
+    layer = (parameters(shape) - outside) // shape.layers
+    root = parameters(shape) - shape.layers * layer
+    return Sizes(total=parameters(shape), trainable=trainable, layer=layer, root=root)
 
 
 def _phases(shape: Shape, settings: StepSettings, parts: dict[str, int]) -> dict[str, int]:
@@ -305,10 +304,11 @@ def logits_bytes(shape: Shape, settings: StepSettings) -> tuple[int, int]:
 
 
 def evaluation_bytes(settings: StepSettings, *, batch_size: int) -> int | None:
-    """Return the peak of an evaluation batch: nothing is kept, but all logits are there.
+    """Return the peak of an evaluation batch between two steps of training.
 
-    Weights, one layer's rows, and 10 bytes per logit: often more than a training step whose
-    loss is computed in tiles or at labelled positions only.
+    Nothing is kept for backward, but all logits are there, 10 bytes each, and the optimizer's
+    state stays: often more than a training step whose loss is computed in tiles or at labelled
+    positions only.
     """
     shape = shape_of(settings)
     if shape is None:
@@ -316,8 +316,14 @@ def evaluation_bytes(settings: StepSettings, *, batch_size: int) -> int | None:
     tokens, size = batch_size * settings.seq_len, BYTES[settings.dtype]
     logits = tokens * shape.vocab * (8 + (size if size < 4 else 0))
     rows = tokens * (3 * shape.mlp + 4 * shape.hidden) * size
-    added = added_parameters(shape, settings) * BYTES[settings.added_dtype]
-    return weight_bytes(shape, settings) + added + max(logits, rows)
+    added = added_parameters(shape, settings)
+    trainable = parameters(shape) if settings.method == "full" else added
+    held = weight_bytes(shape, settings) + added * BYTES[settings.added_dtype]
+    held += copied_bytes(shape, settings) + optimizer_state_bytes(shape, settings, trainable)
+    if settings.sharding != "none":
+        states = state_bytes(settings, _sizes(shape, trainable))
+        held = sum(states.values()) - states["gradients"]
+    return held + max(logits, rows)
 
 
 def kv_cache_bytes(settings: StepSettings, *, batch_size: int, tokens: int) -> int | None:

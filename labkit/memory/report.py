@@ -75,7 +75,7 @@ def render(result: Estimate) -> str:
         )
     if result.evaluation_bytes is not None:
         lines.append(
-            f"evaluation batch of the same size: {gib(result.evaluation_bytes)} GiB · "
+            f"evaluation batch between steps: {gib(result.evaluation_bytes)} GiB · "
             f"key-value cache of generation: {gib(result.kv_cache_bytes)} GiB"
         )
     if result.step_seconds:

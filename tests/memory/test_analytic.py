@@ -117,8 +117,49 @@ def test_cache_and_evaluation_are_rows_of_their_own():
     logits = 8 * 1024 * 128_256
     assert evaluation_bytes(settings, batch_size=8) > 16e9 + 10 * logits
     mamba = StepSettings(model="mamba-1.4b")
+    two, eight = (
+        StepSettings(model="llama-3-8b", method="full", num_gpus=n, sharding="fsdp2")
+        for n in (2, 8)
+    )
+    saved = evaluation_bytes(two, batch_size=1) - evaluation_bytes(eight, batch_size=1)
+    assert saved == pytest.approx((4 + 8) * 8_030_261_248 * (1 / 2 - 1 / 8))
     short, long = (kv_cache_bytes(mamba, batch_size=1, tokens=n) for n in (10, 10_000))
     assert short == long
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_an_evaluation_batch_takes_what_it_takes_for_real(method):
+    import torch
+
+    from labkit.allocator import CpuRecorder
+    from labkit.memory.measured import real_step
+    from labkit.models.quiet import quiet
+
+    settings = StepSettings(
+        model="smollm2-135m-instruct", method=method, batch_size=2, seq_len=128, target="cpu"
+    )
+    step = real_step(settings)
+    step.model.eval()
+    step.make_optimizer_state()
+    autocast = torch.autocast("cpu", dtype=torch.bfloat16, enabled=settings.autocast)
+    with quiet(), torch.no_grad(), CpuRecorder() as recorder, autocast:
+        step.model(**step.inputs, labels=step.labels)
+    states = [t for state in step.optimizer.state.values() for t in state.values()]
+    held = (*step.model.parameters(), *step.model.buffers(), *states)
+    tensors = {t.data_ptr(): t.nbytes for t in held}
+    peak = recorder.peak.peak_bytes - recorder.peak.start_bytes + sum(tensors.values())
+    assert evaluation_bytes(settings, batch_size=2) == pytest.approx(peak, rel=0.03)
+
+
+@pytest.mark.parametrize("model", ["tiny-llama", "tiny-gemma", "tiny-phi", "tiny-bloom"])
+def test_the_cache_of_generation_is_that_of_the_model_class(model):
+    from labkit.memory.measured import real_step
+
+    settings = StepSettings(model=model, method="lora", batch_size=3, seq_len=20, target="cpu")
+    step = real_step(settings)
+    cache = step.model.get_base_model()(**step.inputs, use_cache=True).past_key_values
+    tensors = [t for layer in cache.layers for t in (layer.keys, layer.values)]
+    assert kv_cache_bytes(settings, batch_size=3, tokens=20) == sum(t.nbytes for t in tensors)
 
 
 def test_more_of_anything_never_takes_less():
