@@ -56,7 +56,7 @@ def switchback(
     alt = report.draw_heatmaps(figure, axes.flat, outcome["rows"])
     plots.save_figure(figure, folder / "switchback", alt=alt)
     if outcome["end_to_end"] is not None:
-        figure, ax = plots.new_figure(width=6.8, height=2.8)
+        figure, ax = plots.new_figure(width=8.4, height=2.6)
         alt = report.draw_pairs(ax, outcome["end_to_end"])
         plots.save_figure(figure, folder / "switchback_end_to_end", alt=alt)
     emit(outcome, json_, f"{report.render(outcome)}\n\nfigures and records in {folder}")

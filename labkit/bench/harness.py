@@ -41,6 +41,8 @@ from labkit.errors import LabkitError
 
 BASELINE, CONTROL = "a", "a_again"
 SAY_EVERY_SECONDS = 45.0
+PRELOADED = ["labkit.bench.layers", "transformers.models.llama.modeling_llama"]
+"""What the server of fresh processes imports: what takes seconds, and starts no threads."""
 Say = Callable[[str], None]
 Run = dict[str, Any]
 """One run of one arm: round, position (in its round), arm, seconds, warmup_seconds, median."""
@@ -234,7 +236,7 @@ def in_fresh_process(target: str, *, say: Say, threads: int | None = None, **arg
     the function does, or the process is killed; RuntimeError with the traceback for other errors.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["labkit.bench.layers", "labkit.bench.training"])
+    context.set_forkserver_preload(PRELOADED)
     ours, theirs = context.Pipe(duplex=False)
     # The server's own setting is all cores of the machine.
     threads = threads or int(os.environ.get("OMP_NUM_THREADS") or hardware.cores())

@@ -5,7 +5,7 @@ only where its p-value, adjusted for all sizes, is below 0.05; otherwise it is m
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 ALPHA = 0.05
@@ -28,6 +28,9 @@ GROUPS = {
     "quantise X and G": ("quantize_x", "quantize_g"),
     "quantise and order W": ("pack_w_{}", "pack_wt_{}", "quantize_w_{}", "quantize_wt_{}"),
 }
+
+
+_SAID = {"full": "trained weights", "frozen": "frozen weights"}
 
 
 def verdict(row: Row) -> str:
@@ -129,13 +132,14 @@ def render_kernels(outcome: dict[str, Any]) -> str:
     return "\n".join([*lines, f"{'A/A ratio':<20} " + " ".join(same)])
 
 
-def draw_heatmaps(figure: Any, axes: Sequence[Any], rows: Sequence[Row]) -> str:
+def draw_heatmaps(figure: Any, axes: Iterable[Any], rows: Sequence[Row]) -> str:
     """Draw the ratio by shape and tokens, a map for each mode and scale; return the alt text.
 
     `axes` are four: full row, full tensor, frozen row, frozen tensor.
     """
     from matplotlib.colors import Normalize
 
+    axes = list(axes)  # `axes.flat` can be read once
     tokens = sorted({row["tokens"] for row in rows})
     shapes = list(dict.fromkeys((row["in_features"], row["out_features"]) for row in rows))
     limit = max(0.1, *(abs(math.log2(row["ratio"]["value"])) for row in rows))
@@ -159,12 +163,12 @@ def draw_heatmaps(figure: Any, axes: Sequence[Any], rows: Sequence[Row]) -> str:
                         color="white" if dark else "black")  # fmt: skip
         ax.set_xticks(range(len(tokens)), [f"{t:,}" for t in tokens])
         ax.set_yticks(range(len(shapes)), [f"{a}→{b}" for a, b in shapes])
-        ax.set_title(f"{mode} weights, scale per {scale}")
+        ax.set_title(f"{_SAID[mode]}, scale per {scale}")
         ax.grid(False)
         if mode == "frozen":
             ax.set_xlabel("tokens")
     ticks = [r for r in (0.1, 0.25, 0.5, 0.7, 1, 1.4, 2, 3) if abs(math.log2(r)) <= limit]
-    bar = figure.colorbar(image, ax=list(axes), ticks=[math.log2(r) for r in ticks], shrink=0.8)
+    bar = figure.colorbar(image, ax=axes, ticks=[math.log2(r) for r in ticks], shrink=0.8)
     bar.ax.set_yticklabels([f"{r:g}×" for r in ticks])
     bar.set_label("16-bit time / int8 time")
     won = sum(verdict(row) == "faster" for row in rows)
@@ -214,7 +218,7 @@ def draw_pairs(ax: Any, found: dict[str, Any]) -> str:
     ax.set_ylim(1.5, -0.6)
     ax.set_xlabel("ratio of the time of a step")
     ax.grid(axis="y", visible=False)
-    ax.legend(fontsize="small", loc="lower right")
+    ax.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return (f"Ratios of step times end to end with their mean: {interval(found['ratio'])} for "
             f"SwitchBack, {interval(found['a_a'])} for the control.")  # fmt: skip
 

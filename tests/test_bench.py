@@ -1,0 +1,461 @@
+"""The harness on made-up clocks with known ratios; what must compute the same; what is kept."""
+
+import importlib
+import json
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from labkit import cli, stats
+from labkit.bench import harness, layers, report, training
+from labkit.bench import switchback as bench
+from labkit.bench.harness import Ledger, Plan
+from labkit.errors import LabkitError
+
+
+class Clock:
+    """A machine whose time passes only when a step says so, ever slower, with noise."""
+
+    def __init__(self, drift: float = 0.0, noise: float = 0.0) -> None:
+        self.now, self.drift, self.noise, self.calls = 0.0, drift, noise, 0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def step(self, seconds: float) -> Callable[[], None]:
+        def run() -> None:
+            self.calls += 1
+            # Sums of sines: irregular, and the same every time.
+            wobble = self.noise * math.sin(12.9898 * self.calls**2)
+            self.now += seconds * (1 + self.drift * self.calls) * (1 + wobble)
+
+        return run
+
+
+def silent(line: str) -> None:
+    pass
+
+
+# Order and time.
+
+
+def test_every_second_round_is_the_reverse_of_the_one_before() -> None:
+    assert harness.orders(["a", "b"], 4) == [["a", "b"], ["b", "a"], ["b", "a"], ["a", "b"]]
+    for arms in (["a", "b", "c"], ["a", "b", "c", "d"]):
+        rounds = harness.orders(arms, 10)
+        assert all(sorted(order) == arms for order in rounds)
+        assert all(second == first[::-1] for first, second in zip(rounds[::2], rounds[1::2]))  # noqa: B905
+        places = {arm: sum(order.index(arm) for order in rounds) for arm in arms}
+        assert len(set(places.values())) == 1, "all arms have the same mean position"
+        assert len({order[0] for order in rounds}) == len(arms)
+
+
+def test_warm_up_is_dropped_and_what_comes_before_a_step_is_not_timed() -> None:
+    clock = Clock()
+    seconds = iter([9.0, 5.0, 1.0, 2.0, 3.0, 1.0])
+    plan = Plan(warmup=2, steps=3, run_seconds=0.0)
+
+    def step() -> None:
+        clock.now += next(seconds)
+
+    def before() -> None:
+        clock.now += 100.0
+
+    timed = harness.time_run(step, plan, before=before, clock=clock)
+    assert timed == {"seconds": [1.0, 2.0, 3.0], "warmup_seconds": [9.0, 5.0]}
+
+
+@pytest.mark.parametrize(("run_seconds", "expected"), [(0.0, 2), (1.0, 10), (100.0, 25)])
+def test_a_run_goes_on_until_it_is_long_enough(run_seconds: float, expected: int) -> None:
+    clock = Clock()
+    plan = Plan(warmup=1, steps=2, run_seconds=run_seconds - 1e-9, max_steps=25)
+    timed = harness.time_run(clock.step(0.1), plan, clock=clock)
+    assert len(timed["seconds"]) == expected
+
+
+def measured(clock: Clock, arms: dict[str, float], pairs: int = 10) -> list[harness.Run]:
+    plan = Plan(warmup=1, steps=3, run_seconds=0.0)
+    steps = {arm: clock.step(seconds) for arm, seconds in arms.items()}
+    return harness.alternate(
+        {arm: lambda s=step: harness.time_run(s, plan, clock=clock) for arm, step in steps.items()},
+        pairs,
+    )
+
+
+def test_a_known_ratio_comes_out_on_a_machine_that_grows_slower() -> None:
+    """By the end everything takes half as long again; one arm after the other would be fooled."""
+    arms = {"a": 1.25, "fast": 1.0, "a_again": 1.25}
+    runs = measured(Clock(drift=0.5 / 120, noise=0.01), arms)
+    found = harness.conclude(runs, "fast")
+    assert found["ratio"]["value"] == pytest.approx(1.25, rel=0.01)
+    assert found["ratio"]["low"] < 1.25 < found["ratio"]["high"]
+    assert found["p_value"] < 1e-6
+    assert found["a_a"]["low"] < 1 < found["a_a"]["high"] and found["a_a_p_value"] > 0.05
+    clock = Clock(drift=0.5 / 120)
+    plan = Plan(warmup=1, steps=3, run_seconds=0.0)
+    blocks = [
+        [harness.time_run(clock.step(s), plan, clock=clock) for _ in range(10)] for s in (1.25, 1.0)
+    ]
+    means = [sum(sum(run["seconds"]) for run in block) for block in blocks]
+    assert means[0] / means[1] < 1.15, "this clock does fool the naive order"
+
+
+def test_equal_arms_are_not_told_apart() -> None:
+    found = harness.conclude(measured(Clock(noise=0.05), {"a": 1.0, "b": 1.0, "a_again": 1.0}), "b")
+    assert found["p_value"] > 0.05 and found["a_a_p_value"] > 0.05
+
+
+def test_what_is_concluded_is_the_paired_test_of_the_medians() -> None:
+    runs = measured(Clock(noise=0.05), {"a": 1.1, "b": 1.0, "a_again": 1.1})
+    found = harness.conclude(runs, "b")
+    base, other = harness.times(runs, "a"), harness.times(runs, "b")
+    assert len(base) == 10 and base != harness.times(runs, "a_again")
+    exact = stats.paired_ratio(base, other)
+    assert found["ratio"] == exact["ratio"] and found["p_value"] == exact["p_value"]
+    detectable = found["detectable"]
+    assert stats.power(detectable, spread=exact["spread"], n=10) == pytest.approx(0.8, abs=0.01)
+    assert set(found) == {
+        "ratio", "p_value", "p_wilcoxon", "a_a", "a_a_p_value", "pairs", "spread", "detectable",
+        "seconds",
+    }  # fmt: skip
+
+
+def test_an_interrupted_comparison_goes_on_where_it_was() -> None:
+    arms = {"a": 1.25, "b": 1.0}
+    plan = Plan(warmup=0, steps=1, run_seconds=0.0)
+    whole = harness.alternate(
+        {k: lambda s=s: {"seconds": [s], "warmup_seconds": []} for k, s in arms.items()}, 6
+    )
+    kept: list[Any] = []
+
+    def stop(runs: list[harness.Run]) -> None:
+        kept[:] = json.loads(json.dumps(runs))
+        if len(runs) == 5:
+            raise KeyboardInterrupt
+
+    calls: list[str] = []
+
+    def runner(arm: str) -> Callable[[], dict[str, list[float]]]:
+        def run() -> dict[str, list[float]]:
+            calls.append(arm)
+            clock = Clock()
+            return harness.time_run(clock.step(arms[arm]), plan, clock=clock)
+
+        return run
+
+    runners = {arm: runner(arm) for arm in arms}
+    with pytest.raises(KeyboardInterrupt):
+        harness.alternate(runners, 6, on_run=stop)
+    assert len(calls) == len(kept) == 5
+    assert harness.alternate(runners, 6, kept=kept) == whole
+    assert len(calls) == 12
+
+
+def test_a_time_of_nothing_is_refused() -> None:
+    nothing = {"seconds": [0.0], "warmup_seconds": []}
+    with pytest.raises(ValueError, match="took 0.0 seconds"):
+        harness.alternate({"a": lambda: nothing}, 2)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"pairs": 3}, {"pairs": 2}, {"pairs": 0}, {"steps": 0}, {"warmup": -1}, {"max_steps": 1}],
+)
+def test_plans_that_cannot_be_balanced_are_refused(settings: dict[str, int]) -> None:
+    with pytest.raises(LabkitError):
+        Plan(**{"steps": 2, **settings})
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"tokens": ()}, {"tokens": (0,)}, {"shapes": ((64, 0),)}, {"backend": "cuda"}, {"layers": -1}],
+)
+def test_grids_of_nothing_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(LabkitError):
+        bench.Grid(**settings)
+
+
+# What is kept.
+
+
+def test_a_ledger_gives_back_what_it_was_given_for_the_same_settings_only(tmp_path: Path) -> None:
+    file = tmp_path / "bench" / "x.json"
+    Ledger(file, settings={"pairs": (1, 2)}).put("one", {"seconds": [1.0]})
+    again = Ledger(file, settings={"pairs": (1, 2)})
+    assert again.get("one") == {"seconds": [1.0]} and again.kept == 1
+    assert again.get("two") is None
+    assert Ledger(file, settings={"pairs": (1, 3)}).kept == 0
+    assert Ledger(file, settings={"pairs": (1, 2)}, fresh=True).kept == 0
+    file.write_text(file.read_text()[:-30])
+    assert Ledger(file, settings={"pairs": (1, 2)}).kept == 0
+    assert [p.name for p in file.parent.iterdir()] == ["x.json"]
+
+
+def test_a_fresh_process_answers_refuses_fails_and_dies() -> None:
+    assert harness.in_fresh_process("os:getpid", say=silent) != os.getpid()
+    assert harness.in_fresh_process("torch:get_num_threads", say=silent, threads=1) == 1
+    with pytest.raises(LabkitError, match="no device is called 'h1000'"):
+        harness.in_fresh_process("labkit.devices:find", say=silent, name="h1000")
+    with pytest.raises(RuntimeError, match="JSONDecodeError"):
+        harness.in_fresh_process("json:loads", say=silent, s="{")
+    with pytest.raises(LabkitError, match="ended with code 9, most likely for want of memory"):
+        harness.in_fresh_process("os:_exit", say=silent, status=9)
+
+
+# The ways that are compared.
+
+CASE = {"tokens": 24, "in_features": 48, "out_features": 32, "mode": "full"}
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_the_prepacked_baseline_computes_what_a_linear_layer_does(frozen: bool) -> None:
+    torch.manual_seed(1)
+    linear = nn.Linear(48, 32, bias=False, dtype=torch.bfloat16)
+    linear.weight.requires_grad_(not frozen)
+    packed = layers.PrepackedLinear(linear, tokens=24)
+    x, g = torch.randn(24, 48).bfloat16(), torch.randn(24, 32).bfloat16()
+    found = {}
+    for name, layer in (("linear", linear), ("packed", packed)):
+        inputs = x.clone().requires_grad_()
+        linear.weight.grad = None
+        y = layer(inputs)
+        y.backward(g)
+        assert inputs.grad is not None
+        found[name] = [y.detach(), inputs.grad, linear.weight.grad]
+    for expected, got in zip(found["linear"], found["packed"], strict=True):
+        if expected is None:
+            assert frozen and got is None
+        else:
+            torch.testing.assert_close(got, expected, rtol=2**-7, atol=2**-5)
+
+
+def test_a_trained_weight_s_packed_copy_is_never_reused() -> None:
+    linear = nn.Linear(48, 32, bias=False, dtype=torch.bfloat16)
+    packed, x = layers.PrepackedLinear(linear, tokens=4), torch.randn(4, 48).bfloat16()
+    packed(x)
+    with torch.no_grad():
+        linear.weight.zero_()
+    assert packed(x).eq(0).all()
+
+
+@pytest.mark.parametrize("kind", ["eager", "prepacked", "float32", "row", "tensor"])
+@pytest.mark.parametrize("mode", ["full", "frozen"])
+def test_a_step_does_all_products_of_its_mode(kind: str, mode: str) -> None:
+    step, before = layers.build(kind, CASE | {"mode": mode}, backend="reference")
+    closure: Any = step.__closure__  # type: ignore[attr-defined]
+    names: Any = step.__code__.co_freevars  # type: ignore[attr-defined]
+    cells = {name: cell.cell_contents for name, cell in zip(names, closure, strict=True)}
+    version = cells["weight"]._version
+    before()
+    step()
+    assert cells["x"].grad.shape == (24, 48)
+    assert (cells["weight"].grad is None) == (mode == "frozen")
+    assert (cells["weight"]._version > version) == (mode == "full"), "no copy may be kept"
+
+
+def test_parts_are_those_of_the_published_table_and_compute_the_product() -> None:
+    found = layers.parts({k: v for k, v in CASE.items() if k != "mode"}, "reference")
+    published = json.loads(
+        (Path(__file__).parents[1] / "data" / "switchback_published.json").read_text()
+    )["a100_layer"]["rows"][0]["milliseconds"]
+    ours = {name.replace("bf16", "fp16") for name in found}
+    assert {n.removesuffix("_tensor").removesuffix("_row") for n in published} <= {
+        n.removesuffix("_tensor").removesuffix("_row") for n in ours
+    }
+    exact, int8 = found["bf16_y"](), found["int8_y"]()
+    assert isinstance(exact, torch.Tensor) and isinstance(int8, torch.Tensor)
+    error = (exact.float() - int8.float()).norm() / exact.float().norm()
+    assert 0 < error < 0.03
+
+
+@pytest.mark.parametrize("layer_count", [1, 3])
+def test_the_trained_model_is_a_llama_of_the_said_size(layer_count: int) -> None:
+    spec = {
+        "widths": training.TINY, "layers": layer_count, "batch_size": 2, "seq_len": 24,
+        "weight_scale": "row", "backend": "reference", "min_features": 0, "compiled": False,
+    }  # fmt: skip
+    plan = Plan(warmup=1, steps=2, run_seconds=0.0, max_steps=2)
+    plain = training.measure_training(spec, plan, switchback=False)
+    int8 = training.measure_training(spec, plan, switchback=True)
+    assert plain["parameters"] == int8["parameters"]
+    assert plain["parameters"] == training.parameters(training.TINY, layer_count)
+    assert (plain["converted"], int8["converted"]) == (0, 7 * layer_count)
+    assert len(plain["seconds"]) == 2 and len(plain["warmup_seconds"]) == 1
+
+
+def test_tinyllama_s_widths_are_tinyllama_s() -> None:
+    from labkit.models.specs import MODELS
+
+    config = MODELS["tinyllama-1.1b"].config
+    assert {key: config[key] for key in training.TINYLLAMA} == training.TINYLLAMA
+    assert config["num_hidden_layers"] == training.TINYLLAMA_LAYERS
+    untied = training.TINYLLAMA["vocab_size"] * training.TINYLLAMA["hidden_size"]
+    assert training.parameters(training.TINYLLAMA, 22) + untied == 1_100_048_384
+    shapes = {(2048, 2048), (2048, 256), (2048, 5632), (5632, 2048)}
+    assert set(bench.TINYLLAMA_SHAPES) == shapes
+
+
+def test_a_model_that_does_not_fit_is_refused_before_anything_runs() -> None:
+    with pytest.raises(LabkitError, match="use fewer --layers"):
+        training.check_memory({"widths": training.TINYLLAMA, "layers": 4000})
+
+
+# The commands.
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Run what would be benchmarked here, without compiling; return what was run."""
+    ran: list[str] = []
+
+    def call(target: str, *, say: harness.Say, **arguments: Any) -> Any:
+        ran.append(target)
+        module, _, function = target.partition(":")
+        return getattr(importlib.import_module(module), function)(**arguments)
+
+    monkeypatch.setattr(harness, "in_fresh_process", call)
+    monkeypatch.setattr(torch, "compile", lambda module: module)
+    return ran
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[Any, str]:
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as exit_:
+        cli.main([*arguments, "--json"])
+    assert exit_.value.code == 0
+    captured = capsys.readouterr()
+    (line,) = captured.out.splitlines()
+    return json.loads(line), captured.err
+
+
+def test_bench_switchback_keeps_its_keys_and_its_results(
+    in_this_process: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("bench", "switchback", "--quick", "--tokens", "16", "--backend", "reference",
+               "--output-dir", str(tmp_path))  # fmt: skip
+    outcome, progress = run(capsys, *command)
+    assert len(outcome["rows"]) == 2 * 2 * 2  # shapes × modes × scales
+    for row in outcome["rows"]:
+        assert {"tokens", "in_features", "out_features", "mode", "baseline", "backend"} <= set(row)
+        assert row["ratio"]["low"] <= row["ratio"]["value"] <= row["ratio"]["high"]
+        assert set(row["a_a"]) == {"value", "low", "high"}
+        ways = {way: s for way, s in row["baselines"].items() if way != "float32"}
+        assert row["baseline"] == min(ways, key=lambda way: ways[way])
+        assert row["backend"] == "reference"
+    assert [r["p_holm"] for r in outcome["rows"]] == pytest.approx(
+        stats.holm([r["p_value"] for r in outcome["rows"]])
+    )
+    end = outcome["end_to_end"]
+    assert {"ratio", "p_value", "a_a"} <= set(end) and len(end["runs"]) == 12
+    assert {"cpu", "cores"} <= set(outcome["facts"]["hardware"])
+    assert "torch" in outcome["facts"]["versions"]
+    assert "[4/4]" in progress and "[run 12/12]" in progress
+    pictures = {"switchback.png", "switchback_end_to_end.png"}
+    assert {p.name for p in tmp_path.iterdir()} == pictures | {
+        "switchback.json", "switchback.result.json"
+    }  # fmt: skip
+    ran = len(in_this_process)
+    assert ran == 4 + 12
+    again, _ = run(capsys, *command)
+    assert len(in_this_process) == ran and again == outcome
+
+
+def test_bench_kernels_times_every_part(
+    in_this_process: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome, _ = run(capsys, "bench", "kernels", "--quick", "--tokens", "16", "--backend",
+                     "reference", "--output-dir", str(tmp_path))  # fmt: skip
+    assert [(r["in_features"], r["out_features"]) for r in outcome["rows"]] == [(64, 64), (64, 96)]
+    for row in outcome["rows"]:
+        assert {"bf16_y", "bf16_dw", "quantize_x", "quantize_wt_row", "int8_y"} <= set(
+            row["seconds"]
+        )
+        for part, seconds in row["seconds"].items():
+            low, high = row["spread"][part]
+            assert 0 < low <= seconds <= high
+        assert row["a_a"]["low"] <= row["a_a"]["value"] <= row["a_a"]["high"]
+
+
+def test_an_interrupted_benchmark_goes_on_case_by_case(
+    in_this_process: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = bench.QUICK | {"tokens": (16,), "layers": 0, "backend": "reference"}
+    measure, seen = layers.measure_parts, []
+
+    def once(case: dict[str, Any], plan: Plan, backend: str) -> Any:
+        if seen:
+            raise KeyboardInterrupt
+        seen.append(case)
+        return measure(case, plan, backend)
+
+    monkeypatch.setattr(layers, "measure_parts", once)
+    with pytest.raises(KeyboardInterrupt):
+        bench.kernels(bench.Grid(**settings), output_dir=tmp_path, quiet=True)
+    monkeypatch.setattr(layers, "measure_parts", measure)
+    bench.kernels(bench.Grid(**settings), output_dir=tmp_path, quiet=True)
+    assert len(in_this_process) == 3, "the first size is not measured again"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--pairs", "3"], ["--tokens", "x"], ["--tokens", "0"], ["--backend", "cuda"],
+     ["--layers", "-1"]],
+)  # fmt: skip
+def test_mistakes_are_one_line(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["bench", "switchback", "--output-dir", str(out), *arguments])
+    assert exit_.value.code == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert not out.exists()
+
+
+# What is said about it.
+
+
+def row(ratio: float, p: float, **changes: Any) -> dict[str, Any]:
+    interval = {"value": ratio, "low": ratio - 0.01, "high": ratio + 0.01}
+    values = {
+        "tokens": 16, "in_features": 64, "out_features": 64, "mode": "full", "weight_scale": "row",
+        "baseline": "eager", "backend": "cpu", "ratio": interval, "p_value": p, "p_holm": p,
+        "a_a": {"value": 1.0, "low": 0.99, "high": 1.01}, "a_a_p_value": 0.5,
+        "seconds": {"baseline": 2e-3, "candidate": 1e-3},
+    }  # fmt: skip
+    return values | changes
+
+
+def test_a_size_is_won_or_lost_only_where_the_test_says_so() -> None:
+    assert report.verdict(row(1.3, 0.001)) == "faster"
+    assert report.verdict(row(0.7, 0.001)) == "slower"
+    assert report.verdict(row(1.3, 0.001, p_holm=0.2)) == "≈"
+
+
+def test_a_control_that_fails_is_said() -> None:
+    sizes = [row(1.0, 0.5, tokens=t, a_a_p_value=p) for t, p in enumerate([0.5, 0.04, 0.3], 1)]
+    (line,) = report.control_lines(sizes)
+    assert "1 of 3 sizes" in line and "0 after Holm" in line and "do not trust" not in line
+    (line,) = report.control_lines([*sizes, row(1.0, 0.5, tokens=9, a_a_p_value=1e-5)])
+    assert "do not trust this table" in line
+
+
+def test_the_parts_of_a_step_add_up() -> None:
+    seconds = {
+        "bf16_y": 1.0, "bf16_dx": 2.0, "bf16_dw": 4.0, "quantize_x": 8.0, "quantize_g": 16.0,
+        "quantize_w_row": 32.0, "quantize_wt_row": 64.0, "int8_y": 128.0, "int8_dx": 256.0,
+    }  # fmt: skip
+    plain = report.step_parts({"seconds": seconds}, int8=False)
+    assert sum(plain.values()) == 7
+    assert sum(report.step_parts({"seconds": seconds}, int8=True).values()) == 4 + 504
+    frozen = report.step_parts({"seconds": seconds}, int8=True, frozen=True)
+    assert sum(frozen.values()) == 8 + 16 + 128 + 256
+    packs = {"pack_w_row": 0.5, "pack_wt_row": 0.25, "packed_y": 0.125, "packed_dx": 0.0625}
+    ordered = report.step_parts({"seconds": seconds | packs}, int8=True)
+    assert sum(ordered.values()) == 4 + 24 + sum(packs.values())
