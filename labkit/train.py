@@ -31,6 +31,7 @@ from labkit.datasets import prompts, sharing, tatqa
 from labkit.datasets.sharing import SharedPromptCollator
 from labkit.errors import LabkitError
 from labkit.measure import Meter
+from labkit.memory import shortage
 from labkit.models import load, registry
 from labkit.models.files import fingerprint, say
 from labkit.models.quiet import quiet as quietly
@@ -64,14 +65,15 @@ def train(config: RunConfig, *, fresh: bool = False, quiet: bool = False) -> res
 
     Raises:
         LabkitError: missing model or data, a sample that does not fit, a run of that name with
-            other settings, a folder that cannot be written, or a run that is being trained now.
+            other settings, a folder that cannot be written, a run that is being trained now, or
+            not enough memory.
     """
     prepared = prepare(config)
     if not fresh and (done := results.find(prepared.sha256)) is not None:
         if not quiet:
             say(f"{done.name}: already trained, here is its record (--fresh trains it again)")
         return done
-    with _locked(prepared.folder):
+    with _locked(prepared.folder), shortage.explained(prepared.folder.name):
         _refuse_other(prepared, fresh=fresh)
         return _run(prepared, fresh=fresh, quiet=quiet)
 
