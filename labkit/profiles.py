@@ -30,6 +30,12 @@ class Profile:
     """optimizer steps of a run that only measures time and memory"""
     probe: Mapping[str, Any] = field(default_factory=dict)
     """settings of the runs that only measure"""
+    stages: Mapping[str, int] = field(
+        default_factory=lambda: {"length": 160, "batch_size": 8, "steps": 5}
+    )
+    """the step that is taken apart: tokens a sample, samples, steps"""
+    stage_order: tuple[str, ...] = ("heap", "logits", "attention", "adapters", "compile")
+    """settings for speed, in the order in which they are added"""
     eval_samples: int | None = None
     """questions that are scored; None scores the whole split"""
 
@@ -40,6 +46,8 @@ PROFILES = {
         train={"max_steps": 3, "max_train_samples": 12, "per_device_train_batch_size": 1},
         probe_steps=2,
         probe={"per_device_train_batch_size": 2, "max_train_samples": 4, "share_prompts": False},
+        stages={"length": 32, "batch_size": 2, "steps": 3},
+        stage_order=("logits", "attention"),
         eval_samples=8,
     ),
     "cpu": Profile(name="cpu"),

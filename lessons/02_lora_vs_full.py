@@ -314,6 +314,50 @@ for label in (
     print(f"{label:<28} {1000 * seconds / tokens:>6.2f} ms per token")
 
 # %% [markdown]
+# ## Measure: where does a step's time go?
+#
+# A step of plain TRL on a CPU takes several times longer than its arithmetic. `stages` takes the same step apart: samples of equal length, a loss on the last 12 tokens, LoRA with PEFT's defaults. It starts without any of labkit's settings for speed and adds one at a time; the last step of each stage runs under torch's profiler, which says what the time went to.
+#
+# Before you run it, guess: is most of the time spent in matrix products?
+
+# %%
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from labkit.bench import costs, harness
+
+with TemporaryDirectory() as folder:
+    setup = costs.embedded_spec(Path(folder) / "samples.jsonl", method="lora", **profile.stages)
+    stages = harness.in_fresh_process(
+        "labkit.bench.costs:stages", say=print, spec=setup, order=profile.stage_order
+    )
+
+# %%
+figure, ax = plots.new_figure(width=8.2, height=4.4)
+alt = costs.draw_stages(ax, stages)
+plots.show(figure, alt=alt)
+
+# %% [markdown]
+# ## Explain: five costs, and what removes them
+#
+# These are the five largest costs of the first stage and of the last:
+
+# %%
+for row in (stages[0], stages[-1]):
+    print(f"{row['name']}: {row['seconds']:.2f} s a step")
+    for cost, share in costs.largest(row):
+        print(f"    {share:>4.0%}  {cost}")
+
+# %% [markdown]
+# - **Loss over the vocabulary.** The stock loss on a CPU scores every position against every token of the vocabulary, though only the answer has labels. Applying the output head to labelled positions alone gives the same sum.
+# - **Attention.** PyTorch's fused kernel has a slow backward pass in bfloat16 on CPUs. For short samples plain products are faster. They store a probability for every pair of positions, so long samples keep the fused kernel.
+# - **Elementwise operations** (norms, rotary embedding, SwiGLU, casts, residual sums) do little arithmetic and read and write everything. Compilation fuses them, so that a value is read once for all of them. Compiling takes a while at the first step and is kept on disk: worth it for long runs only.
+# - **Copies and casts** between float32 and bfloat16: adapters in the type of the computation need fewer, and compilation fuses the rest.
+# - **Matrix products** are what is left, and what the step is for.
+#
+# Freed memory that goes back to the operating system has to be cleared when it is used again; keeping it helps where blocks are large. A stage here is one short run, so small ratios can come out on either side of 1. `labkit bench step --ablate` repeats them in pairs and gives intervals; results measured on two cores are in `data/results/`.
+
+# %% [markdown]
 # ## Every setting in one table
 #
 # | setting | what it does | memory |

@@ -8,6 +8,8 @@ key, `without`: tricks of `fast.py` to leave off, which is how each is measured 
     logits      the output head at every position
     heap        glibc returns freed memory to the kernel
     adapters    float32 adapters beside a bfloat16 base, as PEFT makes them
+
+With `profile` true the last step runs under torch's profiler and `costs` says where its time went.
 """
 
 import json
@@ -42,6 +44,7 @@ def main(spec: dict[str, Any]) -> dict[str, Any]:
     from datasets import Dataset
 
     from labkit import fast, methods
+    from labkit.bench.costs import Profiled
     from labkit.measure import Meter
     from labkit.models import load
     from labkit.models.quiet import quiet, quiet_bitsandbytes
@@ -74,6 +77,7 @@ def main(spec: dict[str, Any]) -> dict[str, Any]:
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()
     meter = Meter([])
+    watched = [Profiled(config.max_steps)] if spec.get("profile") else []
     callback = MeterCallback(meter, Progress(total=config.max_steps, label="", quiet=True),
                              marker="")  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
@@ -81,7 +85,8 @@ def main(spec: dict[str, Any]) -> dict[str, Any]:
         arguments.train_sampling_strategy = "sequential"
         trainer = LabTrainer(
             model=model, args=arguments, train_dataset=Dataset.from_list(samples),
-            processing_class=load.load_tokenizer(Path(spec["model"])), callbacks=[callback],
+            processing_class=load.load_tokenizer(Path(spec["model"])),
+            callbacks=[callback, *watched],
         )  # fmt: skip
         callback.trainer = trainer
         trainer.use(
@@ -96,6 +101,7 @@ def main(spec: dict[str, Any]) -> dict[str, Any]:
         "peak_rss_bytes": meter.summary()["peak_bytes"]["rss"],
         "attn_implementation": plan.attn_implementation,
         "compiled": plan.compile_layers,
+        "costs": watched[0].costs if watched else None,
     }
 
 
