@@ -14,9 +14,9 @@
 # %% [markdown]
 # # 04 · SwitchBack: training in int8
 #
-# - **Goal:** build int8 training from one quantised row to a layer that trains, know what it costs in accuracy and where, write one of its GPU kernels, and find seven mistakes that a published version of it made.
-# - **Minutes:** 75, of which 5 are waiting
-# - **Hardware:** two CPU cores and 3 GiB of memory; no GPU, and nothing below was run on one
+# - **Goal:** build int8 training from one quantised row to a layer that trains, know what it costs in accuracy and where, write one of its GPU kernels, find seven mistakes that a published version of it made, and earn a speed-up on your own processor with an interval and a control.
+# - **Minutes:** 110, of which 20 are waiting
+# - **Hardware:** two CPU cores and 6 GiB of memory; no GPU, and nothing below was run on one
 # - **You need to know:** lessons 00 and 02; matrix products; the chain rule
 #
 # Tensor cores multiply 8-bit integers at twice the rate of 16-bit floats. **SwitchBack** uses that for training. The library that carried it deleted it, so here you build it yourself.
@@ -27,6 +27,7 @@ from labkit import profiles
 profile = profiles.current()
 model_name = profiles.model()
 number_of_samples = 1 if profile.name == "smoke" else 4
+quick = profile.name == "smoke"
 
 # %% [markdown]
 # ## Three products
@@ -391,6 +392,146 @@ plots.show(figure, alt=alt)
 # Read the left half from left to right. Quantising costs time in proportion to the *size* of the matrices, and saves in proportion to their *product*, so wide layers and many tokens gain most, and a narrow layer with few tokens loses. The gap between the halves is the second lesson: a whole training also has attention, norms, an optimizer, data, and Python, none of which is any faster. A layer's ratio says what is possible, a training's ratio what you get.
 
 # %% [markdown]
+# ## Predict: int8 on this machine
+#
+# Now for your own processor. `labkit/switchback/cpu_kernels.cpp` does in C++ what you have done by hand: it scales, rounds and orders a matrix in one pass, and multiplies with the int8 instructions of the processor's matrix unit, where there is one (**AMX**). Its integers are those of the reference, bit for bit. What it is worth is a question of time, so it gets the fastest opponent there is: `nn.Linear` in bfloat16, as it is, under `torch.compile`, or with its weights in the layout that the matrix unit wants, whichever is fastest at that size.
+#
+# The layers are those of TinyLlama-1.1B, such as 2048 → 2048. Write down the ratio (16-bit time over int8 time) that you expect for that layer's whole step, with few tokens and with many, and for a whole fine-tuning step of a model of such layers.
+
+# %%
+predicted_ratio_256_tokens = None
+predicted_ratio_4096_tokens = None
+predicted_ratio_end_to_end = None
+
+# %% [markdown]
+# ## Measure: where the time goes
+#
+# First every part of a step apart. What is measured stays in `runs/bench`: run this again, or `labkit bench kernels` and `labkit bench switchback` in a terminal, and you get it at once. The first time it takes a quarter of an hour in all. Leave the machine alone meanwhile.
+
+# %%
+from labkit import results
+from labkit.bench import misread, report
+from labkit.bench import switchback as bench
+
+grid = bench.quick_grid(tokens=(16,)) if quick else bench.Grid()
+folder = results.runs_dir() / "bench"
+parts = bench.kernels(grid, output_dir=folder)
+print("backend:", parts["rows"][0]["backend"])
+
+# %%
+chosen = [row for row in parts["rows"] if row["tokens"] in (grid.tokens[0], grid.tokens[-1])]
+figure, axes = plots.new_figure(1, 2, width=11, height=3.6)
+few, many = (chosen[: len(chosen) // 2], chosen[len(chosen) // 2 :])
+alt = " ".join(report.draw_parts(ax, rows) for ax, rows in zip(axes, (few, many), strict=True))
+axes[0].get_legend().remove()
+plots.show(figure, alt=alt)
+
+# %%
+quantising = ("quantise X and G", "quantise and order W")
+shares = []
+for row in parts["rows"]:
+    taken = report.step_parts(row, int8=True)
+    shape = f"{row['in_features']}→{row['out_features']}"
+    share = sum(taken[part] for part in quantising) / sum(taken.values())
+    dw = taken["dW in 16 bit"] / sum(taken.values())
+    shares.append({"tokens": row["tokens"], "shape": shape, "quantising": share, "dW": dw})
+figures.print_table(shares, {"tokens": ",", "shape": "s", "quantising": ".0%", "dW": ".0%"})
+
+# %% [markdown]
+# Two costs, two laws. Quantising reads and writes matrices: its time grows with tokens × width for X and G, and with width × width for W, however few tokens there are. A product's time grows with tokens × width × width. So the share of quantising falls with tokens and with width, and dW, in 16 bits, is what remains.
+
+# %% [markdown]
+# ## Measure: where int8 wins and where it loses
+#
+# Whole steps of a layer now: forward pass, dX, dW, and all quantising. Each size runs in a process of its own. A **run** is a few steps, of which the first is dropped and the median of the others counts. In every **round** each side runs once, in turns: A B, then B A, so that a machine that grows slower is slower for both. And A takes part twice, as A and as A': the **control**. The ratio of A to itself has to come out as 1.
+
+# %%
+outcome = bench.switchback(grid, output_dir=folder)
+figure, axes = plots.new_figure(2, 2, width=8.6, height=5.2, sharex=True, sharey=True)
+alt = report.draw_heatmaps(figure, axes.flat, outcome["rows"])
+plots.show(figure, alt=alt)
+
+# %%
+print(*report.control_lines(outcome["rows"]))
+for mode in ("full", "frozen"):
+    rows = [row for row in outcome["rows"] if row["mode"] == mode]
+    best = max(rows, key=lambda row: row["ratio"]["value"])
+    print(f"{mode}: at best {report.interval(best['ratio'])}, {bench.name_of(best)},")
+    print(f"    against {best['baseline']}; int8 wins at", end=" ")
+    print(sum(report.verdict(row) == "faster" for row in rows), "and loses at", end=" ")
+    print(sum(report.verdict(row) == "slower" for row in rows), f"of {len(rows)} sizes")
+print("predicted:", predicted_ratio_256_tokens, predicted_ratio_4096_tokens)
+
+# %% [markdown]
+# A "≈" in the map stands for a size where no difference was found. With so many sizes some would differ by chance alone, so the p-values are adjusted for their number (Holm). The same goes for the controls: one or two in twenty-four are expected to miss 1.
+#
+# And beside the A100? The MLP layers of the same width, both directions together:
+
+# %%
+widest = max(row["out_features"] for row in outcome["rows"])
+width = 2048 if widest > 2048 else 64
+compared = report.by_tokens(outcome["rows"], layer_ratios, width=width)
+columns = {"where": "s", "tokens": ",", "ratio_row": ".2f", "ratio_tensor": ".2f"}
+figures.print_table(compared, columns)
+
+# %% [markdown]
+# On both machines the ratio grows with the tokens and stays below the ceiling. They need not agree: the A100's figures are parts timed apart and added up, yours are whole steps, and its opponent was the plain 16-bit product alone.
+
+# %% [markdown]
+# ## Measure: a whole fine-tuning step
+#
+# A model with TinyLlama's widths and a few of its 22 layers is trained with and without SwitchBack. Every run is a new process that trains on the same tokens from the same weights. This is the number to quote.
+
+# %% tags=["result"]
+end = outcome["end_to_end"]
+print(report.end_to_end_line(end))
+print("predicted:", predicted_ratio_end_to_end)
+figure, ax = plots.new_figure(width=8.4, height=2.6)
+plots.show(figure, alt=report.draw_pairs(ax, end))
+
+# %%
+big = [r for r in outcome["rows"] if r["mode"] == "full" and r["weight_scale"] == "row"]
+layer = max(row["ratio"]["value"] for row in big)
+share = report.implied_share(end["ratio"]["value"], layer)
+if share is None or share < 0:
+    print("nothing is gained here, so there is no share to speak of")
+else:
+    print(f"a layer gains {layer:.2f}× at best and a step {end['ratio']['value']:.2f}×:")
+    print(f"as if {share:.0%} of the step were such layers")
+
+# %% [markdown]
+# **Amdahl's law** says the same with a formula: if a share $f$ of the time gains a factor $r$, the whole gains $1 / (1 - f + f / r)$. The rest of the step (attention, norms, loss, casting, the optimizer) takes as long as before. On the A40 that left 1.11× of a layer's 1.4×.
+
+# %% [markdown]
+# ## Explain: how the same numbers would have lied
+#
+# A and A' are the same program. Which of them is called A is chance, so you can toss a coin in every round and swap them: an experiment in which there is nothing to find, made of real measurements of your machine. Do that a few hundred times, test each time, and count how often something is "found" at p < 0.05. An honest test does so in 5 of 100.
+
+# %%
+alarms = misread.false_alarms(end["runs"], trials=100 if quick else 400)
+figure, ax = plots.new_figure(width=7.2, height=2.6)
+plots.show(figure, alt=misread.draw_false_alarms(ax, alarms))
+
+# %%
+figures.print_table(misread.mistakes(end["runs"], "switchback"), {"how": "s", "ratio": ".3f"})
+spread = misread.summary(end["runs"])
+print(f"{spread['between']:.0%} of the variance lies between the {spread['runs']} runs,")
+print(f"the rest between the {spread['steps']} steps of each")
+
+# %% [markdown]
+# **Steps as runs.** Steps of one process share its place in memory and whatever else ran just then. Where much of the variance lies between runs, a hundred steps of one run tell you about that run. The test counts them as a hundred independent witnesses.
+#
+# **Looking early.** Testing after every pair and stopping at the first success gives chance as many tries as there are pairs. Decide the number of pairs first; `labkit stats` says how large a difference they can find.
+#
+# **One side after the other.** "A first, A' later" is the ratio of a thing to itself, an hour of other people's jobs apart. Taking turns costs nothing.
+#
+# **Warm-up, and the luckiest pair.** The first step allocates, packs and compiles, once in a training of thousands of steps. And with enough pairs one of them is always impressive.
+#
+# **No control.** Without A' you would have no way to know which of these happened to you. With it, you know before you look at B.
+#
+# `labkit stats A B` makes the honest test of runs that you already have: two folders of labkit's records, Trainer logs, or lm-eval results. It refuses to compare what is not the same work.
+
+# %% [markdown]
 # ## Checkpoint
 #
 # Answer from your own measurements, above. The third can be answered for Y or for dX.
@@ -439,12 +580,30 @@ check(
 check("04.4", rate=None, full_ceiling=None, frozen_ceiling=None, explanation=None)
 
 # %% [markdown]
+# **04.5** How much faster is a whole fine-tuning step with SwitchBack on this machine? Quote it so that someone else can believe it. The verdict is "faster", "slower", "no difference found", or, where the control misses 1, "cannot be told".
+
+# %%
+check(
+    "04.5",
+    baseline_seconds=None,
+    switchback_seconds=None,
+    ratio=None,
+    low=None,
+    high=None,
+    control_low=None,
+    control_high=None,
+    verdict=None,
+    explanation=None,
+)
+
+# %% [markdown]
 # ## What to remember
 #
 # - Quantising puts numbers on a ruler that the largest of the group sets. The group is the choice that matters: a token, a row, a matrix.
 # - SNR falls 6 dB for every doubling of the outlier factor, absmax over spread. Real layers have outlier factors that random numbers never have.
 # - Integers add exactly, and scales factor out of a sum only if they do not depend on what is summed over. That is why dX needs W quantised a second time.
 # - dW sums over the whole batch and is kept for good, so it stays in 16 bits; that caps the speed-up of full training.
+# - A speed-up is a ratio with an interval, over paired runs in turns, against the fastest alternative, beside a control that comes out as 1. A layer's ratio is not a training's.
 # - A bug that gives right numbers in the test is the rule, not the exception. Try zeros, odd shapes, other dtypes, other layouts, and edit what was saved.
 
 # %% [markdown]
@@ -453,5 +612,6 @@ check("04.4", rate=None, full_ceiling=None, frozen_ceiling=None, explanation=Non
 # - M. Wortsman et al., *Stable and low-precision training for large-scale vision-language models*, 2023, [arXiv:2304.13013](https://arxiv.org/abs/2304.13013): SwitchBack, its three variants, and why the weight gradient is different.
 # - T. Dettmers et al., *LLM.int8(): 8-bit Matrix Multiplication for Transformers at Scale*, 2022, [arXiv:2208.07339](https://arxiv.org/abs/2208.07339): outlier features, found and separated.
 # - [bitsandbytes](https://github.com/bitsandbytes-foundation/bitsandbytes), folder `benchmarking/switchback`: the A100 timings. It carried SwitchBack up to version 0.49.2.
+# - T. Kalibera and R. Jones, *Rigorous Benchmarking in Reasonable Time*, ISMM 2013; T. Mytkowicz et al., *Producing Wrong Data Without Doing Anything Obviously Wrong!*, ASPLOS 2009: how measurements of speed go wrong.
 # - [torchao, issue 1010](https://github.com/pytorch/ao/issues/1010): why int8 training there scales weights per row, and what its author expects of one scale in fine-tuning.
 # - P. Tillet et al., *Triton: an intermediate language and compiler for tiled neural network computations*, MAPL 2019; tutorials at [triton-lang.org](https://triton-lang.org).

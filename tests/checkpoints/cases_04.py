@@ -43,4 +43,17 @@ TABLE = {
             ({"full_ceiling": 1.5}, "full_ceiling is below three products"),
         ],
     ),
+    "04.5": (
+        {"baseline_seconds": 2.2, "switchback_seconds": 2.0, "ratio": 1.1, "low": 1.05}
+        | {"high": 1.15, "control_low": 0.98, "control_high": 1.02, "verdict": "faster"},
+        [
+            ({"ratio": 0.91}, "ratio is below what baseline_seconds and switchback_seconds"),
+            ({"low": 1.2}, "low, ratio, high are not in ascending order"),
+            ({"verdict": "slower"}, "verdict is not what low and high say"),
+            ({"low": 0.97}, "verdict is not what low and high say"),
+            ({"control_low": 1.01}, "verdict trusts a machine whose control misses 1"),
+            ({"verdict": "cannot be told"}, "verdict gives up although the control holds 1"),
+            ({"switchback_seconds": 0.0}, "switchback_seconds is not above zero"),
+        ],
+    ),
 }

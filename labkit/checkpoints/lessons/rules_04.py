@@ -65,4 +65,31 @@ def ceilings(values: Values, evidence: Evidence) -> Iterator[Finding]:
     yield from reasoned(values)
 
 
-RULES = {"04.1": outlier_factor, "04.2": wrong_signs, "04.3": lost_decibels, "04.4": ceilings}
+def speed_up(values: Values, evidence: Evidence) -> Iterator[Finding]:
+    """04.5: a quotient of times, in its interval; a verdict that interval and control allow."""
+    yield from positive(values, "baseline_seconds", "switchback_seconds", "low", "control_low")
+    yield from quotient(values, "ratio", "baseline_seconds", "switchback_seconds")
+    for names in (("low", "ratio", "high"), ("control_low", "control_high")):
+        known = [values[name] for name in names if values[name] is not None]
+        if known != sorted(known):
+            yield Finding("contradicts", f"{', '.join(names)} are not in ascending order")
+    said = values["verdict"]
+    ends = [values[name] for name in ("low", "high", "control_low", "control_high")]
+    if said is not None and None not in ends:
+        allowed = "faster" if ends[0] > 1 else "slower" if ends[1] < 1 else "no difference found"
+        holds = ends[2] <= 1 <= ends[3]
+        if said not in (allowed, "cannot be told"):
+            yield Finding("contradicts", "verdict is not what low and high say")
+        elif holds and said == "cannot be told":
+            yield Finding("contradicts", "verdict gives up although the control holds 1")
+        elif not holds and said != "cannot be told":
+            yield Finding("contradicts", "verdict trusts a machine whose control misses 1")
+        else:
+            yield Finding("consistent", "the verdict follows from the interval and the control")
+    yield from reasoned(values)
+
+
+RULES = {
+    "04.1": outlier_factor, "04.2": wrong_signs, "04.3": lost_decibels, "04.4": ceilings,
+    "04.5": speed_up,
+}  # fmt: skip
