@@ -12,13 +12,13 @@ from typing import Annotated, Any
 
 import typer
 
-from labkit import __version__
+from labkit import __version__, asking_commands
 from labkit.bench import commands as bench_commands
 from labkit.checkpoints import commands as checkpoint_commands
 from labkit.console import FREE_FORM, Json
 from labkit.console import emit as _emit
 from labkit.console import key_values as _key_values
-from labkit.errors import LabkitError, nearest
+from labkit.errors import LabkitError
 from labkit.serve import commands as serve_commands
 from labkit.significance import commands as significance_commands
 from labkit.sweep import commands as sweep_commands
@@ -236,44 +236,6 @@ def estimate(
 
 
 @app.command()
-def infer(
-    models: Annotated[list[str], typer.Argument(help="registry names, runs, or folders")],
-    sid: Annotated[str, typer.Option(help="sample ids: 100, 3,7 or 0-4,9")],
-    data: Data = "tables",
-    split: Split = "test",
-    json_: Json = False,
-) -> None:
-    """Show question, gold answer and each model's answer with its score, side by side."""
-    from labkit import infer as infer_
-    from labkit import views
-
-    rows = infer_.compare(models, infer_.parse_sids(sid), data=data, split=split)
-    _emit({"samples": rows}, json_, views.render(rows, colour=sys.stdout.isatty()))
-
-
-@app.command(name="eval")
-def eval_(
-    model: Annotated[str, typer.Argument(help="registry name, run, folder, or 'majority'")],
-    task: Annotated[str, typer.Option(help="tatqa")] = "tatqa",
-    data: Data = "tables",
-    split: Split = "test",
-    examples: Annotated[int, typer.Option(min=0, max=8, help="worked examples before each")] = 0,
-    max_samples: Annotated[int | None, typer.Option(min=1, help="only the first samples")] = None,
-    fresh: Fresh = False,
-    json_: Json = False,
-) -> None:
-    """Score a model: exact match and F1 with 95 % intervals, overall and by answer type."""
-    from labkit import evaluate
-
-    if task != "tatqa":
-        raise LabkitError(f"--task {task!r} is not known: {nearest(task, ['tatqa'])}")
-    outcome = evaluate.evaluate(
-        model, data=data, split=split, examples=examples, max_samples=max_samples, fresh=fresh
-    )
-    _emit(outcome, json_, evaluate.render(outcome))
-
-
-@app.command()
 def score(
     predictions: Annotated[Path, typer.Argument(help="{uid: [answer or list, scale]}")],
     gold: Annotated[Path, typer.Argument(help="file in TAT-QA's form")],
@@ -335,6 +297,10 @@ def course(
     _emit(outcome, json_, f"open {outcome['site']}")
 
 
+app.command()(asking_commands.infer)
+app.command(name="eval")(asking_commands.eval_)
+app.command()(asking_commands.merge)
+app.command()(asking_commands.quantize)
 app.command(context_settings=FREE_FORM)(checkpoint_commands.check)
 app.command()(checkpoint_commands.grade)
 app.command()(significance_commands.stats)

@@ -81,11 +81,12 @@ def compare_predictions(
 
     Returns n, pairs and disagreements as `compare_scores` describes them.
     """
-    scores = {
-        name: [score_answer(*given[s.question.uid], s.question) for s in samples]
-        for name, given in predictions.items()
-    }
-    pairs = [
+    scores: dict[str, list[tuple[float, float]]] = {name: [] for name in predictions}
+    for name, given in predictions.items():
+        for sample in samples:
+            values, scale = given[sample.question.uid]
+            scores[name].append(score_answer(values, scale, sample.question))
+    pairs: list[dict[str, Any]] = [
         {"a": a, "b": b, "groups": _groups(samples, scores[a], scores[b])}
         for a, b in combinations(predictions, 2)
     ]

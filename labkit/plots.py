@@ -181,6 +181,39 @@ def score_bars(scores: dict[str, dict[str, Any]]) -> tuple["Figure", str]:
     return figure, f"Bars of exact match by answer type with intervals; overall: {said}."
 
 
+def paired_differences(comparison: dict[str, Any]) -> tuple["Figure", str]:
+    """Draw how much better one model is than another, overall and by kind of question.
+
+    `comparison` is what `comparison.compare_scores` returns: a panel for each pair, a point with
+    its 95 % interval for each group. Returns the figure and its alt text.
+    """
+    pairs = comparison["pairs"]
+    groups = list(pairs[0]["groups"])
+    figure, axes = new_figure(
+        len(pairs), 1, width=6.8, height=0.9 + (0.5 + 0.27 * len(groups)) * len(pairs),
+        sharex=True, squeeze=False,
+    )  # fmt: skip
+    said = []
+    for panel, pair in zip(axes[:, 0], pairs, strict=True):
+        rows = [pair["groups"][name]["difference"] for name in groups]
+        values = [100 * row["value"] for row in rows]
+        below = [max(0.0, v - 100 * r["low"]) for v, r in zip(values, rows, strict=True)]
+        above = [max(0.0, 100 * r["high"] - v) for v, r in zip(values, rows, strict=True)]
+        places = range(len(groups) - 1, -1, -1)
+        panel.axvline(0, color=COLOURS["black"], linewidth=1, marker="", linestyle="-")
+        panel.errorbar(values, places, xerr=[below, above], fmt="o", color=COLOURS["blue"],
+                       capsize=3, linestyle="none")  # fmt: skip
+        panel.set_yticks(places, [f"{name} (n = {pair['groups'][name]['n']})" for name in groups])
+        panel.set_ylim(-0.6, len(groups) - 0.4)
+        panel.grid(axis="y", visible=False)
+        a, b = Path(pair["a"]).name, Path(pair["b"]).name
+        panel.set_title(f"{b} minus {a}")
+        low, high = 100 * rows[0]["low"], 100 * rows[0]["high"]
+        said.append(f"{b} minus {a}: {values[0]:+.0f} points ({low:+.0f} to {high:+.0f})")
+    axes[-1, 0].set_xlabel("difference in exact match (percentage points), with 95 % interval")
+    return figure, f"Paired differences by kind of question; over all: {'; '.join(said)}."
+
+
 def bars(
     values: dict[str, float], *, label: str, title: str, number: str = "{:.2f}"
 ) -> tuple["Figure", str]:

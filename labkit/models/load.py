@@ -88,6 +88,8 @@ def load_model(path: str | Path, *, dtype: str = "bfloat16", **kw: Any) -> "PreT
     import transformers
 
     base = base_folder(folder)
+    if "quantization_config" in kw or quantisation(base) is not None:
+        quiet_bitsandbytes()
     with quiet(), one_sentence(base):
         config = transformers.AutoConfig.from_pretrained(base, local_files_only=True)
         model = auto_class(config).from_pretrained(

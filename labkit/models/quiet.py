@@ -48,3 +48,5 @@ def quiet_bitsandbytes() -> None:
         contextlib.redirect_stderr(captured),
     ):
         import bitsandbytes  # noqa: F401
+    # It tells at every int8 product that its input is cast to float16, as the method has it.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
