@@ -28,7 +28,7 @@ from typing import Any
 
 from labkit import results
 from labkit.errors import LabkitError
-from labkit.hardware import DEVICES, GIB, cores, memory_available_bytes
+from labkit.hardware import DEVICES, GIB, cores, gpus, memory_available_bytes
 from labkit.memory.estimates import find_device, settings_for
 from labkit.memory.point import DONE, FAILED, OUT_OF_MEMORY, run_in_process
 from labkit.memory.process import predict_largest, process_needs
@@ -38,8 +38,8 @@ from labkit.memory.shapes import shape_of
 from labkit.sweep.points import PREDICTED, Largest, Point, render, say, say_largest
 
 __all__ = [
-    "Largest", "Point", "largest_batch", "parse_bytes", "parse_sizes", "parse_variants", "point_of",
-    "render", "say", "say_largest", "sweep",
+    "Largest", "Point", "here", "largest_batch", "parse_bytes", "parse_sizes", "parse_variants",
+    "point_of", "render", "say", "say_largest", "sweep",
 ]  # fmt: skip
 
 HERE = ("cpu", "cuda")
@@ -203,6 +203,11 @@ def point_of(
         )
         results.write_json(file, {**point.to_json(), "versions": results.versions()})
     return point
+
+
+def here() -> str:
+    """Return where a sweep measures on this machine: `cuda` where there is one, else `cpu`."""
+    return "cuda" if gpus() else "cpu"
 
 
 def _settings(model: str, device: str, **choices: Any) -> StepSettings:

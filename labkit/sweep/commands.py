@@ -106,18 +106,21 @@ def sweep(
 
 def _device(name: str | None) -> str:
     from labkit.hardware import DEVICES, gpus
+    from labkit.memory.estimates import this_device
+    from labkit.sweep import here
 
     if name is None:
-        return "cuda" if gpus() else "cpu"
+        return here()
+    name = name.lower()
     known = ["cpu", "cuda", *DEVICES]
-    if name.lower() not in known:
+    if name not in known:
         raise LabkitError(f"device {name!r} is unknown: {nearest(name, known)}")
-    if name.lower() == "cuda" and not gpus():
+    if name == "cuda" and not gpus():
         raise LabkitError(
             "there is no CUDA device here: measure with --device cpu, or name a GPU such as "
             "a100-40gb to have it predicted"
         )
-    return name.lower()
+    return "cuda" if name != "cpu" and name == this_device() else name
 
 
 def _embedded_samples() -> int:
