@@ -1,5 +1,7 @@
 """The server on a tiny model: the answers of `generate`, in batches; limits; a clean end."""
 
+import ast
+import asyncio
 import json
 import os
 import signal
@@ -392,9 +394,18 @@ def test_a_server_ends_on_a_signal_or_by_itself_and_frees_its_port(tiny_llama, h
     assert signal.getsignal(signal.SIGINT) is before
 
 
+HASTY = """
+import sys
+from labkit.cli import main
+from labkit.serve import server
+server.GRACE_SECONDS = 0
+main(["serve", *sys.argv[1:]])
+"""
+
+
 def test_stopped_in_the_middle_of_an_answer_it_says_so_and_exits_with_zero(tiny_llama):
     process = subprocess.Popen(
-        [sys.executable, "-m", "labkit.cli", "serve", str(tiny_llama), "--port", "0", "--json",
+        [sys.executable, "-c", HASTY, str(tiny_llama), "--port", "0", "--json",
          "--max-tokens", "100000", "--idle-minutes", "2"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
@@ -413,6 +424,57 @@ def test_stopped_in_the_middle_of_an_answer_it_says_so_and_exits_with_zero(tiny_
     assert process.returncode == 0, err
     assert "Traceback" not in err and "terminate called" not in err
     assert free_again("127.0.0.1", httpx.URL(ready["url"]).port)
+
+
+def test_a_key_is_asked_for_where_there_is_one(models, monkeypatch):
+    monkeypatch.setenv("LABKIT_API_KEY", "open sesame")
+    started = Running(models)
+    try:
+        with (
+            openai.OpenAI(
+                base_url=f"{started.url}/v1", api_key="sesame", max_retries=0
+            ) as stranger,
+            pytest.raises(openai.AuthenticationError, match="the key is missing or wrong"),
+        ):
+            ask(stranger, "Hi")
+        with openai.OpenAI(base_url=f"{started.url}/v1", api_key="open sesame") as friend:
+            assert text_of(ask(friend, "Hi")) == reference(models["base"], "Hi", 12)
+    finally:
+        started.end()
+
+
+def test_a_proxy_s_prefix_becomes_the_root_path():
+    seen = []
+
+    async def app(scope, receive, send):
+        seen.append(scope.get("root_path"))
+
+    async def nothing():
+        return {}
+
+    for prefix in ["/user/ana/proxy/7860/", "", "//evil.example", "https://evil.example"]:
+        scope = {"type": "http", "headers": [(b"x-forwarded-prefix", prefix.encode())]}
+        asyncio.run(Prefix(app)(scope, nothing, nothing))
+    assert seen == ["/user/ana/proxy/7860", None, None, None]
+
+
+def test_the_example_for_modal_compiles_and_names_what_modal_documents():
+    """It cannot run here; the names are those of the reference in modal.com/docs."""
+    source = (Path(server.__file__).parent / "modal_app.py").read_text()
+    tree = ast.parse(source)
+    used = {ast.unparse(n) for n in ast.walk(tree) if isinstance(n, ast.Attribute)}
+    documented = {"modal.App", "modal.Image", "modal.Volume", "modal.Secret", "modal.concurrent",
+                  "modal.web_server", "modal.Volume.from_name", "modal.Secret.from_name",
+                  "modal.Image.debian_slim"}  # fmt: skip
+    assert {name for name in used if name.startswith("modal.") and "(" not in name} == documented
+    functions = {n.name: n for n in tree.body if isinstance(n, ast.FunctionDef)}
+    decorators = {k: [ast.unparse(d) for d in f.decorator_list] for k, f in functions.items()}
+    assert [d.split("(")[0] for d in decorators["serve"]] == \
+        ["app.function", "modal.concurrent", "modal.web_server"]  # fmt: skip
+    assert (
+        "labkit.cli" in source
+        and (Path(server.__file__).parents[2] / "requirements.lock").is_file()
+    )
 
 
 def test_on_a_hub_the_page_s_path_is_told(monkeypatch):
