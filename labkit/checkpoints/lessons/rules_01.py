@@ -133,7 +133,7 @@ def _peaks(model: str, method: str, batch_size: int, seq_len: int) -> list[int]:
         formula = analytic(
             StepSettings(
                 model=model, method=method, batch_size=batch_size, seq_len=seq_len,
-                target=target,  # type: ignore[arg-type]
+                target=target,
             )
         )  # fmt: skip
         if formula is None:
