@@ -14,6 +14,11 @@ POINTS = [
     {"batch_size": 32, "peak": None, "seconds": None},
     {"batch_size": 4, "peak": 1300, "seconds": 2.7, "gradient_checkpointing": True},
     {"batch_size": 2, "peak": 1450, "seconds": 3.0, "gradient_accumulation_steps": 2},
+    *(
+        {"batch_size": b, "peak": 1000 + 200 * b, "seconds": 9.0, "seq_len": 32, "limit": 5000}
+        for b in (7, 8)
+    ),
+    {"batch_size": 9, "peak": None, "seconds": None, "seq_len": 32, "limit": 5000},
 ]
 FAST = 64 * 16 / 4.2
 BEST = 64 * 8 / 2.2
@@ -68,6 +73,17 @@ TABLE = {
             ({"checkpointing": "without"}, "lora_batch does not fit by the formulas"),
         ],
     ),
+    "03.5": (
+        {"memory_limit_bytes": 5000, "largest_batch_size": 8, "predicted_batch_size": 7},
+        [
+            ({"largest_batch_size": 9}, "your own points ran out of memory at largest_batch_size"),
+            ({"largest_batch_size": 16}, "your own points ran out of memory at largest_batch_size"),
+            ({"largest_batch_size": 7}, "a larger batch than largest_batch_size ran"),
+            ({"largest_batch_size": 0}, "largest_batch_size is not above zero"),
+            ({"largest_batch_size": 4}, "a larger batch than largest_batch_size ran"),
+            ({"memory_limit_bytes": 0}, "memory_limit_bytes is not above zero"),
+        ],
+    ),
 }  # fmt: skip
 
 
@@ -76,11 +92,14 @@ def records(a_record):
     for number, given in enumerate(POINTS):
         values = dict(given)
         peak, seconds = values.pop("peak"), values.pop("seconds")
+        limit = values.pop("limit", None)
         settings = BASE | values
-        tokens = 64 * settings["batch_size"] * settings["gradient_accumulation_steps"]
+        tokens = (
+            settings["seq_len"] * settings["batch_size"] * settings["gradient_accumulation_steps"]
+        )
         point = {
             "settings": settings, "status": "done" if peak else "out of memory",
-            "peak_bytes": peak, "step_seconds": seconds, "memory_limit_bytes": None,
+            "peak_bytes": peak, "step_seconds": seconds, "memory_limit_bytes": limit,
             "tokens_per_second": tokens / seconds if seconds else None,
         }  # fmt: skip
         results.write_json(results.runs_dir() / "sweeps" / f"point-{number}.json", point)

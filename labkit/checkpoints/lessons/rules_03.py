@@ -21,6 +21,7 @@ NEAR = 0.10
 TIME_CHANGE = 0.10
 # Formula and trace differ by less; a claim must miss by more before it is called wrong.
 SLACK = 0.15
+TRIED = ("done", "out of memory")
 
 Point = dict[str, Any]
 
@@ -180,6 +181,34 @@ def eight_billion(values: Values, evidence: Evidence) -> Iterator[Finding]:
     yield from reasoned(values)
 
 
+def under_a_limit(values: Values, evidence: Evidence) -> Iterator[Finding]:
+    """03.5: it ran, nothing as small failed, nothing larger ran."""
+    limit, largest = values["memory_limit_bytes"], values["largest_batch_size"]
+    yield from positive(values, "memory_limit_bytes", "largest_batch_size", "predicted_batch_size")
+    if None not in (limit, largest):
+        points = [p for p in evidence.points if p.get("memory_limit_bytes") == limit]
+        # Only points that differ in the batch alone are one search for the largest.
+        searches = _alike([p for p in points if p.get("status") in TRIED], "batch_size")
+        search = max(searches, key=len, default=[])
+        batches = {word: [p["settings"]["batch_size"] for p in search if p["status"] == word]
+                   for word in TRIED}  # fmt: skip
+        ran, failed = batches["done"], batches["out of memory"]
+        if not search:
+            yield Finding("missing", "no point of yours was run under this limit")
+        elif any(batch <= largest for batch in failed):
+            yield Finding("contradicts", "your own points ran out of memory at largest_batch_size, "
+                          "or at a smaller batch")  # fmt: skip
+        elif any(batch > largest for batch in ran):
+            yield Finding("contradicts", "a larger batch than largest_batch_size ran")
+        elif largest not in ran:
+            yield Finding("missing", "none of your points shows largest_batch_size running")
+        elif not failed:
+            yield Finding("missing", "none of your points shows a batch that does not fit")
+        else:
+            yield Finding("consistent", "largest_batch_size ran, and the next one tried did not")
+    yield from reasoned(values)
+
+
 def _share(batch_size: int, seq_len: int, checkpointing: bool) -> float:
     """Return what a LoRA step of Llama-3-8B needs, as a share of an A100 with 40 GB."""
     from labkit.devices import find
@@ -201,4 +230,5 @@ RULES = {
     "03.2": best_batch,
     "03.3": variants,
     "03.4": eight_billion,
+    "03.5": under_a_limit,
 }
