@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "lessons/hub-example"
 SCREENSHOTS = ROOT / "build/hub-screenshots"
 STUDENTS = {"ana": 61001, "ben": 61002, "cara": 61003}
-PROMISED = {"cara": "1536M"}
+PROMISED = {"cara": "2G"}
 ROOT_CAN_SEPARATE = os.geteuid() == 0 and shutil.which("setpriv") is not None
 
 
@@ -106,7 +106,7 @@ class Apart(SimpleLocalProcessSpawner):
         promised = PROMISED.get(self.user.name)
         self.mem_limit = promised or self.mem_limit
         # What a container's memory limit does is done by a limit on the data of a process.
-        limit = ["prlimit", f"--data={{self.mem_limit}}"] if promised else []
+        limit = ["prlimit", f"--data={{int(self.mem_limit)}}"] if promised else []
         self.cmd = [*(alone if SEPARATE else []), *limit, {start!r},
                     {python!r}, "-m", "jupyterhub.singleuser"]
         return await super().start()

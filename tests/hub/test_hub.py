@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import nbformat
+from lab import SPAWN_SECONDS
 from running import EXAMPLE, ROOT, ROOT_CAN_SEPARATE, STUDENTS, Hub, give, missing
 
 from labkit.course import release
@@ -160,7 +161,8 @@ def test_a_home_is_closed_to_the_others_and_models_to_everybody(hub, lab):
     private.write_text("ben's own words")
     give(private, STUDENTS["ben"])
     notebook(hub, "ana", "look.ipynb", [LOOK.format(other="ben")])
-    ana = lab("ana")
+    ana, ben = lab("ana"), lab("ben")
+    ben.page.wait_for_url("**/lab/tree/**", timeout=SPAWN_SECONDS * 1000)
     ana.open("look.ipynb")
     cell = ana.cell("other home")
     lines = dict(re.findall(r"^(.{11}) (.+)$", ana.run(cell), re.MULTILINE))
@@ -242,7 +244,7 @@ def test_a_memory_limit_is_said_beforehand_and_does_not_kill_the_kernel(hub, lab
     cell = cara.cell("doctor.report()")
     said = cara.run(cell)
     cara.picture("cara-1-doctor-knows-the-limit", cell)
-    assert "1.5 GiB" in said
+    assert "2.0 GiB" in said
     assert re.search(r"warn +memory", said)
     assert re.search(r"warn +full fine-tuning[^→]+→", said)
 
