@@ -1,0 +1,406 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 03 · Batch size: memory, throughput, and the largest that fits
+#
+# - **Goal:** predict how memory grows with the batch, measure it together with the throughput, say which batch is best on your machine and why a larger one stops helping, and answer the same question for a model of 8 billion parameters.
+# - **Minutes:** 50, of which 20 are waiting
+# - **Hardware:** two CPU cores and 6 GiB of memory; a GPU is used when there is one
+# - **You need to know:** lessons 01 and 02; what a straight line through points is
+
+# %% [markdown]
+# ## Two things a batch costs
+#
+# A training step takes a **batch** of $B$ samples of $s$ tokens, and both of its costs are nearly straight lines in $B$:
+#
+# $$ M(B) = c + m \cdot B \qquad t(B) = a + b \cdot B $$
+#
+# The memory $c$ is there for any batch, and each sample adds $m$. The time $a$ is spent once a step, and each sample adds $b$. What you care about in the end is how many tokens go through in a second, the **throughput**:
+#
+# $$ \frac{s \cdot B}{a + b \cdot B} $$
+#
+# For a small batch it grows with $B$. For a large one it comes ever closer to $s / b$ and stays there, while the memory goes on growing.
+
+# %% tags=["parameters"]
+from labkit import profiles
+from labkit import sweep as sweeping
+
+profile = profiles.current()
+model_name = profiles.model()
+device_here = sweeping.here()
+smoke = profile.name == "smoke"
+seq_len = 32 if smoke else 128
+batch_sizes = (1, 2) if smoke else (1, 2, 4, 8, 16)
+timed_steps = 2 if smoke else 4
+llama_batch_sizes = (1, 8) if smoke else (1, 2, 4, 8, 12, 16)
+
+# %% [markdown]
+# ## Predict: four numbers
+#
+# Which parts of the memory are in $c$ and which in $m$, when the base model is frozen and LoRA adapters are trained? Lesson 01 has the parts. Write down what you expect before you run anything:
+#
+# 1. How much larger is the peak at batch 8 than at batch 4: twice, less than twice, or hardly?
+# 2. Which of the batch sizes below is best, if best means the smallest that is within a tenth of the highest throughput?
+
+# %%
+print("batch sizes", batch_sizes, "of", seq_len, "tokens")
+
+predicted_growth = None
+predicted_best_batch = None
+
+# %% [markdown]
+# ## Exercise: from points to a line
+#
+# *Easy, 10 minutes.* Fit $t(B) = a + b B$ to measured step times by least squares: the line for which the sum of the squared vertical distances is smallest. With the means $\bar B$ and $\bar t$ its slope is $b = \sum (B - \bar B)(t - \bar t) \,/\, \sum (B - \bar B)^2$, and it goes through $(\bar B, \bar t)$.
+
+
+# %%
+def fit_step_time(batch_sizes: list[float], seconds: list[float]) -> tuple[float, float]:
+    """Return (a, b) of the least-squares line a + b·B."""
+    ### BEGIN SOLUTION
+    mean_b = sum(batch_sizes) / len(batch_sizes)
+    mean_t = sum(seconds) / len(seconds)
+    pairs = list(zip(batch_sizes, seconds, strict=True))
+    b = sum((x - mean_b) * (t - mean_t) for x, t in pairs)
+    b /= sum((x - mean_b) ** 2 for x in batch_sizes)
+    return mean_t - b * mean_b, b
+    ### END SOLUTION
+
+
+# %%
+from labkit.checkpoints import check
+
+check.exercise("fit_step_time", fit_step_time)
+
+# %% [markdown]
+# *Medium, 5 minutes.* The throughput has the ceiling $s/b$. At which $B$ does it reach a given share of the ceiling? Set $B / (a + bB)$ equal to $\mathrm{share} / b$ and solve for $B$.
+
+
+# %%
+def batch_for_share(a: float, b: float, share: float) -> float:
+    """Return the batch at which throughput is `share` of its ceiling; not rounded."""
+    ### BEGIN SOLUTION
+    return share * a / (b * (1 - share))
+    ### END SOLUTION
+
+
+# %%
+check.exercise("batch_for_share", batch_for_share)
+
+# %% [markdown]
+# Half of the ceiling is where both parts of the step take as long as each other. Nine tenths are further than you may think:
+
+# %% tags=["nbval-check-output"]
+for share in (0.5, 0.8, 0.9, 0.95):
+    print(f"{share:.0%} of the ceiling at {batch_for_share(1.0, 1.0, share):.0f} times a/b")
+
+# %% [markdown]
+# ## Measure: one point after the other
+#
+# Each point is predicted first, by tracing the model's step without allocating it, and then run: in a **process of its own**. If it runs out of memory, that process fails and says so, and this kernel lives on. Out of memory is a result like any other.
+#
+# Points are kept. Run the cell again and they come back at once; stop it in the middle, run it again, and it goes on with the first point that is missing.
+
+# %%
+from labkit.sweep import render, say, sweep
+
+plain = []
+for point in sweep(
+    model_name, method="lora", device=device_here, seq_len=seq_len, batch_sizes=batch_sizes,
+    steps=timed_steps,
+):  # fmt: skip
+    plain.append(point)
+    print(say(point))
+
+# %%
+from labkit.datasets import tatqa
+
+questions = len(tatqa.samples(tatqa.load("tables", "train")))
+print(render(plain, samples=questions))
+print(f"epoch: {questions:,} samples")
+
+# %% [markdown]
+# The two memory columns are the peak of what tensors hold, predicted and measured. The last column is the time of one epoch over the training questions of lesson 02, if each of them were a sample of this length.
+
+# %%
+from labkit import plots
+
+figure, alt = plots.batch_sweep(plain)
+plots.show(figure, alt=alt)
+
+# %% [markdown]
+# ## Explain: does memory grow as expected?
+#
+# Take the first and the last point that ran and put a line through them, once through the predicted peaks and once through the measured ones.
+
+# %%
+MIB = 2**20
+ran = [point for point in plain if point.status == "done"]
+first, last = ran[0], ran[-1]
+
+
+def line(low: float, high: float) -> tuple[float, float]:
+    """Return the constant and the bytes of a sample from the peaks of the two points."""
+    slope = (high - low) / (last.batch_size - first.batch_size)
+    return low - slope * first.batch_size, slope
+
+
+for label, peaks in {
+    "predicted": (first.predicted_peak_bytes, last.predicted_peak_bytes),
+    "measured": (first.peak_bytes, last.peak_bytes),
+}.items():
+    constant, slope = line(*peaks)
+    print(f"{label}: {constant / MIB:,.0f} MiB for any batch, {slope / MIB:,.1f} MiB a sample")
+worst = max(abs(p.predicted_peak_bytes / p.peak_bytes - 1) for p in ran)
+print(f"largest error of a predicted peak: {worst:.1%}")
+
+# %% [markdown]
+# In the constant are the frozen weights, the adapters with their gradients, and the optimizer's state. The slope is activations and logits: everything that the forward pass keeps for each token. Divide it by the length and you have bytes per token. The logits of one token are a row of the vocabulary, in 16 bits and again in 32 bits with its gradient; compare:
+
+# %%
+from labkit.models import registry
+
+vocabulary = registry.spec(profiles.DEFAULT_MODEL).config["vocab_size"]
+per_token = line(first.peak_bytes, last.peak_bytes)[1] / seq_len
+print(f"measured: {per_token / 1e6:.2f} MB a token")
+print(f"logits in 16 and 32 bits and their gradient: {vocabulary * (2 + 4 + 4) / 1e6:.2f} MB")
+
+# %% [markdown]
+# ## Explain: why throughput saturates
+#
+# Fit the line to the step times, with the function you wrote.
+
+# %%
+a, b = fit_step_time([p.batch_size for p in ran], [p.step_seconds for p in ran])
+print(f"a = {a:.2f} s for any batch, b = {b:.3f} s a sample")
+print(f"ceiling {seq_len / b:,.0f} tokens/s, highest measured "
+      f"{max(p.tokens_per_second for p in ran):,.0f}")  # fmt: skip
+if a > 0:
+    print(f"nine tenths of the ceiling at batch {batch_for_share(a, b, 0.9):.1f}")
+highest = max(p.tokens_per_second for p in ran)
+best = min(p.batch_size for p in ran if p.tokens_per_second >= 0.9 * highest)
+print(f"smallest batch within a tenth of the highest: {best}   predicted: {predicted_best_batch}")
+
+# %% [markdown]
+# What is in $a$? Whatever a step does once: it starts a few thousand operations one by one, it steps the optimizer, and its products read all the weights from memory, whether for one token or for a thousand. If $a$ comes out near zero or below, your machine is at its ceiling with a single sample already, and the noise of the measurement is larger than what is left of $a$.
+#
+# The last of these has a number that depends on the hardware alone. A product of a weight with $n$ tokens does $2n$ operations for the two bytes of the weight: $n$ operations per byte. A device that does $P$ operations and reads $W$ bytes in a second is busy reading as long as $n < P / W$, and busy computing beyond. This is the **roofline**:
+
+# %% tags=["nbval-check-output"]
+from labkit.devices import DEVICES
+
+for name in ("t4", "rtx-3090", "a100-40gb", "h100"):
+    card = DEVICES[name]
+    dtype = "bfloat16" if "bfloat16" in card.flops else "float16"
+    tokens = card.peak_flops(dtype) / card.bandwidth_bytes_per_second
+    print(f"{card.label:<18} {tokens:>5.0f} tokens in a pass")
+
+# %% [markdown]
+# Tokens, not samples: a batch of one sample with 1,024 tokens is past that point on every card of this list. What still makes a batch of one slow there is starting the operations. So short samples want large batches, and long samples do not need them.
+
+# %% [markdown]
+# ## Measure: the same samples for less memory
+#
+# Two settings let you train on as many samples a step with less memory, and each has its price:
+#
+# - **Gradient checkpointing** keeps the input of each layer only, and computes the rest again in the backward pass.
+# - **Gradient accumulation** takes the samples in several passes and sums the gradients before the optimizer steps.
+
+# %%
+size = batch_sizes[-1] if smoke else 8
+parts = 2 if smoke else 4
+variants = {
+    f"{size} at once": (size, {}),
+    "checkpointing": (size, {"gradient_checkpointing": True}),
+    f"{parts} passes of {size // parts}": (
+        size // parts,
+        {"gradient_accumulation_steps": parts},
+    ),
+}
+compared = {}
+for label, (batch, change) in variants.items():
+    (point,) = sweep(
+        model_name, method="lora", device=device_here, seq_len=seq_len, batch_sizes=(batch,),
+        steps=timed_steps, variants=(change,),
+    )  # fmt: skip
+    compared[label] = point
+    print(f"{label}: {say(point)}")
+
+# %%
+once = compared[f"{size} at once"]
+for label, point in compared.items():
+    if point.status == "done":
+        memory = point.peak_bytes / once.peak_bytes - 1
+        seconds = point.step_seconds / once.step_seconds - 1
+        print(f"{label:<18} {memory:>+6.0%} memory  {seconds:>+6.0%} time for {point.samples}")
+
+# %% [markdown]
+# Checkpointing runs the forward pass a second time: by operations that is a third more for full fine-tuning and half more for LoRA, whose step is shorter. Accumulation does the same work in smaller passes: on a device that is at its ceiling with the smaller pass it costs next to nothing, and elsewhere it costs the $a$ of every further pass. The gradient is the same, but for the weighting of samples with different numbers of labelled tokens.
+
+# %% [markdown]
+# ## Predict and measure: the largest batch under a limit
+#
+# On a hub a process has a memory limit, and the limit counts everything: the interpreter, the libraries, the buffers of the matrix products, not only tensors. The prediction adds these. Then steps are run under the limit, around the predicted batch, until one fits and the next does not.
+
+# %%
+from labkit.sweep import largest_batch, say_largest
+
+limit = 5 * 2**30 // 4
+found = largest_batch(
+    model_name, method="lora", device=device_here, seq_len=64, memory_limit=limit,
+    measure=not smoke,
+)  # fmt: skip
+print(say_largest(found))
+for point in found.points:
+    print(f"  batch {point.batch_size}: {point.status}")
+
+# %% [markdown]
+# The prediction is on the safe side: it may be one sample too low, because a batch that does not fit costs you a run, and one that is a little small costs you nothing. [The records of the course](../data/results/README.md) compare both for LoRA and full fine-tuning, with and without checkpointing, at two lengths and under two limits.
+
+# %% [markdown]
+# ## The same question for 8 billion parameters
+#
+# No A100 is needed to answer it: tracing takes seconds and allocates nothing. Samples have 1,024 tokens. LoRA runs on one A100 with 40 GB; full fine-tuning is spread over four of them with ZeRO-3, which gives each a quarter of weights, gradients and optimizer state.
+
+# %%
+from labkit.memory.estimates import estimate
+
+ways = {
+    "LoRA, one card": {"method": "lora"},
+    "full, four cards, ZeRO-3": {"method": "full", "sharding": "zero3", "num_gpus": 4},
+}
+answers = {}
+for label, choices in ways.items():
+    for checkpointing in (True,) if smoke else (False, True):
+        answers[label, checkpointing] = result = estimate(
+            "llama-3-8b", device="a100-40gb", seq_len=1024, batch_size=1,
+            gradient_checkpointing=checkpointing, **choices,
+        )  # fmt: skip
+        held = sorted(result.at_peak.items(), key=lambda part: -part[1])[:2]
+        print(f"{label}{', checkpointing' if checkpointing else ''}: largest batch "
+              f"{result.largest_batch_size} a card; at batch 1 most is "
+              + " and ".join(f"{name} {size / 2**30:.1f} GiB" for name, size in held))  # fmt: skip
+
+# %% [markdown]
+# A largest batch of 0 means that not one sample fits. The weights of LoRA's frozen base are the same for any batch, so what is left of the card is shared out among samples, and checkpointing multiplies their number. Full fine-tuning keeps 16 bytes and more for every parameter; a quarter of that fills most of a card before the first sample comes.
+#
+# And the throughput? A datasheet and the arithmetic of the step give a range, from the least time to what real runs reach:
+
+# %%
+llama = list(
+    sweep(
+        "llama-3-8b", device="a100-40gb", method="lora", seq_len=1024,
+        batch_sizes=llama_batch_sizes, gradient_checkpointing=True,
+    )
+)  # fmt: skip
+figure, alt = plots.batch_sweep(llama)
+plots.show(figure, alt=alt)
+
+# %%
+for point in llama:
+    low, high = point.predicted_step_seconds
+    verdict = "fits" if point.fits else "does not fit"
+    print(f"batch {point.batch_size:>2}: {point.tokens / high:>6,.0f} to "
+          f"{point.tokens / low:>6,.0f} tokens/s, {verdict}")  # fmt: skip
+
+# %% [markdown]
+# The throughput hardly depends on the batch: 1,024 tokens are past the roofline's corner. A larger batch is worth its memory here only for what it does to the optimization, and accumulation does that too.
+
+# %% [markdown]
+# ## Checkpoint
+#
+# Fill in the fields and run the cells. Your answers are compared with the points you measured.
+#
+# **03.1** Does memory grow with the batch as you expect? Take two points of the sweep.
+
+# %%
+check(
+    "03.1",
+    small_batch=None,
+    large_batch=None,
+    small_bytes=None,
+    large_bytes=None,
+    bytes_per_sample=None,
+    constant_bytes=None,
+    explanation=None,
+)
+
+# %% [markdown]
+# **03.2** Which batch is best, and why does the throughput stop growing?
+
+# %%
+check(
+    "03.2",
+    highest_tokens_per_second=None,
+    best_batch_size=None,
+    best_tokens_per_second=None,
+    share_percent=None,
+    explanation=None,
+)
+
+# %% [markdown]
+# **03.3** What do checkpointing and accumulation change?
+
+# %%
+check(
+    "03.3",
+    checkpointing_memory=None,
+    checkpointing_time=None,
+    accumulation_memory=None,
+    explanation=None,
+)
+
+# %% [markdown]
+# **03.4** What is the largest batch for Llama-3-8B with LoRA on one A100 with 40 GB, and for full fine-tuning on four?
+
+# %%
+check(
+    "03.4",
+    seq_len=None,
+    checkpointing=None,
+    lora_batch=None,
+    full_batch_per_gpu=None,
+    full_samples_per_step=None,
+    explanation=None,
+)
+
+# %% [markdown]
+# **03.5** What is the largest batch that ran under the memory limit you set, and what was predicted?
+
+# %%
+check(
+    "03.5",
+    memory_limit_bytes=None,
+    largest_batch_size=None,
+    predicted_batch_size=None,
+    explanation=None,
+)
+
+# %% [markdown]
+# ## What to remember
+#
+# - Memory is a constant and so much per sample; weights, gradients and optimizer are in the constant, activations and logits in the slope.
+# - Throughput saturates once the arithmetic takes the time. That depends on the *tokens* in a pass, so long samples are there with a batch of one.
+# - The best batch is the smallest near the ceiling. Beyond it you pay memory for nothing.
+# - Checkpointing pays with time and accumulation with smaller passes; both keep the samples of a step.
+# - A limit counts the process, not the tensors. Leave room for it, or let the prediction do so.
+
+# %% [markdown]
+# ## Further reading
+#
+# - S. Williams, A. Waterman, D. Patterson, *Roofline: An Insightful Visual Performance Model for Multicore Architectures*, 2009, [doi:10.1145/1498765.1498785](https://doi.org/10.1145/1498765.1498785).
+# - S. McCandlish et al., *An Empirical Model of Large-Batch Training*, 2018, [arXiv:1812.06162](https://arxiv.org/abs/1812.06162): when a larger batch makes the optimizer's steps better, and when not.
+# - T. Chen et al., *Training Deep Nets with Sublinear Memory Cost*, 2016, [arXiv:1604.06174](https://arxiv.org/abs/1604.06174): gradient checkpointing.
+# - S. Rajbhandari et al., *ZeRO: Memory Optimizations Toward Training Trillion Parameter Models*, 2020, [arXiv:1910.02054](https://arxiv.org/abs/1910.02054).
+# - Linux manual, [getrlimit(2)](https://man7.org/linux/man-pages/man2/getrlimit.2.html): `RLIMIT_DATA`, the limit that the points run under.
