@@ -287,7 +287,7 @@ BAD = [
     (["tiny-llama", "--method", "prefix", "--variants", "plain,checkpointing"], "choose one"),
     (["tiny-llama", "--lora-target-modules", "q_prj"], "q_proj"),
     (["tiny-llama", "--steps", "0"], "steps"),
-    (["smollm2-135m-instruct", "--memory-limit", "450MiB", "--largest", "--batch-sizes", "1"],
+    (["smollm2-135m-instruct", "--memory-limit", "450MiB", "--batch-sizes", "1"],
      "below what the weights of smollm2-135m-instruct and the process take"),
 ]  # fmt: skip
 

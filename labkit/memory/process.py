@@ -96,18 +96,22 @@ def predict_largest(settings: StepSettings, *, limit: int) -> int:
     def need(batch_size: int) -> int:
         return process_needs(dataclasses.replace(settings, batch_size=batch_size))[1]
 
-    least = need(1)
-    if least > limit:
-        weights = traced(dataclasses.replace(settings, batch_size=1))[1]
-        held = weights + (held_bytes(settings) if settings.target == "cpu" else 0)
-        if limit < held:
-            raise LabkitError(
-                f"memory limit {limit / GIB:.2f} GiB is below what the weights of "
-                f"{settings.model} and the process take ({held / GIB:.2f} GiB): a step with one "
-                f"sample needs {least / GIB:.2f} GiB"
-            )
+    if need(1) > limit:
+        check_limit(settings, limit=limit)
         return 0
     return largest_under(need, limit)
+
+
+def check_limit(settings: StepSettings, *, limit: int) -> None:
+    """Raise `LabkitError` when `limit` is below what the process and the weights take."""
+    one = dataclasses.replace(settings, batch_size=1)
+    held = traced(one)[1] + (held_bytes(one) if one.target == "cpu" else 0)
+    if limit < held:
+        raise LabkitError(
+            f"memory limit {limit / GIB:.2f} GiB is below what the weights of {settings.model} and "
+            f"the process take ({held / GIB:.2f} GiB): a step with one sample needs "
+            f"{process_needs(one)[1] / GIB:.2f} GiB"
+        )
 
 
 def largest_under(need: Callable[[int], int], limit: int) -> int:

@@ -31,7 +31,7 @@ from labkit.errors import LabkitError
 from labkit.hardware import DEVICES, GIB, cores, gpus, memory_available_bytes
 from labkit.memory.estimates import find_device, settings_for
 from labkit.memory.point import DONE, FAILED, OUT_OF_MEMORY, run_in_process
-from labkit.memory.process import predict_largest, process_needs
+from labkit.memory.process import check_limit, predict_largest, process_needs
 from labkit.memory.roofline import step_seconds
 from labkit.memory.settings import StepSettings
 from labkit.memory.shapes import shape_of
@@ -75,7 +75,10 @@ def sweep(
     sizes = sorted(set(batch_sizes))
     for size in sizes:
         dataclasses.replace(plan[0], batch_size=size)
-    _check_limit(memory_limit, device)
+    _check_bytes(memory_limit, device)
+    if memory_limit is not None and device in HERE:
+        for settings in plan:
+            check_limit(settings, limit=memory_limit)
 
     def points() -> Iterator[Point]:
         for settings in plan:
@@ -105,7 +108,7 @@ def largest_batch(
     `memory_limit` is in bytes; without one it is what is free here, or what the device has. Raises
     `LabkitError` when it is below what weights and process take.
     """
-    _check_limit(memory_limit, device)
+    _check_bytes(memory_limit, device)
     settings = _settings(model, device, batch_size=1, **choices)
     if device not in HERE:
         measure = False
@@ -274,7 +277,7 @@ def parse_sizes(text: str) -> list[int]:
     return sorted({int(word) for word in words})
 
 
-def _check_limit(limit: int | None, device: str) -> None:
+def _check_bytes(limit: int | None, device: str) -> None:
     if limit is None:
         return
     if limit <= 0:
