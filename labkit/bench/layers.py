@@ -17,6 +17,7 @@ Source of the shapes: TinyLlama-1.1B, whose layers multiply 2048→2048 (q, o), 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from statistics import median
 from typing import Any
@@ -134,7 +135,12 @@ def measure_layer(case: dict[str, Any], plan: Plan, backend: str = "auto") -> di
     if DEVICE.type == "cpu" and torch.backends.mkldnn.is_available():
         kinds.append("prepacked")
     arms = {kind: build(kind, case) for kind in kinds}
-    tried = alternate({k: _runner(arm, CALIBRATION) for k, arm in arms.items()}, CALIBRATION.pairs)
+    # For information, and four times as slow as the rest.
+    once = replace(CALIBRATION, warmup=0, steps=1)
+    tried = alternate(
+        {k: _runner(a, once if k == "float32" else CALIBRATION) for k, a in arms.items()},
+        CALIBRATION.pairs,
+    )
     seconds = _medians(tried)
     fastest = min((k for k in kinds if k != "float32"), key=lambda kind: seconds[kind])
     runners = {
