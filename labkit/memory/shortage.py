@@ -12,11 +12,13 @@ Source: Python's `traceback.clear_frames`; `point` knows how a failed allocation
 """
 
 import gc
+import re
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from labkit.errors import LabkitError
+from labkit.hardware import GIB
 from labkit.memory.point import mentions_memory
 
 
@@ -36,11 +38,12 @@ def explained(what: str) -> Iterator[None]:
     except Exception as error:
         if not is_shortage(error):
             raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        asked = re.search(r"(\d+) bytes|allocate ([\d.]+ [KMG]iB)", str(error))
+        size = (asked[2] or f"{int(asked[1]) / GIB:.2f} GiB") if asked else "more"
         traceback.clear_frames(error.__traceback__)
         gc.collect()
         raise LabkitError(
-            f"{what} ran out of memory ({reason}): lower per_device_train_batch_size or "
-            "max_length, switch on gradient_checkpointing, or close other notebooks; labkit doctor "
-            "shows the limit"
+            f"{what} ran out of memory when it asked for {size}: lower "
+            "per_device_train_batch_size or max_length, switch on gradient_checkpointing, or close "
+            "other notebooks; labkit doctor shows the limit"
         ) from None

@@ -33,7 +33,7 @@ ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "lessons/hub-example"
 SCREENSHOTS = ROOT / "build/hub-screenshots"
 STUDENTS = {"ana": 61001, "ben": 61002, "cara": 61003}
-PROMISED = {"cara": "2G"}
+PROMISED = {"cara": "3G"}
 ROOT_CAN_SEPARATE = os.geteuid() == 0 and shutil.which("setpriv") is not None
 
 

@@ -129,6 +129,7 @@ def test_servers_and_nbgrader_know_every_setting(file):
     config = PyFileConfigLoader(file, str(EXAMPLE / "jupyter")).load_config()
     homes = {
         "MappingKernelManager": "jupyter_server.services.kernels.kernelmanager",
+        "KernelManager": "jupyter_client.manager",
         "ServerApp": "jupyter_server.serverapp",
         "ResourceUseDisplay": "jupyter_resource_usage.config",
         "CourseDirectory": "nbgrader.coursedir",

@@ -40,6 +40,22 @@ def test_the_memory_of_the_failed_run_is_free_again():
     assert kept[0]() is None
 
 
+@pytest.mark.parametrize(
+    ("error", "size"),
+    [
+        (RuntimeError("can't allocate memory: tried to allocate 1073741824 bytes"), "1.00 GiB"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 512.00 MiB."), "512.00 MiB"),
+        (MemoryError(), "more"),
+    ],
+)  # fmt: skip
+def test_the_sentence_says_how_much_was_asked_for(error, size):
+    with (
+        pytest.raises(LabkitError, match=f"^a run ran out of memory when it asked for {size}: "),
+        shortage.explained("a run"),
+    ):
+        raise error
+
+
 def test_other_errors_pass_as_they_are():
     with pytest.raises(ZeroDivisionError), shortage.explained("a run"):
         _ = 1 / 0

@@ -14,5 +14,8 @@ c.MappingKernelManager.cull_connected = True  # a browser tab left open keeps no
 c.MappingKernelManager.cull_busy = False
 c.ServerApp.shutdown_no_activity_timeout = 3 * 60 * 60
 
+# On a machine that several share, what a kernel and its server tell each other is encrypted.
+c.KernelManager.transport_encryption = "auto"
+
 # The memory that the hub allows is shown in the status bar, from MEM_LIMIT.
 c.ResourceUseDisplay.mem_warning_threshold = 0.15
