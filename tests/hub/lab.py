@@ -9,6 +9,7 @@ from playwright.sync_api import Browser, Locator, Page
 CELL = ".jp-Notebook .jp-CodeCell"
 OUTPUT = ".jp-OutputArea-output"
 SPAWN_SECONDS = 150
+DONE = r"\[\d+\]:"
 
 
 class Lab:
@@ -48,13 +49,28 @@ class Lab:
 
     def run_all(self) -> None:
         """Use the menu, as a student does."""
-        self.page.get_by_role("menuitem", name="Run", exact=True).click()
-        self.page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        self.choose("Run", "Run All Cells")
 
-    def unfinished(self) -> list[str]:
-        """Return the prompts of the cells that have not run yet."""
-        prompts = self.page.locator(f"{CELL} .jp-InputArea-prompt").all_inner_texts()
-        return [text for text in prompts if not re.fullmatch(r"\[\d+\]:", text.strip())]
+    def run_above(self, cell: Locator) -> None:
+        """Run every cell above one, with the menu."""
+        cell.scroll_into_view_if_needed()
+        cell.locator(".jp-InputArea-editor .cm-content").click()
+        self.choose("Run", "Run All Above Selected Cell")
+
+    def choose(self, menu: str, item: str) -> None:
+        self.page.get_by_role("menuitem", name=menu, exact=True).click()
+        self.page.get_by_role("menuitem", name=item, exact=True).click()
+
+    def prompts(self, above: str = "") -> list[str]:
+        """Return the prompts of the code cells, or of those above the first with a text."""
+        cells = self.page.locator(CELL)
+        texts = cells.locator(".jp-InputArea-editor").all_inner_texts()
+        number = next((n for n, text in enumerate(texts) if above and above in text), len(texts))
+        return cells.locator(".jp-InputArea-prompt").all_inner_texts()[:number]
+
+    def unfinished(self, above: str = "") -> list[str]:
+        """Return those of the prompts that belong to cells which have not run yet."""
+        return [text for text in self.prompts(above) if not re.fullmatch(DONE, text.strip())]
 
     def start(self, cell: Locator, code: str | None = None) -> str:
         """Run a cell, with other code in it when given; return its prompt from before."""
@@ -79,7 +95,7 @@ class Lab:
         self.start(cell, code)
         end = time.monotonic() + wait
         while time.monotonic() < end:
-            if re.fullmatch(r"\[\d+\]:", self.prompt(cell)):
+            if re.fullmatch(DONE, self.prompt(cell)):
                 self.page.wait_for_timeout(200)  # the last of what it printed may be on its way
                 return self.text(cell)
             self.page.wait_for_timeout(100)
