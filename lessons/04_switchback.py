@@ -498,9 +498,12 @@ if share is None or share < 0:
 else:
     print(f"a layer gains {layer:.2f}× at best and a step {end['ratio']['value']:.2f}×:")
     print(f"as if {share:.0%} of the step were such layers")
+published = [row["ratio_row"] for row in layer_ratios if row["width"] == 2048]
+print(f"published: {max(published):.2f}× for a layer of 2048 on an A100,", end=" ")
+print(f"{training_ratios[0]['ratio']:.2f}× for a training on an A40")
 
 # %% [markdown]
-# **Amdahl's law** says the same with a formula: if a share $f$ of the time gains a factor $r$, the whole gains $1 / (1 - f + f / r)$. The rest of the step (attention, norms, loss, casting, the optimizer) takes as long as before. On the A40 that left 1.11× of a layer's 1.4×.
+# **Amdahl's law** says the same with a formula: if a share $f$ of the time gains a factor $r$, the whole gains $1 / (1 - f + f / r)$. The rest of the step (attention, norms, loss, casting, the optimizer) takes as long as before.
 
 # %% [markdown]
 # ## Explain: how the same numbers would have lied

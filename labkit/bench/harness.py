@@ -187,9 +187,14 @@ def detectable(spread: float, *, n: int, alpha: float = 0.05, wanted: float = 0.
     return high
 
 
+def default_threads() -> int:
+    """Return how many threads a measured process uses: OMP_NUM_THREADS, or the cores it may use."""
+    return int(os.environ.get("OMP_NUM_THREADS") or hardware.cores())
+
+
 def facts() -> dict[str, Any]:
     """Return what a reader needs to judge the times: machine, versions, and how busy it is."""
-    machine = hardware.describe()
+    machine = {**hardware.describe(), "threads": default_threads()}
     return {"started_at": results.now(), "hardware": machine, "versions": results.versions(),
             "load_average": os.getloadavg()[0]}  # fmt: skip
 
@@ -238,9 +243,8 @@ def in_fresh_process(target: str, *, say: Say, threads: int | None = None, **arg
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     ours, theirs = context.Pipe(duplex=False)
-    # The server's own setting is all cores of the machine.
-    threads = threads or int(os.environ.get("OMP_NUM_THREADS") or hardware.cores())
-    process = context.Process(target=_child, args=(theirs, target, threads, arguments), daemon=True)
+    given = theirs, target, threads or default_threads(), arguments
+    process = context.Process(target=_child, args=given, daemon=True)
     process.start()
     theirs.close()
     started = time.monotonic()
