@@ -36,7 +36,7 @@ def simulated(monkeypatch, runs):
             return {"status": DONE, "detail": "", "held_bytes": HELD}
         calls.append(settings)
         peak = process.traced(settings)[0]
-        if limit is not None and HELD + process.HEAP_BYTES + peak > limit:
+        if limit is not None and HELD + process.outside_bytes() + peak > limit:
             return {"status": OUT_OF_MEMORY, "detail": "can't allocate memory"}
         return {"status": DONE, "detail": "", "peak_bytes": peak, "step_seconds": 0.5,
                 "process_peak_bytes": HELD + peak, "held_bytes": HELD}  # fmt: skip
@@ -57,7 +57,7 @@ def test_a_sweep_predicts_first_and_stops_a_variant_where_memory_ends(simulated)
     points = list(
         sweep(
             "tiny-llama", batch_sizes=(16, 1, 2, 4, 8, 2), seq_len=16,
-            memory_limit=HELD + process.HEAP_BYTES + peak,
+            memory_limit=HELD + process.outside_bytes() + peak,
             variants=({}, {"gradient_checkpointing": True}),
         )
     )  # fmt: skip

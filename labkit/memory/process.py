@@ -8,7 +8,8 @@ A limit counts everything a process holds, so tensors are not enough:
   is started for it says so; it depends on the method's libraries and not on the model.
 * `outside`: what a real step takes besides its tensors. oneDNN reorders the operand of a product
   for the processor's tiles; the largest is the head's weight, vocabulary × width in the compute
-  type. Python's objects, compiled kernels and half-filled heap pages come to `HEAP_BYTES`.
+  type. Python's objects, compiled kernels and half-filled heap pages come to `HEAP_BYTES`, and
+  each thread has buffers of its own.
 * `loading`: the weights and a copy of the largest one while it is converted. Training needs more
   than that, unless almost nothing is trained on very short samples.
 
@@ -25,13 +26,14 @@ from functools import lru_cache
 from typing import Any
 
 from labkit.errors import LabkitError
-from labkit.hardware import GIB
+from labkit.hardware import GIB, cores
 from labkit.memory.estimates import needed
 from labkit.memory.point import DONE, run_in_process
 from labkit.memory.settings import BYTES, StepSettings
 from labkit.memory.shapes import shape_of
 
 HEAP_BYTES = 32 * 2**20
+THREAD_BYTES = 8 * 2**20
 LARGEST_BATCH = 1 << 20
 
 
@@ -44,7 +46,12 @@ def process_needs(settings: StepSettings) -> tuple[int, int]:
     if settings.target == "cuda":
         return peak, needed(peak, settings)
     largest = largest_operand_bytes(settings)
-    return peak, held_bytes(settings) + HEAP_BYTES + largest + max(peak, weights + 2 * largest)
+    return peak, held_bytes(settings) + outside_bytes() + largest + max(peak, weights + 2 * largest)
+
+
+def outside_bytes() -> int:
+    """Return what a step takes besides its tensors and the reordered operand of a product."""
+    return HEAP_BYTES + THREAD_BYTES * int(os.environ.get("OMP_NUM_THREADS") or cores())
 
 
 def traced(settings: StepSettings) -> tuple[int, int]:
