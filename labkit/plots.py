@@ -270,15 +270,15 @@ def batch_sweep(points: Sequence[Any]) -> tuple["Figure", str]:
         right.plot([p.batch_size for p in over], [p.predicted_peak_bytes / GIB for p in over],
                    color="black", linestyle="", marker="x", markersize=8)  # fmt: skip
         said.append(f"{label}: {predicted[0]:.2f} to {predicted[-1]:.2f} GiB predicted")
-    for axes, unit, title in (
-        (left, "tokens per second", "Throughput"),
-        (right, "peak of tensors (GiB)", "Memory (crosses: does not fit)"),
+    for axes, unit, title, free in (
+        (left, "tokens per second", "Throughput", "lower right"),
+        (right, "peak of tensors (GiB)", "Memory (crosses: does not fit)", "upper left"),
     ):
         axes.set_xlabel("batch size (samples in one pass)")
         axes.set_ylabel(unit)
         axes.set_ylim(bottom=0)
         axes.set_title(title)
-        axes.legend(fontsize="x-small")
+        axes.legend(fontsize="x-small", loc=free)
     return figure, f"Throughput and peak memory against batch size. {'; '.join(said)}."
 
 
