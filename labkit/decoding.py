@@ -30,8 +30,6 @@ from labkit.infer import Generator, load_generator
 if TYPE_CHECKING:
     import pandas
 
-REPEATS = 3
-
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
@@ -130,17 +128,17 @@ def variants(model: str, adapter: str) -> Iterator[tuple[str, Generator]]:
 
 def cost(
     label: str, generator: Generator, samples: Sequence[Sample] = (), *,
-    prompt_tokens: int = 512, new_tokens: int = 32,
+    prompt_tokens: int = 512, new_tokens: int = 32, repeats: int = 3,
 ) -> Cost:  # fmt: skip
     """Measure one variant: memory, rates of reading and writing, and its score on `samples`.
 
-    Rates are medians of a few passes over one sequence, after one that is not counted.
+    Rates are medians of `repeats` passes over one sequence, after one that is not counted.
     """
     from labkit.models.quiet import quiet
 
     model = generator.model
     with quiet():  # int8 says at every layer that it computes in another type
-        seconds = {n: _seconds(model, prompt_tokens, n) for n in (1, 1 + new_tokens)}
+        seconds = {n: _seconds(model, prompt_tokens, n, repeats) for n in (1, 1 + new_tokens)}
         replies = generator.answer(samples) if samples else []
     writing = (seconds[1 + new_tokens] - seconds[1]) / new_tokens
     return Cost(
@@ -154,12 +152,12 @@ def cost(
     )
 
 
-def _seconds(model: Any, prompt_tokens: int, new_tokens: int) -> float:
+def _seconds(model: Any, prompt_tokens: int, new_tokens: int, repeats: int) -> float:
     import torch
 
     ids = torch.arange(prompt_tokens)[None].to(model.device) % model.config.vocab_size
     times = []
-    for _ in range(1 + REPEATS):
+    for _ in range(1 + repeats):
         started = time.perf_counter()
         with torch.inference_mode():
             model.generate(

@@ -1,0 +1,453 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 05 · Inference: which model answers better, and what holding it costs
+#
+# - **Goal:** say from single answers and from scores with intervals which of three models is best, and what it costs to hold and to run each form of it; serve the result to others.
+# - **Minutes:** 45, of which 15 are waiting
+# - **Hardware:** two CPU cores and 6 GiB of memory; a GPU is used when there is one
+# - **You need to know:** lessons 00 and 02
+
+# %% [markdown]
+# ## Three models, one question
+#
+# Lesson 02 left three models: the untouched one, the one with LoRA adapters, and the one that was fine-tuned in full. The same configurations give the finished runs at once; only where they are missing does training start.
+
+# %% tags=["parameters"]
+from labkit import profiles
+
+profile = profiles.current()
+quick = profile.name == "smoke"
+fewer = {"max_steps": 1} if quick else {}
+lora_config = profiles.run_config("lora", **fewer)
+full_config = profiles.run_config("full", **fewer)
+eval_samples = profile.eval_samples
+samples_to_guess = [3] if quick else [3, 40, 100]
+prompt_tokens, new_tokens, repeats = (32, 4, 1) if quick else (512, 32, 3)
+
+# %%
+from labkit.train import train
+
+lora = train(lora_config)
+full = train(full_config)
+
+# %% [markdown]
+# Both learned from questions on reports. The samples below come from the test split, about reports that neither has seen.
+
+# %%
+from labkit import infer
+
+labels = {lora_config.model: "untouched", lora.name: "LoRA", full.name: "full"}
+rows = infer.compare(list(labels), samples_to_guess, data=lora_config.data)
+
+# %% [markdown]
+# ## Predict: who wrote what?
+#
+# Here are the questions with the answers of the three models, in an order that says nothing. Which is the untouched model's? Which are right? Write your guesses down before you run the cell that tells.
+
+# %%
+import hashlib
+
+
+def shuffled(row):
+    """Return a sample's answers in an order that depends on their text alone."""
+    return sorted(row["answers"], key=lambda a: hashlib.sha256(a["text"].encode()).hexdigest())
+
+
+for row in rows:
+    print(f"sample {row['sid']}: {row['question']}")
+    for letter, answer in zip("ABC", shuffled(row), strict=True):
+        print(f"   {letter}: {' '.join(answer['text'].split())[:90]}")
+
+# %%
+guesses = {3: None, 40: None, 100: None}  # the letter of the untouched model, for each sample
+
+# %% [markdown]
+# ## Measure: look
+#
+# Each sample with its table, its gold answer and the score of every answer. A mark in colour shows where the models differ.
+
+# %% tags=["result"]
+for row in rows:
+    for answer in row["answers"]:
+        answer["model"] = labels[answer["model"]]
+rows
+
+# %% [markdown]
+# How often did you find the untouched model?
+
+# %%
+found = 0
+for row in rows:
+    letters = dict(zip("ABC", shuffled(row), strict=True))
+    guess = letters.get(guesses.get(row["sid"]))
+    found += guess is not None and guess["model"] == "untouched"
+print(f"{found} of {len(rows)} found")
+
+# %% [markdown]
+# ## Explain: format, reading, calculating
+#
+# An answer fails in one of three ways, and they look different. In the wrong **format**, the number is right and stands in a sentence, or lacks its scale. With wrong **reading**, it is a number of the report, from another row or year. With wrong **calculating**, it is a number of nowhere. Fine-tuning repairs the first in a few steps; the others take more data or a larger model.
+#
+# A few samples are anecdotes. Two models of equal quality answer single questions differently, and you remember the one that was striking.
+
+# %% [markdown]
+# ## Measure: the whole test split
+
+# %%
+from labkit.evaluate import evaluate, score_table
+
+scores = {
+    "untouched": evaluate(lora_config.model, data=lora_config.data, max_samples=eval_samples),
+    "LoRA": evaluate(lora.name, data=lora_config.data, max_samples=eval_samples),
+    "full": evaluate(full.name, data=lora_config.data, max_samples=eval_samples),
+}
+score_table(scores)
+
+# %% tags=["result"]
+from labkit import plots
+
+figure, alt = plots.score_bars(scores)
+plots.show(figure, alt=alt)
+
+# %% [markdown]
+# Intervals of two models may overlap although one of them is clearly better: both intervals carry the difficulty of the questions, which is the same for both. Since every model answered the **same** questions, compare them question by question. What counts is the mean of the differences, with reports as clusters, and the questions that only one of the two got right (McNemar).
+
+# %%
+import json
+from pathlib import Path
+
+from labkit import stats
+from labkit.datasets import tatqa
+from labkit.datasets.score import score_answer
+
+asked = tatqa.samples(tatqa.load(lora_config.data, "test"))[:eval_samples]
+
+
+def item_scores(outcome):
+    """Return (exact match, F1) of every question of an evaluation, in order."""
+    predictions = json.loads(Path(outcome["predictions"]).read_text())
+    return [score_answer(*predictions[s.question.uid], s.question) for s in asked]
+
+
+items = {label: item_scores(outcome) for label, outcome in scores.items()}
+clusters = [s.report.uid for s in asked]
+
+
+def compare_pair(first, second):
+    """Print the difference in exact match, second minus first, in percentage points."""
+    one, other = ([em for em, _ in items[label]] for label in (first, second))
+    pair = stats.paired_difference(one, other, clusters)["difference"]
+    value, low, high = (100 * pair[k] for k in ("value", "low", "high"))
+    only = stats.mcnemar(one, other)
+    verdict = "better" if low > 0 else "worse" if high < 0 else "not told apart"
+    print(f"{second} minus {first}: {value:+.1f} points ({low:+.1f} to {high:+.1f}): {verdict}")
+    print(f"   right only in {first}: {only['only_a']}, only in {second}: {only['only_b']}, "
+          f"p = {only['p_value']:.3g}")  # fmt: skip
+
+
+compare_pair("untouched", "LoRA")
+compare_pair("untouched", "full")
+compare_pair("LoRA", "full")
+
+# %% [markdown]
+# ## Explain: why exact match and F1 differ
+#
+# **Exact match** is 1 when the answer is the gold answer after normalisation, else 0. **F1** gives a part of the point for words in common: with precision $p$, the share of the answer's words that the gold answer has, and recall $r$, the share of the gold answer's words that are found,
+#
+# $$ F_1 = \frac{2pr}{p + r} $$
+#
+# So F1 is never below exact match. The two part company where an answer has several words or several values. A number is one word: it is right or wrong, and F1 says nothing that exact match does not. Compare them by type of answer:
+
+# %%
+by_type = scores["LoRA"]["by_type"]
+for kind, row in by_type.items():
+    em, f1 = row["em"]["value"], row["f1"]["value"]
+    print(f"{kind:<12} n = {row['n']:>4}   exact match {em:6.1%}   F1 {f1:6.1%}   {f1 - em:+.1%}")
+
+# %%
+halves = [
+    (s, f1) for s, (em, f1) in zip(asked, items["LoRA"], strict=True) if em == 0 and 0 < f1 < 1
+]
+predictions = json.loads(Path(scores["LoRA"]["predictions"]).read_text())
+print(f"{len(halves)} answers of the LoRA run are partly right")
+for s, f1 in halves[:3]:
+    print(f"F1 {f1:.2f}  wanted {' | '.join(s.question.answer)}")
+    values = predictions[s.question.uid][0]
+    print(
+        f"         wrote  {' | '.join(map(str, values if isinstance(values, list) else [values]))}"
+    )
+
+# %% [markdown]
+# ## Predict: the cache
+#
+# While it writes, the model keeps a key and a value of every token it has read, in every layer, for every head of keys and values. How large is this **KV cache** for the conversation of your choice, and how many such conversations take as much memory as the weights? Write both down.
+
+# %%
+predicted_cache_bytes = None
+predicted_conversations = None
+
+# %% [markdown]
+# ## Exercise: the size of the cache
+#
+# *Easy, 5 minutes.* Write the formula.
+
+
+# %%
+def kv_cache_bytes(layers, kv_heads, head_dim, tokens, batch, bytes_per_number):
+    """Return the bytes of all keys and values of `batch` sequences of `tokens` tokens."""
+    ### BEGIN SOLUTION
+    return 2 * layers * kv_heads * head_dim * tokens * batch * bytes_per_number
+    ### END SOLUTION
+
+
+# %%
+from labkit.checkpoints import check
+
+check.exercise("kv_cache_bytes", kv_cache_bytes)
+
+# %% [markdown]
+# ## Measure: the cache
+#
+# Let the model read sequences of several lengths and count the bytes of what it keeps.
+
+# %%
+from labkit import decoding
+
+generator = infer.load_generator(lora_config.model)
+config = generator.model.config
+measured = {
+    n: decoding.measured_kv_cache_bytes(generator.model, tokens=n) for n in (16, 64, prompt_tokens)
+}
+for n, size in measured.items():
+    formula = decoding.kv_cache_bytes(config, tokens=n)
+    print(f"{n:>5} tokens: {size / 2**20:7.2f} MiB measured, {formula / 2**20:7.2f} MiB by formula")
+
+weights = decoding.weights_bytes(generator.model)
+per_token = decoding.kv_cache_bytes(config, tokens=1)
+print(f"{per_token:,} bytes a token; the weights are as large as {weights // per_token:,} tokens")
+print("predicted:", predicted_cache_bytes, "bytes and", predicted_conversations, "conversations")
+
+# %% [markdown]
+# Query heads that share their keys and values make the cache smaller. Without sharing, as many heads would be kept as there are queries:
+
+# %% tags=["nbval-check-output"]
+from labkit.models import load
+
+for name in ("smollm2-135m-instruct", "llama-2-7b", "llama-3-8b"):
+    other = load.config_of(name)
+    heads, kv_heads = other.num_attention_heads, other.num_key_value_heads
+    size = decoding.kv_cache_bytes(other, tokens=4096)
+    print(f"{name}: {heads} query heads, {kv_heads} of keys and values")
+    print(f"   {size / 2**30:.2f} GiB for 4096 tokens, {heads // kv_heads} times that unshared")
+
+# %% [markdown]
+# ## Measure: five ways to hold a fine-tuned model
+#
+# An adapter can stay **beside** its base, where each adapted layer computes two more thin products, or be **merged** into the weights, $W_0 + \frac{\alpha}{r} BA$, where nothing is left to compute. The merged weights can then be **quantised**: to 8 bits, or to 4 in the nf4 table. Predict the order of the five in size and in speed before you run the cell.
+
+# %%
+costs = []
+scored = [] if quick else asked[:120]
+for label, variant in decoding.variants(lora_config.model, lora.name):
+    costs.append(
+        decoding.cost(
+            label,
+            variant,
+            scored,
+            prompt_tokens=prompt_tokens,
+            new_tokens=new_tokens,
+            repeats=repeats,
+        )
+    )
+    print(label, "is measured")
+decoding.cost_table(costs)
+
+# %%
+figure, alt = plots.bars(
+    {c.label: c.weights_bytes / 2**20 for c in costs},
+    number="{:.0f}",
+    label="weights (MiB)",
+    title="The same model in five forms",
+)
+plots.show(figure, alt=alt)
+
+# %%
+figure, alt = plots.bars(
+    {c.label: c.writing_per_second for c in costs},
+    number="{:.1f}",
+    label="tokens written per second, one sequence",
+    title="The same model in five forms",
+)
+plots.show(figure, alt=alt)
+
+# %% [markdown]
+# ## Explain: smaller is not faster
+#
+# **Merged or beside.** The answers should be the same up to rounding: the sum is stored in 16 bits, so a small update can lose digits. What merging saves is the time of the thin products, which are small in arithmetic and many in number.
+#
+# **Sizes.** Only the linear layers are quantised. The embedding, which a small model with a large vocabulary spends much of its weights on, stays in 16 bits, so the file shrinks by less than the ratio of the bits.
+#
+# **Speed.** A multiplication in 8 or 4 bits is fast where the processor and the library have one for it. Elsewhere each weight is widened before every use, and that costs more than the memory saves. With a GPU and one sequence at a time it is the other way round: reading the weights is what takes the time, and fewer bytes are read.
+
+# %%
+by_label = {c.label: c for c in costs}
+reference = by_label["merged, bf16"]
+for c in costs:
+    size = c.weights_bytes / reference.weights_bytes
+    speed = c.writing_per_second / reference.writing_per_second
+    print(f"{c.label:<28} {size:5.2f} of the size, {speed:5.2f} of the speed of the merged model")
+
+# %% [markdown]
+# ## The large models
+#
+# With the `gpu` profile and a folder of models in `LABKIT_MODELS`, the same comparison runs on every base model that has fine-tuned ones beside it: `NAME`, `NAME-Lora` and `NAME-FFT`, such as Llama-2-7B-chat and Llama-3-8B-Instruct. On a small machine this cell only says so.
+
+# %%
+import os
+
+families = decoding.families(os.environ.get("LABKIT_MODELS")) if profile.name == "gpu" else {}
+family_scores = {}
+for base, folders in families.items():
+    family_scores[base] = {
+        label: evaluate(str(folder), data=lora_config.data, max_samples=eval_samples)
+        for label, folder in folders.items()
+    }
+    print(base, "scored:", ", ".join(folders))
+if not families:
+    print("no large models here: the answers below rest on the models of lesson 02")
+
+# %%
+import pandas
+
+large = {
+    f"{base}, {label}": outcome
+    for base, outcomes in family_scores.items()
+    for label, outcome in outcomes.items()
+}
+score_table(large) if large else pandas.DataFrame()
+
+# %% [markdown]
+# ## Checkpoint
+#
+# **05.1** (question 4 of the assignment) What do the three models answer to a sample of your choice, and which is best? Take any sample of the table above, or another by `labkit infer`.
+
+# %%
+check(
+    "05.1",
+    sid=None,
+    lora_run=None,
+    full_run=None,
+    untouched_em=None,
+    untouched_f1=None,
+    lora_em=None,
+    lora_f1=None,
+    full_em=None,
+    full_f1=None,
+    best=None,
+    explanation=None,
+)
+
+# %% [markdown]
+# **05.2** (question 5 of the assignment) Over all questions, which is better, LoRA or full fine-tuning, and is the difference real?
+
+# %%
+check(
+    "05.2",
+    lora_run=None,
+    full_run=None,
+    lora_em_percent=None,
+    full_em_percent=None,
+    difference_low=None,
+    difference_high=None,
+    verdict=None,
+    explanation=None,
+)
+
+# %% [markdown]
+# **05.3** How large is the KV cache for a conversation, beside the weights?
+
+# %%
+check(
+    "05.3",
+    model=None,
+    tokens=None,
+    kv_cache_bytes=None,
+    weights_bytes=None,
+    conversations=None,
+    explanation=None,
+)
+
+# %% [markdown]
+# **05.4** What do 8-bit and nf4 weights save here, and what do they cost?
+
+# %%
+check(
+    "05.4",
+    bf16_bytes=None,
+    int8_bytes=None,
+    nf4_bytes=None,
+    bf16_tokens_per_second=None,
+    int8_tokens_per_second=None,
+    nf4_tokens_per_second=None,
+    fastest=None,
+    explanation=None,
+)
+
+# %% [markdown]
+# ## Optional: serve it, and talk to it
+#
+# A model that only you can call is an experiment. In a terminal, with the names of your runs from `labkit runs list`:
+#
+# ```sh
+# labkit serve smollm2-135m-instruct NAME_OF_YOUR_LORA_RUN --port 8123
+# ```
+#
+# This is a server with OpenAI's API, on this machine only. It loads the named models and no others, answers waiting requests in one batch, and refuses what is too large. Any client speaks to it:
+#
+# ```python
+# from openai import OpenAI
+#
+# client = OpenAI(base_url="http://127.0.0.1:8123/v1", api_key="none")
+# answer = client.chat.completions.create(
+#     model="smollm2-135m-instruct",
+#     messages=[{"role": "user", "content": "What is a balance sheet?"}],
+# )
+# print(answer.choices[0].message.content)
+# ```
+#
+# For a conversation in the browser, with both models side by side and, at the switch, answers read aloud:
+#
+# ```sh
+# labkit chat smollm2-135m-instruct NAME_OF_YOUR_LORA_RUN
+# ```
+#
+# On a hub the page lies at `/user/YOUR_NAME/proxy/7860/`. Ask both models something that has nothing to do with reports. What has the fine-tuned one forgotten? To serve on a rented GPU, `labkit/serve/modal_app.py` is a short example.
+
+# %% [markdown]
+# ## What to remember
+#
+# - Look at samples first, then at scores, and believe the scores. Compare models question by question, with an interval of the difference.
+# - Exact match is strict and easy to explain; F1 credits parts. They differ on words and lists, not on single numbers.
+# - The KV cache grows with tokens, sequences, layers and heads of keys and values; the weights are paid once.
+# - Merging makes an adapter free to use. Quantising makes weights smaller; whether it makes them faster depends on the machine, so measure it.
+
+# %% [markdown]
+# ## Further reading
+#
+# - F. Zhu et al., *TAT-QA*, ACL 2021, [arXiv:2105.07624](https://arxiv.org/abs/2105.07624): the data set and both scores.
+# - Q. McNemar, *Note on the sampling error of the difference between correlated proportions or percentages*, Psychometrika 12, 1947.
+# - J. Ainslie et al., *GQA: Training Generalized Multi-Query Transformer Models from Multi-Head Checkpoints*, 2023, [arXiv:2305.13245](https://arxiv.org/abs/2305.13245): query heads that share keys and values.
+# - T. Dettmers et al., *LLM.int8()*, 2022, [arXiv:2208.07339](https://arxiv.org/abs/2208.07339), and *QLoRA*, 2023, [arXiv:2305.14314](https://arxiv.org/abs/2305.14314): 8 bits and nf4.
+# - G. Yu et al., *Orca: A Distributed Serving System for Transformer-Based Generative Models*, OSDI 2022: batches whose places are filled again at once.
