@@ -145,6 +145,7 @@ items = {label: item_scores(outcome) for label, outcome in scores.items()}
 clusters = [s.report.uid for s in asked]
 
 
+# %%
 def compare_pair(first, second):
     """Print the difference in exact match, second minus first, in percentage points."""
     one, other = ([em for em, _ in items[label]] for label in (first, second))
