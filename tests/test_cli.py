@@ -108,6 +108,11 @@ MISTAKES: dict[str, list[list[str]]] = {
         ["04.4", "--rate", "inf"], ["02.1", "--run", "nope"], ["02.1", "--run"], ["--hand-in"],
         ["--hand-in", "x.txt"], ["--hand-in", "x.zip"], ["02.1", "--hand-in", "x.zip"],
     ],
+    "grade": [
+        [], ["missing"], [FOLDER], [TEXT], [FOLDER, "stray"], [FOLDER, "--bogus"], [""], ["", "-o"],
+        [FOLDER, "-o", "g.xlsx"], [FOLDER, "-o", "no/such/g.csv"], [FOLDER, "-o", FOLDER],
+        ["/dev/null"], ["missing", "--json"], [FOLDER, "--out"], [DATA, "-o", "g.csv"],
+    ],
     "doctor": [
         ["stray"], ["--bogus"], ["--jsn"], ["-j"], ["--json=yes"], ["--json", "stray"], ["help"],
         ["--fix"], ["-h"], ["a", "b"], ["--json", "--verbose"],
