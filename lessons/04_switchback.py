@@ -508,7 +508,7 @@ print(f"{training_ratios[0]['ratio']:.2f}× for a training on an A40")
 # %% [markdown]
 # ## Explain: how the same numbers would have lied
 #
-# A and A' are the same program. Which of them is called A is chance, so you can toss a coin in every round and swap them: an experiment in which there is nothing to find, made of real measurements of your machine. Do that a few hundred times, test each time, and count how often something is "found" at p < 0.05. An honest test does so in 5 of 100.
+# A and A' are the same program. Which of them is called A is chance, so you can toss a coin in every round and swap them: an experiment in which there is nothing to find, made of real measurements of your machine. Do that a few hundred times, test each time, and count how often something is "found" at p < 0.05. An honest test does so in 5 of 100. (With few pairs there are few ways to toss, sixteen for four, and the shares are coarse.)
 
 # %%
 alarms = misread.false_alarms(end["runs"], trials=100 if quick else 400)

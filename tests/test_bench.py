@@ -279,6 +279,7 @@ def test_the_trained_model_is_a_llama_of_the_said_size(layer_count: int) -> None
     spec = {
         "widths": training.TINY, "layers": layer_count, "batch_size": 2, "seq_len": 24,
         "weight_scale": "row", "backend": "reference", "min_features": 0, "compiled": False,
+        "weight_gradient": "torch",
     }  # fmt: skip
     plan = Plan(warmup=1, steps=2, run_seconds=0.0, max_steps=2)
     plain = training.measure_training(spec, plan, switchback=False)
@@ -459,3 +460,12 @@ def test_the_parts_of_a_step_add_up() -> None:
     packs = {"pack_w_row": 0.5, "pack_wt_row": 0.25, "packed_y": 0.125, "packed_dx": 0.0625}
     ordered = report.step_parts({"seconds": seconds | packs}, int8=True)
     assert sum(ordered.values()) == 4 + 24 + sum(packs.values())
+
+
+def test_the_end_to_end_line_says_when_its_control_failed() -> None:
+    found = row(1.1, 0.001) | {"layers": 2, "parameters": 2_500_000, "tokens": 64, "pairs": 10}
+    line = report.end_to_end_line(found)
+    assert "2 layers with 2.5 M parameters" in line and "0.002 s in 16 bit" in line
+    assert "failed" not in line
+    failed = {"a_a": {"value": 1.1, "low": 1.05, "high": 1.15}, "a_a_p_value": 0.001}
+    assert "the control failed" in report.end_to_end_line(found | failed)

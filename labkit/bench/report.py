@@ -84,9 +84,10 @@ def end_to_end_line(found: dict[str, Any]) -> str:
     ratio, same = found["ratio"], found["a_a"]
     clean = same["low"] <= 1 <= same["high"] or found["a_a_p_value"] >= ALPHA
     return (
-        f"end to end, {found['layers']} layers of TinyLlama's widths, {found['tokens']:,} tokens a "
-        f"step: {found['seconds']['baseline']:.2f} s in 16 bit, "
-        f"{found['seconds']['candidate']:.2f} s with SwitchBack, ratio {interval(ratio)}, "
+        f"end to end, a Llama of {found['layers']} layers with {found['parameters'] / 1e6:.1f} M "
+        f"parameters, {found['tokens']:,} tokens a step: "
+        f"{found['seconds']['baseline']:.3g} s in 16 bit, "
+        f"{found['seconds']['candidate']:.3g} s with SwitchBack, ratio {interval(ratio)}, "
         f"p = {found['p_value']:.2g} over {found['pairs']} pairs of processes; "
         f"A/A {interval(same)}{'' if clean else ': the control failed, trust nothing here'}"
     )
