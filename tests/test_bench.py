@@ -235,6 +235,21 @@ def test_the_prepacked_baseline_computes_what_a_linear_layer_does(frozen: bool) 
             torch.testing.assert_close(got, expected, rtol=2**-7, atol=2**-5)
 
 
+def test_the_tile_gradient_differs_from_a_linear_layer_in_nothing_else() -> None:
+    torch.manual_seed(1)
+    linear = nn.Linear(48, 32, bias=False, dtype=torch.bfloat16)
+    x, g = torch.randn(24, 48).bfloat16(), torch.randn(24, 32).bfloat16()
+    found = []
+    for layer in (linear, layers.TileGradientLinear(linear)):
+        inputs = x.clone().requires_grad_()
+        linear.weight.grad = None
+        layer(inputs).backward(g)
+        found.append((inputs.grad, linear.weight.grad))
+    for expected, got in zip(*found, strict=True):
+        assert expected is not None and got is not None and expected.count_nonzero() > 0
+        torch.testing.assert_close(got, expected, rtol=2**-7, atol=2**-5)
+
+
 def test_a_trained_weight_s_packed_copy_is_never_reused() -> None:
     linear = nn.Linear(48, 32, bias=False, dtype=torch.bfloat16)
     packed, x = layers.PrepackedLinear(linear, tokens=4), torch.randn(4, 48).bfloat16()

@@ -34,6 +34,9 @@ def switchback(
     compile_layers: Annotated[
         bool, typer.Option("--compile", help="compile the decoder layers of both sides")
     ] = False,
+    weight_gradient: Annotated[
+        str, typer.Option(help="SwitchBack's dW: tiles, its own 16-bit product, or torch")
+    ] = "tiles",
     pairs: Pairs = None,
     backend: Backend = "auto",
     output_dir: Out = None,
@@ -50,7 +53,7 @@ def switchback(
 
     folder = output_dir or results.runs_dir() / "bench"
     grid = _grid(quick, tokens=tokens, layers=layers, pairs=pairs, backend=backend)
-    grid = dataclasses.replace(grid, compiled=compile_layers)
+    grid = dataclasses.replace(grid, compiled=compile_layers, weight_gradient=weight_gradient)
     outcome = bench.switchback(grid, output_dir=folder, fresh=fresh)
     figure, axes = plots.new_figure(2, 2, width=8.6, height=5.4, sharex=True, sharey=True)
     alt = report.draw_heatmaps(figure, axes.flat, outcome["rows"])

@@ -12,6 +12,10 @@ int8 is compared with the *fastest* 16-bit way on this machine and at this size,
     prepacked  W and Wᵀ in the layout the matrix units want: once where the weight is frozen, at
                every step where it is trained (the kernels that int8 gets do no less)
 
+Two more are measured for information and never the baseline: float32, and 16 bit with the weight
+gradient that `weight_gradient="tiles"` gives SwitchBack. The second shows how much of a ratio is
+int8's and how much that other product's, which has nothing to do with int8.
+
 Source of the shapes: TinyLlama-1.1B, whose layers multiply 2048→2048 (q, o), 2048→256 (k, v),
 2048→5632 (gate, up) and 5632→2048 (down). Parts are named as in data/switchback_published.json.
 """
@@ -27,9 +31,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from labkit.bench.harness import BASELINE, CONTROL, Plan, Run, alternate, time_run
-from labkit.switchback import SwitchBackLinear, backends
+from labkit.switchback import SwitchBackLinear, backends, cpu
 
 SCALES = ("row", "tensor")
+TILES = "eager, dW on tiles"
 DTYPE = torch.bfloat16
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CALIBRATION = Plan(pairs=4, warmup=1, steps=2, run_seconds=0.03, max_steps=10)
@@ -59,6 +64,32 @@ def _pack(w: Tensor, tokens: int) -> Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(w, tokens)
 
 
+class _TileGradient(torch.autograd.Function):
+    """A 16-bit linear layer whose weight gradient is SwitchBack's own, on bfloat16 tiles."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, w: Tensor) -> Tensor:
+        ctx.save_for_backward(x, w)
+        return x @ w.t()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:
+        x, w = ctx.saved_tensors
+        return g @ w, cpu.weight_gradient(g, x)
+
+
+class TileGradientLinear(nn.Module):
+    """`nn.Linear` without a bias and with `_TileGradient`: what of a ratio is not int8's doing."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.weight = linear.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _TileGradient.apply(x, self.weight)
+
+
 class PrepackedLinear(nn.Module):
     """`nn.Linear` without a bias on packed weights; packs at every step unless it is frozen."""
 
@@ -75,8 +106,10 @@ class PrepackedLinear(nn.Module):
         return _Prepacked.apply(x, self.weight, packed, packed_t)
 
 
-def build(kind: str, case: dict[str, Any], *, backend: str = "auto") -> tuple[Step, Step]:
-    """Build one arm: `kind` is eager, compiled, prepacked, float32, or SwitchBack's row or tensor.
+def build(
+    kind: str, case: dict[str, Any], *, backend: str = "auto", weight_gradient: str = "torch"
+) -> tuple[Step, Step]:
+    """Build one arm: `kind` is one of the ways in 16 bit, float32, or SwitchBack's row or tensor.
 
     Returns the step, and what has to happen before each.
     """
@@ -86,7 +119,8 @@ def build(kind: str, case: dict[str, Any], *, backend: str = "auto") -> tuple[St
     options: dict[str, Any] = {"bias": False, "device": DEVICE, "dtype": dtype}
     layer: nn.Module
     if kind in SCALES:
-        layer = SwitchBackLinear(width, out, weight_scale=kind, backend=backend, **options)
+        options |= {"backend": backend, "weight_gradient": weight_gradient}
+        layer = SwitchBackLinear(width, out, weight_scale=kind, **options)
     else:
         layer = nn.Linear(width, out, **options)
     weight: Any = layer.weight
@@ -96,6 +130,8 @@ def build(kind: str, case: dict[str, Any], *, backend: str = "auto") -> tuple[St
             layer.freeze()
     if kind == "prepacked":
         layer = PrepackedLinear(layer, tokens)
+    elif kind == TILES:
+        layer = TileGradientLinear(layer)
     run = torch.compile(layer) if kind == "compiled" else layer
     x = torch.randn(tokens, width, device=DEVICE, dtype=dtype).requires_grad_()
     g = torch.randn(tokens, out, device=DEVICE, dtype=dtype)
@@ -123,17 +159,24 @@ def _medians(runs: list[Run]) -> dict[str, float]:
     return {arm: median(r["median"] for r in runs if r["arm"] == arm) for arm in arms}
 
 
-def measure_layer(case: dict[str, Any], plan: Plan, backend: str = "auto") -> dict[str, Any]:
+def measure_layer(
+    case: dict[str, Any], plan: Plan, backend: str = "auto", weight_gradient: str = "torch"
+) -> dict[str, Any]:
     """Time one size and mode: find the fastest 16-bit way, then run it against SwitchBack.
 
     `case` holds tokens, in_features, out_features, mode. Returns baseline (its name), backend
     (SwitchBack's), baselines {name: seconds} and runs, with the arms a, a_again, row and tensor.
     """
-    candidates = {scale: build(scale, case, backend=backend) for scale in SCALES}
+    candidates = {
+        scale: build(scale, case, backend=backend, weight_gradient=weight_gradient)
+        for scale in SCALES
+    }
     ops = backends.choose(backend, DEVICE, DTYPE)
     kinds = ["eager", "compiled", "float32"]
     if DEVICE.type == "cpu" and torch.backends.mkldnn.is_available():
         kinds.append("prepacked")
+    if cpu.tiles() and case["mode"] == "full" and weight_gradient == "tiles":
+        kinds.append(TILES)
     arms = {kind: build(kind, case) for kind in kinds}
     # For information, and four times as slow as the rest.
     once = replace(CALIBRATION, warmup=0, steps=1)
@@ -142,7 +185,8 @@ def measure_layer(case: dict[str, Any], plan: Plan, backend: str = "auto") -> di
         CALIBRATION.pairs,
     )
     seconds = _medians(tried)
-    fastest = min((k for k in kinds if k != "float32"), key=lambda kind: seconds[kind])
+    ways = [kind for kind in kinds if kind not in (TILES, "float32")]
+    fastest = min(ways, key=lambda kind: seconds[kind])
     runners = {
         BASELINE: arms[fastest],
         CONTROL: build(fastest, case),
@@ -174,6 +218,7 @@ def parts(case: dict[str, Any], backend: str) -> dict[str, Step]:
         "bf16_y": lambda: x @ w.t(),
         "bf16_dx": lambda: g @ w,
         "bf16_dw": lambda: g.t() @ x,
+        **({"tiles_dw": lambda: cpu.weight_gradient(g, x)} if cpu.tiles() else {}),
         "quantize_x": lambda: ops.quantize_rowwise(x),
         "quantize_g": lambda: ops.quantize_rowwise(g),
         "quantize_w_row": lambda: ops.quantize_rowwise(w),

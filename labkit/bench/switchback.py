@@ -26,6 +26,7 @@ from labkit.errors import LabkitError, nearest
 MODES = ("full", "frozen")
 SCALES = ("row", "tensor")
 TINYLLAMA_SHAPES = ((2048, 2048), (2048, 256), (2048, 5632), (5632, 2048))
+WEIGHT_GRADIENTS = ("torch", "tiles")
 BACKENDS = ("auto", "triton", "cpu", "onednn", "reference")
 
 
@@ -45,6 +46,8 @@ class Grid:
     """decoder layers of both sides compiled, as labkit does in long runs"""
     weight_scale: str = "row"
     """of the model that is trained end to end"""
+    weight_gradient: str = "tiles"
+    """SwitchBack's 16-bit product for dW: torch's, or the backend's own where it has one"""
     tiny: bool = False
     """a model of toy widths end to end"""
     plan: Plan = field(default_factory=Plan)
@@ -60,6 +63,9 @@ class Grid:
         if self.backend not in BACKENDS:
             raise LabkitError(f"backend={self.backend!r} is unknown: "
                               f"{nearest(self.backend, BACKENDS)}")  # fmt: skip
+        if self.weight_gradient not in WEIGHT_GRADIENTS:
+            raise LabkitError(f"weight_gradient={self.weight_gradient!r} is unknown: "
+                              f"{nearest(self.weight_gradient, WEIGHT_GRADIENTS)}")  # fmt: skip
         if self.layers < 0:
             raise LabkitError(f"layers={self.layers}: give 0 or more")
 
@@ -120,7 +126,7 @@ def switchback(
         if ledger.get(name) is None:
             measured = harness.in_fresh_process(
                 "labkit.bench.layers:measure_layer", say=say, case=case, plan=grid.plan,
-                backend=grid.backend,
+                backend=grid.backend, weight_gradient=grid.weight_gradient,
             )  # fmt: skip
             ledger.put(name, measured)
             did += 1
@@ -168,6 +174,7 @@ def end_to_end(grid: Grid, ledger: Ledger, say: Say) -> dict[str, Any]:
     spec = {
         "widths": training.TINY if grid.tiny else training.TINYLLAMA,
         "layers": grid.layers, "batch_size": grid.batch_size, "seq_len": grid.seq_len,
+        "weight_gradient": grid.weight_gradient,
         "weight_scale": grid.weight_scale, "backend": grid.backend, "compiled": grid.compiled,
         "min_features": 0 if grid.tiny else 1024,
     }  # fmt: skip

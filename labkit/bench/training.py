@@ -66,7 +66,8 @@ def check_memory(spec: dict[str, Any]) -> None:
 def measure_training(spec: dict[str, Any], plan: Plan, *, switchback: bool) -> dict[str, Any]:
     """Train for a few steps; return {seconds, warmup_seconds, converted, parameters}.
 
-    `spec` holds widths, layers, batch_size, seq_len, compiled, weight_scale, backend, min_features.
+    `spec` holds widths, layers, batch_size, seq_len, compiled, weight_scale, weight_gradient,
+    backend, min_features.
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -95,6 +96,7 @@ def measure_training(spec: dict[str, Any], plan: Plan, *, switchback: bool) -> d
     converted: list[str] = []
     if switchback:
         converted = convert(model, min_features=spec["min_features"], backend=spec["backend"],
+                            weight_gradient=spec["weight_gradient"],
                             weight_scale=spec["weight_scale"])  # fmt: skip
     if spec["compiled"]:
         fast.compile_layers(model)

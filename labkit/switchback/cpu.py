@@ -190,13 +190,18 @@ def scaled_int8_mm(
     )  # fmt: skip
 
 
+def tiles() -> bool:
+    """Say whether `weight_gradient` has bfloat16 tiles to compute on here."""
+    return _loaded and use_amx and use_amx_bf16
+
+
 def weight_gradient(g: Tensor, x: Tensor) -> Tensor:
     """Multiply gᵀ [N, M] by x [M, K] in 16 bit: [N, K], in the dtype of x.
 
     In bfloat16 on AMX both are ordered for the tiles on the way in, which torch's product of a
     transposed matrix lacks; sums are float32 in both, in another order past some hundred rows.
     """
-    if use_amx and use_amx_bf16 and x.dtype == g.dtype == torch.bfloat16:
+    if tiles() and x.dtype == g.dtype == torch.bfloat16:
         return torch.ops.labkit_int8.weight_gradient(g.contiguous(), x.contiguous())
     return g.t() @ x
 
