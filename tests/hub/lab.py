@@ -45,7 +45,11 @@ class Lab:
         )
         found.first.wait_for()
         assert found.count() == 1, f"{found.count()} cells hold {text!r}"
-        return found
+        # By its place from now on: its text may be replaced.
+        place = found.evaluate(
+            "(cell, all) => [...document.querySelectorAll(all)].indexOf(cell)", CELL
+        )
+        return self.page.locator(CELL).nth(place)
 
     def run_all(self) -> None:
         """Use the menu, as a student does."""
