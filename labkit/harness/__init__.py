@@ -104,7 +104,11 @@ def _known_tasks(tasks: Sequence[str]) -> Any:
     with _silent():
         from lm_eval.tasks import TaskManager
 
-        manager = TaskManager(include_path=str(Path(__file__).parent))
+        # Reading the thousands of tasks that come with lm-eval takes seconds.
+        ours_only = set(tasks) <= set(LOCAL_TASKS)
+        manager = TaskManager(
+            include_path=str(Path(__file__).parent), include_defaults=not ours_only
+        )
     for task in tasks:
         if task not in manager.all_tasks:
             names = [*LOCAL_TASKS, "tatqa", *manager.all_tasks]
