@@ -78,8 +78,7 @@ def plan(
     if compiles and not cuda and not _compiler():
         notes.append("no C++ compiler was found, so decoder layers run uncompiled")
         compiles = False
-    glibc = platform.libc_ver()[0] == "glibc"
-    if config.fast and not cuda and not glibc:
+    if config.fast and not cuda and not keeps_heap():
         notes.append("this is not glibc, so its allocator keeps its own settings")
     return Plan(
         attn_implementation=attention,
@@ -87,9 +86,14 @@ def plan(
         labelled_logits=config.fast,
         group_by_length=config.fast,
         share_prompts=shares_prompts(config, model_type),
-        keep_heap=config.fast and not cuda and glibc,
+        keep_heap=config.fast and not cuda and keeps_heap(),
         notes=tuple(notes),
     )
+
+
+def keeps_heap() -> bool:
+    """Say whether `keep_heap` can do anything here: whether this is glibc."""
+    return platform.libc_ver()[0] == "glibc"
 
 
 def keep_heap() -> None:

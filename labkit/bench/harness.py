@@ -275,7 +275,12 @@ def _child(answer: Connection, target: str, threads: int, arguments: dict[str, A
     try:
         import torch
 
+        from labkit import fast
+
         torch.set_num_threads(threads)
+        # As `labkit train` does by default; without it large blocks are cleared anew at every step.
+        if fast.keeps_heap():
+            fast.keep_heap()
         module, _, function = target.partition(":")
         answer.send(("done", getattr(importlib.import_module(module), function)(**arguments)))
     except LabkitError as error:
