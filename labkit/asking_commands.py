@@ -73,6 +73,9 @@ def eval_(
     examples: Annotated[int, typer.Option(min=0, max=8, help="worked examples before each")] = 0,
     max_samples: MaxSamples = None,
     dtype: Dtype = "bfloat16",
+    exact: Annotated[
+        bool, typer.Option("--exact", help="calculate in float32 on a CPU; twice the time")
+    ] = False,
     fresh: Fresh = False,
     json_: Json = False,
 ) -> None:
@@ -95,7 +98,7 @@ def eval_(
     if "tatqa" in tasks:
         scored = evaluate.evaluate(
             model, data=data, split=split, examples=examples, max_samples=max_samples, dtype=dtype,
-            fresh=fresh,
+            exact=exact, fresh=fresh,
         )  # fmt: skip
         outcomes.append(scored)
         texts.append(evaluate.render(scored))

@@ -43,12 +43,14 @@ def evaluate(
     examples: int = 0,
     max_samples: int | None = None,
     dtype: str = "bfloat16",
+    exact: bool = False,
     fresh: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Score a model (name, run or folder; or 'majority') on a split.
 
-    `dtype` is the type of the weights; arithmetic is exact (see `infer`).
+    `dtype` is the type of the weights; `exact` calculates in float32 on a CPU (see `infer`), so
+    that merged and unmerged, batched and single give the same answers, in about twice the time.
 
     Returns the JSON of `labkit eval`: model, task, data, split, examples, n, metrics {em, f1:
     {value, low, high}}, by_type {answer type: {n, em, f1}}, by_source, seconds and predictions
@@ -60,7 +62,8 @@ def evaluate(
     reports = tatqa.load(data, split)
     samples = tatqa.samples(reports)[:max_samples]
     shots = worked_examples(data, examples)
-    key = _key(model, data=data, split=split, examples=examples, n=len(samples), dtype=dtype)
+    key = _key(model, data=data, split=split, examples=examples, n=len(samples),
+               dtype=f"{dtype} exact" if exact else dtype)  # fmt: skip
     folder = results.runs_dir() / "evaluations"
     stored = folder / f"{key}.json"
     if stored.is_file() and not fresh:
@@ -77,7 +80,7 @@ def evaluate(
     if model == MAJORITY:
         predictions = dict.fromkeys((s.question.uid for s in samples), majority_answer(data))
     else:
-        predictions = _generate(model, samples, shots, dtype=dtype, quiet=quiet)
+        predictions = _generate(model, samples, shots, dtype=dtype, exact=exact, quiet=quiet)
     seconds = time.perf_counter() - started
     file = folder / f"{key}.predictions.json"
     results.write_json(file, predictions)
@@ -157,11 +160,12 @@ def worked_examples(data: str, count: int) -> list[Sample]:
 
 
 def _generate(
-    model: str, samples: Sequence[Sample], shots: Sequence[Sample], *, dtype: str, quiet: bool
-) -> dict[str, list[Any]]:
+    model: str, samples: Sequence[Sample], shots: Sequence[Sample], *, dtype: str, exact: bool,
+    quiet: bool,
+) -> dict[str, list[Any]]:  # fmt: skip
     from labkit.infer import load_generator
 
-    generator = load_generator(model, dtype=dtype, exact=True)
+    generator = load_generator(model, dtype=dtype, exact=exact)
     progress = Progress(total=len(samples), label=f"{Path(model).name}  answering", quiet=quiet)
     replies = generator.answer(samples, examples=shots, progress=progress.count)
     return {reply.uid: [list(reply.values), reply.scale] for reply in replies}
