@@ -1,4 +1,5 @@
-# make course   set up, fetch the model, run the lessons, write site/index.html
+# make course   set up, fetch the model, run lessons 00 and 02, write site/index.html
+#               (LESSONS="03 05" runs these, LESSONS= all of them)
 # make test     set up, lint, type-check, run every test
 # make test-hub a real JupyterHub, driven in a browser (needs Chromium and Node.js)
 # make lab      JupyterLab on this machine
@@ -14,6 +15,7 @@ VENV ?= .venv
 TORCH_INDEX ?=
 WORKERS ?= 2
 GRADEBOOK ?= gradebook
+LESSONS ?= 00 02
 
 BIN := $(VENV)/bin
 PROXY_VERSION := 5.3.0
@@ -42,7 +44,7 @@ $(STAMP): requirements.lock pyproject.toml | $(PY)
 
 course: $(STAMP)
 	$(BIN)/labkit fetch
-	$(BIN)/labkit course
+	$(BIN)/labkit course $(LESSONS)
 
 lint: $(STAMP)
 	$(PY) -m ruff check .

@@ -387,10 +387,9 @@ for row in (stages[0], stages[-1]):
 # Numbers hide what a model does. Take a question, and read what each model writes.
 
 # %%
-from labkit.infer import compare, render
+from labkit.infer import compare
 
-for row in compare([lora_config.model, lora.name, full.name], [0], data=data):
-    print(render(row))
+compare([lora_config.model, lora.name, full.name], [0], data=data)
 
 # %% [markdown]
 # ## Checkpoint
