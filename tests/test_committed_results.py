@@ -57,3 +57,30 @@ def test_the_readme_shows_the_figure_and_the_number_of_questions():
     stated = re.search(r"exact match on ([\d,]+) questions", readme)
     assert stated is not None
     assert int(stated[1].replace(",", "")) == SCORES["LoRA"]["n"]
+
+
+LARGEST = json.loads((RESULTS / "largest_batch.json").read_text())["rows"]
+
+
+@pytest.mark.parametrize(
+    "row", LARGEST, ids=lambda r: f"{r['method']}-{r['seq_len']}-{r['memory_limit_bytes']}"
+)
+def test_the_largest_batch_is_predicted_or_less_and_never_more(row):
+    predicted, measured, limit = row["predicted"], row["measured"], row["memory_limit_bytes"]
+    assert 2 <= measured <= 24 and predicted <= measured
+    # The aim, and whether this row meets it; full fine-tuning is predicted a little too high.
+    aim = measured - (1 if measured <= 8 else measured // 10)
+    assert row["holds"] is (predicted >= aim)
+    assert row["holds"] or (row["method"] == "full" and predicted == aim - 1)
+    ended = {each["batch_size"]: each["status"] for each in row["tried"]}
+    assert ended[measured] == "done" and ended[measured + 1] == "out of memory"
+    for each in row["tried"]:
+        assert (each["predicted_process_bytes"] <= limit) is (each["batch_size"] <= predicted)
+
+
+def test_every_case_of_the_largest_batch_is_there_once():
+    asked = {
+        (row["method"], row["seq_len"], row["gradient_checkpointing"], row["memory_limit_bytes"])
+        for row in LARGEST
+    }
+    assert len(asked) == len(LARGEST) == 16
