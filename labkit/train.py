@@ -17,15 +17,12 @@ import contextlib
 import json
 import math
 import shutil
-import signal
-import sys
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labkit import fast, hardware, methods, results
+from labkit import fast, guards, hardware, methods, results
 from labkit.config import RunConfig
 from labkit.datasets import prompts, sharing, tatqa
 from labkit.datasets.sharing import SharedPromptCollator
@@ -37,9 +34,6 @@ from labkit.models.files import fingerprint, say
 from labkit.models.quiet import quiet as quietly
 from labkit.models.quiet import quiet_bitsandbytes
 from labkit.progress import Progress
-
-COMPLETE = "labkit_steps.json"
-"""Marks a checkpoint as complete and holds the steps measured up to it."""
 
 PARTS = (".lock", "record.json", "model", ".model.partial", "checkpoints", "tensorboard")
 """What a run's folder holds."""
@@ -73,7 +67,7 @@ def train(config: RunConfig, *, fresh: bool = False, quiet: bool = False) -> res
         if not quiet:
             say(f"{done.name}: already trained, here is its record (--fresh trains it again)")
         return done
-    with _locked(prepared.folder), shortage.explained(prepared.folder.name):
+    with guards.locked(prepared.folder), shortage.explained(prepared.folder.name):
         _refuse_other(prepared, fresh=fresh)
         return _run(prepared, fresh=fresh, quiet=quiet)
 
@@ -171,7 +165,7 @@ def _run(prepared: Prepared, *, fresh: bool, quiet: bool) -> results.RunRecord:
     progress = Progress(total=steps, label=folder.name, quiet=quiet)
     for note in plan.notes:
         progress.say(note)
-    callback = MeterCallback(meter, progress, marker=COMPLETE)
+    callback = MeterCallback(meter, progress, marker=guards.COMPLETE)
     trainer = LabTrainer(
         model=model,
         args=arguments,
@@ -212,8 +206,8 @@ def _run(prepared: Prepared, *, fresh: bool, quiet: bool) -> results.RunRecord:
         return record.replace(status=status, steps=meter.steps, summary=summary).save()
 
     try:
-        with _saving_errors(folder):
-            with _graceful_interrupt(callback):
+        with guards.saving_errors(folder):
+            with guards.graceful_interrupt(callback):
                 if len(steps_before) < steps:
                     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
                 else:  # only the trained weights were not saved any more
@@ -303,7 +297,7 @@ def _as_dataset(encoded: list[dict[str, Any]]) -> Any:
 def _checkpoint(folder: Path) -> tuple[Path | None, list[dict[str, Any]]]:
     """Return the newest complete checkpoint and the steps measured up to it."""
     complete = {}
-    for file in (folder / "checkpoints").glob(f"checkpoint-*/{COMPLETE}"):
+    for file in (folder / "checkpoints").glob(f"checkpoint-*/{guards.COMPLETE}"):
         number = int(file.parent.name.rsplit("-", 1)[1])
         with contextlib.suppress(ValueError, KeyError, TypeError):  # damaged: not complete
             steps = json.loads(file.read_text())
@@ -340,72 +334,3 @@ def _clear(folder: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the run's folder, created if need be, for this process alone."""
-    import filelock
-
-    before = [path for path in (folder, folder.parent) if path.exists()]
-    lock = filelock.FileLock(folder / ".lock")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise LabkitError(
-            f"{folder.name} is being trained by another process: wait for it, or choose another "
-            "name"
-        ) from None
-    except OSError as error:
-        raise LabkitError(f"{folder} cannot be written: {error.strerror or error}") from None
-    try:
-        yield
-    finally:
-        lock.release()
-        if folder not in before and not (folder / "record.json").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            if folder.parent not in before:
-                with contextlib.suppress(OSError):  # another run began meanwhile
-                    folder.parent.rmdir()
-
-
-@contextlib.contextmanager
-def _saving_errors(folder: Path) -> Iterator[None]:
-    """Turn what libraries raise on a full or read-only disk into one sentence."""
-    try:
-        yield
-    except Exception as error:
-        text = str(error)
-        signs = ("No space left", "os error 28", "file write failed", "unexpected pos",
-                 "Read-only file system", "Permission denied", "Disk quota exceeded",
-                 "File too large")  # fmt: skip
-        if isinstance(error, LabkitError) or not any(sign in text for sign in signs):
-            raise
-        for partial in (folder / ".model.partial", *(folder / "checkpoints").glob("checkpoint-*")):
-            if not (partial / COMPLETE).exists():
-                shutil.rmtree(partial, ignore_errors=True)
-        raise LabkitError(
-            f"{folder} cannot be written ({text.splitlines()[0][:120]}): free disk space "
-            "(labkit runs list shows what runs take) and start it again"
-        ) from error
-
-
-@contextlib.contextmanager
-def _graceful_interrupt(callback: Any) -> Iterator[None]:
-    """Let a first Ctrl-C finish the step and save; a second one stops at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def handler(signum: int, frame: Any) -> None:
-        if callback.interrupted:
-            raise KeyboardInterrupt
-        callback.interrupted = True
-        print("stopping after this step …", file=sys.stderr, flush=True)
-
-    previous = signal.signal(signal.SIGINT, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)

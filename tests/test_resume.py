@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from labkit import results, train, trainer
+from labkit import guards, results, train, trainer
 from labkit.config import RunConfig
 from labkit.errors import LabkitError
 
@@ -150,7 +150,7 @@ def test_killed_and_started_again_ends_with_the_same_weights(
     """Killed from outside in the second epoch, once a checkpoint of it is there."""
     config = long_run(**changes)
     process = start(config)
-    wait_for(lambda: list(runs.glob(f"mine/checkpoints/checkpoint-8/{train.COMPLETE}")), process)
+    wait_for(lambda: list(runs.glob(f"mine/checkpoints/checkpoint-8/{guards.COMPLETE}")), process)
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL
@@ -178,7 +178,7 @@ def test_killed_while_a_checkpoint_is_written_falls_back_to_the_one_before(
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert checkpoints(runs) == ["checkpoint-4", "checkpoint-6"]
-    assert not (runs / "mine" / "checkpoints" / "checkpoint-6" / train.COMPLETE).exists()
+    assert not (runs / "mine" / "checkpoints" / "checkpoint-6" / guards.COMPLETE).exists()
     # What was not completed may be rubbish; it is not looked at.
     for file in (runs / "mine" / "checkpoints" / "checkpoint-6").iterdir():
         file.write_bytes(b"")
@@ -344,7 +344,7 @@ def test_a_damaged_checkpoint_is_one_sentence_and_fresh_starts_over(
 def test_a_damaged_marker_means_the_checkpoint_is_not_complete(
     long_run: Run, interrupted: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
-    (interrupted / train.COMPLETE).write_text(text)
+    (interrupted / guards.COMPLETE).write_text(text)
     taken = count_steps(monkeypatch)
     record = trained(long_run())
     assert record.status == "done"

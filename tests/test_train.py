@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from trl import SFTTrainer
 
-from labkit import fast, methods, results, train, trainer
+from labkit import fast, guards, methods, results, train, trainer
 from labkit.config import RunConfig
 from labkit.datasets import tatqa
 from labkit.errors import LabkitError
@@ -73,7 +73,7 @@ def test_loss_trace_and_weights_are_those_of_the_stock_trainer(
     assert isinstance(ours, trainer.LabTrainer)
     meter = Meter()
     callback = trainer.MeterCallback(
-        meter, Progress(total=5, label="", quiet=True), marker=train.COMPLETE
+        meter, Progress(total=5, label="", quiet=True), marker=guards.COMPLETE
     )
     callback.trainer = ours
     ours.add_callback(callback)
@@ -575,7 +575,7 @@ def test_what_a_disk_refuses_is_one_sentence(
     tmp_path: Path, write: Callable[[Path], None]
 ) -> None:
     refused = pytest.raises(LabkitError, match="cannot be written .*free disk space")
-    with refused as caught, train._saving_errors(tmp_path):
+    with refused as caught, guards.saving_errors(tmp_path):
         write(tmp_path / "optimizer.pt")
     assert "\n" not in str(caught.value)
 

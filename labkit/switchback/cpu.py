@@ -60,7 +60,7 @@ def _processor_flags() -> frozenset[str]:
 
 
 use_amx = False
-"""Whether products use AMX; without it VNNI, whose vectors are a sixth as fast. Set by `load`."""
+"""Whether products use AMX; without it VNNI, several times slower. Set by `load`."""
 
 use_amx_bf16 = "amx_bf16" in _processor_flags()
 """Whether tiles multiply bfloat16 too, which `weight_gradient` needs."""
