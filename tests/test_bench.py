@@ -311,8 +311,19 @@ def test_tinyllama_s_widths_are_tinyllama_s() -> None:
     config = MODELS["tinyllama-1.1b"].config
     assert {key: config[key] for key in training.TINYLLAMA} == training.TINYLLAMA
     assert config["num_hidden_layers"] == training.TINYLLAMA_LAYERS
-    untied = training.TINYLLAMA["vocab_size"] * training.TINYLLAMA["hidden_size"]
-    assert training.parameters(training.TINYLLAMA, 22) + untied == 1_100_048_384
+    assert training.parameters(training.TINYLLAMA, 22) == 1_100_048_384
+
+
+def test_a_shallow_model_keeps_the_vocabulary_s_share() -> None:
+    def share(layers: int) -> float:
+        table = training.vocabulary(training.TINYLLAMA, layers) * training.TINYLLAMA["hidden_size"]
+        return 2 * table / training.parameters(training.TINYLLAMA, layers)
+
+    assert share(2) == pytest.approx(share(22), rel=0.03)
+    assert share(1) == pytest.approx(share(22), rel=0.03)
+
+
+def test_the_grid_s_shapes_are_tinyllama_s() -> None:
     shapes = {(2048, 2048), (2048, 256), (2048, 5632), (5632, 2048)}
     assert set(bench.TINYLLAMA_SHAPES) == shapes
 

@@ -179,6 +179,26 @@ def test_a_temperature_samples_and_a_seed_repeats(client):
     assert len(set(free)) == 3
 
 
+def test_a_seed_repeats_whatever_others_do_to_the_shared_generator(client):
+    over = threading.Event()
+
+    def disturb() -> None:
+        while not over.wait(0.001):
+            torch.manual_seed(0)
+
+    def sampled() -> str:
+        return text_of(ask(client, "Go.", temperature=1.0, max_tokens=40, seed=1))
+
+    undisturbed = sampled()
+    thread = threading.Thread(target=disturb)
+    thread.start()
+    try:
+        assert [sampled() for _ in range(3)] == [undisturbed] * 3
+    finally:
+        over.set()
+        thread.join()
+
+
 def test_a_reader_who_leaves_is_not_written_for(running, monkeypatch):
     written: list[int] = []
     original = batching.Job.take

@@ -38,6 +38,7 @@ from typing import Any
 
 from labkit import hardware, results, stats
 from labkit.errors import LabkitError
+from labkit.processes import end_with_parent
 
 BASELINE, CONTROL = "a", "a_again"
 SAY_EVERY_SECONDS = 45.0
@@ -272,6 +273,7 @@ def in_fresh_process(target: str, *, say: Say, threads: int | None = None, **arg
 
 
 def _child(answer: Connection, target: str, threads: int, arguments: dict[str, Any]) -> None:
+    end_with_parent()  # the server, which ends with the benchmark
     try:
         import torch
 

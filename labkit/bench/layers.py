@@ -76,7 +76,7 @@ class _TileGradient(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor]:
         x, w = ctx.saved_tensors
-        return g @ w, cpu.weight_gradient(g, x)
+        return g @ w, cpu.weight_gradient(g, x, DTYPE)
 
 
 class TileGradientLinear(nn.Module):
@@ -218,7 +218,7 @@ def parts(case: dict[str, Any], backend: str) -> dict[str, Step]:
         "bf16_y": lambda: x @ w.t(),
         "bf16_dx": lambda: g @ w,
         "bf16_dw": lambda: g.t() @ x,
-        **({"tiles_dw": lambda: cpu.weight_gradient(g, x)} if cpu.tiles() else {}),
+        **({"tiles_dw": lambda: cpu.weight_gradient(g, x, DTYPE)} if cpu.tiles() else {}),
         "quantize_x": lambda: ops.quantize_rowwise(x),
         "quantize_g": lambda: ops.quantize_rowwise(g),
         "quantize_w_row": lambda: ops.quantize_rowwise(w),

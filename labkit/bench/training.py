@@ -2,13 +2,10 @@
 
 What a layer gains is diluted by everything that does not multiply matrices: attention, norms,
 SwiGLU, the loss, clipping, the optimizer. So the claim that counts is about a whole step. The
-model is a real Llama with hidden size 2048, MLP 5632, 32 heads and 4 key/value heads, a vocabulary
-of 32,000, random weights (speed does not depend on them) and fewer layers. Two shares of the work
-would be wrong in a shallow model, and are put right:
-
-* The output head would be used for every token, as in the full model, but beside a tenth of the
-  layers. It is applied to layers / 22 of the tokens instead (those with a label).
-* Input and output embeddings are tied, so the optimizer does not spend its time on vocabulary.
+model is a real Llama with hidden size 2048, MLP 5632, 32 heads and 4 key/value heads, random
+weights (speed does not depend on them) and fewer layers. Beside two of 22 layers, a vocabulary of
+32,000 would be 45 % of the parameters and not 12 %, and head, loss and optimizer would take that
+much more of the step. So the vocabulary shrinks with the depth: every share is the full model's.
 
 Otherwise this is `labkit train --method full`: float32 weights, bfloat16 autocast, fused AdamW,
 gradients clipped at norm 1, a heap that is kept, and decoder layers compiled if asked for (as
@@ -44,12 +41,18 @@ TINY: dict[str, int] = {
 }
 
 
+def vocabulary(widths: dict[str, int], layers: int) -> int:
+    """Return the vocabulary's share for so many of 22 layers: a multiple of 64, at least that."""
+    share = min(1, layers / TINYLLAMA_LAYERS)
+    return max(1, round(widths["vocab_size"] * share / 64)) * 64
+
+
 def parameters(widths: dict[str, int], layers: int) -> int:
-    """Return how many parameters a tied model of these widths has."""
+    """Return how many parameters a model of these widths has, its vocabulary shrunk with it."""
     hidden, mlp = widths["hidden_size"], widths["intermediate_size"]
     kv = hidden * widths["num_key_value_heads"] // widths["num_attention_heads"]
     layer = 2 * hidden * hidden + 2 * hidden * kv + 3 * hidden * mlp + 2 * hidden
-    return widths["vocab_size"] * hidden + layers * layer + hidden
+    return 2 * vocabulary(widths, layers) * hidden + layers * layer + hidden
 
 
 def check_memory(spec: dict[str, Any]) -> None:
@@ -81,15 +84,15 @@ def measure_training(spec: dict[str, Any], plan: Plan, *, switchback: bool) -> d
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     length = spec["seq_len"]
+    size = vocabulary(spec["widths"], spec["layers"])
     config = LlamaConfig(
-        num_hidden_layers=spec["layers"], tie_word_embeddings=True, use_cache=False,
-        max_position_embeddings=length, **spec["widths"],
+        **{**spec["widths"], "vocab_size": size}, num_hidden_layers=spec["layers"],
+        tie_word_embeddings=False, use_cache=False, max_position_embeddings=length,
         attn_implementation="eager" if length <= fast.EAGER_ATTENTION_MAX_LENGTH else "sdpa",
     )  # fmt: skip
     # Its own initialisation takes longer than the steps.
     with no_init_weights():
         model = LlamaForCausalLM(config).to(device).train()
-    model.tie_weights()
     for name, parameter in model.named_parameters():
         with torch.no_grad():
             parameter.fill_(1.0) if "norm" in name else parameter.uniform_(-0.03, 0.03)
@@ -101,12 +104,8 @@ def measure_training(spec: dict[str, Any], plan: Plan, *, switchback: bool) -> d
     if spec["compiled"]:
         fast.compile_layers(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
-    vocabulary = spec["widths"]["vocab_size"]
-    input_ids = torch.randint(vocabulary, (spec["batch_size"], length), device=device)
-    labels = input_ids.clone()
-    labelled = max(2, length * spec["layers"] // TINYLLAMA_LAYERS)
-    labels[:, : length - labelled] = -100  # the question; the answer has a loss
-    batch = {"input_ids": input_ids, "labels": labels}
+    input_ids = torch.randint(size, (spec["batch_size"], length), device=device)
+    batch = {"input_ids": input_ids, "labels": input_ids.clone()}
 
     def step() -> None:
         with torch.autocast(device, dtype=torch.bfloat16):

@@ -23,7 +23,6 @@ process holds what its tensors hold, and besides them interpreter, libraries and
 """
 
 import contextlib
-import ctypes
 import dataclasses
 import errno
 import json
@@ -44,6 +43,7 @@ import psutil
 from labkit.errors import LabkitError
 from labkit.hardware import GIB, memory_available_bytes
 from labkit.memory.settings import StepSettings
+from labkit.processes import end_with_parent
 
 EXACT = {
     "MALLOC_MMAP_THRESHOLD_": "131072",
@@ -64,7 +64,6 @@ SAID = (
     "std::bad_alloc", "memoryerror", "failed to map segment from shared object",
     "memory allocation failed", "unable to allocate",
 )  # fmt: skip
-PR_SET_PDEATHSIG = 1
 
 
 @dataclass(kw_only=True)
@@ -342,8 +341,7 @@ def main() -> None:
     """Run the task in the last argument, and say through the task's pipe how it went."""
     task = json.loads(sys.argv[-1])
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides, and ends this process
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    end_with_parent()
     if os.getppid() != task["parent"]:
         return
     with os.fdopen(task["pipe"], "w") as pipe:

@@ -14,7 +14,9 @@ OSDI 2022); transformers has it too, with one setting of the sampling for all re
 does not suit a server that several people share.
 
 Requests batch only with requests of the same sampling settings. One that brings a seed or stop
-strings is generated alone, so that its answer does not depend on who else was there.
+strings is generated alone, so that its answer does not depend on who else was there. Random
+numbers come from a generator of the batch's own: torch's is shared by all threads, and transformers
+seeds it when a request arrives, in the middle of what others are being answered.
 """
 
 import asyncio
@@ -200,6 +202,29 @@ class _Spread:
         pass
 
 
+def _draws(seed: int | None) -> Any:
+    """Return a logits processor that draws the next token itself and leaves only that one.
+
+    Scores [B, V] as sampling's other processors leave them. `seed` None: another draw every time.
+    """
+    import torch
+    from transformers import LogitsProcessor
+
+    generator = torch.Generator()
+    if seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(seed)
+
+    class Draw(LogitsProcessor):
+        def __call__(self, input_ids: Any, scores: Any) -> Any:
+            weights = scores.float().softmax(-1).cpu()
+            drawn = torch.multinomial(weights, 1, generator=generator).to(scores.device)
+            return torch.full_like(scores, -torch.inf).scatter(1, drawn, 0.0)
+
+    return Draw()
+
+
 def _generate(jobs: Sequence[Job], stopping: threading.Event) -> None:
     """Run one batch to its end, sending every token to its request as it comes.
 
@@ -212,8 +237,6 @@ def _generate(jobs: Sequence[Job], stopping: threading.Event) -> None:
     rows = {"input_ids": [job.ids[0].tolist() for job in jobs]}
     padded = processor.pad(rows, padding_side="left", return_tensors="pt").to(model.device)
     end_tokens = _as_list(config.eos_token_id)
-    if (seed := getattr(config, "seed", None)) is not None:
-        torch.manual_seed(seed)
 
     class AllEnded(StoppingCriteria):
         def __call__(self, input_ids: Any, scores: Any, **kw: Any) -> Any:
@@ -231,6 +254,7 @@ def _generate(jobs: Sequence[Job], stopping: threading.Event) -> None:
             input_ids=padded["input_ids"],
             attention_mask=padded["attention_mask"],
             generation_config=settings,
+            logits_processor=[_draws(getattr(config, "seed", None))] if config.do_sample else [],
             streamer=_Spread(jobs, end_tokens),
             stopping_criteria=[AllEnded()],
             tokenizer=processor,

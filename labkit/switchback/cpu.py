@@ -195,15 +195,16 @@ def tiles() -> bool:
     return _loaded and use_amx and use_amx_bf16
 
 
-def weight_gradient(g: Tensor, x: Tensor) -> Tensor:
-    """Multiply gᵀ [N, M] by x [M, K] in 16 bit: [N, K], in the dtype of x.
+def weight_gradient(g: Tensor, x: Tensor, out_dtype: torch.dtype) -> Tensor:
+    """Multiply gᵀ [N, M] by x [M, K] in 16 bit: out_dtype [N, K].
 
     In bfloat16 on AMX both are ordered for the tiles on the way in, which torch's product of a
     transposed matrix lacks; sums are float32 in both, in another order past some hundred rows.
+    A gradient of float32 weights stays as it was summed; torch's product rounds it to 16 bit first.
     """
-    if tiles() and x.dtype == g.dtype == torch.bfloat16:
-        return torch.ops.labkit_int8.weight_gradient(g.contiguous(), x.contiguous())
-    return g.t() @ x
+    if tiles() and x.dtype == g.dtype == torch.bfloat16 and out_dtype in reference.DTYPES:
+        return torch.ops.labkit_int8.weight_gradient(g.contiguous(), x.contiguous(), out_dtype)
+    return (g.t() @ x).to(out_dtype)
 
 
 def dequantize_rowwise(q: Tensor, absmax: Tensor, out_dtype: torch.dtype = torch.float32) -> Tensor:
@@ -242,6 +243,8 @@ _FAKES: dict[str, Any] = {
     "scaled_int8_mm": lambda a, b, a_absmax, b_absmax, bias, out_dtype, amx: (
         a.new_empty((a.shape[0], b.shape[0]), dtype=out_dtype)
     ),
-    "weight_gradient": lambda g, x: x.new_empty((g.shape[1], x.shape[1])),
+    "weight_gradient": lambda g, x, out_dtype: (
+        x.new_empty((g.shape[1], x.shape[1]), dtype=out_dtype)
+    ),
     "dequantize_rowwise": lambda q, absmax, out_dtype: torch.empty_like(q, dtype=out_dtype),
 }  # fmt: skip

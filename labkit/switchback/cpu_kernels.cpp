@@ -151,13 +151,14 @@ struct Scaled {
   }
 };
 
-struct Rounded {  // sums that are float32 already
-  using Out = at::BFloat16;
+template <typename T>
+struct Floats {  // sums that are float32 already
+  using Out = T;
   static __m512 sum(const int32_t* p) { return _mm512_castsi512_ps(_mm512_load_si512(p)); }
-  void some(const int32_t* sums, int64_t, int64_t, __mmask16 in, at::BFloat16* y) const {
+  void some(const int32_t* sums, int64_t, int64_t, __mmask16 in, T* y) const {
     store(y, sum(sums), in);
   }
-  void block(const int32_t* sums, int64_t, int64_t, at::BFloat16* y) const {
+  void block(const int32_t* sums, int64_t, int64_t, T* y) const {
     store(y, sum(sums), sum(sums + 16));
   }
 };
@@ -315,9 +316,10 @@ std::tuple<Tensor, Tensor> pack_weight(const Tensor& w, bool per_row, bool trans
     float* scales = absmax.mutable_data_ptr<float>();
     if (!per_row) *scales = global_absmax(data, N * K);
     if (transpose) {
-      if (per_row) column_absmax(data, scales, N, K);
       fill_panels(panels, COLUMN_PANELS, [&](int64_t p, int64_t count, int8_t* to) {
         const int64_t deep = round_up(N, DEPTH);
+        // These columns stay in the second-level cache between their absmax and their packing.
+        if (per_row) column_absmax(data, scales, p * BLOCK, count, N, K);
         pack_panels_of_columns(data, scales, per_row, p * BLOCK, count, N, K, deep, to);
       });
     } else {
@@ -388,14 +390,17 @@ Tensor pack_columns(const Tensor& x, bool left) {
 }
 
 // gᵀ·x for g [M, N] and x [M, K] in bfloat16: [N, K], summed in float32 in the order of the rows.
-Tensor weight_gradient(const Tensor& g, const Tensor& x) {
+Tensor weight_gradient(const Tensor& g, const Tensor& x, at::ScalarType out_dtype) {
   const int64_t N = g.size(1), K = x.size(1), deep = 2 * round_up(x.size(0), BLOCK);
-  Tensor y = at::empty({N, K}, x.options());
+  Tensor y = at::empty({N, K}, x.options().dtype(out_dtype));
   if (!y.numel()) return y;
   const Tensor left = pack_columns(g, true), right = pack_columns(x, false);
-  multiply<Unit::AMX_BF16>(left.const_data_ptr<int8_t>(), Layout::panels(deep),
-                           right.const_data_ptr<int8_t>(), N, K, deep,
-                           y.mutable_data_ptr<at::BFloat16>(), Rounded{});
+  by_type(out_dtype, [&](auto t) {
+    using T = decltype(t);
+    multiply<Unit::AMX_BF16>(left.const_data_ptr<int8_t>(), Layout::panels(deep),
+                             right.const_data_ptr<int8_t>(), N, K, deep, y.mutable_data_ptr<T>(),
+                             Floats<T>{});
+  });
   return y;
 }
 
@@ -432,7 +437,7 @@ TORCH_LIBRARY(labkit_int8, m) {
   m.def(
       "scaled_int8_mm(Tensor a, Tensor b, Tensor a_absmax, Tensor b_absmax, Tensor? bias, "
       "ScalarType out_dtype, bool amx) -> Tensor");
-  m.def("weight_gradient(Tensor g, Tensor x) -> Tensor");
+  m.def("weight_gradient(Tensor g, Tensor x, ScalarType out_dtype) -> Tensor");
   m.def("dequantize_rowwise(Tensor q, Tensor absmax, ScalarType out_dtype) -> Tensor");
 }
 

@@ -139,24 +139,23 @@ void whole(const T* x, int8_t* q, float absmax, int64_t n) {
   });
 }
 
-// Each thread takes rows, as they lie in memory; what the threads found is joined at the end.
+// Absmax of columns k0 … of x [M, K], as many as `count` panels hold.
 template <typename T>
-void column_absmax(const T* x, float* absmax, int64_t M, int64_t K) {
-  const int64_t wide = round_up(K, 16), parts = std::min<int64_t>(M, at::get_num_threads());
-  std::vector<uint32_t> found(std::max<int64_t>(parts, 1) * wide, 0);
-  at::parallel_for(0, parts, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t part = begin; part < end; ++part)
-      for (int64_t m = M * part / parts; m < M * (part + 1) / parts; ++m)
-        for (int64_t k = 0; k < K; k += 16) {
-          uint32_t* most = found.data() + part * wide + k;
-          const __m512i here = magnitude(load(x + m * K + k, first(K - k)));
-          _mm512_storeu_si512(most, _mm512_max_epu32(_mm512_loadu_si512(most), here));
-        }
-  });
-  for (int64_t k = 0; k < K; ++k) {
-    uint32_t most = 0;
-    for (int64_t part = 0; part < parts; ++part) most = std::max(most, found[part * wide + k]);
-    absmax[k] = at_least_tiny(most);
+void column_absmax(const T* x, float* absmax, int64_t k0, int64_t count, int64_t M, int64_t K) {
+  __mmask16 in[2 * COLUMN_PANELS];
+  __m512i most[2 * COLUMN_PANELS];
+  for (int64_t c = 0; c < 2 * count; ++c) {
+    in[c] = K > k0 + 16 * c ? first(K - k0 - 16 * c) : __mmask16(0);
+    most[c] = _mm512_setzero_si512();
+  }
+  for (int64_t m = 0; m < M; ++m)
+    for (int64_t c = 0; c < 2 * count; ++c)
+      most[c] = _mm512_max_epu32(most[c], magnitude(load(x + m * K + k0 + 16 * c, in[c])));
+  for (int64_t c = 0; c < 2 * count; ++c) {
+    alignas(64) uint32_t found[16];
+    _mm512_store_si512(found, most[c]);
+    for (int64_t k = k0 + 16 * c; k < std::min(K, k0 + 16 * (c + 1)); ++k)
+      absmax[k] = at_least_tiny(found[k - k0 - 16 * c]);
   }
 }
 

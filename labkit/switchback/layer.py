@@ -94,7 +94,7 @@ class SwitchBack(torch.autograd.Function):
         if ctx.needs_input_grad[1]:
             if ctx.save == "int8":
                 x = ops.dequantize_rowwise(x, x_absmax, g.dtype)
-            dw = (ops.weight_gradient(g, x) if ctx.tiles else g.t() @ x).to(w.dtype)
+            dw = ops.weight_gradient(g, x, w.dtype) if ctx.tiles else (g.t() @ x).to(w.dtype)
         if ctx.needs_input_grad[2]:
             dbias = g.sum(dim=0).to(ctx.bias_dtype)
         return dx, dw, dbias, None, None, None, None

@@ -158,8 +158,13 @@ def test_weight_gradients_on_tiles_are_as_right_as_torch_s(shape):
     m, k, n = shape
     x, g = numbers(m, k, dtype=torch.bfloat16), numbers(m, n, seed=1, dtype=torch.bfloat16)
     exact = g.double().t() @ x.double()
-    found = cpu.weight_gradient(g.t().contiguous().t(), x)  # g is not contiguous
-    assert found.dtype == torch.bfloat16
+    # g is not contiguous
+    found, wide = (
+        cpu.weight_gradient(g.t().contiguous().t(), x, dtype)
+        for dtype in (torch.bfloat16, torch.float32)
+    )
+    assert (found.dtype, wide.dtype) == (torch.bfloat16, torch.float32)
+    assert torch.equal(wide.bfloat16(), found)
     # One rounding to bfloat16, after float32 sums whose error is far below it.
     size = g.double().abs().t() @ x.double().abs()
     assert ((found - exact).abs() <= 2.0**-8 * exact.abs() + 1e-6 * size).all()
