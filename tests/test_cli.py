@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 
 from labkit import __version__, cli, infer, results, trainer
 from labkit.config import FIELDS, RunConfig
 from labkit.datasets import tatqa
 from labkit.errors import LabkitError
+from labkit.models.load import load_model
 
 pytestmark = pytest.mark.usefixtures("runs", "few_objects")
 
@@ -58,6 +60,7 @@ def files(folder: Path) -> list[str]:
 MODEL, T5, DATA, GOLD = "{model}", "{t5}", "{data}", "{gold}"
 PREDICTIONS, EMPTY, TEXT, BINARY, LIST = "{predictions}", "{empty}", "{text}", "{binary}", "{list}"
 BAD_SHAPE, OTHERS, FOLDER, LONG_NAME = "{bad_shape}", "{others}", "{folder}", "{long_name}"
+ADAPTER, PREFIX = "{adapter}", "{prefix}"
 TINY = ["--model", MODEL, "--data", DATA]
 
 MISTAKES: dict[str, list[list[str]]] = {
@@ -92,6 +95,20 @@ MISTAKES: dict[str, list[list[str]]] = {
         [PREDICTIONS, LIST], [BAD_SHAPE, GOLD], [OTHERS, GOLD], [FOLDER, GOLD],
         [PREDICTIONS, FOLDER], [BINARY, GOLD], [PREDICTIONS, BINARY], [PREDICTIONS, EMPTY],
         [PREDICTIONS, GOLD, "--bogus"], [GOLD, PREDICTIONS],
+    ],
+    "merge": [
+        [], [MODEL], [MODEL, "o"], ["nothing", "o"], ["", "o"], [FOLDER, "o"], [TEXT, "o"],
+        [ADAPTER, DATA], [ADAPTER, TEXT], [ADAPTER, "o", "--dtype", "int8"], [ADAPTER, LONG_NAME],
+        [ADAPTER, "o", "stray"], [ADAPTER, "o", "--bogus"], [ADAPTER, "o", "--dtype"],
+        [PREFIX, "o"], [ADAPTER, "/dev/null/o"],
+    ],
+    "quantize": [
+        [], [MODEL], [MODEL, "o"], [MODEL, "o", "--to"], [MODEL, "o", "--to", "nf5"],
+        [MODEL, "o", "--to", "nf4", "--data", DATA], ["nothing", "o", "--to", "8bit"],
+        [FOLDER, "o", "--to", "8bit"], [MODEL, DATA, "--to", "8bit"], [MODEL, TEXT, "--to", "8bit"],
+        [PREFIX, "o", "--to", "8bit"], [MODEL, "o", "--to", "8bit", "--data", "no/such"],
+        [MODEL, "o", "--to", "8bit", "--split", "tset"], [MODEL, "o", "--to", "8bit", "stray"],
+        [MODEL, "o", "--to", "8bit", "--max-samples", "-1"], [T5, "o", "--to", "8bit"],
     ],
     "fetch": [
         ["smollm3"], ["tiny-lama"], [""], ["./nowhere"], ["/no/where"], ["owner/model"],
@@ -147,6 +164,13 @@ def places(
     (root / "binary.json").write_bytes(b"\xff\xfe\x80\x00")
     (root / "folder").mkdir()
     made = {name: str(root / f"{name}.json") for name in [*content, "text", "binary"]}
+    for name, settings in {
+        "adapter": LoraConfig(task_type="CAUSAL_LM", r=2),
+        "prefix": PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2),
+    }.items():
+        base = load_model(tiny_model("tiny-llama"))
+        get_peft_model(base, settings).save_pretrained(root / name)
+        made[name] = str(root / name)
     return {
         **made, "folder": str(root / "folder"), "model": str(tiny_model("tiny-llama")),
         "t5": str(tiny_model("tiny-t5")), "data": str(few_reports),

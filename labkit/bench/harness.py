@@ -131,14 +131,32 @@ def alternate(
         for position, arm in enumerate(order):
             if (number, arm) in done:
                 continue
-            timed = runners[arm]()
-            middle = median(timed["seconds"])
-            if not middle > 0:
-                raise ValueError(f"a run of {arm} took {middle} seconds")
-            runs.append({"round": number, "position": position, "arm": arm, "median": middle,
-                         **timed})  # fmt: skip
+            runs.append(_run(number, position, arm, runners[arm]()))
             on_run(runs)
     return runs
+
+
+def by_round(
+    measure: Callable[[list[str]], Sequence[Mapping[str, list[float]]]],
+    arms: Sequence[str],
+    pairs: int,
+) -> list[Run]:
+    """Call `measure` once a round with the arms in that round's order; return all runs.
+
+    It returns what `time_run` does for each, in the same order. ValueError for a time that is none.
+    """
+    return [
+        _run(number, position, arm, timed)
+        for number, order in enumerate(orders(arms, pairs))
+        for position, (arm, timed) in enumerate(zip(order, measure(order), strict=True))
+    ]
+
+
+def _run(number: int, position: int, arm: str, timed: Mapping[str, list[float]]) -> Run:
+    middle = median(timed["seconds"])
+    if not middle > 0:
+        raise ValueError(f"a run of {arm} took {middle} seconds")
+    return {"round": number, "position": position, "arm": arm, "median": middle, **timed}
 
 
 def times(runs: Sequence[Run], arm: str) -> list[float]:

@@ -159,23 +159,20 @@ def _medians(runs: list[Run]) -> dict[str, float]:
     return {arm: median(r["median"] for r in runs if r["arm"] == arm) for arm in arms}
 
 
-def measure_layer(
-    case: dict[str, Any], plan: Plan, backend: str = "auto", weight_gradient: str = "torch"
+def measure_baselines(
+    case: dict[str, Any], backend: str = "auto", weight_gradient: str = "torch"
 ) -> dict[str, Any]:
-    """Time one size and mode: find the fastest 16-bit way, then run it against SwitchBack.
+    """Find the fastest 16-bit way for one size and mode, by trying each.
 
-    `case` holds tokens, in_features, out_features, mode. Returns baseline (its name), backend
-    (SwitchBack's), baselines {name: seconds} and runs, with the arms a, a_again, row and tensor.
+    `case` holds tokens, in_features, out_features, mode. Returns baseline (the name of that way),
+    baselines {way: seconds} and backend (the name of SwitchBack's). Raises LabkitError for a
+    backend that is not there.
     """
-    candidates = {
-        scale: build(scale, case, backend=backend, weight_gradient=weight_gradient)
-        for scale in SCALES
-    }
-    ops = backends.choose(backend, DEVICE, DTYPE)
+    SwitchBackLinear(1, 1, backend=backend)  # builds what the backend needs
     kinds = ["eager", "compiled", "float32"]
     if DEVICE.type == "cpu" and torch.backends.mkldnn.is_available():
         kinds.append("prepacked")
-    if cpu.tiles() and case["mode"] == "full" and weight_gradient == "tiles":
+    if case["mode"] == "full" and weight_gradient == "tiles" and cpu.tiles():
         kinds.append(TILES)
     arms = {kind: build(kind, case) for kind in kinds}
     # For information, and four times as slow as the rest.
@@ -186,15 +183,24 @@ def measure_layer(
     )
     seconds = _medians(tried)
     ways = [kind for kind in kinds if kind not in (TILES, "float32")]
-    fastest = min(ways, key=lambda kind: seconds[kind])
-    runners = {
-        BASELINE: arms[fastest],
-        CONTROL: build(fastest, case),
-        **candidates,
+    return {
+        "baseline": min(ways, key=lambda kind: seconds[kind]),
+        "baselines": seconds,
+        "backend": backends.choose(backend, DEVICE, DTYPE).NAME,
     }
-    del arms
-    runs = alternate({k: _runner(arm, plan) for k, arm in runners.items()}, plan.pairs)
-    return {"baseline": fastest, "backend": ops.NAME, "baselines": seconds, "runs": runs}
+
+
+def measure_round(
+    case: dict[str, Any], plan: Plan, kinds: list[str], backend: str = "auto",
+    weight_gradient: str = "torch",
+) -> list[dict[str, list[float]]]:  # fmt: skip
+    """Time ways to do one step, one after the other; return what `time_run` does for each."""
+    arms = [
+        build(kind, case, **({"backend": backend, "weight_gradient": weight_gradient}
+                             if kind in SCALES else {}))
+        for kind in kinds
+    ]  # fmt: skip
+    return [_runner(arm, plan)() for arm in arms]
 
 
 def parts(case: dict[str, Any], backend: str) -> dict[str, Step]:

@@ -1,10 +1,10 @@
 """`labkit bench switchback` and `labkit bench kernels`: int8 against the fastest 16 bit, by size.
 
 The grid is tokens × shapes × mode × weight scale (see `layers.py`), then a whole training step (see
-`training.py`). Every size runs in a process of its own, where the baseline, the baseline again and
-both scales take turns; every training run is a process. So a layer's interval covers what
-changes from minute to minute, and not what changes from process to process; the end-to-end one
-covers both.
+`training.py`). A round is a process of its own, where the baseline, the baseline again and both
+scales take turns on layers made for it; every training run is a process. Where in memory a layer
+happens to lie changes its time for as long as it lives, by more than a tenth now and then, so
+layers that are made once and timed often would show a difference between a thing and itself.
 
 48 ratios are 48 chances to be misled: p-values are adjusted for that (Holm), and of 24 controls one
 or two may exclude 1 by chance. What is measured is kept at once, so a second call goes on where the
@@ -124,10 +124,7 @@ def switchback(
     for index, case in enumerate(work):
         name = name_of(case)
         if ledger.get(name) is None:
-            measured = harness.in_fresh_process(
-                "labkit.bench.layers:measure_layer", say=say, case=case, plan=grid.plan,
-                backend=grid.backend, weight_gradient=grid.weight_gradient,
-            )  # fmt: skip
+            measured = _measure(case, grid, say)
             ledger.put(name, measured)
             did += 1
             left = (time.monotonic() - started) / did * (len(work) - index - 1)
@@ -145,6 +142,25 @@ def switchback(
     }
     results.write_json(output_dir / "switchback.result.json", outcome)
     return outcome
+
+
+def _measure(case: dict[str, Any], grid: Grid, say: Say) -> dict[str, Any]:
+    """Time one size and mode: the fastest 16-bit way twice and both scales, in every process."""
+    tried = harness.in_fresh_process(
+        "labkit.bench.layers:measure_baselines", say=say, case=case, backend=grid.backend,
+        weight_gradient=grid.weight_gradient,
+    )  # fmt: skip
+    kinds = {BASELINE: tried["baseline"], CONTROL: tried["baseline"], **{s: s for s in SCALES}}
+
+    def measure(order: list[str]) -> Any:
+        return harness.in_fresh_process(
+            "labkit.bench.layers:measure_round", say=say, case=case, plan=grid.plan,
+            kinds=[kinds[arm] for arm in order], backend=grid.backend,
+            weight_gradient=grid.weight_gradient,
+        )  # fmt: skip
+
+    runs = harness.by_round(measure, list(kinds), grid.plan.pairs)
+    return {**tried, "runs": runs}
 
 
 def _rows(case: dict[str, Any], measured: dict[str, Any]) -> list[dict[str, Any]]:
