@@ -15,9 +15,10 @@ Across *different* batches arithmetic matters. A bfloat16 result has 8 bits of m
 tokens that are nearly equally likely change places with the order of a sum: with a model that is
 often unsure, one answer in ten then depends on which questions shared its batch, and a merged
 adapter seems to answer differently. It is the arithmetic, not the weights: rounded to bfloat16
-and multiplied in float32 they give the same answers. Scores and comparisons are therefore
-`exact`: weights of the type they are kept in, arithmetic in float32 where there is no GPU. It
-takes twice the time; a chat need not pay it.
+and multiplied in float32 they give the same answers. That is `exact`: weights of the type they are
+kept in, arithmetic in float32 where there is no GPU, at twice the time. Answers that are shown
+side by side are exact; a score over hundreds of questions moves by less than its interval and is
+so when `labkit eval --exact` asks for it.
 """
 
 import re

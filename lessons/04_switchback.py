@@ -443,7 +443,7 @@ figures.print_table(shares, {"tokens": ",", "shape": "s", "quantising": ".0%", "
 # %% [markdown]
 # ## Measure: where int8 wins and where it loses
 #
-# Whole steps of a layer now: forward pass, dX, dW, and all quantising. Each size runs in a process of its own. A **run** is a few steps, of which the first is dropped and the median of the others counts. In every **round** each side runs once, in turns: A B, then B A, so that a machine that grows slower is slower for both. And A takes part twice, as A and as A': the **control**. The ratio of A to itself has to come out as 1.
+# Whole steps of a layer now: forward pass, dX, dW, and all quantising. A **run** is a few steps, of which the first is dropped and the median of the others counts. In every **round** each side runs once, in turns: A B, then B A, so that a machine that grows slower is slower for both. A round is a process of its own, because where in memory a layer happens to lie makes it faster or slower for as long as it lives. And A takes part twice, as A and as A': the **control**. The ratio of A to itself has to come out as 1.
 
 # %%
 outcome = bench.switchback(grid, output_dir=folder)
@@ -480,7 +480,7 @@ figures.print_table(compared, columns)
 # %% [markdown]
 # ## Measure: a whole fine-tuning step
 #
-# A model with TinyLlama's widths and a few of its 22 layers is trained with and without SwitchBack. Every run is a new process that trains on the same tokens from the same weights. This is the number to quote.
+# A model with TinyLlama's widths, a few of its 22 layers and as much less of its vocabulary is trained with and without SwitchBack. Every run is a new process that trains on the same tokens from the same weights. This is the number to quote.
 
 # %% tags=["result"]
 end = outcome["end_to_end"]

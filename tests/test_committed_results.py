@@ -3,8 +3,13 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from labkit import stats
+from labkit.bench.switchback import name_of
+from labkit.significance import proof
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "data" / "results"
@@ -84,3 +89,92 @@ def test_every_case_of_the_largest_batch_is_there_once():
         for row in LARGEST
     }
     assert len(asked) == len(LARGEST) == 16
+
+
+SWITCHBACK = json.loads((RESULTS / "switchback_bench.json").read_text())
+WIDE = [
+    row
+    for row in SWITCHBACK["rows"]
+    if row["tokens"] >= 1024 and min(row["in_features"], row["out_features"]) >= 2048
+]
+
+
+def concluded(row: dict[str, Any]) -> dict[str, Any]:
+    """Compute a row's ratio and control again from the times of its rounds."""
+    times = row["times"]
+    return {
+        "ratio": stats.paired_ratio(times["baseline"], times["candidate"])["ratio"],
+        "a_a": stats.paired_ratio(times["baseline"], times["again"])["ratio"],
+    }
+
+
+@pytest.mark.parametrize("row", SWITCHBACK["rows"], ids=lambda r: f"{name_of(r)} {r['weight_scale']}")
+def test_a_ratio_of_a_layer_is_that_of_its_rounds(row):
+    again = concluded(row)
+    for key in ("ratio", "a_a"):
+        assert again[key] == pytest.approx(row[key])
+    ways = {k: s for k, s in row["baselines"].items() if k in ("eager", "compiled", "prepacked")}
+    assert len(ways) == 3 and row["baseline"] == min(ways, key=lambda way: ways[way])
+    assert row["pairs"] == len(row["times"]["again"]) >= 10 and row["backend"] == "cpu"
+
+
+@pytest.mark.parametrize("row", WIDE, ids=lambda r: f"{name_of(r)} {r['weight_scale']}")
+def test_wide_layers_gain_what_was_aimed_for(row):
+    assert concluded(row)["ratio"]["low"] >= {"frozen": 1.5, "full": 1.25}[row["mode"]]
+
+
+def test_every_wide_layer_was_measured_in_both_modes_and_scales():
+    assert len(WIDE) == len({(name_of(r), r["weight_scale"]) for r in WIDE}) == 2 * 3 * 2 * 2
+
+
+def test_fine_tuning_with_switchback_is_faster_from_end_to_end():
+    end = SWITCHBACK["end_to_end"]
+    again = concluded(end)
+    assert again["ratio"]["low"] >= 1.11
+    assert again["a_a"]["low"] <= 1 <= again["a_a"]["high"]
+    assert end["converted"] == 5 * end["layers"]  # all but the narrow keys and values
+
+
+QUALITY = json.loads((RESULTS / "switchback_quality.json").read_text())
+
+
+def test_models_fine_tuned_in_int8_are_as_good():
+    sides = {side: QUALITY[side] for side in ("a", "b")}
+    assert QUALITY["margin"] == 0.05
+    again = proof.conclude(sides, QUALITY["reports"], QUALITY["margin"])
+    assert again == {key: QUALITY[key] for key in again}
+    assert again["all"]["equivalent"] and all(seed["equivalent"] for seed in again["seeds"])
+    assert again["all"]["n"] == len(QUALITY["reports"]) >= 600
+
+
+def test_the_two_sides_differ_in_their_layers_alone():
+    for plain, int8 in zip(QUALITY["a"], QUALITY["b"], strict=True):
+        assert (plain["switchback_layers"], int8["switchback_layers"]) == (0, 210)
+        differing = {k for k in plain["config"] if plain["config"][k] != int8["config"][k]}
+        assert differing == {"name", "use_switchback", "switchback_min_features"}
+        assert plain["seed"] == int8["seed"] and plain["model"] == int8["model"]
+        assert plain["losses"][0] != int8["losses"][0]
+        assert len(plain["losses"]) == len(int8["losses"]) == plain["config"]["max_steps"]
+        assert int8["config"]["switchback_min_features"] == 0
+    for side in ("a", "b"):
+        assert [run["seed"] for run in QUALITY[side]] == [42, 43, 44]
+        assert len({run["right"] for run in QUALITY[side]}) == 3
+
+
+STEP = json.loads((RESULTS / "step.json").read_text())["results"]
+STEP_AIMS = {("lora", 160): 3.0, ("lora", 512): 2.0, ("full", 160): 2.0}
+
+
+@pytest.mark.parametrize(("method", "length"), STEP_AIMS)
+def test_a_step_is_so_much_faster_than_stock_and_takes_no_more_memory(method, length):
+    def these(key: str) -> list[dict[str, Any]]:
+        rows = [row for outcome in STEP for row in outcome[key]]
+        return [row for row in rows if (row["method"], row["seq_len"]) == (method, length)]
+
+    (found,) = these("comparisons")
+    again = concluded(found)
+    assert again["ratio"] == pytest.approx(found["ratio"])
+    assert again["ratio"]["low"] >= STEP_AIMS[method, length]
+    assert again["a_a"]["low"] <= 1 <= again["a_a"]["high"] or found["a_a_p_value"] >= 0.05
+    peak = {row["arm"]: row["peak_bytes"] for row in these("cases")}
+    assert peak["labkit"] <= 1.1 * peak["a"]

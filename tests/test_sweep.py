@@ -35,7 +35,7 @@ def simulated(monkeypatch, runs):
         if not steps:
             return {"status": DONE, "detail": "", "held_bytes": HELD}
         calls.append(settings)
-        peak = process.traced(settings)[0]
+        peak = process.traced(settings).peak
         if limit is not None and HELD + process.outside_bytes() + peak > limit:
             return {"status": OUT_OF_MEMORY, "detail": "can't allocate memory"}
         return {"status": DONE, "detail": "", "peak_bytes": peak, "step_seconds": 0.5,
@@ -53,7 +53,7 @@ def need(batch, **fields):
 
 
 def test_a_sweep_predicts_first_and_stops_a_variant_where_memory_ends(simulated):
-    peak = process.traced(settings_for(batch_size=4))[0]
+    peak = process.traced(settings_for(batch_size=4)).peak
     points = list(
         sweep(
             "tiny-llama", batch_sizes=(16, 1, 2, 4, 8, 2), seq_len=16,

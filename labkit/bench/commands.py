@@ -96,6 +96,9 @@ def step(
     methods: Annotated[str | None, typer.Option(help="lora,full")] = None,
     lengths: Annotated[str | None, typer.Option(help="tokens a sample: 160,512,1024")] = None,
     pairs: Pairs = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="timed steps of a run, after two that are not")
+    ] = None,
     ablate: Annotated[
         bool, typer.Option("--ablate", help="the first case also with each trick left off")
     ] = False,
@@ -116,11 +119,15 @@ def step(
             settings[key] = tuple(value.split(","))
     if lengths is not None:
         settings["lengths"] = _numbers("--lengths", lengths)
-    steps = bench.Steps(**settings)
+    chosen = bench.Steps(**settings)
+    plan = chosen.plan
     if pairs is not None:
-        steps = dataclasses.replace(steps, plan=dataclasses.replace(steps.plan, pairs=pairs))
+        plan = dataclasses.replace(plan, pairs=pairs)
+    if steps is not None:
+        plan = dataclasses.replace(plan, steps=steps, max_steps=steps)
+    chosen = dataclasses.replace(chosen, plan=plan)
     folder = output_dir or results.runs_dir() / "bench"
-    outcome = bench.step(steps, output_dir=folder, fresh=fresh, say=_say)
+    outcome = bench.step(chosen, output_dir=folder, fresh=fresh, say=_say)
     emit(outcome, json_, f"{bench.render(outcome)}\n\nrecords in {folder}")
 
 

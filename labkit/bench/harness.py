@@ -175,12 +175,13 @@ def conclude(
     """Return what the rounds say about one arm: baseline time / candidate time, and the control.
 
     Keys: ratio and a_a {value, low, high}, p_value, a_a_p_value, pairs, spread (of log ratios),
-    detectable (the smallest ratio that so many pairs find in 80 of 100 repetitions, or null), and
-    seconds {baseline, candidate} (medians over rounds).
+    detectable (the smallest ratio that so many pairs find in 80 of 100 repetitions, or null),
+    seconds {baseline, candidate} (medians over rounds), and times {baseline, candidate, again},
+    the seconds of every round, which the rest can be computed from.
     """
-    base, other = times(runs, baseline), times(runs, candidate)
+    base, other, control = (times(runs, arm) for arm in (baseline, candidate, again))
     found = stats.paired_ratio(base, other, alpha=alpha)
-    same = stats.paired_ratio(base, times(runs, again), alpha=alpha)
+    same = stats.paired_ratio(base, control, alpha=alpha)
     return {
         "ratio": found["ratio"],
         "p_value": found["p_value"],
@@ -191,6 +192,7 @@ def conclude(
         "spread": found["spread"],
         "detectable": detectable(found["spread"], n=found["n"], alpha=alpha),
         "seconds": {"baseline": median(base), "candidate": median(other)},
+        "times": {"baseline": base, "candidate": other, "again": control},
     }
 
 

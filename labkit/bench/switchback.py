@@ -50,7 +50,7 @@ class Grid:
     """SwitchBack's 16-bit product for dW: torch's, or the backend's own where it has one"""
     tiny: bool = False
     """a model of toy widths end to end"""
-    plan: Plan = field(default_factory=Plan)
+    plan: Plan = field(default_factory=lambda: Plan(steps=3, run_seconds=0.2))
     training_plan: Plan = field(
         default_factory=lambda: Plan(warmup=2, steps=3, run_seconds=0.0, max_steps=3)
     )
