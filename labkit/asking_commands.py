@@ -139,10 +139,14 @@ def quantize(
 ) -> None:
     """Make a smaller model, and measure its memory, speed and score beside the original's."""
     from labkit import export
+    from labkit import infer as infer_
     from labkit.datasets import tatqa
+    from labkit.models import load
 
-    if max_samples:
-        tatqa.load(data, split)  # a misspelt name should not cost a model first
+    if max_samples:  # what cannot be measured should not cost a model first
+        tatqa.load(data, split)
+        path = infer_.model_path(run)
+        infer_.check_writes(run, load.config_of(str(path)))
     made = export.quantize(run, out, to=to)
     text = (f"{made['out']}: {made['bytes']['quantised'] / 2**20:,.0f} MiB instead of "
             f"{made['bytes']['original'] / 2**20:,.0f} MiB")  # fmt: skip

@@ -241,10 +241,13 @@ def _merge_into(folder: Path, path: Path, *, dtype: str) -> None:
 
 def _free_folder(out: str | Path) -> Path:
     out = Path(out).expanduser().absolute()
-    if out.is_dir() and any(out.iterdir()):
-        raise LabkitError(f"{out} is not empty: choose a folder that is new or empty")
-    if out.exists() and not out.is_dir():
-        raise LabkitError(f"{out} is a file: choose a folder that is new or empty")
+    try:
+        if out.is_dir() and any(out.iterdir()):
+            raise LabkitError(f"{out} is not empty: choose a folder that is new or empty")
+        if out.exists() and not out.is_dir():
+            raise LabkitError(f"{out} is a file: choose a folder that is new or empty")
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        raise LabkitError(f"{out} cannot be written: {error.strerror}") from None
     return out
 
 

@@ -176,6 +176,15 @@ def model_path(name: str) -> Path:
     return registry.resolve(str(run) if (run / "record.json").is_file() else name)
 
 
+def check_writes(name: str, config: Any) -> None:
+    """Raise LabkitError for a model, by its configuration, that cannot be asked as the others."""
+    if config.is_encoder_decoder:
+        raise LabkitError(
+            f"{name} reads with an encoder and writes with a decoder: labkit asks models that "
+            "only write on, such as smollm2-135m-instruct"
+        )
+
+
 def load_generator(name: str, *, dtype: str = "bfloat16", exact: bool = False) -> Generator:
     """Load a model, run or adapter by registry name, run name or path, ready to answer.
 
@@ -202,11 +211,7 @@ def load_generator(name: str, *, dtype: str = "bfloat16", exact: bool = False) -
             computes_in = torch.float32
         model = model.to(computes_in)
     fast.contiguous_head(model)
-    if model.config.is_encoder_decoder:
-        raise LabkitError(
-            f"{name} reads with an encoder and writes with a decoder: labkit asks models that "
-            "only write on, such as smollm2-135m-instruct"
-        )
+    check_writes(name, model.config)
     if torch.cuda.is_available() and model.device.type != "cuda":
         model = model.to("cuda")
     return Generator(name=name, tokenizer=load.load_tokenizer(path), model=model)

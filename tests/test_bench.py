@@ -122,8 +122,12 @@ def test_what_is_concluded_is_the_paired_test_of_the_medians() -> None:
     assert stats.power(detectable, spread=exact["spread"], n=10) == pytest.approx(0.8, abs=0.01)
     assert set(found) == {
         "ratio", "p_value", "p_wilcoxon", "a_a", "a_a_p_value", "pairs", "spread", "detectable",
-        "seconds",
+        "seconds", "times",
     }  # fmt: skip
+    assert found["times"] == {
+        arm: harness.times(runs, name)
+        for arm, name in (("baseline", "a"), ("candidate", "b"), ("again", "a_again"))
+    }
 
 
 def test_an_interrupted_comparison_goes_on_where_it_was() -> None:

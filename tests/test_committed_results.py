@@ -73,10 +73,8 @@ LARGEST = json.loads((RESULTS / "largest_batch.json").read_text())["rows"]
 def test_the_largest_batch_is_predicted_or_less_and_never_more(row):
     predicted, measured, limit = row["predicted"], row["measured"], row["memory_limit_bytes"]
     assert 2 <= measured <= 24 and predicted <= measured
-    # The aim, and whether this row meets it; full fine-tuning is predicted a little too high.
-    aim = measured - (1 if measured <= 8 else measured // 10)
-    assert row["holds"] is (predicted >= aim)
-    assert row["holds"] or (row["method"] == "full" and predicted == aim - 1)
+    assert predicted >= measured - (1 if measured <= 8 else measured // 10)
+    assert row["holds"] is True
     ended = {each["batch_size"]: each["status"] for each in row["tried"]}
     assert ended[measured] == "done" and ended[measured + 1] == "out of memory"
     for each in row["tried"]:
@@ -88,7 +86,8 @@ def test_every_case_of_the_largest_batch_is_there_once():
         (row["method"], row["seq_len"], row["gradient_checkpointing"], row["memory_limit_bytes"])
         for row in LARGEST
     }
-    assert len(asked) == len(LARGEST) == 16
+    assert len(asked) == len(LARGEST) == 24
+    assert sum(row["held_out"] for row in LARGEST) == 8
 
 
 SWITCHBACK = json.loads((RESULTS / "switchback_bench.json").read_text())
@@ -108,7 +107,11 @@ def concluded(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("row", SWITCHBACK["rows"], ids=lambda r: f"{name_of(r)} {r['weight_scale']}")
+def label(row: dict[str, Any]) -> str:
+    return f"{name_of(row)} {row['weight_scale']}"
+
+
+@pytest.mark.parametrize("row", SWITCHBACK["rows"], ids=label)
 def test_a_ratio_of_a_layer_is_that_of_its_rounds(row):
     again = concluded(row)
     for key in ("ratio", "a_a"):
@@ -118,7 +121,7 @@ def test_a_ratio_of_a_layer_is_that_of_its_rounds(row):
     assert row["pairs"] == len(row["times"]["again"]) >= 10 and row["backend"] == "cpu"
 
 
-@pytest.mark.parametrize("row", WIDE, ids=lambda r: f"{name_of(r)} {r['weight_scale']}")
+@pytest.mark.parametrize("row", WIDE, ids=label)
 def test_wide_layers_gain_what_was_aimed_for(row):
     assert concluded(row)["ratio"]["low"] >= {"frozen": 1.5, "full": 1.25}[row["mode"]]
 

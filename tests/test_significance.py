@@ -2,6 +2,7 @@
 
 import json
 import math
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from scipy import stats as scipy_stats
 from labkit import cli, stats
 from labkit.errors import LabkitError
 from labkit.significance import compare as significance
+from labkit.significance import proof
 
 compare = significance.compare
 
@@ -358,3 +360,30 @@ def test_the_command_prints_one_object(
         cli.main(arguments[:-1])
     out = capsys.readouterr().out
     assert outcome["sentence"] in out and "A/A control, A against itself" in out
+
+
+def bits(draw: random.Random, share: float) -> str:
+    return "".join("1" if draw.random() < share else "0" for _ in range(600))
+
+
+@pytest.mark.parametrize(("share", "equal"), [(0.60, True), (0.45, False)])
+def test_equal_quality_over_seeds_is_shown_or_not(share: float, equal: bool) -> None:
+    draw = random.Random(1)
+    runs = {
+        side: [{"right": bits(draw, each)} for _ in range(3)]
+        for side, each in (("a", 0.6), ("b", share))
+    }
+    reports = [f"report {i // 6}" for i in range(600)]
+    found = proof.conclude(runs, reports, 0.05)
+    assert found["all"]["equivalent"] is equal
+    assert found["em"]["b"] == pytest.approx(
+        sum(run["right"].count("1") for run in runs["b"]) / 1800
+    )
+    each = [seed["difference"]["value"] for seed in found["seeds"]]
+    assert found["all"]["difference"]["value"] == pytest.approx(sum(each) / 3)
+    # Three seeds say more than one.
+    width = [
+        test["difference"]["high"] - test["difference"]["low"]
+        for test in [found["all"], *found["seeds"]]
+    ]
+    assert width[0] < min(width[1:])

@@ -14,6 +14,7 @@ exact match lies within the margin, stated beforehand, with 95 % confidence on e
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ MARGIN = 0.05
 SEEDS = (42, 43, 44)
 
 
-def compare(a: str, b: str, *, margin: float = MARGIN) -> dict[str, Any]:
+def compare(
+    a: str, b: str, *, seeds: Sequence[int] = SEEDS, margin: float = MARGIN
+) -> dict[str, Any]:
     """Compare the runs a-seed42… with b-seed42…: runs, seeds and all as the record holds them.
 
     Evaluations that are kept are used. Raises LabkitError for a run that is missing or not done.
@@ -36,7 +39,7 @@ def compare(a: str, b: str, *, margin: float = MARGIN) -> dict[str, Any]:
     reports = [sample.report.uid for sample in samples]
     sides: dict[str, list[dict[str, Any]]] = {"a": [], "b": []}
     for side, name in (("a", a), ("b", b)):
-        for seed in SEEDS:
+        for seed in seeds:
             run = results.load(f"{name}-seed{seed}")
             if run.status != "done":
                 raise LabkitError(f"{run.name} is {run.status}, not done: finish it first")
@@ -81,9 +84,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m labkit.significance.proof")
     parser.add_argument("a")
     parser.add_argument("b")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args(arguments)
-    found = compare(options.a, options.b)
+    found = compare(options.a, options.b, seeds=options.seeds)
     results.write_json(options.output, found)
     print(json.dumps({key: found[key] for key in ("em", "seeds", "all")}, indent=1))
 

@@ -24,7 +24,7 @@ from labkit.sweep import Largest, largest_batch, say_largest
 MODEL = "smollm2-135m-instruct"
 LENGTHS = (64, 128)
 LIMITS = {
-    "lora": (5 * GIB // 4, 7 * GIB // 4, 3 * GIB // 2),
+    "lora": (11 * GIB // 8, 7 * GIB // 4, 3 * GIB // 2),
     "full": (11 * GIB // 4, 3 * GIB, 23 * GIB // 8),
 }
 HELD_OUT = 2
