@@ -317,3 +317,29 @@ def test_a_real_process_stays_within_its_prediction(runs):
     assert answer["status"] == DONE, answer
     assert answer["process_peak_bytes"] <= limit
     assert results.runs_dir() == runs
+
+
+def test_small_blocks_leave_gaps_in_the_heap_and_large_ones_do_not():
+    def gap(**fields):
+        settings = settings_for(model="smollm2-135m-instruct", **fields)
+        return process.heap_gap_bytes(settings), process.traced(settings).trained
+
+    found, trained = gap(method="lora", lora_r=8)
+    assert found == pytest.approx(trained / 2, rel=1e-6)
+    # At r = 64 only the keys' and values' B, 192 × 64 in float32, are below 128 KiB.
+    found, trained = gap(method="lora", lora_r=64)
+    widths = 2 * (576 + 576) + 2 * (576 + 192) + 3 * (576 + 1536)
+    assert found == pytest.approx(trained * 2 * 192 / widths / 2, rel=1e-6)
+    assert gap(method="full")[0] == 0
+
+
+def test_what_is_left_for_the_table_counts_outside_the_loss_only(simulated, monkeypatch):
+    def needs(**peaks):
+        traced = process.Traced(peak=max(peaks.values()), weights=10, trained=0, **peaks)
+        monkeypatch.setattr(process, "traced", lambda settings: traced)
+        return process.process_needs(settings_for(method="full"))[1]
+
+    largest = process.largest_weight_bytes(settings_for(method="full"))
+    big = 2**30
+    assert needs(loss_peak=big, other_peak=big - largest) == needs(loss_peak=big, other_peak=0)
+    assert needs(loss_peak=0, other_peak=big) == needs(loss_peak=big, other_peak=0) + largest
