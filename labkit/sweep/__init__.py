@@ -184,7 +184,10 @@ def point_of(
     with _locked(folder):
         kept = None if fresh else _read(file, settings)
         if kept and (kept.status == OUT_OF_MEMORY or kept.steps >= steps):
-            return kept
+            # The prediction is today's: what the process holds may have changed since.
+            return dataclasses.replace(
+                kept, predicted_peak_bytes=peak, predicted_process_bytes=need
+            )
         under = limit or (_available(device) if device == "cpu" else None)
         result = run_in_process(settings, limit=under, steps=steps, need=need)
         if result["status"] == FAILED:
