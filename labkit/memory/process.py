@@ -37,8 +37,8 @@ from labkit.memory.point import DONE, run_in_process
 from labkit.memory.settings import BYTES, StepSettings
 from labkit.memory.shapes import adapted, shape_of
 
-HEAP_BYTES = 26 * 2**20
-THREAD_BYTES = 8 * 2**20
+HEAP_BYTES = 38 * 2**20
+THREAD_BYTES = 3 * 2**20
 SMALL_BYTES = 128 * 2**10
 """Blocks below this lie in the heap: the threshold of `point.EXACT`."""
 LOSS = ("loss", "backward.head")

@@ -129,6 +129,7 @@ def test_type_get_a_streamed_answer_switch_models_and_hear_it(chat, browser):
         choose(page, "smollm2-135m-instruct", False)
         choose(page, "tiny-llama", True)
         expect(page.locator("#bot-0")).to_be_hidden()
+        expect(page.locator("#bot-1")).to_be_visible()
         spoken = page.evaluate("window.spoken.length")
         ask(page, "And of Spain?")
         expect(answers(page, 1)).to_have_count(1, timeout=ANSWER_SECONDS * 1000)
