@@ -111,6 +111,22 @@ def test_equal_arms_are_not_told_apart() -> None:
     assert found["p_value"] > 0.05 and found["a_a_p_value"] > 0.05
 
 
+def test_a_round_s_times_go_to_the_arms_in_the_order_they_were_asked() -> None:
+    taken = {"a": 1.0, "b": 2.0, "c": 3.0}
+    asked: list[list[str]] = []
+
+    def measure(order: list[str]) -> list[dict[str, list[float]]]:
+        asked.append(order)
+        return [{"seconds": [taken[arm]], "warmup_seconds": []} for arm in order]
+
+    runs = harness.by_round(measure, list(taken), 4)
+    assert asked == harness.orders(list(taken), 4) and asked[0] == asked[1][::-1]
+    assert all(run["median"] == taken[run["arm"]] for run in runs)
+    assert [run["arm"] for run in runs if run["round"] == 3] == asked[3]
+    with pytest.raises(ValueError):
+        harness.by_round(lambda order: [], ["a"], 4)
+
+
 def test_what_is_concluded_is_the_paired_test_of_the_medians() -> None:
     runs = measured(Clock(noise=0.05), {"a": 1.1, "b": 1.0, "a_again": 1.1})
     found = harness.conclude(runs, "b")
@@ -323,6 +339,11 @@ def test_a_shallow_model_keeps_the_vocabulary_s_share() -> None:
         table = training.vocabulary(training.TINYLLAMA, layers) * training.TINYLLAMA["hidden_size"]
         return 2 * table / training.parameters(training.TINYLLAMA, layers)
 
+    whole = 2 * training.TINYLLAMA["vocab_size"] * training.TINYLLAMA["hidden_size"]
+    shrunk = 2 * training.vocabulary(training.TINYLLAMA, 2) * training.TINYLLAMA["hidden_size"]
+    layers_alone = training.parameters(training.TINYLLAMA, 2) - shrunk
+    assert whole / (whole + layers_alone) > 0.5
+    assert share(22) == pytest.approx(1 / 8, abs=0.01)
     assert share(2) == pytest.approx(share(22), rel=0.03)
     assert share(1) == pytest.approx(share(22), rel=0.03)
 

@@ -4,8 +4,9 @@ What a layer gains is diluted by everything that does not multiply matrices: att
 SwiGLU, the loss, clipping, the optimizer. So the claim that counts is about a whole step. The
 model is a real Llama with hidden size 2048, MLP 5632, 32 heads and 4 key/value heads, random
 weights (speed does not depend on them) and fewer layers. Beside two of 22 layers, a vocabulary of
-32,000 would be 45 % of the parameters and not 12 %, and head, loss and optimizer would take that
-much more of the step. So the vocabulary shrinks with the depth: every share is the full model's.
+32,000 would be more than half of the parameters instead of an eighth, and head, loss and optimizer
+would take that much more of the step. So the vocabulary shrinks with the depth: every share is the
+full model's.
 
 Otherwise this is `labkit train --method full`: float32 weights, bfloat16 autocast, fused AdamW,
 gradients clipped at norm 1, a heap that is kept, and decoder layers compiled if asked for (as

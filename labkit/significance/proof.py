@@ -1,9 +1,9 @@
 """Does fine-tuning in int8 give as good a model? Three seeds a side, question by question.
 
-    labkit train --config full --repeat 3 --evaluate --name linear
-    labkit train --config full --repeat 3 --evaluate --name switchback \\
+    labkit train --config full --max-steps 150 --repeat 3 --evaluate --name linear
+    labkit train --config full --max-steps 150 --repeat 3 --evaluate --name switchback \\
         --use-switchback true --switchback-min-features 0
-    python -m labkit.significance.proof linear switchback --output data/results/equivalence.json
+    python -m labkit.significance.proof linear switchback --output switchback_quality.json
 
 Two models trained from one seed start alike and see the same batches; rounding makes them drift
 apart, as another seed would, so a question that one answers and the other does not says little, and
