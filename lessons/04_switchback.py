@@ -263,7 +263,7 @@ print(len(converted), "layers converted")
 figures.print_table(changes, {"weight_scale": "s", "kl_nats": ".4f", "same_token": ".1%"})
 
 # %% [markdown]
-# This is the noise of all layers together, on a model that was never trained with it. Whether a model *trained* this way is as good is a question for whole trainings, with several seeds and a stated margin.
+# This is the noise of all layers together, on a model that was never trained with it. Whether a model *trained* this way is as good is a question for whole trainings, with several seeds and a stated margin; its answer comes after the speed.
 #
 # Layers narrower than `min_features` stay as they are. Below a certain width quantising takes longer than int8 saves, so the default of `convert` would leave the embedded model alone.
 
@@ -504,6 +504,25 @@ print(f"{training_ratios[0]['ratio']:.2f}× for a training on an A40")
 
 # %% [markdown]
 # **Amdahl's law** says the same with a formula: if a share $f$ of the time gains a factor $r$, the whole gains $1 / (1 - f + f / r)$. The rest of the step (attention, norms, loss, casting, the optimizer) takes as long as before.
+
+# %% [markdown]
+# ## Measure: is the model as good?
+#
+# A faster step is worth nothing if it leaves a worse model. "No significant difference" would be no answer: with few questions nothing is ever significant. So the claim is turned round. A margin is chosen beforehand, here five points of exact match; the difference has to lie within it with 95 % confidence on either side, which is a 90 % interval that stays inside.
+#
+# Training both ways on three seeds takes hours, so the course did it for you: the embedded model, every weight trained, 210 linear layers in 16 bit or in int8, the same batches on both sides, and the questions of the test split. The record holds which of them each model has right; the test is made here, from those.
+
+# %%
+from labkit.significance import proof
+
+quality = proof.read(tatqa.data_dir() / "results" / "switchback_quality.json")
+print(proof.sentence(quality, a="16 bit", b="int8"))
+print(f"{quality['all']['n']} questions, {len(quality['seeds'])} seeds a side")
+figure, ax = plots.new_figure(width=7.2, height=2.6)
+plots.show(figure, alt=proof.draw(ax, quality, a="16 bit", b="int8"))
+
+# %% [markdown]
+# Two seeds of the *same* arithmetic differ as well, because rounding makes trainings drift apart as another seed would. That is why one run a side says so little, and why intervals of single seeds are wider than that of their mean. `data/results/README.md` has the commands that made the record.
 
 # %% [markdown]
 # ## Explain: how the same numbers would have lied

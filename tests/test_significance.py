@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from labkit import cli, stats
+from labkit import cli, plots, stats
 from labkit.errors import LabkitError
 from labkit.significance import compare as significance
 from labkit.significance import proof
@@ -387,3 +387,26 @@ def test_equal_quality_over_seeds_is_shown_or_not(share: float, equal: bool) -> 
         for test in [found["all"], *found["seeds"]]
     ]
     assert width[0] < min(width[1:])
+
+
+def test_a_kept_comparison_is_concluded_anew_and_shown(tmp_path: Path) -> None:
+    draw = random.Random(1)
+    kept: dict[str, Any] = {"margin": 0.05, "reports": [f"report {i // 6}" for i in range(600)]}
+    for side in ("a", "b"):
+        kept[side] = [{"seed": seed, "right": bits(draw, 0.6)} for seed in (42, 43)]
+    kept |= {"em": {"a": 0.99, "b": 0.1}, "seeds": [], "all": {"equivalent": False}}  # made up
+    (tmp_path / "kept.json").write_text(json.dumps(kept))
+    found = proof.read(tmp_path / "kept.json")
+    assert found["em"]["b"] == pytest.approx(
+        sum(run["right"].count("1") for run in kept["b"]) / 1200
+    )
+    said = proof.sentence(found, a="one", b="other")
+    assert f"one {100 * found['em']['a']:.1f} %" in said
+    assert ("not shown" in said) is not found["all"]["equivalent"]
+    figure, axes = plots.new_figure()
+    alt = proof.draw(axes, found, a="one", b="other")
+    assert said in alt
+    points = [container.lines[0].get_xdata()[0] for container in axes.containers]
+    expected = [100 * test["difference"]["value"] for test in [*found["seeds"], found["all"]]]
+    assert points == pytest.approx(expected)
+    assert "other minus one" in axes.get_xlabel() and "90 %" in axes.get_xlabel()

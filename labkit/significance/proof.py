@@ -79,6 +79,50 @@ def conclude(
     }
 
 
+def read(file: Path) -> dict[str, Any]:
+    """Return a kept comparison with its conclusions drawn anew from the answers in it."""
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    sides = {side: kept[side] for side in ("a", "b")}
+    return {**kept, **conclude(sides, kept["reports"], kept["margin"])}
+
+
+def sentence(found: dict[str, Any], *, a: str, b: str) -> str:
+    """Return the conclusion over all seeds in words; `a` and `b` name the sides."""
+    test, em = found["all"], found["em"]
+    low, high = (100 * test["difference"][key] for key in ("low", "high"))
+    verdict = "equivalent" if test["equivalent"] else "not shown to be equivalent"
+    return (
+        f"{a} {100 * em['a']:.1f} %, {b} {100 * em['b']:.1f} %: "
+        f"{100 * test['difference']['value']:+.1f} points (90 % interval {low:+.1f} to "
+        f"{high:+.1f}), {verdict} within {100 * test['margin']:.0f} points"
+    )
+
+
+def draw(axes: Any, found: dict[str, Any], *, a: str, b: str) -> str:
+    """Draw the differences of each seed and of all with their 90 % intervals, and the margin.
+
+    Returns the alternative text.
+    """
+    from labkit import plots
+
+    names = [f"seed {run['seed']}" for run in found["a"]] + ["mean of the seeds"]
+    tests = [*found["seeds"], found["all"]]
+    margin = 100 * found["margin"]
+    axes.axvspan(-margin, margin, color=plots.COLOURS["green"], alpha=0.15)
+    axes.axvline(0, color=plots.COLOURS["black"], linewidth=1, marker="", linestyle="-")
+    for place, test in enumerate(tests):
+        value, low, high = (100 * test["difference"][key] for key in ("value", "low", "high"))
+        axes.errorbar([value], [place], xerr=[[value - low], [high - value]], fmt="o", capsize=3,
+                      color=plots.COLOURS["blue"])  # fmt: skip
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlim(-1.4 * margin, 1.4 * margin)
+    axes.grid(axis="y", visible=False)
+    axes.set_xlabel(f"exact match, {b} minus {a} (percentage points), with 90 % interval")
+    axes.set_title(f"shaded: the margin of {margin:.0f} points")
+    return f"Differences of exact match by seed, and the margin. {sentence(found, a=a, b=b)}."
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Compare the runs and write the record."""
     parser = argparse.ArgumentParser(prog="python -m labkit.significance.proof")
@@ -89,7 +133,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     found = compare(options.a, options.b, seeds=options.seeds)
     results.write_json(options.output, found)
-    print(json.dumps({key: found[key] for key in ("em", "seeds", "all")}, indent=1))
+    print(sentence(found, a=options.a, b=options.b))
 
 
 if __name__ == "__main__":
