@@ -320,6 +320,8 @@ def test_a_real_run_is_scored_end_to_end(
     replies = infer.load_generator(str(record.path), exact=True).answer(samples)
     written = json.loads(Path(outcome["predictions"]).read_text())
     assert written == {r.uid: [list(r.values), r.scale] for r in replies}
+    rounded = evaluate("mine", data=data, max_samples=6, exact=False, quiet=True)
+    assert rounded["predictions"] != outcome["predictions"], "two ways to calculate, two results"
     shown = evaluation.render(outcome)
     assert "6 questions" in shown and outcome["predictions"] in shown
 

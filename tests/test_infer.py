@@ -120,6 +120,43 @@ def test_batches_of_any_size_give_the_same_answers(
     assert generator.answer(samples[::-1], max_new_tokens=5) == exact[::-1]
 
 
+@pytest.mark.parametrize("name", DECODERS)
+def test_answers_that_ended_leave_the_batch(
+    generators: Callable[[str], Generator], few_reports: Path, monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:  # fmt: skip
+    generator = generators(name)
+    samples = tatqa.samples(tatqa.load(str(few_reports), "test"))[:14]
+    ids = prompt_ids(generator, samples)
+    free = [
+        generator.model.generate(
+            input_ids=torch.tensor([row]), do_sample=False, max_new_tokens=20, pad_token_id=0
+        )[0, len(row) :].tolist()
+        for row in ids
+    ]
+    found = {
+        end: [next((i for i, t in enumerate(row, 1) if t == end), 20) for row in free]
+        for end in {token for row in free for token in row}
+    }
+    # A token that ends answers in the first stage and in later ones.
+    end, lengths = max(found.items(), key=lambda item: len({n // 4 for n in item[1]}))
+    assert min(lengths) <= 4 < 8 < max(lengths), "nothing ends at different times"
+    monkeypatch.setattr(generator.model.generation_config, "eos_token_id", [end])
+    monkeypatch.setattr(infer, "STAGE_TOKENS", 4)
+    plain, batches = generator.model.generate, []
+
+    def counted(**settings: Any) -> Any:
+        batches.append(len(settings["input_ids"]))
+        return plain(**settings)
+
+    exact = one_by_one(generator, ids, max_new_tokens=20)
+    monkeypatch.setattr(generator.model, "generate", counted)
+    assert [r.text for r in generator.answer(samples, max_new_tokens=20)] == exact
+    stages = 1 if name == "tiny-mamba" else 5
+    open_at = [sum(n > 4 * stage for n in lengths) or None for stage in range(stages)]
+    assert batches == [len(samples), *(n for n in open_at[1:] if n)]
+
+
 def test_a_report_is_read_once_for_all_its_questions(
     generators: Callable[[str], Generator], few_reports: Path
 ) -> None:
