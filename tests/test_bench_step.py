@@ -7,10 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from labkit.bench import finetuning, step
 from labkit.bench.harness import Plan
+from labkit.config import RunConfig
 from labkit.errors import LabkitError
+from labkit.methods import attach_lora
+from labkit.models.load import load_model
 
 STOCK = Path(step.__file__).with_name("stock_trl.py")
 
@@ -67,6 +71,24 @@ def pretend(
         lambda *args, **kwargs: {"flops_per_second": 1e9, "m": 1, "k": 1, "n": 1},
     )  # fmt: skip
     return called
+
+
+def test_adapter_inputs_are_copied_to_float32_only_without_that_trick(tiny_llama: Path) -> None:
+    """PEFT casts them to the type of its weights; autocast then casts them back."""
+    seen: list[torch.dtype] = []
+    config = RunConfig(model=str(tiny_llama), method="lora", target_modules=("q_proj",))
+    model = attach_lora(load_model(tiny_llama, dtype="bfloat16"), config)
+    for module in model.modules():
+        if hasattr(module, "lora_A"):
+            module.lora_A["default"].register_forward_pre_hook(lambda m, x: seen.append(x[0].dtype))
+    ids = torch.tensor([[1, 2, 3]])
+    with torch.autocast("cpu", torch.bfloat16):
+        model(input_ids=ids)
+        assert seen and set(seen) == {torch.bfloat16}
+        seen.clear()
+        finetuning.cast_adapter_inputs(model)
+        model(input_ids=ids)
+    assert seen and set(seen) == {torch.float32}
 
 
 PLAN = Plan(pairs=4, warmup=1, steps=3, run_seconds=0.0, max_steps=3)

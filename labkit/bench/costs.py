@@ -39,12 +39,12 @@ COSTS: dict[str, tuple[str, ...]] = {
 OTHER = "other operations, most of them elementwise"
 PYTHON = "Python and bookkeeping"
 
-ORDER = ("heap", "logits", "attention", "adapters", "compile")
+ORDER = ("heap", "logits", "attention", "casts", "compile")
 WHAT = {
     "heap": "keep freed memory",
     "logits": "logits where there is a label",
     "attention": "attention by plain products",
-    "adapters": "adapters in 16 bit",
+    "casts": "no float32 adapter inputs",
     "compile": "compiled layers",
 }
 

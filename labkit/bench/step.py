@@ -56,7 +56,7 @@ class Steps:
     batch_size: int = 8
     layers: int = 2
     ablate: bool = False
-    """also run the headline case with each trick left off"""
+    """also run the first case with each trick left off"""
     tiny: bool = False
     """toy models, float32: to see that everything runs, and that losses agree"""
     plan: Plan = field(
@@ -149,13 +149,10 @@ def _measure(
         "bf16": not steps.tiny, "batch_size": steps.batch_size, "steps": count,
         "learning_rate": 2e-5, "seed": 42,
     }  # fmt: skip
-    ours = [sys.executable, "-m", "labkit.bench.finetuning"]
-    stock = [sys.executable, "-P", str(Path(__file__).with_name("stock_trl.py"))]
-    clean = {k: v for k, v in os.environ.items() if OURS.get(k) != v}
 
-    def runner(command: list[str], env: dict[str, str], **more: Any) -> Callable[[], Run]:
+    def runner(train: Callable[[dict[str, Any], Say], Run], **more: Any) -> Callable[[], Run]:
         def run() -> Run:
-            made = _run([*command, json.dumps({**spec, **more})], env, say)
+            made = train({**spec, **more}, say)
             made["warmup_seconds"] = made["seconds"][: plan.warmup]
             made["seconds"] = made["seconds"][plan.warmup :]
             return made
@@ -163,13 +160,13 @@ def _measure(
         return run
 
     runners = {
-        BASELINE: runner(stock, clean),
-        "labkit": runner(ours, dict(os.environ)),
-        CONTROL: runner(stock, clean),
+        BASELINE: runner(train_stock),
+        "labkit": runner(train_ours),
+        CONTROL: runner(train_stock),
     }
-    if steps.ablate and (method, length) == (HEADLINE[0], steps.lengths[0]):
-        for trick in TRICKS:
-            runners[f"labkit without {trick}"] = runner(ours, dict(os.environ), without=[trick])
+    if steps.ablate and (method, length) == (steps.methods[0], steps.lengths[0]):
+        for trick in TRICKS if method == "lora" else [t for t in TRICKS if t != "casts"]:
+            runners[f"labkit without {trick}"] = runner(train_ours, without=[trick])
     total = len(runners) * plan.pairs
     if len(known) < total:
         say(f"{name}: {total} training runs, a process each")
@@ -183,6 +180,19 @@ def _measure(
             f"{rate:,.0f} tokens/s")  # fmt: skip
 
     return harness.alternate(runners, plan.pairs, kept=known, on_run=keep)
+
+
+def train_stock(spec: dict[str, Any], say: Say) -> Run:
+    """Train with stock TRL in a process of its own, as `stock_trl.main` says."""
+    clean = {k: v for k, v in os.environ.items() if OURS.get(k) != v}
+    command = [sys.executable, "-P", str(Path(__file__).with_name("stock_trl.py"))]
+    return _run([*command, json.dumps(spec)], clean, say)
+
+
+def train_ours(spec: dict[str, Any], say: Say) -> Run:
+    """Train labkit's way in a process of its own, as `finetuning.main` says."""
+    command = [sys.executable, "-m", "labkit.bench.finetuning"]
+    return _run([*command, json.dumps(spec)], dict(os.environ), say)
 
 
 def _run(command: Sequence[str], env: dict[str, str], say: Say) -> Run:
@@ -205,7 +215,7 @@ def _run(command: Sequence[str], env: dict[str, str], say: Say) -> Run:
     if process.returncode < 0:
         raise LabkitError(
             f"a training process was killed by signal {-process.returncode}, most likely for want "
-            "of memory: use fewer --lengths or fewer --layers"
+            "of memory: make the step smaller"
         )
     if process.returncode:
         raise RuntimeError(f"a training process failed:\n{err}")

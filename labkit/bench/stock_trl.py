@@ -3,7 +3,8 @@
 `labkit bench step` runs this file by its path, in a process of its own, so that not even labkit's
 environment variables are there. The arguments are one JSON object: model (a folder), data (a JSON
 lines file of input_ids and labels), lora (a PEFT configuration or null), bf16, batch_size, steps,
-learning_rate, seed. One JSON object comes out on stdout: seconds and losses of every step, and
+learning_rate, seed, and where they are wanted arguments (more of SFTConfig) and save (a folder for
+what was trained). One JSON object comes out on stdout: seconds and losses of every step, and
 peak_rss_bytes, the largest resident set while training.
 """
 
@@ -50,6 +51,7 @@ def main(spec: dict[str, Any]) -> dict[str, Any]:
                 report_to=[],
                 save_strategy="no",
                 disable_tqdm=True,
+                **spec.get("arguments", {}),
             ),
             train_dataset=Dataset.from_list(samples),
             peft_config=LoraConfig(**spec["lora"]) if spec["lora"] else None,
@@ -57,6 +59,8 @@ def main(spec: dict[str, Any]) -> dict[str, Any]:
         )
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading
         trainer.train()
+    if "save" in spec:
+        trainer.save_model(spec["save"])
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     status = Path("/proc/self/status").read_text().splitlines()
     peak = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
