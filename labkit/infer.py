@@ -3,7 +3,8 @@
 Generation has two parts. *Prefill* reads the prompt in one pass; *decoding* then makes one token
 a pass. All questions on a report have the same first tokens (that is why the question stands
 last), so labkit reads each report once: the keys and values of the common prefix are computed a
-single time and copied to every question.
+single time and copied to every question. Worked examples, which stand before the report, are read
+once for all reports of a batch in the same way.
 
     report ──prefill once──► keys, values ──copy──► question 1 ──► answer 1
                                             └─────► question 2 ──► answer 2
@@ -121,9 +122,11 @@ class Generator:
     def _complete_groups(
         self, groups: list[list[list[int]]], *, max_new_tokens: int
     ) -> list[list[str]]:
-        """Continue groups of prompts; the common prefix of each group is computed once.
+        """Continue groups of prompts, reading what prompts begin with once.
 
-        Shapes: G groups, N prompts in all; prefixes (G, P) and rests (N, S), both padded left.
+        First what all groups begin with (instructions, worked examples), then what each group does
+        (its report), then every prompt's rest. Shapes: G groups, N prompts in all; common (1, C),
+        prefixes (G, P) and rests (N, S), these two padded left.
         """
         import torch
 
@@ -131,31 +134,43 @@ class Generator:
         pad = self.tokenizer.pad_token_id
         shared = _has_kv_cache(self.model)
         lengths = [sharing.common_prefix_length(group) if shared else 0 for group in groups]
-        prefix_GP, prefix_mask_GP = _pad_left(
-            [group[0][:n] for group, n in zip(groups, lengths, strict=True)], pad
-        )
+        begins = [group[0][:n] for group, n in zip(groups, lengths, strict=True)]
+        common = sharing.common_prefix_length(begins) if len(groups) > 1 else 0
+        common_1C = torch.tensor([begins[0][:common]], dtype=torch.long)
+        prefix_GP, prefix_mask_GP = _pad_left([ids[common:] for ids in begins], pad)
         rest_NS, rest_mask_NS = _pad_left(
             [p[n:] for group, n in zip(groups, lengths, strict=True) for p in group], pad
         )
         owner_N = torch.tensor([g for g, group in enumerate(groups) for _ in group])
-        ids_NT = torch.cat([prefix_GP[owner_N], rest_NS], dim=1).to(device)
-        mask_NT = torch.cat([prefix_mask_GP[owner_N], rest_mask_NS], dim=1).to(device)
+        every_G = torch.zeros(len(groups), dtype=torch.long)
+        ids_GT = torch.cat([common_1C[every_G], prefix_GP], dim=1)
+        mask_GT = torch.cat([torch.ones_like(common_1C[every_G]), prefix_mask_GP], dim=1)
+        ids_NT = torch.cat([ids_GT[owner_N], rest_NS], dim=1).to(device)
+        mask_NT = torch.cat([mask_GT[owner_N], rest_mask_NS], dim=1).to(device)
         cache = None
         with torch.inference_mode():
+            if common:
+                cache = self._read(common_1C, torch.ones_like(common_1C), None)
+                cache.batch_select_indices(every_G.to(device))
             if prefix_GP.shape[1]:
-                positions_GP = (prefix_mask_GP.cumsum(1) - 1).clamp(min=0)
-                cache = self.model(
-                    input_ids=prefix_GP.to(device),
-                    attention_mask=prefix_mask_GP.to(device),
-                    position_ids=positions_GP.to(device),
-                    use_cache=True,
-                    logits_to_keep=1,
-                ).past_key_values
+                cache = self._read(prefix_GP, mask_GT, cache)
                 cache.batch_select_indices(owner_N.to(device))
             written = self._write(ids_NT, mask_NT, cache, max_new_tokens=max_new_tokens)
         texts = self.tokenizer.batch_decode(written, skip_special_tokens=True)
         answers = iter(text.strip() for text in texts)
         return [[next(answers) for _ in group] for group in groups]
+
+    def _read(self, ids: Any, mask: Any, cache: Any) -> Any:
+        """Read `ids`, the end of what `mask` covers, after `cache`; return all keys and values."""
+        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
+        return self.model(
+            input_ids=ids.to(self.model.device),
+            attention_mask=mask.to(self.model.device),
+            position_ids=positions.to(self.model.device),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+        ).past_key_values
 
     def _write(
         self, ids_NT: Any, mask_NT: Any, cache: Any, *, max_new_tokens: int
