@@ -356,6 +356,15 @@ for row in (stages[0], stages[-1]):
 # - **Matrix products** are what is left, and what the step is for.
 #
 # Freed memory that goes back to the operating system has to be cleared when it is used again; keeping it helps where blocks are large. A stage here is one short run, so small ratios can come out on either side of 1. `labkit bench step --ablate` repeats them in pairs and gives intervals; results measured on two cores are in `data/results/`.
+#
+# None of this may cost anything in what is learned. Rounding differs, so losses drift apart after a while, and only the trained models can be compared. The course trained LoRA once with plain TRL, on the same questions in the same steps, and asked both models the test split:
+
+# %%
+from labkit.datasets import tatqa
+from labkit.significance import proof
+
+equal = proof.read(tatqa.data_dir() / "results" / "fast_quality.json")
+print(proof.sentence(equal, a="plain TRL", b="labkit"))
 
 # %% [markdown]
 # ## Every setting in one table

@@ -296,7 +296,7 @@ plots.show(figure, alt=alt)
 # %% [markdown]
 # ## Explain: smaller is not faster
 #
-# **Merged or beside.** The answers should be the same up to rounding: the sum is stored in 16 bits, so a small update can lose digits. What merging saves is the time of the thin products, which are small in arithmetic and many in number.
+# **Merged or beside.** The answers should be the same up to rounding: the sum is stored in 16 bits, so a small update can lose digits. What merging saves is the time of the thin products, which are small in arithmetic and many in number. How many answers stay the same, letter by letter, depends less on the weights than on the arithmetic, as the next section shows.
 #
 # **Sizes.** Only the linear layers are quantised. The embedding, which a small model with a large vocabulary spends much of its weights on, stays in 16 bits, so the file shrinks by less than the ratio of the bits.
 #
@@ -309,6 +309,19 @@ for c in costs:
     size = c.weights_bytes / reference.weights_bytes
     speed = c.writing_per_second / reference.writing_per_second
     print(f"{c.label:<28} {size:5.2f} of the size, {speed:5.2f} of the speed of the merged model")
+
+# %% [markdown]
+# ## Explain: which answers stay the same
+#
+# A model answers in batches or one question at a time, with its adapter merged or beside the base, today or after it was loaded again. None of this should change an answer. The record counts, on a LoRA run like yours:
+
+# %%
+record = json.loads((tatqa.data_dir() / "results" / "answering.json").read_text())
+for row in record["identical"]:
+    print(f"{row['arithmetic']:<38} {row['pair']:<11} {row['same']:>4} of {row['n']}")
+
+# %% [markdown]
+# A bfloat16 number has 8 bits of mantissa. Where two next tokens are almost equally likely, the order of a sum decides between them, and that order changes with the batch. Multiplying the same 16-bit weights in float32 is enough to settle nearly all of them; that is how this course computes scores on a CPU.
 
 # %% [markdown]
 # ## The large models

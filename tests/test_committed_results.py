@@ -197,3 +197,42 @@ def test_a_step_is_so_much_faster_than_stock_and_takes_no_more_memory(method, le
     assert again["a_a"]["low"] <= 1 <= again["a_a"]["high"] or found["a_a_p_value"] >= 0.05
     peak = {row["arm"]: row["peak_bytes"] for row in these("cases")}
     assert peak["labkit"] <= 1.1 * peak["a"]
+
+
+FAST = json.loads((RESULTS / "fast_quality.json").read_text())
+
+
+def test_the_fast_step_learns_as_much_as_stock_trl():
+    sides = {side: FAST[side] for side in ("a", "b")}
+    again = proof.conclude(sides, FAST["reports"], FAST["margin"])
+    assert again == {key: FAST[key] for key in again}
+    assert FAST["margin"] == 0.05 and again["all"]["equivalent"] and again["all"]["n"] == 720
+    for stock, ours in zip(FAST["a"], FAST["b"], strict=True):
+        assert {k for k in stock["config"] if stock["config"][k] != ours["config"][k]} == {"name"}
+        assert stock["config"]["dtype"] == "bfloat16" and stock["config"]["fast"]
+        assert len(stock["losses"]) == len(ours["losses"]) == stock["config"]["max_steps"]
+        assert stock["losses"][0] == pytest.approx(ours["losses"][0], rel=0.01)
+        assert stock["losses"] != ours["losses"] and stock["right"] != ours["right"]
+
+
+ANSWERING = json.loads((RESULTS / "answering.json").read_text())
+
+
+@pytest.mark.parametrize("pair", ["merged", "one by one", "reloaded"])
+def test_answers_are_the_same_however_they_are_asked_for(pair):
+    same = {
+        row["arithmetic"]: (row["same"], row["n"])
+        for row in ANSWERING["identical"]
+        if row["pair"] == pair
+    }
+    exact, n = same["float32"]
+    assert exact == n >= 60
+    kept_in_16_bit, n = same["bfloat16 weights, float32 arithmetic"]
+    assert kept_in_16_bit >= 0.99 * n
+
+
+def test_batches_are_so_much_faster_than_one_by_one():
+    found = ANSWERING["speed"]
+    again = concluded(found)
+    assert again["ratio"] == pytest.approx(found["ratio"]) and again["ratio"]["low"] >= 4
+    assert again["a_a"]["low"] <= 1 <= again["a_a"]["high"] or found["a_a_p_value"] >= 0.05

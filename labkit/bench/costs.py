@@ -165,6 +165,7 @@ def draw_stages(axes: Any, rows: list[dict[str, Any]]) -> str:
         axes.text(left[place], place, f"  {row['ratio']:.2f}×", va="center")
     axes.set_yticks(list(places), [row["name"] for row in rows])
     axes.invert_yaxis()
+    axes.grid(axis="y", visible=False)
     axes.set_xlabel("seconds a step")
     axes.set_xlim(0, 1.12 * max(left))
     axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.16), ncols=2, fontsize=8, frameon=False)
