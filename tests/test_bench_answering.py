@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from labkit import infer
 from labkit.bench import answering
@@ -14,9 +15,18 @@ from labkit.train import train
 
 @pytest.fixture
 def adapter(tiny_run: Callable[..., RunConfig], runs: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    for module in (infer, answering):
-        monkeypatch.setattr(module, "MAX_NEW_TOKENS", 4)
-    train(tiny_run(name="mine"), quiet=True)
+    """Return a run; whatever is loaded here gets a head of its own, or nobody would say a word."""
+
+    def talkative(name: str, **settings: Any) -> infer.Generator:
+        generator = infer.load_generator(name, **settings)
+        head = generator.model.get_output_embeddings()
+        draw = torch.Generator().manual_seed(0)
+        weight = torch.randn(head.weight.shape, generator=draw).to(head.weight.dtype)
+        head.weight = torch.nn.Parameter(weight)
+        return generator
+
+    monkeypatch.setattr(answering, "load_generator", talkative)
+    train(tiny_run(name="mine", learning_rate=3e-2), quiet=True)
     return "mine"
 
 
@@ -31,10 +41,16 @@ def test_every_pair_is_asked_in_every_arithmetic(adapter: str) -> None:
         same = counted(found["identical"], pair)
         assert set(same) == set(answering.ARITHMETIC)
         assert same["float32"] == (n, n)
+    replies = answering.load_generator(adapter).answer(
+        answering.tatqa.samples(answering.tatqa.load("tables", "test"))[:8]
+    )
+    assert len({reply.text for reply in replies} - {""}) > 1, "nothing is said, so nothing compared"
     assert found["speed"]["pairs"] == 4 and found["speed"]["ratio"]["value"] > 0
 
 
-def test_an_answer_that_differs_is_counted(adapter: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_answer_that_differs_is_counted(
+    adapter: str, tiny_model: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
     asked = answering.plain
     count = iter(range(100))
 
@@ -43,11 +59,9 @@ def test_an_answer_that_differs_is_counted(adapter: str, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(answering, "plain", sometimes_wrong)
     samples = answering.tatqa.samples(answering.tatqa.load("tables", "test"))[:8]
-    base = answering.load_generator(adapter).model.get_base_model().config._name_or_path
-    rows = answering.identical(
-        adapter, {"float32": Path(base), "bfloat16": Path(base)}, samples, singles=4
-    )
+    base = tiny_model("tiny-llama")  # the adapter was forgotten
+    merged = {"float32": base, "bfloat16": base}
+    rows = answering.identical(adapter, merged, samples, singles=4)
     assert counted(rows, "one by one")["float32"] == (3, 4)
     assert counted(rows, "reloaded")["float32"] == (8, 8)
-    # The base is not the adapter merged into it.
     assert counted(rows, "merged")["float32"][0] < 8
