@@ -5,6 +5,8 @@ short ones, in `cli.py`.
 """
 
 import json
+import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -18,6 +20,15 @@ FREE_FORM = {"allow_extra_args": True, "ignore_unknown_options": True}
 def emit(value: Any, as_json: bool, text: str) -> None:
     """Print a result: one JSON object, or text for people."""
     print(json.dumps(value, ensure_ascii=False, allow_nan=False) if as_json else text)
+
+
+def run_tool(main: Callable[[], object]) -> None:
+    """Run a module's `main` (`python -m labkit.…`); a mistake is a sentence and exit code 2."""
+    try:
+        main()
+    except LabkitError as error:
+        print(f"labkit: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 def key_values(arguments: list[str]) -> dict[str, str]:

@@ -10,6 +10,7 @@ import torch
 from labkit import infer
 from labkit.bench import answering
 from labkit.config import RunConfig
+from labkit.console import run_tool
 from labkit.train import train
 
 
@@ -65,3 +66,25 @@ def test_an_answer_that_differs_is_counted(
     assert counted(rows, "one by one")["float32"] == (3, 4)
     assert counted(rows, "reloaded")["float32"] == (8, 8)
     assert counted(rows, "merged")["float32"][0] < 8
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["no-such-run"], "no-such-run"),
+        (["mine", "--questions", "0"], "ask one or more"),
+        (["mine", "--pairs", "5"], "can't be balanced"),
+        (["mine", "--output", "/no/such/folder/x.json"], "is no folder"),
+    ],
+)
+def test_mistakes_are_a_sentence(
+    words: list[str], said: str, runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = ["--output", str(tmp_path / "x.json")]
+    arguments = words if "--output" in words else [*words, *target]
+    with pytest.raises(SystemExit) as ended:
+        run_tool(lambda: answering.main(arguments))
+    assert ended.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith("labkit: ") and said in err and err.count("\n") == 1
+    assert not (tmp_path / "x.json").exists()

@@ -21,8 +21,10 @@ from typing import Any
 
 from labkit import export, results
 from labkit.bench import harness
+from labkit.console import run_tool
 from labkit.datasets import prompts, tatqa
 from labkit.datasets.tatqa import Sample
+from labkit.errors import LabkitError
 from labkit.infer import MAX_NEW_TOKENS, Generator, load_generator
 from labkit.models.files import say
 from labkit.models.quiet import quiet_bitsandbytes
@@ -98,7 +100,14 @@ def speed(
 
 
 def measure(adapter: str, *, questions: int, singles: int, pairs: int) -> dict[str, Any]:
-    """Return facts, identical and speed of a LoRA run or adapter on the test split."""
+    """Return facts, identical and speed of a LoRA run or adapter on the test split.
+
+    Raises:
+        LabkitError: no such adapter, no questions, or pairs that cannot be balanced.
+    """
+    if min(questions, singles) < 1:
+        raise LabkitError(f"questions={questions}, singles={singles}: ask one or more of each")
+    harness.Plan(pairs=pairs)
     samples = tatqa.samples(tatqa.load("tables", "test"))[:questions]
     with tempfile.TemporaryDirectory() as folder:
         merged = {dtype: Path(folder) / dtype for dtype in ("float32", "bfloat16")}
@@ -120,6 +129,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--pairs", type=int, default=4)
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args(arguments)
+    if not options.output.parent.is_dir():
+        raise LabkitError(f"{options.output.parent} is no folder: make it first")
     quiet_bitsandbytes()
     found = measure(options.adapter, questions=options.questions, singles=options.singles,
                     pairs=options.pairs)  # fmt: skip
@@ -130,4 +141,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(main)

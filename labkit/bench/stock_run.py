@@ -20,6 +20,7 @@ from typing import Any
 from labkit import guards, hardware, results
 from labkit.bench import step
 from labkit.config import RunConfig, load_config
+from labkit.console import run_tool
 from labkit.datasets import prompts, tatqa
 from labkit.errors import LabkitError
 from labkit.models import load
@@ -131,4 +132,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(main)

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit import results, stats
+from labkit.console import run_tool
 from labkit.datasets import tatqa
 from labkit.datasets.score import score_answer
 from labkit.errors import LabkitError
@@ -137,4 +138,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(main)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit import hardware, results
+from labkit.console import run_tool
 from labkit.hardware import GIB
 from labkit.sweep import Largest, largest_batch, say_largest
 
@@ -70,4 +71,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_tool(main)
