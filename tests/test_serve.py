@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import http.client
 import json
 import os
 import signal
@@ -289,6 +290,19 @@ def test_a_body_of_unknown_length_is_counted_as_it_comes(running):
     pieces = (b"x" * 1000 for _ in range(50))
     assert_refused(running, 413, "larger than 20000 bytes", content=pieces,
                    headers={"Content-Type": "application/json"})  # fmt: skip
+
+
+def test_a_client_that_sends_everything_first_still_hears_the_refusal(running):
+    """The connection must not close while it sends: it would see a broken pipe, and no reason."""
+    messages = [{"role": "user", "content": "a " * 4_000_000}]
+    body = json.dumps({"model": "base", "messages": messages})
+    host = running.url.removeprefix("http://").split("/")[0]
+    connection = http.client.HTTPConnection(host, timeout=30)
+    headers = {"Content-Type": "application/json", "Connection": "close"}  # as urllib says
+    connection.request("POST", "/v1/chat/completions", body, headers)
+    answer = connection.getresponse()
+    assert answer.status == 413
+    assert "larger than 20000 bytes" in json.loads(answer.read())["error"]["message"]
 
 
 def test_a_foreign_page_cannot_post(running):

@@ -15,6 +15,7 @@ it lets a foreign page post to it, and the server does not allow that.
 """
 
 import asyncio
+import contextlib
 import hmac
 import json
 import os
@@ -116,6 +117,8 @@ REQUESTS: dict[str, Any] = {
     "/v1/completions": CompletionRequest,
 }
 GUARDED = {("POST", path) for path in REQUESTS}
+MOST_READ_PAST, SECONDS_READ_PAST = 2**26, 5.0
+"""bytes and seconds of a body that is too large which are read before it is refused"""
 _LENGTHS = (b"content-length", b"transfer-encoding")
 
 
@@ -238,6 +241,7 @@ class Guard:
         too_large = Refusal(413, f"the request is larger than {most} bytes: send a shorter one")
         declared = headers.get(b"content-length", b"0")
         if declared.isdigit() and int(declared) > most:
+            await _read_past(receive)
             raise too_large
         body = bytearray()
         while True:
@@ -246,9 +250,26 @@ class Guard:
                 raise Refusal(400, "the request ended before its body did")
             body += message.get("body", b"")
             if len(body) > most:
+                if message.get("more_body"):
+                    await _read_past(receive)
                 raise too_large
             if not message.get("more_body"):
                 return bytes(body)
+
+
+async def _read_past(receive: Receive) -> None:
+    """Throw away the rest of a body, or a good part of it.
+
+    A client that is still sending when the connection closes never sees the answer.
+    """
+    left = MOST_READ_PAST
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(SECONDS_READ_PAST):
+            while left > 0:
+                message = await receive()
+                left -= len(message.get("body", b""))
+                if not message.get("more_body"):
+                    return
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:
