@@ -131,6 +131,29 @@ def step(
     emit(outcome, json_, f"{bench.render(outcome)}\n\nrecords in {folder}")
 
 
+@app.command()
+def gpu(
+    minutes: Annotated[float, typer.Option(help="at most; parts that find no time are named")] = 8,
+    rehearse: Annotated[
+        bool, typer.Option("--rehearse", help="every part on the CPU, toy sizes: does it run?")
+    ] = False,
+    output_dir: Out = None,
+    fresh: Fresh = False,
+    json_: Json = False,
+) -> None:
+    """Hold what the course says of GPUs against the CUDA card that is here.
+
+    Memory, kernels, a training step and step times. What is done is kept, and a second call goes on.
+    """
+    from labkit.bench.gpu import report, run
+
+    folder = output_dir or results.runs_dir() / "bench"
+    record = run.gpu(
+        minutes=minutes, output_dir=folder, rehearsal=rehearse, fresh=fresh, say=_say
+    )  # fmt: skip
+    emit(record, json_, f"{report.render(record)}\n\nrecord in {folder / 'gpu.json'}")
+
+
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 

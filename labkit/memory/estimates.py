@@ -116,8 +116,12 @@ def estimate(model: str, *, device: str = "a100-80gb", **choices: Any) -> Estima
     lora_target_modules, gradient_checkpointing, loss, sharding, num_gpus … Raises `LabkitError`
     for an unknown model, device or field, and for combinations that exclude each other.
     """
+    return estimate_on(find_device(device), model, **choices)
+
+
+def estimate_on(card: Device, model: str, **choices: Any) -> Estimate:
+    """Return what `estimate` does, on a device that need not be in the table."""
     began = time.perf_counter()
-    card = find_device(device)
     settings = settings_for(card, model, **choices)
     formula = analytic(settings)
     traced = _traced(settings)

@@ -34,7 +34,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from labkit.switchback import reference
+from labkit.switchback import reference, triton_hopper
 
 NAME = "triton"
 
@@ -225,6 +225,9 @@ def scaled_int8_mm(
     if c.numel() == 0:
         return c
     tensors = (a, b, c, a_absmax.contiguous(), b_absmax.contiguous())
+    if not INTERPRETED and triton_hopper.serves(a, b):
+        added = None if bias is None else bias.contiguous()
+        return triton_hopper.scaled_int8_mm(*tensors, added)
     bias = c if bias is None else bias.contiguous()  # never read without HAS_BIAS
     flags = {"B_PER_ROW": b_absmax.dim() == 1, "HAS_BIAS": bias is not c}
     if INTERPRETED:

@@ -1,0 +1,105 @@
+"""The GPU that is measured, or a CPU that plays its part in a rehearsal.
+
+Everything a part asks of a device goes through `Card`, so a rehearsal takes every line that a
+measurement takes. What a rehearsal measures says nothing.
+"""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from labkit.errors import LabkitError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """A CUDA device, or with `rehearsal` the CPU in its place."""
+
+    rehearsal: bool = False
+
+    @property
+    def target(self) -> str:
+        """The device's name for torch and for `StepSettings.target`: cuda or cpu."""
+        return "cpu" if self.rehearsal else "cuda"
+
+    def describe(self) -> dict[str, Any]:
+        """Return name, capability, memory and driver of the device. Bytes."""
+        import torch
+
+        if self.rehearsal:
+            return {"name": "a rehearsal on the CPU", "compute_capability": None,
+                    "memory_bytes": 4 * 2**30, "multiprocessors": 1, "cuda": None}  # fmt: skip
+        found = torch.cuda.get_device_properties(0)
+        return {
+            "name": found.name,
+            "compute_capability": [found.major, found.minor],
+            "memory_bytes": found.total_memory,
+            "multiprocessors": found.multi_processor_count,
+            "cuda": torch.version.cuda,
+        }
+
+    def synchronize(self) -> None:
+        """Wait until the device has done everything it was given."""
+        import torch
+
+        if not self.rehearsal:
+            torch.cuda.synchronize()
+
+    def empty_cache(self) -> None:
+        """Let the caching allocator give back what it holds."""
+        import gc
+
+        import torch
+
+        gc.collect()
+        torch.cuda.empty_cache()  # does nothing without CUDA
+
+    def limit(self, memory_bytes: int | None) -> None:
+        """Let this process allocate no more than so many bytes; None takes the limit away."""
+        import torch
+
+        if not self.rehearsal:
+            whole = torch.cuda.get_device_properties(0).total_memory
+            torch.cuda.set_per_process_memory_fraction(min(1.0, (memory_bytes or whole) / whole))
+
+    def seconds(self, work: Callable[[], object], calls: int) -> float:
+        """Return the time of one call of `work`, from so many made one after the other.
+
+        On CUDA between two events, so that Python's own time counts only where the device waits
+        for it.
+        """
+        import torch
+
+        if self.rehearsal:
+            began = time.perf_counter()
+            for _ in range(calls):
+                work()
+            return (time.perf_counter() - began) / calls
+        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        before.record()
+        for _ in range(calls):
+            work()
+        after.record()
+        torch.cuda.synchronize()
+        return before.elapsed_time(after) / 1000 / calls
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Say whether an error is the device's memory running out."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError)
+
+
+def require() -> None:
+    """Raise LabkitError when torch sees no CUDA device."""
+    import torch
+
+    if not torch.cuda.is_available():
+        hidden = os.environ.get("CUDA_VISIBLE_DEVICES")
+        why = f" (CUDA_VISIBLE_DEVICES={hidden!r})" if hidden is not None else ""
+        raise LabkitError(
+            f"there is no CUDA device here{why}: run this on a machine with one, or --rehearse it"
+        )

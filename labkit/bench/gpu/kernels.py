@@ -1,0 +1,293 @@
+"""SwitchBack's Triton kernels on the card: are they exact, and what are they worth.
+
+*Exact* means: the integers of every quantiser are those of `switchback.reference` on the CPU, and a
+scaled product is the reference's, bit for bit in float32 and within one rounding in 16 bit. Odd
+shapes, strides, zero rows, ties and NaN are among the cases.
+
+*Worth* is a whole layer step (Y, dX, dW, with all quantising) against `nn.Linear` in bfloat16,
+eager and compiled, whichever is faster, in alternating rounds with a control. Sizes are those of
+the figures published for the A100: an MLP's two layers, dim → 4·dim and back. The parts of a step
+are timed apart too, and int8 products against `torch._int_mm` with scaling, so that a ratio can be
+explained.
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from labkit.bench import harness
+from labkit.bench.gpu.card import Card, out_of_memory
+from labkit.bench.gpu.memory import sentence
+from labkit.bench.harness import BASELINE, CONTROL
+
+QUANTIZERS = ("quantize_rowwise", "quantize_columnwise_and_transpose", "quantize_global",
+              "quantize_global_transpose")  # fmt: skip
+TYPES = ("bfloat16", "float16", "float32")
+QUANTIZED_SHAPES = ((1, 1), (5, 13), (65, 130), (3, 1030), (300, 4097), (1024, 2048))
+PRODUCTS = ((1, 1, 1), (3, 5, 7), (33, 31, 65), (130, 257, 515), (128, 128, 16), (384, 640, 2048),
+            (1000, 2050, 4100))  # fmt: skip
+"""Rows M, output features N, inner dimension K: below, at and past every tile."""
+DIMS, TOKENS = (1024, 2048, 4096), (8192, 32768)
+PAIRS, ROUND_SECONDS = 8, 0.03
+SCALES = ("row", "tensor")
+
+
+def correctness(card: Card, known: set[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Compare every kernel with the reference; yield how many cases, and what differed."""
+    small = slice(0, 3) if card.rehearsal else slice(None)
+    for dtype in TYPES:
+        for name in QUANTIZERS:
+            if f"{name} {dtype}" not in known:
+                shapes = QUANTIZED_SHAPES[small]
+                found = [f for shape in shapes for f in _quantizer_faults(name, shape, dtype, card)]
+                yield f"{name} {dtype}", {"cases": 3 * len(shapes), "faults": found}
+        if f"product {dtype}" not in known:
+            shapes = PRODUCTS[small]
+            found = [f for shape in shapes for f in _product_faults(shape, dtype, card)]
+            yield f"product {dtype}", {"cases": 4 * len(shapes), "faults": found}
+        if f"layer {dtype}" not in known:
+            found = _layer_faults(dtype, card)
+            yield f"layer {dtype}", {"cases": 3 * len(SCALES), "faults": found}
+
+
+def _quantizer_faults(
+    name: str, shape: tuple[int, int], dtype: str, card: Card
+) -> Iterator[dict[str, Any]]:
+    import torch
+
+    from labkit.switchback import reference, triton_kernels
+
+    generator = torch.Generator().manual_seed(sum(shape))
+    x = torch.randn(shape, generator=generator).to(getattr(torch, dtype))
+    x[0] = 0
+    ties = (torch.arange(x.numel()).reshape(shape) % 255 - 127) / 2
+    spoilt = x.clone()
+    spoilt[-1, -1] = float("nan")
+    for kind, given in (("random", x), ("ties", ties.to(x.dtype)), ("nan", spoilt.t())):
+        q, absmax = getattr(triton_kernels, name)(given.to(card.target))
+        want_q, want_absmax = getattr(reference, name)(given)
+        sound = torch.isfinite(want_absmax)  # what a NaN becomes as an integer is nobody's promise
+        q, want_q = (t[sound.expand(t.shape[0])] for t in (q.cpu(), want_q))
+        wrong = int((q != want_q).sum())
+        same = torch.equal(absmax.cpu().nan_to_num(), want_absmax.nan_to_num())
+        if wrong or not same:
+            yield {"kind": kind, "shape": list(shape), "wrong_integers": wrong, "absmax": same}
+
+
+def _product_faults(
+    shape: tuple[int, int, int], dtype: str, card: Card
+) -> Iterator[dict[str, Any]]:
+    import torch
+
+    from labkit.switchback import reference, triton_kernels
+
+    M, N, K = shape
+    generator = torch.Generator().manual_seed(M + N + K)
+
+    def integers(rows: int) -> torch.Tensor:
+        return torch.randint(-127, 128, (rows, K), generator=generator, dtype=torch.int8)
+
+    a, b = integers(M), integers(N)
+    a_absmax = torch.rand(M, generator=generator) + 0.5
+    bias = torch.randn(N, generator=generator).to(getattr(torch, dtype))
+    per_row = torch.rand(N, generator=generator) + 0.5
+    for b_absmax in (per_row, per_row[0]):
+        for added in (None, bias):
+            given = (a, b, a_absmax, b_absmax, added)
+            there = [None if t is None else t.to(card.target) for t in given]
+            y = triton_kernels.scaled_int8_mm(*there, getattr(torch, dtype)).cpu()
+            want = reference.scaled_int8_mm(*given, getattr(torch, dtype))
+            off = (y.double() - want.double()).abs()
+            # A product and a sum may be fused on the card, which rounds once less; and Triton's
+            # interpreter cuts bfloat16 off instead of rounding it.
+            cut = card.rehearsal and dtype == "bfloat16"
+            allowed = 0 if added is None and not cut else 1
+            worst = float((off / _unit(want)).max())
+            if not worst <= allowed:
+                off_by = worst if math.isfinite(worst) else None
+                yield {"shape": list(shape), "bias": added is not None, "units_off": off_by}
+
+
+def _unit(x: Any) -> Any:
+    """Return the distance of each number of x to the next larger one of its type."""
+    import torch
+
+    size = x.abs().clamp_min(torch.finfo(x.dtype).smallest_normal)
+    return torch.exp2(torch.floor(torch.log2(size.double()))) * torch.finfo(x.dtype).eps
+
+
+def _layer_faults(dtype: str, card: Card) -> list[dict[str, Any]]:
+    """Hold a layer's output and gradients on the card against the reference's on the CPU."""
+    import torch
+
+    from labkit.switchback import SwitchBackLinear
+
+    faults = []
+    kind, tokens, width, out = getattr(torch, dtype), 200, 96, 160
+    for scale in SCALES:
+        torch.manual_seed(0)
+        layer = SwitchBackLinear(width, out, dtype=kind, weight_scale=scale, backend="reference")
+        x, g = torch.randn(tokens, width).to(kind), torch.randn(tokens, out).to(kind)
+        there = SwitchBackLinear(width, out, dtype=kind, weight_scale=scale, backend="triton")
+        there.load_state_dict(layer.state_dict())
+        there.to(card.target)
+        found = []
+        for one, device in ((layer, "cpu"), (there, card.target)):
+            given = x.to(device).requires_grad_()
+            y = one(given)
+            y.backward(g.to(device))
+            found.append((y, given.grad, one.weight.grad))
+        for name, want, got in zip(("y", "dx", "dw"), *found, strict=True):
+            off = (got.cpu().double() - want.double()).norm() / want.double().norm()
+            if not off <= 4 * torch.finfo(kind).eps:
+                worst = float(off) if math.isfinite(off) else None
+                faults.append({"weight_scale": scale, "tensor": name, "relative_error": worst})
+    return faults
+
+
+def sizes(card: Card) -> list[tuple[int, int, int]]:
+    """Return the sizes that are timed: tokens, in and out features; the claim's own size first."""
+    if card.rehearsal:
+        return [(16, 8, 32), (16, 32, 8)]
+    found = [(t, *pair) for d in DIMS for t in TOKENS for pair in ((d, 4 * d), (4 * d, d))]
+    return sorted(found, key=lambda size: (2048 not in size[1:], -size[0], size))
+
+
+def speed(card: Card, known: set[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Time layer steps of every size, and their parts; yield ratios with intervals."""
+    for tokens, width, out in sizes(card):
+        for mode in ("full", "frozen"):
+            name = f"{tokens} tokens {width}→{out} {mode}"
+            if name not in known:
+                case = {"tokens": tokens, "in_features": width, "out_features": out, "mode": mode}
+                yield name, {**case, **_guarded(functools.partial(_race, case, card), card)}
+        name = f"{tokens} tokens {width}→{out} parts"
+        if name not in known:
+            case = {"tokens": tokens, "in_features": width, "out_features": out}
+            yield name, {**case, **_guarded(functools.partial(_parts, case, card), card)}
+
+
+def _guarded(measure: Callable[[], dict[str, Any]], card: Card) -> dict[str, Any]:
+    try:
+        return measure()
+    except Exception as error:
+        if out_of_memory(error):
+            return {"out_of_memory": True}
+        return {"error": sentence(error)}
+    finally:
+        card.empty_cache()
+
+
+def _race(case: dict[str, Any], card: Card) -> dict[str, Any]:
+    """Return each way's seconds, and SwitchBack's ratios to the fastest in 16 bit."""
+    ways = {kind: _step(kind, case, card) for kind in ("eager", "compiled", *SCALES)}
+    seconds = {kind: _once(step, card) for kind, step in ways.items()}
+    baseline = min(("eager", "compiled"), key=lambda kind: seconds[kind])
+    arms = {BASELINE: baseline, CONTROL: baseline, **{scale: scale for scale in SCALES}}
+    calls = {kind: max(2, round(ROUND_SECONDS / seconds[kind])) for kind in ways}
+
+    def runner(kind: str) -> Callable[[], dict[str, list[float]]]:
+        def run() -> dict[str, list[float]]:
+            ways[kind]()
+            return {"seconds": [card.seconds(ways[kind], calls[kind])], "warmup_seconds": []}
+
+        return run
+
+    pairs = 4 if card.rehearsal else PAIRS
+    runs = harness.alternate({arm: runner(kind) for arm, kind in arms.items()}, pairs)
+    return {
+        "baseline": baseline, "baselines": {k: seconds[k] for k in ("eager", "compiled")},
+        "rows": {scale: harness.conclude(runs, scale) for scale in SCALES},
+    }  # fmt: skip
+
+
+def _once(step: Callable[[], object], card: Card) -> float:
+    """Return the time of a step, after it has compiled and chosen its tiles."""
+    for _ in range(3):
+        step()
+    card.synchronize()
+    return card.seconds(step, 3)
+
+
+def _step(kind: str, case: dict[str, Any], card: Card) -> Callable[[], None]:
+    """Return one training step of a layer: eager or compiled nn.Linear, or SwitchBack by scale."""
+    import torch
+    from torch import nn
+
+    from labkit.switchback import SwitchBackLinear
+
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"bias": False, "device": card.target, "dtype": torch.bfloat16}
+    sizes_ = case["in_features"], case["out_features"]
+    layer: nn.Module
+    if kind in SCALES:
+        layer = SwitchBackLinear(*sizes_, weight_scale=kind, backend="triton", **options)
+    else:
+        layer = nn.Linear(*sizes_, **options)
+    weight: Any = layer.weight
+    if case["mode"] == "frozen":
+        weight.requires_grad_(False)
+        if isinstance(layer, SwitchBackLinear):
+            layer.freeze()
+    run = torch.compile(layer) if kind == "compiled" else layer
+    x = torch.randn(case["tokens"], sizes_[0], device=card.target, dtype=torch.bfloat16)
+    g = torch.randn(case["tokens"], sizes_[1], device=card.target, dtype=torch.bfloat16)
+    x.requires_grad_()
+
+    def step() -> None:
+        x.grad = weight.grad = None
+        run(x).backward(g)
+
+    return step
+
+
+def _parts(case: dict[str, Any], card: Card) -> dict[str, Any]:
+    """Return the seconds of each part of a step, and of int8 products by cuBLAS with scaling."""
+    import torch
+
+    from labkit.switchback import triton_kernels as kernels
+
+    torch.manual_seed(0)
+    device, bf16 = card.target, torch.bfloat16
+    tokens, width, out = case["tokens"], case["in_features"], case["out_features"]
+    x = torch.randn(tokens, width, device=device, dtype=bf16)
+    g = torch.randn(tokens, out, device=device, dtype=bf16)
+    w = torch.randn(out, width, device=device, dtype=bf16)
+    x8, x_absmax = kernels.quantize_rowwise(x)
+    g8, g_absmax = kernels.quantize_rowwise(g)
+    w8, w_absmax = kernels.quantize_rowwise(w)
+    wt8, wt_absmax = kernels.quantize_columnwise_and_transpose(w)
+
+    def scaled_by_torch() -> Any:
+        total = torch._int_mm(x8, w8.t())
+        return (total * (x_absmax / 16129)[:, None] * w_absmax).to(bf16)
+
+    parts: dict[str, Callable[[], object]] = {
+        "bf16_y": lambda: x @ w.t(),
+        "bf16_dx": lambda: g @ w,
+        "bf16_dw": lambda: g.t() @ x,
+        "int8_y": lambda: kernels.scaled_int8_mm(x8, w8, x_absmax, w_absmax, None, bf16),
+        "int8_dx": lambda: kernels.scaled_int8_mm(g8, wt8, g_absmax, wt_absmax, None, bf16),
+        "quantize_x": lambda: kernels.quantize_rowwise(x),
+        "quantize_g": lambda: kernels.quantize_rowwise(g),
+        "quantize_w_row": lambda: kernels.quantize_rowwise(w),
+        "quantize_wt_row": lambda: kernels.quantize_columnwise_and_transpose(w),
+        "int_mm_y": lambda: torch._int_mm(x8, w8.t()),
+        "int_mm_y_scaled": scaled_by_torch,
+    }
+    seconds = {name: _once(work, card) for name, work in parts.items()}
+    work = 2 * tokens * width * out
+    rates = {n: work / s for n, s in seconds.items() if n.startswith(("bf16", "int8", "int_mm"))}
+    return {"seconds": seconds, "operations_per_second": rates, "tile": _tile()}
+
+
+def _tile() -> str | None:
+    """Return the tile that the last product chose, or None where nothing was to choose."""
+    from labkit.switchback import triton_hopper, triton_kernels
+
+    for tuned in (triton_hopper.persistent_int8_mm_tuned, triton_kernels.scaled_int8_mm_tuned):
+        chosen = getattr(tuned, "best_config", None)
+        if chosen is not None:
+            return f"{tuned.base_fn.__name__}: {chosen}"
+    return None

@@ -1,0 +1,259 @@
+"""Memory and time of fine-tuning steps: traced, and measured on the card.
+
+Models have the true shape and random weights made on the card; no download. For every case the
+trace (`memory.trace`, on the CPU) stands beside `torch.cuda.max_memory_allocated` of the second
+step, `max_memory_reserved`, and the median time of a few steps more. Traces are made by processes
+of their own while the card is busy with the other parts.
+
+The *largest batch* is predicted as `labkit estimate` does it, then found by trying: on the whole
+card, and on smaller cards played by a limit on what the process may allocate.
+"""
+
+import dataclasses
+import importlib.util
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from statistics import median
+from typing import Any
+
+from labkit.bench.gpu.card import Card, out_of_memory
+from labkit.errors import LabkitError
+
+STEPS = 4
+NEEDS = {"qlora": "bitsandbytes", "8bit": "bitsandbytes", "adamw_bnb_8bit": "bitsandbytes",
+         "chunked": "trl", "lora": "peft"}  # fmt: skip
+"""What a choice needs besides torch and transformers."""
+
+Case = dict[str, Any]
+
+
+def cases(part: str, rehearsal: bool) -> list[Case]:
+    """Return the steps of a part: their name and the fields of their `StepSettings`."""
+    found = [dict(case) for case in CASES if case["part"] == part]
+    if rehearsal:
+        # The same lines on toy models; what needs a card's libraries has them on a CPU too.
+        small = {"model": "tiny-llama", "batch_size": 1, "seq_len": 32}
+        found = [{**case, "settings": {**case["settings"], **small}} for case in found]
+        for case in found:
+            if case["settings"]["method"] in ("qlora", "8bit"):
+                case["settings"]["method"] = "lora"  # their layers keep tables on CUDA
+    return found
+
+
+def _case(part: str, model: str, batch_size: int, **settings: Any) -> Case:
+    settings = {"model": model, "batch_size": batch_size, "seq_len": 1024, **settings}
+    words = [model, settings["method"], f"batch {batch_size}"]
+    words += [str(settings[k]) for k in ("optim", "loss") if k in settings]
+    words += ["checkpointing"] if settings.get("gradient_checkpointing") else []
+    return {"part": part, "name": " · ".join(words), "settings": settings}
+
+
+CASES: tuple[Case, ...] = (
+    _case("small models", "tinyllama-1.1b", 8, method="full"),
+    _case("small models", "tinyllama-1.1b", 8, method="lora"),
+    _case("small models", "llama-3.2-3b", 4, method="lora"),
+    _case("small models", "llama-3.2-3b", 2, method="full", optim="adamw_bnb_8bit"),
+    *(
+        _case("8b", "llama-3-8b", batch, method="lora", loss=loss, gradient_checkpointing=again)
+        for loss in ("full", "chunked")
+        for again in (False, True)
+        for batch in (1, 2, 4)
+    ),
+    _case("quantised", "llama-3-8b", 2, method="qlora"),
+    _case("quantised", "llama-3-8b", 2, method="8bit"),
+)
+
+LIMITS = (24 * 2**30, None)
+"""Cards on which the largest batch is looked for: 24 GiB of this one, and all of it."""
+LARGEST: dict[str, Any] = {"model": "llama-3.2-3b", "method": "lora", "seq_len": 2048}
+
+
+def missing(settings: dict[str, Any]) -> str | None:
+    """Return the library that a case needs and that is not there."""
+    for choice in settings.values():
+        needed = NEEDS.get(choice) if isinstance(choice, str) else None
+        if needed and importlib.util.find_spec(needed) is None:
+            return needed
+    return None
+
+
+def trace_all(card: Card) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Trace every case, several at a time; yield its name with traced bytes and predicted time."""
+    everything = [case for part in PARTS for case in cases(part, card.rehearsal)]
+    known = [case for case in everything if missing(case["settings"]) is None]
+    workers = max(1, min(8, (os.cpu_count() or 1) - 4))
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        waiting = {
+            pool.submit(_trace, case["settings"], card.describe()): case["name"] for case in known
+        }
+        for done in as_completed(waiting):
+            yield waiting[done], done.result()
+
+
+PARTS = ("small models", "8b", "quantised")
+
+
+def _trace(settings: dict[str, Any], device: dict[str, Any]) -> dict[str, Any]:
+    from labkit.memory.roofline import step_seconds
+    from labkit.memory.settings import StepSettings
+    from labkit.memory.shapes import shape_of
+    from labkit.memory.trace import trace
+
+    step = StepSettings(**settings, target="cuda")
+    try:
+        traced = trace(step)
+    except LabkitError as error:
+        return {"error": str(error)}
+    shape, sheet = shape_of(step), datasheet(device["name"])
+    low, high = step_seconds(shape, step, sheet) if shape and sheet else (None, None)
+    return {
+        "traced_bytes": traced.peak_bytes, "peak_phase": traced.peak.name,
+        "traced_parts": traced.peak.parts, "predicted_seconds": [low, high],
+    }  # fmt: skip
+
+
+def datasheet(name: str) -> Any:
+    """Return the datasheet of the card called `name`, or None where the table lacks it."""
+    from labkit.devices import find
+
+    try:
+        return find(name)
+    except LabkitError:
+        return None
+
+
+def measure_part(part: str, card: Card, known: set[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Measure the cases of a part that are not in `known`, one after the other."""
+    for case in cases(part, card.rehearsal):
+        if case["name"] not in known:
+            yield case["name"], {"settings": case["settings"], **_measure(case["settings"], card)}
+
+
+def _measure(settings: dict[str, Any], card: Card) -> dict[str, Any]:
+    library = missing(settings)
+    if library:
+        return {"skipped": f"{library} is not installed"}
+    try:
+        return _step(settings, card)
+    except Exception as error:
+        if out_of_memory(error):
+            return {"out_of_memory": True}
+        return {"error": sentence(error)}
+    finally:
+        card.empty_cache()
+
+
+def sentence(error: BaseException) -> str:
+    """Return an error as one line: its type and the first line of what it says."""
+    return f"{type(error).__name__}: {(str(error).strip() or 'no message').splitlines()[0]}"
+
+
+def _step(settings: dict[str, Any], card: Card) -> dict[str, Any]:
+    from labkit.memory.measured import measure, real_step
+    from labkit.memory.settings import StepSettings
+    from labkit.models.quiet import quiet
+
+    chosen = StepSettings(**settings, target=card.target)  # type: ignore[arg-type]
+    found = measure(chosen)
+    card.empty_cache()
+    with quiet():
+        step = real_step(chosen)
+        step.run(accumulated=1)
+        card.synchronize()
+        seconds = [card.seconds(lambda: step.run(accumulated=1), 1) for _ in range(STEPS)]
+    return {
+        "allocated_bytes": found.peak_bytes, "reserved_bytes": found.reserved_bytes,
+        "start_bytes": found.start_bytes, "seconds": seconds, "step_seconds": median(seconds),
+    }  # fmt: skip
+
+
+def largest_batches(card: Card, known: set[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Predict the largest batch on each card of LIMITS, then find it by trying."""
+    base = {**LARGEST, **({"model": "tiny-llama", "seq_len": 32} if card.rehearsal else {})}
+    for limit in LIMITS:
+        size = limit or card.describe()["memory_bytes"]
+        name = f"largest batch, {base['model']} {base['method']}, {size / 2**30:.0f} GiB"
+        if name in known:
+            continue
+        if library := missing(base):
+            yield name, {"skipped": f"{library} is not installed"}
+            continue
+        card.limit(limit)
+        predicted = predict_largest(base, size)
+        tried: dict[int, bool] = {}
+        try:
+            start = REHEARSED_LARGEST + 2 if card.rehearsal else predicted
+            found = search(start, lambda batch: _fits(base, batch, card, tried))
+        finally:
+            card.limit(None)
+        yield name, {
+            "settings": base, "limit_bytes": size, "predicted": predicted, "measured": found,
+            "tried": sorted(tried.items()),
+        }  # fmt: skip
+
+
+def predict_largest(settings: dict[str, Any], memory_bytes: int) -> int:
+    """Return the largest batch that `labkit estimate` gives a card of so many bytes."""
+    from labkit.devices import DEVICES
+    from labkit.memory.estimates import estimate_on
+
+    card = dataclasses.replace(DEVICES["h100"], usable_bytes=memory_bytes)
+    return estimate_on(card, **settings, batch_size=4).largest_batch_size or 0
+
+
+def search(start: int, fits: Callable[[int], bool]) -> int:
+    """Return the largest batch that fits, near a guess: growing steps from it, then bisection.
+
+    `fits(batch)` is taken to be true up to a point and false beyond it; 0 when not even 1 fits.
+    """
+    low, high, width = 0, None, 1  # low fits, high does not
+    guess = max(1, start)
+    while high is None or high - low > 1:
+        if fits(guess):
+            low = guess
+        else:
+            high = guess
+        if high is None:
+            guess = low + width
+        elif low == 0:
+            guess = max(1, high - width)
+        else:
+            guess = (low + high) // 2
+        width *= 2
+    return low
+
+
+REHEARSED_LARGEST = 5
+
+
+def _fits(settings: dict[str, Any], batch: int, card: Card, tried: dict[int, bool]) -> bool:
+    import torch
+
+    from labkit.memory.measured import real_step
+    from labkit.memory.settings import StepSettings
+    from labkit.models.quiet import quiet
+
+    if batch in tried:
+        return tried[batch]
+    step = None
+    try:
+        with quiet():
+            chosen = StepSettings(**settings, batch_size=batch, target=card.target)  # type: ignore[arg-type]
+            step = real_step(chosen)
+            for _ in range(2):  # the second has the optimizer's state from its beginning
+                step.run(accumulated=1)
+            card.synchronize()
+        if card.rehearsal and batch > REHEARSED_LARGEST:
+            raise torch.OutOfMemoryError("as on a card that is full")
+        tried[batch] = True
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        tried[batch] = False
+    finally:
+        del step
+        card.empty_cache()
+    return tried[batch]

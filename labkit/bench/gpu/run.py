@@ -1,0 +1,265 @@
+"""The parts of `labkit bench gpu`, in the order of what is worth most when time runs out.
+
+Every part is a process with a deadline. It writes each result the moment it has it; one that hangs
+is killed, one that dies is written down, and the next part runs. A second call goes on: what is
+done stays, what failed or was cut off is tried again.
+
+    DIR/gpu/<part>.json    results by name, of one part
+    DIR/gpu.json           the record: card, versions, every part, what it says of each claim
+
+With `rehearsal` a CPU plays the card, with toy sizes and Triton's interpreter, and two parts more:
+one that hangs and one that dies, on a clock that runs fast.
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from labkit import results
+from labkit.bench.gpu import kernels, memory, report, training
+from labkit.bench.gpu.card import Card, require
+from labkit.console import run_tool
+from labkit.errors import LabkitError
+from labkit.processes import end_with_parent
+
+Results = Iterator[tuple[str, dict[str, Any]]]
+Say = Callable[[str], None]
+TRACES = "traces"
+POLL_SECONDS = 0.1
+FAST_CLOCK = 100.0
+LEAST_SECONDS = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """A part: what measures it, and the share of the whole time that it may take at most."""
+
+    name: str
+    measure: Callable[[Card, set[str]], Results]
+    share: float
+
+
+def _memory(part: str) -> Callable[[Card, set[str]], Results]:
+    return lambda card, known: memory.measure_part(part, card, known)
+
+
+def _hang(card: Card, known: set[str]) -> Results:
+    yield "before it hangs", {}
+    time.sleep(3600)
+
+
+def _die(card: Card, known: set[str]) -> Results:
+    yield "before it dies", {}
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+PARTS = (
+    Part(name="small models", measure=_memory("small models"), share=0.15),
+    Part(name="8b", measure=_memory("8b"), share=0.2),
+    Part(name="quantised", measure=_memory("quantised"), share=0.1),
+    Part(name="largest batch", measure=memory.largest_batches, share=0.2),
+    Part(name="kernels, exact", measure=kernels.correctness, share=0.15),
+    Part(name="kernels, speed", measure=kernels.speed, share=0.35),
+    Part(name="training", measure=training.end_to_end, share=0.3),
+)
+FAULTS = (
+    Part(name="hangs", measure=_hang, share=0.1),
+    Part(name="dies", measure=_die, share=0.1),
+)
+"""Parts of a rehearsal, to see what becomes of them."""
+_TRACES = Part(name=TRACES, measure=lambda card, known: memory.trace_all(card), share=1.0)
+
+
+def gpu(
+    *, minutes: float = 8.0, output_dir: Path, rehearsal: bool = False, fresh: bool = False,
+    say: Say = lambda line: None, parts: tuple[Part, ...] = PARTS,
+) -> dict[str, Any]:  # fmt: skip
+    """Measure all parts within `minutes`; return the record, which is in output_dir/gpu.json.
+
+    LabkitError: no CUDA device and no rehearsal, or less than a minute.
+    """
+    if not minutes >= 1:
+        raise LabkitError(f"minutes={minutes:g} is too short for any part: give 1 or more")
+    if not rehearsal:
+        require()
+    card = Card(rehearsal=rehearsal)
+    folder = output_dir / "gpu"
+    facts = {"card": card.describe(), "versions": versions(), "rehearsal": rehearsal}
+    _keep_only(facts, folder, fresh=fresh)
+    clock = _fast if rehearsal else time.monotonic
+    seconds = minutes * 60 * (FAST_CLOCK if rehearsal else 1)
+    end = clock() + seconds
+    outcomes: dict[str, str] = {}
+    background = None
+    if not _is_done(TRACES, folder):
+        background = _start(TRACES, folder, rehearsal=rehearsal)
+    try:
+        for part in (*parts, *(FAULTS if rehearsal else ())):
+            if _is_done(part.name, folder):
+                say(f"{part.name}: kept from an earlier call")
+                continue
+            left = end - clock()
+            if left < LEAST_SECONDS:
+                outcomes[part.name] = "not begun: the time was over"
+                say(f"{part.name}: {outcomes[part.name]}")
+                continue
+            began = time.monotonic()
+            process = _start(part.name, folder, rehearsal=rehearsal)
+            faulty = part in FAULTS
+            allowed = 60.0 if faulty else min(left, part.share * seconds)
+            outcomes[part.name] = _wait(process, clock() + allowed, clock)
+            found = len(_results(part.name, folder))
+            say(f"{part.name}: {outcomes[part.name]}, {found} results, "
+                f"{time.monotonic() - began:.0f} s")  # fmt: skip
+            _note(part.name, folder, outcomes[part.name])
+            _write(output_dir, facts, folder, parts)
+        if background is not None:
+            outcomes[TRACES] = _wait(background, max(end, clock() + 60), clock)
+            _note(TRACES, folder, outcomes[TRACES])
+            background = None
+    finally:
+        if background is not None:
+            _end(background)
+    return _write(output_dir, facts, folder, parts)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what was measured with, Triton's among them."""
+    from importlib import metadata
+
+    found = results.versions()
+    for name in ("triton", "bitsandbytes"):
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _fast() -> float:
+    return FAST_CLOCK * time.monotonic()
+
+
+def _keep_only(facts: dict[str, Any], folder: Path, *, fresh: bool) -> None:
+    """Remove what another card or other versions left, or everything for a fresh start."""
+    note = folder / "facts.json"
+    if fresh or (folder.is_dir() and _read(note) != facts):
+        shutil.rmtree(folder, ignore_errors=True)
+    results.write_json(note, facts)
+
+
+def _file(part: str, folder: Path) -> Path:
+    return folder / f"{part.replace(', ', '-').replace(' ', '-')}.json"
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    """Return what a file of a part holds; None where there is none, or it is damaged."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _results(part: str, folder: Path) -> dict[str, dict[str, Any]]:
+    found = _read(_file(part, folder))
+    return found["results"] if found else {}
+
+
+def _is_done(part: str, folder: Path) -> bool:
+    found = _read(_file(part, folder))
+    return bool(found) and found["outcome"] == "done" and not _failed(found["results"])
+
+
+def _failed(found: dict[str, dict[str, Any]]) -> set[str]:
+    return {name for name, result in found.items() if "error" in result}
+
+
+def _note(part: str, folder: Path, outcome: str) -> None:
+    results.write_json(
+        _file(part, folder), {"outcome": outcome, "results": _results(part, folder)}
+    )
+
+
+def _write(
+    output_dir: Path, facts: dict[str, Any], folder: Path, parts: tuple[Part, ...]
+) -> dict[str, Any]:
+    names = [TRACES, *(part.name for part in parts), *(p.name for p in FAULTS)]
+    found = {name: _read(_file(name, folder)) for name in names}
+    known = {name: value for name, value in found.items() if value}
+    record = {**facts, "made_at": results.now(), "parts": known}
+    record["claims"] = report.claims(record)
+    results.write_json(output_dir / "gpu.json", record)
+    return record
+
+
+def _start(part: str, folder: Path, *, rehearsal: bool) -> subprocess.Popen:
+    command = [sys.executable, "-m", "labkit.bench.gpu.run", part, "--folder", str(folder)]
+    environment = dict(os.environ)
+    if rehearsal:
+        command.append("--rehearse")
+        environment |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
+    if part == TRACES:
+        environment |= {"OMP_NUM_THREADS": "1"}
+    log = (folder / f"{_file(part, folder).stem}.log").open("wb")
+    with log:
+        return subprocess.Popen(
+            command, env=environment, stdout=log, stderr=log, start_new_session=True
+        )
+
+
+def _wait(process: subprocess.Popen, deadline: float, clock: Callable[[], float]) -> str:
+    """Wait for a part until its deadline, then kill it; return "done", or what became of it."""
+    try:
+        while process.poll() is None:
+            if clock() > deadline:
+                return "killed at its deadline"
+            time.sleep(POLL_SECONDS)
+    finally:
+        if process.poll() is None:
+            _end(process)
+    code = process.returncode
+    return "done" if code == 0 else f"died with code {code}"
+
+
+def _end(process: subprocess.Popen) -> None:
+    """Kill a part and the processes it started."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def measure(part: Part, folder: Path, card: Card) -> None:
+    """Measure one part in this process, and keep every result as it comes."""
+    found = _results(part.name, folder)
+    for name in _failed(found):
+        del found[name]
+    for name, result in part.measure(card, set(found)):
+        found[name] = result
+        results.write_json(_file(part.name, folder), {"outcome": "running", "results": found})
+
+
+def main() -> None:
+    """Measure the part that the command line names; see `gpu`."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    known = {part.name: part for part in (_TRACES, *PARTS, *FAULTS)}
+    parser.add_argument("part", choices=list(known))
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--rehearse", action="store_true")
+    chosen = parser.parse_args()
+    end_with_parent()
+    measure(known[chosen.part], chosen.folder, Card(rehearsal=chosen.rehearse))
+
+
+if __name__ == "__main__":
+    run_tool(main)
