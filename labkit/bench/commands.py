@@ -143,7 +143,7 @@ def gpu(
 ) -> None:
     """Hold what the course says of GPUs against the CUDA card that is here.
 
-    Memory, kernels, a training step and step times. What is done is kept, and a second call goes on.
+    Memory, kernels, a training step, step times. What is done is kept, and a second call goes on.
     """
     from labkit.bench.gpu import report, run
 

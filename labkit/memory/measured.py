@@ -71,9 +71,13 @@ def measure(settings: StepSettings) -> Measured:
 
     Raises `LabkitError` when the target is CUDA and there is none.
     """
-    step = real_step(settings)
+    return measure_step(real_step(settings))
+
+
+def measure_step(step: Step) -> Measured:
+    """Run a step twice and measure the second run; the step can be run again afterwards."""
     with quiet():
-        if settings.target == "cuda":
+        if step.settings.target == "cuda":
             step.run(accumulated=1)
             return _on_cuda(step)
         return _on_cpu(step)

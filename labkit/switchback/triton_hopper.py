@@ -6,7 +6,8 @@ and a program ends with its tile. From compute capability 9.0 on both can be had
 - A *tensor descriptor* names a matrix once; the copy engine (TMA) then fetches a tile of it into
   shared memory, zeros past the edges, and no thread spends registers on addresses.
 - A *persistent* kernel starts as many programs as there are multiprocessors, and each works through
-  tiles in turn, so the loads of the next tile begin while this one is scaled and stored.
+  tiles in turn, so the loads of the next tile begin while this one is scaled and stored. The
+  result is handed to the copy engine too, in two halves, which leaves room for another stage.
 
 The integers and the arithmetic around them are the same, so results are, bit for bit.
 
@@ -29,8 +30,8 @@ LEAST = 128
 
 @triton.jit
 def persistent_int8_mm_kernel(
-    a_desc, b_desc, c_ptr, a_absmax_ptr, b_absmax_ptr, bias_ptr, M, N, K, PROGRAMS,
-    B_PER_ROW: tl.constexpr, HAS_BIAS: tl.constexpr,
+    a_desc, b_desc, c_desc, c_ptr, a_absmax_ptr, b_absmax_ptr, bias_ptr, M, N, K, PROGRAMS,
+    B_PER_ROW: tl.constexpr, HAS_BIAS: tl.constexpr, STORE_TILES: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
 ):  # fmt: skip
     grid_m, grid_n = tl.cdiv(M, BLOCK_M), tl.cdiv(N, BLOCK_N)
@@ -56,16 +57,23 @@ def persistent_int8_mm_kernel(
         y = total.to(tl.float32) * a_scale[:, None] * b_scale
         if HAS_BIAS:
             y += tl.load(bias_ptr + rn, mask=rn < N, other=0.0).to(tl.float32)[None, :]
-        mask = (rm[:, None] < M) & (rn[None, :] < N)
-        tl.store(c_ptr + rm[:, None] * N + rn[None, :], y.to(c_ptr.dtype.element_ty), mask=mask)
+        y = y.to(c_ptr.dtype.element_ty)
+        if STORE_TILES:
+            halves = tl.permute(tl.reshape(y, (BLOCK_M, 2, BLOCK_N // 2)), (0, 2, 1))
+            left, right = tl.split(halves)
+            c_desc.store([start_m, start_n], left)
+            c_desc.store([start_m, start_n + BLOCK_N // 2], right)
+        else:
+            mask = (rm[:, None] < M) & (rn[None, :] < N)
+            tl.store(c_ptr + rm[:, None] * N + rn[None, :], y, mask=mask)
 
 
 TILES = (
-    ({"BLOCK_M": 128, "BLOCK_N": 256, "BLOCK_K": 128, "GROUP_M": 8}, 8, 3),
     ({"BLOCK_M": 128, "BLOCK_N": 256, "BLOCK_K": 128, "GROUP_M": 8}, 8, 4),
-    ({"BLOCK_M": 128, "BLOCK_N": 256, "BLOCK_K": 64, "GROUP_M": 8}, 8, 4),
+    ({"BLOCK_M": 128, "BLOCK_N": 256, "BLOCK_K": 128, "GROUP_M": 4}, 8, 4),
+    ({"BLOCK_M": 128, "BLOCK_N": 256, "BLOCK_K": 128, "GROUP_M": 4}, 8, 3),
+    ({"BLOCK_M": 256, "BLOCK_N": 128, "BLOCK_K": 128, "GROUP_M": 8}, 8, 3),
     ({"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 128, "GROUP_M": 8}, 8, 4),
-    ({"BLOCK_M": 128, "BLOCK_N": 128, "BLOCK_K": 128, "GROUP_M": 8}, 4, 4),
 )
 """Tile, warps, stages: what the first product of a shape tries."""
 
@@ -73,6 +81,8 @@ TILES = (
 def _set_blocks(arguments: dict) -> None:
     arguments["a_desc"].block_shape = [arguments["BLOCK_M"], arguments["BLOCK_K"]]
     arguments["b_desc"].block_shape = [arguments["BLOCK_N"], arguments["BLOCK_K"]]
+    if arguments["STORE_TILES"]:
+        arguments["c_desc"].block_shape = [arguments["BLOCK_M"], arguments["BLOCK_N"] // 2]
 
 
 persistent_int8_mm_tuned = triton.autotune(
@@ -80,7 +90,7 @@ persistent_int8_mm_tuned = triton.autotune(
         triton.Config(block, num_warps=warps, num_stages=stages, pre_hook=_set_blocks)
         for block, warps, stages in TILES
     ],
-    key=["M", "N", "K"],
+    key=["M", "N", "K", "STORE_TILES"],
 )(persistent_int8_mm_kernel)
 
 
@@ -110,10 +120,13 @@ def scaled_int8_mm(
         tiles = triton.cdiv(M, meta["BLOCK_M"]) * triton.cdiv(N, meta["BLOCK_N"])
         return (min(programs, tiles),)
 
+    # The block shapes are set when a tile is chosen. Rows must begin at multiples of 16 bytes.
+    a_desc, b_desc = (TensorDescriptor.from_tensor(t, [1, 16]) for t in (a, b))
+    stores_tiles = N * c.element_size() % 16 == 0
+    c_desc = TensorDescriptor.from_tensor(c, [1, 16]) if stores_tiles else a_desc  # never used
     persistent_int8_mm_tuned[grid](
-        # The block shapes are set when a tile is chosen.
-        TensorDescriptor.from_tensor(a, [1, 16]), TensorDescriptor.from_tensor(b, [1, 16]),
-        c, a_absmax, b_absmax, c if bias is None else bias, M, N, K, programs,
-        B_PER_ROW=b_absmax.dim() == 1, HAS_BIAS=bias is not None,
+        a_desc, b_desc, c_desc, c, a_absmax, b_absmax, c if bias is None else bias, M, N, K,
+        programs, B_PER_ROW=b_absmax.dim() == 1, HAS_BIAS=bias is not None,
+        STORE_TILES=stores_tiles,
     )  # fmt: skip
     return c

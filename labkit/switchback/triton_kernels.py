@@ -4,7 +4,8 @@ A Triton kernel is one *program*, started on a grid; each program owns a tile of
 addresses memory by hand: pointer + row · stride + column · stride, with a mask wherever a tile
 sticks out of the matrix. Four kernels do the work:
 
-    quantize_rowwise     a program owns BLOCK_M rows: a pass for the absmax, a pass to quantise
+    quantize_rowwise     a program owns BLOCK_M rows: a pass for the absmax, a pass to quantise;
+                         or one row that it holds in registers, and one pass is enough
     quantize_tiles       a tile of the input, scales given, written straight or transposed
     scaled_int8_mm       a tile of the output, int32 sums on the tensor cores, scaled once
     dequantize_rowwise   a tile back to floats
@@ -93,6 +94,21 @@ def quantize_rowwise_kernel(
 
 
 @triton.jit
+def quantize_whole_rows_kernel(
+    x_ptr, q_ptr, absmax_ptr, K, stride_xm, stride_xk, BLOCK_K: tl.constexpr
+):
+    row = tl.program_id(0).to(tl.int64)
+    rk = tl.arange(0, BLOCK_K)
+    mask = rk < K
+    x = tl.load(x_ptr + row * stride_xm + rk * stride_xk, mask=mask, other=0.0).to(tl.float32)
+    has_nan = tl.max((x != x).to(tl.int32), axis=0)
+    absmax = tl.where(has_nan == 1, float("nan"), tl.maximum(tl.max(tl.abs(x), axis=0), TINY))
+    tl.store(absmax_ptr + row, absmax)
+    q = round_to_int8(x * tl.div_rn(127.0, absmax))
+    tl.store(q_ptr + row * K + rk, q, mask=mask)
+
+
+@triton.jit
 def quantize_tiles_kernel(
     x_ptr, absmax_ptr, q_ptr, M, K, stride_xm, stride_xk, stride_qm, stride_qk,
     PER_COLUMN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
@@ -158,6 +174,8 @@ def dequantize_rowwise_kernel(
 
 
 ROWWISE = {"BLOCK_M": 4, "BLOCK_K": 1024}
+LEAST_WHOLE_ROW, MOST_WHOLE_ROW = 1025, 16384
+"""Widths of rows that one program holds in registers; a narrower row leaves most of it idle."""
 TILES = {"BLOCK_M": 64, "BLOCK_K": 64, "GROUP_M": 8}
 # Tile, warps, stages. Each fits the shared memory of every generation from sm_80 to sm_90 and
 # keeps its sums in registers; `tests/switchback/test_triton_compile.py` holds them to that.
@@ -182,6 +200,13 @@ def quantize_rowwise(x: Tensor) -> tuple[Tensor, Tensor]:
     q = torch.empty((M, K), dtype=torch.int8, device=x.device)
     absmax = torch.empty(M, dtype=torch.float32, device=x.device)
     if M:
+        if LEAST_WHOLE_ROW <= K <= MOST_WHOLE_ROW and x.stride(1) == 1:
+            block = triton.next_power_of_2(K)
+            quantize_whole_rows_kernel[(M,)](
+                x, q, absmax, K, *x.stride(), BLOCK_K=block, num_warps=4 if block <= 8192 else 8,
+                **EXACT,
+            )  # fmt: skip
+            return q, absmax
         grid = (triton.cdiv(M, ROWWISE["BLOCK_M"]),)
         quantize_rowwise_kernel[grid](x, q, absmax, M, K, *x.stride(), **ROWWISE, **EXACT)
     return q, absmax

@@ -5,12 +5,17 @@ trace (`memory.trace`, on the CPU) stands beside `torch.cuda.max_memory_allocate
 step, `max_memory_reserved`, and the median time of a few steps more. Traces are made by processes
 of their own while the card is busy with the other parts.
 
+A caching allocator needs more than is allocated at once: what it may have is lowered until the step
+runs out of memory, and the *gap* is how much above its allocated peak the least limit lies.
+
 The *largest batch* is predicted as `labkit estimate` does it, then found by trying: on the whole
 card, and on smaller cards played by a limit on what the process may allocate.
 """
 
 import dataclasses
+import functools
 import importlib.util
+import itertools
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator
@@ -22,6 +27,8 @@ from labkit.bench.gpu.card import Card, out_of_memory
 from labkit.errors import LabkitError
 
 STEPS = 4
+GAP_PROBES, MOST_GAP = 4, 0.16
+"""How often the least limit is halved in on, and where between the peak and this it begins."""
 NEEDS = {"qlora": "bitsandbytes", "8bit": "bitsandbytes", "adamw_bnb_8bit": "bitsandbytes",
          "chunked": "trl", "lora": "peft"}  # fmt: skip
 """What a choice needs besides torch and transformers."""
@@ -34,6 +41,7 @@ def cases(part: str, rehearsal: bool) -> list[Case]:
     found = [dict(case) for case in CASES if case["part"] == part]
     if rehearsal:
         # The same lines on toy models; what needs a card's libraries has them on a CPU too.
+        found = [case for case in found if case["settings"]["batch_size"] in (1, 8)] or found
         small = {"model": "tiny-llama", "batch_size": 1, "seq_len": 32}
         found = [{**case, "settings": {**case["settings"], **small}} for case in found]
         for case in found:
@@ -65,9 +73,12 @@ CASES: tuple[Case, ...] = (
     _case("quantised", "llama-3-8b", 2, method="8bit"),
 )
 
-LIMITS = (24 * 2**30, None)
-"""Cards on which the largest batch is looked for: 24 GiB of this one, and all of it."""
-LARGEST: dict[str, Any] = {"model": "llama-3.2-3b", "method": "lora", "seq_len": 2048}
+LIMITS = (24 * 2**30, 40 * 2**30, None)
+"""Cards on which the largest batch is looked for: some GiB of this one, and all of it."""
+LARGEST: tuple[dict[str, Any], ...] = (
+    {"model": "llama-3.2-3b", "method": "lora", "seq_len": 2048},
+    {"model": "tinyllama-1.1b", "method": "full", "seq_len": 1024},
+)
 
 
 def missing(settings: dict[str, Any]) -> str | None:
@@ -83,12 +94,17 @@ def trace_all(card: Card) -> Iterator[tuple[str, dict[str, Any]]]:
     """Trace every case, several at a time; yield its name with traced bytes and predicted time."""
     everything = [case for part in PARTS for case in cases(part, card.rehearsal)]
     known = [case for case in everything if missing(case["settings"]) is None]
-    workers = max(1, min(8, (os.cpu_count() or 1) - 4))
+    device = card.describe()
+    jobs = {case["name"]: (_trace, case["settings"], device) for case in known}
+    yield from in_processes(jobs)
+
+
+def in_processes(jobs: dict[str, tuple]) -> Iterator[tuple[str, Any]]:
+    """Call each job, (function, *arguments), in one of a few processes; yield name and result."""
+    workers = max(1, min(6, (os.cpu_count() or 1) // 2 - 1))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        waiting = {
-            pool.submit(_trace, case["settings"], card.describe()): case["name"] for case in known
-        }
+        waiting = {pool.submit(*job): name for name, job in jobs.items()}
         for done in as_completed(waiting):
             yield waiting[done], done.result()
 
@@ -152,41 +168,70 @@ def sentence(error: BaseException) -> str:
 
 
 def _step(settings: dict[str, Any], card: Card) -> dict[str, Any]:
-    from labkit.memory.measured import measure, real_step
+    from labkit.memory.measured import measure_step, real_step
     from labkit.memory.settings import StepSettings
     from labkit.models.quiet import quiet
 
-    chosen = StepSettings(**settings, target=card.target)  # type: ignore[arg-type]
-    found = measure(chosen)
-    card.empty_cache()
+    step = real_step(StepSettings(**settings, target=card.target))  # type: ignore[arg-type]
+    found = measure_step(step)
     with quiet():
-        step = real_step(chosen)
-        step.run(accumulated=1)
-        card.synchronize()
         seconds = [card.seconds(lambda: step.run(accumulated=1), 1) for _ in range(STEPS)]
+        gap = least_gap(found.peak_bytes, lambda limit: _runs_in(step, limit, card))
     return {
         "allocated_bytes": found.peak_bytes, "reserved_bytes": found.reserved_bytes,
         "start_bytes": found.start_bytes, "seconds": seconds, "step_seconds": median(seconds),
+        "gap": gap,
     }  # fmt: skip
+
+
+def least_gap(peak_bytes: int, runs: Callable[[int], bool]) -> float | None:
+    """Return the least share above the peak with which a step runs; None above `MOST_GAP`.
+
+    `runs(limit)` says whether the step runs where that many bytes may be allocated.
+    """
+    low, high = 0.0, MOST_GAP
+    if not runs(round(peak_bytes * (1 + high))):
+        return None
+    for _ in range(GAP_PROBES):
+        middle = (low + high) / 2
+        low, high = (low, middle) if runs(round(peak_bytes * (1 + middle))) else (middle, high)
+    return high
+
+
+def _runs_in(step: Any, limit_bytes: int, card: Card) -> bool:
+    card.empty_cache()
+    card.limit(limit_bytes)
+    try:
+        step.run(accumulated=1)
+        card.synchronize()
+        return True
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        step.optimizer.zero_grad(set_to_none=True)
+        return False
+    finally:
+        card.limit(None)
+        card.empty_cache()
 
 
 def largest_batches(card: Card, known: set[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Predict the largest batch on each card of LIMITS, then find it by trying."""
-    base = {**LARGEST, **({"model": "tiny-llama", "seq_len": 32} if card.rehearsal else {})}
-    for limit in LIMITS:
-        size = limit or card.describe()["memory_bytes"]
-        name = f"largest batch, {base['model']} {base['method']}, {size / 2**30:.0f} GiB"
+    toy = {"model": "tiny-llama", "seq_len": 32} if card.rehearsal else {}
+    for settings, limit in itertools.product(LARGEST, LIMITS):
+        base, size = {**settings, **toy}, limit or card.describe()["memory_bytes"]
+        name = f"{settings['model']} {base['method']} in {size / 2**30:.0f} GiB"
         if name in known:
             continue
         if library := missing(base):
             yield name, {"skipped": f"{library} is not installed"}
             continue
-        card.limit(limit)
         predicted = predict_largest(base, size)
+        start = REHEARSED_LARGEST + 2 if card.rehearsal else predicted
         tried: dict[int, bool] = {}
+        card.limit(limit)
         try:
-            start = REHEARSED_LARGEST + 2 if card.rehearsal else predicted
-            found = search(start, lambda batch: _fits(base, batch, card, tried))
+            found = search(start, functools.partial(_fits, base, card, tried))
         finally:
             card.limit(None)
         yield name, {
@@ -229,7 +274,7 @@ def search(start: int, fits: Callable[[int], bool]) -> int:
 REHEARSED_LARGEST = 5
 
 
-def _fits(settings: dict[str, Any], batch: int, card: Card, tried: dict[int, bool]) -> bool:
+def _fits(settings: dict[str, Any], card: Card, tried: dict[int, bool], batch: int) -> bool:
     import torch
 
     from labkit.memory.measured import real_step

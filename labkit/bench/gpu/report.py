@@ -69,7 +69,8 @@ def _memory_claims(record: dict[str, Any]) -> list[dict[str, Any]]:
 def _largest(record: dict[str, Any]) -> list[dict[str, Any]]:
     rows = _results(record, "largest batch")
     return [
-        _claim(name, f"predicted {found['predicted']}, found {found['measured']}",
+        _claim(f"largest batch, {name}", f"predicted {found['predicted']}, found "
+               f"{found['measured']}",
                found["predicted"] <= found["measured"])
         for name, found in rows.items() if "predicted" in found
     ]  # fmt: skip
@@ -118,10 +119,10 @@ def _times(record: dict[str, Any]) -> list[dict[str, Any]]:
             if r.get("step_seconds") and (r.get("predicted_seconds") or [None])[0]]  # fmt: skip
     if not rows:
         return []
-    inside = [r for r in rows
-              if r["predicted_seconds"][0] <= r["step_seconds"] <= r["predicted_seconds"][1]]  # fmt: skip
-    return [_claim("step times within the predicted range", f"{len(inside)} of {len(rows)}",
-                   len(inside) == len(rows))]  # fmt: skip
+    ranges = [(r["predicted_seconds"], r["step_seconds"]) for r in rows]
+    inside = sum(low <= seconds <= high for (low, high), seconds in ranges)
+    return [_claim("step times within the predicted range", f"{inside} of {len(rows)}",
+                   inside == len(rows))]  # fmt: skip
 
 
 def _interval(row: dict[str, Any]) -> str:
@@ -138,7 +139,8 @@ def render(record: dict[str, Any]) -> str:
             lines.append(
                 f"{row['name']:62} traced {row['traced_bytes'] / GIB:7.2f} GiB, allocated "
                 f"{row['allocated_bytes'] / GIB:7.2f} ({row['relative_error']:+.1%}), step "
-                f"{row['step_seconds']:.3f} s"
+                f"{row['step_seconds']:.3f} s, the allocator needs "
+                f"{'over 16 %' if row['gap'] is None else format(row['gap'], '.0%')} more"
             )
         else:
             lines.append(f"{row['name']:62} {_why(row)}")

@@ -34,10 +34,11 @@ from labkit.processes import end_with_parent
 
 Results = Iterator[tuple[str, dict[str, Any]]]
 Say = Callable[[str], None]
-TRACES = "traces"
 POLL_SECONDS = 0.1
 FAST_CLOCK = 100.0
 LEAST_SECONDS = 5.0
+FAULT_SECONDS = 60.0
+REHEARSAL_SECONDS = 1800 * FAST_CLOCK
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,21 +65,25 @@ def _die(card: Card, known: set[str]) -> Results:
 
 
 PARTS = (
-    Part(name="small models", measure=_memory("small models"), share=0.15),
-    Part(name="8b", measure=_memory("8b"), share=0.2),
-    Part(name="quantised", measure=_memory("quantised"), share=0.1),
-    Part(name="largest batch", measure=memory.largest_batches, share=0.2),
-    Part(name="kernels, exact", measure=kernels.correctness, share=0.15),
-    Part(name="kernels, speed", measure=kernels.speed, share=0.35),
-    Part(name="training", measure=training.end_to_end, share=0.3),
+    Part(name="small models", measure=_memory("small models"), share=0.2),
+    Part(name="8b", measure=_memory("8b"), share=0.3),
+    Part(name="quantised", measure=_memory("quantised"), share=0.15),
+    Part(name="largest batch", measure=memory.largest_batches, share=0.25),
+    Part(name="kernels, speed", measure=kernels.speed, share=0.4),
+    Part(name="training", measure=training.end_to_end, share=0.4),
 )
+BACKGROUND = (
+    Part(name="traces", measure=lambda card, known: memory.trace_all(card), share=1.0),
+    Part(name="kernels, exact", measure=kernels.correctness, share=1.0),
+)
+"""What keeps the processor busy and hardly the card: it runs beside the first parts."""
+ALONE = "largest batch"
+"""The first part that wants the whole card: what is in the background has to be done by then."""
 FAULTS = (
     Part(name="hangs", measure=_hang, share=0.1),
     Part(name="dies", measure=_die, share=0.1),
 )
 """Parts of a rehearsal, to see what becomes of them."""
-_TRACES = Part(name=TRACES, measure=lambda card, known: memory.trace_all(card), share=1.0)
-
 
 def gpu(
     *, minutes: float = 8.0, output_dir: Path, rehearsal: bool = False, fresh: bool = False,
@@ -97,40 +102,49 @@ def gpu(
     facts = {"card": card.describe(), "versions": versions(), "rehearsal": rehearsal}
     _keep_only(facts, folder, fresh=fresh)
     clock = _fast if rehearsal else time.monotonic
-    seconds = minutes * 60 * (FAST_CLOCK if rehearsal else 1)
+    seconds = REHEARSAL_SECONDS if rehearsal else minutes * 60
     end = clock() + seconds
-    outcomes: dict[str, str] = {}
-    background = None
-    if not _is_done(TRACES, folder):
-        background = _start(TRACES, folder, rehearsal=rehearsal)
+    behind = {
+        part.name: _start(part.name, folder, rehearsal=rehearsal)
+        for part in BACKGROUND if not _is_done(part.name, folder)
+    }  # fmt: skip
     try:
         for part in (*parts, *(FAULTS if rehearsal else ())):
+            if part.name == ALONE:
+                _join(behind, end, clock, folder, say)
             if _is_done(part.name, folder):
                 say(f"{part.name}: kept from an earlier call")
                 continue
             left = end - clock()
             if left < LEAST_SECONDS:
-                outcomes[part.name] = "not begun: the time was over"
-                say(f"{part.name}: {outcomes[part.name]}")
+                say(f"{part.name}: not begun, the time was over")
+                _note(part.name, folder, "not begun: the time was over")
                 continue
             began = time.monotonic()
             process = _start(part.name, folder, rehearsal=rehearsal)
-            faulty = part in FAULTS
-            allowed = 60.0 if faulty else min(left, part.share * seconds)
-            outcomes[part.name] = _wait(process, clock() + allowed, clock)
-            found = len(_results(part.name, folder))
-            say(f"{part.name}: {outcomes[part.name]}, {found} results, "
+            allowed = FAULT_SECONDS if part in FAULTS else min(left, part.share * seconds)
+            outcome = _wait(process, clock() + allowed, clock)
+            _note(part.name, folder, outcome)
+            say(f"{part.name}: {outcome}, {len(_results(part.name, folder))} results, "
                 f"{time.monotonic() - began:.0f} s")  # fmt: skip
-            _note(part.name, folder, outcomes[part.name])
-            _write(output_dir, facts, folder, parts)
-        if background is not None:
-            outcomes[TRACES] = _wait(background, max(end, clock() + 60), clock)
-            _note(TRACES, folder, outcomes[TRACES])
-            background = None
+            _write(output_dir, facts, folder)
+        _join(behind, end, clock, folder, say)
     finally:
-        if background is not None:
-            _end(background)
-    return _write(output_dir, facts, folder, parts)
+        for process in behind.values():
+            _end(process)
+    return _write(output_dir, facts, folder)
+
+
+def _join(
+    behind: dict[str, subprocess.Popen], end: float, clock: Callable[[], float], folder: Path,
+    say: Say,
+) -> None:  # fmt: skip
+    """Wait for what runs in the background, at least for a moment and at most until the end."""
+    for name in list(behind):
+        outcome = _wait(behind[name], max(end, clock() + LEAST_SECONDS), clock)
+        del behind[name]
+        _note(name, folder, outcome)
+        say(f"{name}: {outcome}, {len(_results(name, folder))} results, in the background")
 
 
 def versions() -> dict[str, str]:
@@ -191,10 +205,8 @@ def _note(part: str, folder: Path, outcome: str) -> None:
     )
 
 
-def _write(
-    output_dir: Path, facts: dict[str, Any], folder: Path, parts: tuple[Part, ...]
-) -> dict[str, Any]:
-    names = [TRACES, *(part.name for part in parts), *(p.name for p in FAULTS)]
+def _write(output_dir: Path, facts: dict[str, Any], folder: Path) -> dict[str, Any]:
+    names = (part.name for part in (*BACKGROUND, *PARTS, *FAULTS))
     found = {name: _read(_file(name, folder)) for name in names}
     known = {name: value for name, value in found.items() if value}
     record = {**facts, "made_at": results.now(), "parts": known}
@@ -209,7 +221,7 @@ def _start(part: str, folder: Path, *, rehearsal: bool) -> subprocess.Popen:
     if rehearsal:
         command.append("--rehearse")
         environment |= {"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""}
-    if part == TRACES:
+    if part in {each.name for each in BACKGROUND}:
         environment |= {"OMP_NUM_THREADS": "1"}
     log = (folder / f"{_file(part, folder).stem}.log").open("wb")
     with log:
@@ -252,7 +264,7 @@ def measure(part: Part, folder: Path, card: Card) -> None:
 def main() -> None:
     """Measure the part that the command line names; see `gpu`."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    known = {part.name: part for part in (_TRACES, *PARTS, *FAULTS)}
+    known = {part.name: part for part in (*BACKGROUND, *PARTS, *FAULTS)}
     parser.add_argument("part", choices=list(known))
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--rehearse", action="store_true")

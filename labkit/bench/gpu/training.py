@@ -47,7 +47,7 @@ def _model(card: Card) -> Any:
     from labkit.bench.training import TINY, TINYLLAMA
     from labkit.models.quiet import quiet
 
-    sizes: dict[str, Any] = {**TINY, "num_hidden_layers": 2}
+    sizes: dict[str, Any] = {**TINY, "num_hidden_layers": 1}
     if not card.rehearsal:
         sizes = {**TINYLLAMA, "num_hidden_layers": 22}
     config = LlamaConfig(**sizes, tie_word_embeddings=False, use_cache=False,
@@ -94,7 +94,7 @@ def _race(model: Any, batch: int, scale: str, card: Card) -> dict[str, Any]:
     int8 = {name: model.get_submodule(name) for name in names}
     assert all(isinstance(layer, SwitchBackLinear) for layer in int8.values())
     step = _make_step(model, batch, card)
-    plan = Plan(pairs=4 if card.rehearsal else 10, warmup=1, steps=2)
+    plan = Plan(pairs=4 if card.rehearsal else 8, warmup=1, steps=2)
 
     def runner(layers: dict[str, Any]) -> Callable[[], dict[str, list[float]]]:
         def run() -> dict[str, list[float]]:
