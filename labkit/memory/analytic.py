@@ -50,7 +50,6 @@ RULE_OF_18 = {
     "first moment of Adam in fp32": 4,
     "second moment of Adam in fp32": 4,
 }
-CUBLAS_WORKSPACE = 2 * (4096 * 2 + 16 * 8) * 1024
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32_768
 
 
@@ -99,8 +98,8 @@ def analytic(settings: StepSettings) -> Analytic | None:
     if settings.num_gpus > 1:
         parts, phases = _sharded(shape, settings, parts, phases, trainable)
     if settings.target == "cuda":
-        parts["temporary"] += CUBLAS_WORKSPACE
-        phases = {name: value + CUBLAS_WORKSPACE for name, value in phases.items()}
+        parts["temporary"] += settings.cublas_workspace_bytes
+        phases = {name: value + settings.cublas_workspace_bytes for name, value in phases.items()}
     return Analytic(
         settings=settings,
         parts={name: round(value) for name, value in parts.items()},

@@ -28,7 +28,7 @@ from labkit.memory.settings import METHODS, StepSettings
 from labkit.memory.shapes import shape_of
 
 CUDA_CONTEXT_BYTES = 6 * GIB // 10
-CUDA_GAPS = 0.03
+CUDA_GAPS = 0.06
 # A Python process with torch, transformers and PEFT imported, before any tensor of the run.
 CPU_PROCESS_BYTES = 8 * GIB // 10
 COMMON_GPUS = ("t4", "rtx-3090", "l4", "a10", "l40s", "a100-40gb", "a100-80gb", "h100")
@@ -152,6 +152,7 @@ def settings_for(card: Device, model: str, **choices: Any) -> StepSettings:
         raise LabkitError(f"unknown setting {unknown[0]!r}: {nearest(unknown[0], fields)}")
     given = {name: value for name, value in choices.items() if value is not None}
     given.setdefault("target", "cpu" if card.compute_capability is None else "cuda")
+    given.setdefault("compute_capability", card.compute_capability)
     return StepSettings(model=model, **given)
 
 

@@ -19,9 +19,6 @@ from labkit.memory.settings import StepSettings
 
 # What CUDA's caching allocator rounds to (kMinBlockSize, c10/cuda/CUDACachingAllocator.cpp).
 GRANULARITY = 512
-# cuBLAS keeps one workspace for the thread of the forward and one for that of the backward pass,
-# ":4096:2:16:8" KiB by default (aten/src/ATen/cuda/CublasHandlePool.cpp).
-CUBLAS_WORKSPACE = 2 * (4096 * 2 + 16 * 8) * 1024
 
 
 def workspaces() -> dict[Any, Any]:

@@ -89,6 +89,8 @@ class StepSettings:
     """one of `SHARDINGS`: what is spread over the devices"""
     num_gpus: int = 1
     """devices; without sharding each holds everything, and buckets for the gradients' exchange"""
+    compute_capability: tuple[int, int] | None = None
+    """of the card; None: one before 9.0 (Hopper), where cuBLAS keeps a smaller workspace"""
     config_overrides: Mapping[str, Any] = field(default_factory=dict)
     """changes to the model's configuration, such as another activation function"""
 
@@ -101,10 +103,22 @@ class StepSettings:
         if isinstance(modules, str):
             modules = tuple(name.strip() for name in modules.split(",") if name.strip())
         set_(self, "lora_target_modules", tuple(modules))
+        if self.compute_capability is not None:
+            set_(self, "compute_capability", tuple(self.compute_capability))
         set_(self, "config_overrides", dict(self.config_overrides))
         self._check_choices()
         self._check_numbers()
         self._check_combinations()
+
+    @property
+    def cublas_workspace_bytes(self) -> int:
+        """What cuBLAS keeps on CUDA from its first product on, for two threads, in bytes.
+
+        One for the thread of the forward and one for that of the backward pass: ":4096:2:16:8" KiB
+        by default, 32 MiB on Hopper (`CUDABlas` and `CublasHandlePool.cpp` in aten/src/ATen/cuda).
+        """
+        hopper = self.compute_capability is not None and self.compute_capability >= (9, 0)
+        return 2 * (4096 * 8 if hopper else 4096 * 2 + 16 * 8) * 1024
 
     def _check_choices(self) -> None:
         choices = {

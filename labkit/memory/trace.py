@@ -172,7 +172,7 @@ def _trace_at(settings: StepSettings, depth: int) -> _Traced:
             step.run(mark, accumulated=1)
         windows = replay(tracker)
     if on_gpu:
-        windows = [_with_workspace(window) for window in windows]
+        windows = [_with_workspace(window, settings.cublas_workspace_bytes) for window in windows]
     return _Traced(
         depth=depth,
         windows={window.name: window for window in windows},
@@ -307,15 +307,15 @@ def _layers_alike(config: Any) -> bool:
     return len(set(getattr(config, "layer_types", None) or [None])) == 1
 
 
-def _with_workspace(window: Window) -> Window:
+def _with_workspace(window: Window, workspace_bytes: int) -> Window:
     """Return the window with what cuBLAS keeps from its first product on."""
 
     def add(parts: dict[str, int]) -> dict[str, int]:
-        return {**parts, "temporary": parts["temporary"] + gpu_paths.CUBLAS_WORKSPACE}
+        return {**parts, "temporary": parts["temporary"] + workspace_bytes}
 
     return dataclasses.replace(
         window,
-        peak_bytes=window.peak_bytes + gpu_paths.CUBLAS_WORKSPACE,
+        peak_bytes=window.peak_bytes + workspace_bytes,
         parts=add(window.parts),
         maxima=add(window.maxima),
     )

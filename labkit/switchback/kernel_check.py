@@ -109,6 +109,7 @@ def watched_memory() -> Iterator[list[str]]:
     Such an access is not carried out: a load gives zero (or `other`), a store is dropped.
     """
     import numpy as np
+    from triton.language import int1
     from triton.runtime.interpreter import GridExecutor, InterpreterBuilder, TensorHandle
 
     violations: list[str] = []
@@ -129,6 +130,7 @@ def watched_memory() -> Iterator[list[str]]:
         named = dict(zip(inspect.signature(self.fn).parameters, on_host, strict=False))
         extents.clear()
         for name, tensor in (named | kwargs_on_host).items():
+            tensor = getattr(tensor, "base", tensor)  # of a tensor descriptor
             if hasattr(tensor, "data_ptr") and tensor.numel():
                 sizes = zip(tensor.shape, tensor.stride(), strict=True)
                 last = sum((size - 1) * stride for size, stride in sizes)
@@ -145,13 +147,15 @@ def watched_memory() -> Iterator[list[str]]:
         if wrong.size:
             name = min(extents, key=lambda e: min(abs(wrong[0] - e[0]), abs(wrong[0] - e[1])))[2]
             violations.append(f"{what} {wrong.size} elements outside {name}")
-        return TensorHandle(mask.data & allowed, mask.dtype)
+        return TensorHandle(mask.data & allowed, int1)
 
-    def watched_load(self: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
-        return load(self, pointers, inside("reads", pointers, mask), *rest)
+    def watched_load(self: Any, pointers: Any, mask: Any, *rest: Any, **named: Any) -> Any:
+        return load(self, pointers, inside("reads", pointers, mask), *rest, **named)
 
-    def watched_store(self: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
-        return store(self, pointers, value, inside("writes", pointers, mask), *rest)
+    def watched_store(
+        self: Any, pointers: Any, value: Any, mask: Any, *rest: Any, **named: Any
+    ) -> Any:
+        return store(self, pointers, value, inside("writes", pointers, mask), *rest, **named)
 
     def watched_rmw(self: Any, op: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
         return rmw(self, op, pointers, value, inside("updates", pointers, mask), *rest)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from labkit.switchback import SwitchBackLinear, reference, triton_kernels
+from labkit.switchback import SwitchBackLinear, reference, triton_hopper, triton_kernels
 from labkit.switchback.kernel_check import watched_memory
 
 QUANTIZERS = (
@@ -149,3 +149,27 @@ def test_auto_chooses_triton_where_it_serves():
     from labkit.switchback.backends import choose
 
     assert choose("auto", torch.device("cpu"), torch.float32) is triton_kernels
+
+
+@pytest.mark.parametrize("per_row", [True, False], ids=["rows", "one-scale"])
+@pytest.mark.parametrize("bias", [True, False], ids=["bias", "plain"])
+@pytest.mark.parametrize("shape", [(16, 16, 16), (40, 72, 80), (33, 31, 48)], ids=str)
+def test_the_persistent_product_equals_the_reference(shape, bias, per_row):
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    M, N, K = shape
+    a, b = integers(M, K), integers(N, K, seed=1)
+    a_absmax, b_absmax = normal(M, seed=2).abs(), normal(N, seed=3).abs()
+    added = normal(N, seed=4) if bias else None
+    b_absmax = b_absmax if per_row else b_absmax[0].clone()
+    c = torch.full((M, N), float("nan"))
+    stores_tiles = N % 4 == 0
+    descriptors = [TensorDescriptor.from_tensor(t, [16, 16]) for t in (a, b)]
+    last = TensorDescriptor.from_tensor(c, [16, 8]) if stores_tiles else descriptors[0]
+    # Two programs for up to fifteen tiles: each works through several.
+    triton_hopper.persistent_int8_mm_kernel[(2,)](
+        *descriptors, last, c, a_absmax, b_absmax, c if added is None else added, M, N, K, 2,
+        B_PER_ROW=per_row, HAS_BIAS=bias, STORE_TILES=stores_tiles,
+        BLOCK_M=16, BLOCK_N=16, BLOCK_K=16, GROUP_M=2,
+    )  # fmt: skip
+    assert torch.equal(c, reference.scaled_int8_mm(a, b, a_absmax, b_absmax, added))

@@ -118,7 +118,7 @@ def _trace(settings: dict[str, Any], device: dict[str, Any]) -> dict[str, Any]:
     from labkit.memory.shapes import shape_of
     from labkit.memory.trace import trace
 
-    step = StepSettings(**settings, target="cuda")
+    step = StepSettings(**settings, target="cuda", compute_capability=device["compute_capability"])
     try:
         traced = trace(step)
     except LabkitError as error:
