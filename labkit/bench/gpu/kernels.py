@@ -143,7 +143,7 @@ def _layer_faults(dtype: str, card: Card) -> list[dict[str, Any]]:
         there.to(card.target)
         found = []
         for one, device in ((layer, "cpu"), (there, card.target)):
-            given = x.to(device).requires_grad_()
+            given = x.detach().to(device, copy=True).requires_grad_()
             y = one(given)
             y.backward(g.to(device))
             found.append((y, given.grad, one.weight.grad))
