@@ -33,6 +33,7 @@ from typing import Any
 from labkit.errors import LabkitError
 from labkit.hardware import GIB, cores
 from labkit.memory.estimates import needed
+from labkit.memory.imports import import_libraries
 from labkit.memory.point import DONE, run_in_process
 from labkit.memory.settings import BYTES, StepSettings
 from labkit.memory.shapes import adapted, shape_of
@@ -98,6 +99,7 @@ def traced(settings: StepSettings) -> Traced:
 
 @lru_cache(maxsize=512)
 def _traced(text: str) -> Traced:
+    import_libraries()
     from labkit.memory.trace import trace
 
     result = trace(StepSettings(**json.loads(text)))
