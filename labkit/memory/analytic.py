@@ -371,7 +371,12 @@ def _head_gradient(shape: Shape, settings: StepSettings) -> int:
 
 
 def _embedding_gradient(shape: Shape, settings: StepSettings) -> int:
-    """Return the embedding's dense gradient beside the head's, when both are one weight."""
+    """Return the embedding's dense gradient beside the head's, when both are one weight.
+
+    Their sum is written over the head's, unless that is a view of the product that made it; then it
+    takes as much again. A cast under autocast and the tiled loss make it anew.
+    """
     if settings.method != "full" or not shape.tied:
         return 0
-    return shape.vocab * shape.hidden * trained_bytes(settings)
+    tables = 1 if settings.autocast or settings.loss == "chunked" else 2
+    return tables * shape.vocab * shape.hidden * trained_bytes(settings)

@@ -106,7 +106,7 @@ class StorageTracker(TorchDispatchMode):
             if torch.is_grad_enabled():
                 if function is _CAST and self._part_of(args[0]) in ("weights", "added_weights"):
                     self.given.setdefault(number, "weight_copies")
-            elif function is _ADD:
+            elif function is _ADD and not args[0]._is_view():
                 self.sums[number] = self._see(args[0])
         elif isinstance(result, tuple | list):
             self._operation = str(function)
@@ -150,7 +150,9 @@ def _events_as_run(tracker: StorageTracker) -> list[tuple[int, bool]]:
 
     Where several gradients of one tensor meet, autograd adds into the first one if nobody else
     holds it, but never into a fake one (`accumulate` in torch/csrc/autograd/input_buffer.cpp). A
-    first addend that goes right after its sum came is such a case: let it go before.
+    first addend that goes right after its sum came is such a case: let it go before. A view is not:
+    it holds its base. That of a tied table in float32 is one, its product's transpose; under
+    autocast it is a cast's new tensor.
     """
     events = list(tracker.events)
     for index, (number, came) in enumerate(events[:-1]):
