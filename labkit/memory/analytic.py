@@ -40,7 +40,7 @@ from labkit.memory.shapes import (
     parameters,
     quantised_weights,
     shape_of,
-)
+)  # fmt: skip
 from labkit.memory.sharding import Sizes, shard, state_bytes, trained_bytes
 
 RULE_OF_18 = {
@@ -373,8 +373,7 @@ def _head_gradient(shape: Shape, settings: StepSettings) -> int:
 def _embedding_gradient(shape: Shape, settings: StepSettings) -> int:
     """Return the embedding's dense gradient beside the head's, when both are one weight.
 
-    Their sum is written over the head's, unless that is a view of the product that made it; then it
-    takes as much again. A cast under autocast and the tiled loss make it anew.
+    Their sum is written over the head's if a cast or the tiled loss made that anew, not over a view.
     """
     if settings.method != "full" or not shape.tied:
         return 0

@@ -30,7 +30,7 @@ from types import ModuleType
 from typing import Any
 
 PLAIN = ("bloom", "gemma", "llama", "mamba", "phi", "t5")
-"""Architectures whose module names are the same in all versions of transformers"""
+"""Architectures whose layers have the names they always had, so that no adapter is renamed"""
 
 
 def import_libraries() -> None:
@@ -44,7 +44,7 @@ def import_libraries() -> None:
         import torch
 
         with _replaced(functools, "lru_cache", _lru_cache):
-            import transformers  # noqa: F401
+            import transformers
         with _promised("scipy.optimize", "linear_sum_assignment"):
             import transformers.loss.loss_utils
         import transformers.models.auto.modeling_auto  # noqa: F401
@@ -75,7 +75,7 @@ def collector_paused() -> Iterator[None]:
 def architecture_known(model_type: str) -> Iterator[None]:
     """Keep PEFT from asking what a model's modules were called in earlier versions of transformers.
 
-    It is asked for every adapter, and builds a table of all models to say that these have none.
+    It is asked for every adapter, and builds a table of all models to say that none is renamed.
     """
     if model_type not in PLAIN:
         yield
