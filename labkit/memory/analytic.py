@@ -373,9 +373,9 @@ def _head_gradient(shape: Shape, settings: StepSettings) -> int:
 def _embedding_gradient(shape: Shape, settings: StepSettings) -> int:
     """Return the embedding's dense gradient beside the head's, when both are one weight.
 
-    Their sum is written over the head's if a cast or the tiled loss made that anew, not over a view.
+    Their sum is written over the head's if a cast or the tiled loss made it anew, not over a view.
     """
     if settings.method != "full" or not shape.tied:
         return 0
-    tables = 1 if settings.autocast or settings.loss == "chunked" else 2
-    return tables * shape.vocab * shape.hidden * trained_bytes(settings)
+    anew = settings.autocast or settings.loss == "chunked"
+    return (1 if anew else 2) * shape.vocab * shape.hidden * trained_bytes(settings)

@@ -26,7 +26,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from labkit.hardware import DEVICES, GIB, cores
 from labkit.memory.analytic import analytic
@@ -154,7 +154,8 @@ def float32_grid() -> Iterator[StepSettings]:
         ("tiny-llama", "tiny-gemma", "tiny-phi", "tiny-bloom"), (1, 4, 8), (64,)
     )
     embedded = itertools.product(("smollm2-135m-instruct",), (1, 3), (64,))
-    choices = itertools.product(("full", "lora"), (False, True), ("sdpa", "eager"))
+    attentions: tuple[Literal["sdpa", "eager"], ...] = ("sdpa", "eager")
+    choices = itertools.product(("full", "lora"), (False, True), attentions)
     for (model, batch_size, seq_len), (method, checkpointing, attention) in itertools.product(
         (*tiny, *embedded), tuple(choices)
     ):
