@@ -40,7 +40,7 @@ from labkit.memory.shapes import (
     parameters,
     quantised_weights,
     shape_of,
-)
+)  # fmt: skip
 from labkit.memory.sharding import Sizes, shard, state_bytes, trained_bytes
 
 RULE_OF_18 = {
@@ -370,7 +370,11 @@ def _head_gradient(shape: Shape, settings: StepSettings) -> int:
 
 
 def _embedding_gradient(shape: Shape, settings: StepSettings) -> int:
-    """Return the embedding's dense gradient beside the head's, when both are one weight."""
+    """Return the embedding's dense gradient beside the head's, when both are one weight.
+
+    Their sum is written over the head's if a cast or the tiled loss made it anew, not over a view.
+    """
     if settings.method != "full" or not shape.tied:
         return 0
-    return shape.vocab * shape.hidden * trained_bytes(settings)
+    anew = settings.autocast or settings.loss == "chunked"
+    return (1 if anew else 2) * shape.vocab * shape.hidden * trained_bytes(settings)

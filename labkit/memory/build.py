@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from labkit.errors import LabkitError, nearest
+from labkit.memory.imports import architecture_known
 from labkit.memory.quantised import quantise_linears
 from labkit.memory.settings import StepSettings
 from labkit.memory.shapes import check_method, config_folder
@@ -131,7 +132,7 @@ def attach(model: Any, settings: StepSettings) -> Any:
         peft_config = kind(task_type=task, num_virtual_tokens=settings.num_virtual_tokens)
     options = {"low_cpu_mem_usage": True} if settings.uses_lora else {}
     try:
-        with quiet():
+        with quiet(), architecture_known(model.config.model_type):
             model = peft.get_peft_model(model, peft_config, autocast_adapter_dtype=False, **options)
     except ValueError as error:
         if "not found in the base model" not in str(error):

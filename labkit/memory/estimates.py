@@ -23,6 +23,7 @@ from typing import Any
 from labkit.errors import LabkitError, nearest
 from labkit.hardware import GIB, Device, device, gpus
 from labkit.memory.analytic import Analytic, analytic, evaluation_bytes, kv_cache_bytes
+from labkit.memory.imports import import_libraries
 from labkit.memory.roofline import step_seconds
 from labkit.memory.settings import METHODS, StepSettings
 from labkit.memory.shapes import shape_of
@@ -157,6 +158,7 @@ def settings_for(card: Device, model: str, **choices: Any) -> StepSettings:
 
 
 def _traced(settings: StepSettings) -> Any:
+    import_libraries()
     from labkit.memory.trace import trace
 
     return trace(settings)

@@ -10,12 +10,12 @@ A limit counts everything a process holds, so tensors are not enough:
   half-filled heap pages come to `HEAP_BYTES`, and each thread has buffers of its own. Blocks below
   128 KiB, such as an adapter's matrices with their gradients and Adam's states, lie in a heap that
   gives nothing back from its middle: half of their bytes come on top (`heap_gap_bytes`).
-* `loading`: the weights and a copy of the largest one while it is converted. Training needs more
-  than that, unless almost nothing is trained on very short samples.
+* `loading`: the weights and, in 16 bit, a copy of the largest one while it is converted. Training
+  needs more than that, unless almost nothing is trained on very short samples.
 
-Where the peak is not in the loss, a process was seen to take up to a quarter of the embedding table
-in float32 more than its tensors, at the end of the backward pass. Why is not known; twice that is
-left for it.
+Where the peak is not in the loss, a process that computes in 16 bit was seen to take up to a
+quarter of the embedding table in float32 more than its tensors, at the end of the backward pass.
+Why is not known; twice that is left for it. In float32 it does not happen.
 
 **The largest batch.** needed(B) rises with B, on a line between the places where the peak moves to
 another phase of the step. So the next batch to trace is where the line through the two nearest
@@ -33,6 +33,7 @@ from typing import Any
 from labkit.errors import LabkitError
 from labkit.hardware import GIB, cores
 from labkit.memory.estimates import needed
+from labkit.memory.imports import import_libraries
 from labkit.memory.point import DONE, run_in_process
 from labkit.memory.settings import BYTES, StepSettings
 from labkit.memory.shapes import adapted, shape_of
@@ -56,6 +57,8 @@ def process_needs(settings: StepSettings) -> tuple[int, int]:
     if settings.target == "cuda":
         return found.peak, needed(found.peak, settings)
     largest = largest_weight_bytes(settings)
+    if settings.dtype == "float32":  # nothing is converted, and nothing unexplained was seen
+        largest = 0
     loading = found.weights + 2 * largest
     tensors = max(found.loss_peak, found.other_peak + largest, loading)
     return found.peak, held_bytes(settings) + outside_bytes() + heap_gap_bytes(settings) + tensors
@@ -98,6 +101,7 @@ def traced(settings: StepSettings) -> Traced:
 
 @lru_cache(maxsize=512)
 def _traced(text: str) -> Traced:
+    import_libraries()
     from labkit.memory.trace import trace
 
     result = trace(StepSettings(**json.loads(text)))

@@ -31,6 +31,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from labkit.errors import LabkitError
 from labkit.memory import gpu_paths
 from labkit.memory.build import build_step, depth_of, load_config
+from labkit.memory.imports import collector_paused
 from labkit.memory.quantised import NF4Linear
 from labkit.memory.settings import StepSettings
 from labkit.memory.sharding import Sizes, shard
@@ -99,7 +100,8 @@ def trace(settings: StepSettings, *, extrapolate: bool = True) -> Trace:
     settings that its architecture cannot follow.
     """
     try:
-        return _trace(settings, extrapolate=extrapolate)
+        with collector_paused():
+            return _trace(settings, extrapolate=extrapolate)
     except LabkitError:
         raise
     except Exception as error:

@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 PARTS = (
@@ -36,6 +37,8 @@ PARTS = (
 )  # fmt: skip
 
 _ADD = torch.ops.aten.add.Tensor
+_DEVICE = torch.ops.prim.device.default
+_META = torch.device("meta")
 _CAST = torch.ops.aten._to_copy.default
 
 # Bytes that an operation takes inside itself, as a function of its arguments.
@@ -92,6 +95,10 @@ class StorageTracker(TorchDispatchMode):
     def __torch_dispatch__(
         self, function: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
+        if function is _DEVICE and isinstance(args[0], FakeTensor):
+            # Asked for more often than all operations together; passed on, it costs as much as one.
+            fake = args[0]
+            return _META if fake.fake_mode.in_kernel_invocation else fake.fake_device
         result = function(*args, **(kwargs or {}))
         if isinstance(result, torch.Tensor):
             self._operation = str(function)
@@ -99,7 +106,7 @@ class StorageTracker(TorchDispatchMode):
             if torch.is_grad_enabled():
                 if function is _CAST and self._part_of(args[0]) in ("weights", "added_weights"):
                     self.given.setdefault(number, "weight_copies")
-            elif function is _ADD:
+            elif function is _ADD and not args[0]._is_view():
                 self.sums[number] = self._see(args[0])
         elif isinstance(result, tuple | list):
             self._operation = str(function)
@@ -143,7 +150,9 @@ def _events_as_run(tracker: StorageTracker) -> list[tuple[int, bool]]:
 
     Where several gradients of one tensor meet, autograd adds into the first one if nobody else
     holds it, but never into a fake one (`accumulate` in torch/csrc/autograd/input_buffer.cpp). A
-    first addend that goes right after its sum came is such a case: let it go before.
+    first addend that goes right after its sum came is such a case: let it go before. A view is not:
+    it holds its base. That of a tied table in float32 is one, its product's transpose; under
+    autocast it is a cast's new tensor.
     """
     events = list(tracker.events)
     for index, (number, came) in enumerate(events[:-1]):

@@ -6,6 +6,7 @@ makes the committed record (about a quarter of an hour on two cores); `--only pu
 another part) prints one part of it. The parts:
 
 * `measured` runs real steps on this CPU and compares their peak, to the byte, with the trace;
+* `float32` does the same in the type that processors without bfloat16 units train in;
 * `published` traces what others measured on cards, with the choices written beside each row of
   `data/memory_published.json` before the first comparison;
 * `analytic` compares formula and trace over a grid;
@@ -22,10 +23,10 @@ import platform
 import statistics
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from labkit.hardware import DEVICES, GIB, cores
 from labkit.memory.analytic import analytic
@@ -101,12 +102,12 @@ def time_rows(path: Path | None = None) -> Iterator[dict[str, Any]]:
         }
 
 
-def measured_rows() -> Iterator[dict[str, Any]]:
+def measured_rows(grid: Iterable[StepSettings] | None = None) -> Iterator[dict[str, Any]]:
     """Run real steps of the embedded and tiny models here; yield their peaks and the trace's."""
     from labkit.memory.measured import measure
     from labkit.memory.trace import trace
 
-    for settings in measured_grid():
+    for settings in measured_grid() if grid is None else grid:
         traced, real = trace(settings).peak_bytes, measure(settings).peak_bytes
         yield {
             **_named(settings),
@@ -132,6 +133,40 @@ def measured_grid() -> Iterator[StepSettings]:
             gradient_checkpointing=checkpointing,
             batch_size=batch_size,
             seq_len=seq_len,
+            target="cpu",
+        )
+
+
+def float32_rows() -> Iterator[dict[str, Any]]:
+    """Compare trace and real steps as `measured_rows` does, in float32 and with both attentions."""
+    for settings, row in zip(float32_grid(), measured_rows(float32_grid()), strict=True):
+        formula = analytic(settings)
+        assert formula is not None
+        yield {"attention": settings.attention, **row, "analytic_bytes": formula.peak_bytes}
+
+
+def float32_grid() -> Iterator[StepSettings]:
+    """Yield float32 steps: full and LoRA, fused and eager attention, with and without checkpoints.
+
+    Processors without bfloat16 units train in it.
+    """
+    tiny = itertools.product(
+        ("tiny-llama", "tiny-gemma", "tiny-phi", "tiny-bloom"), (1, 4, 8), (64,)
+    )
+    embedded = itertools.product(("smollm2-135m-instruct",), (1, 3), (64,))
+    attentions: tuple[Literal["sdpa", "eager"], ...] = ("sdpa", "eager")
+    choices = itertools.product(("full", "lora"), (False, True), attentions)
+    for (model, batch_size, seq_len), (method, checkpointing, attention) in itertools.product(
+        (*tiny, *embedded), tuple(choices)
+    ):
+        yield StepSettings(
+            model=model,
+            method=method,
+            gradient_checkpointing=checkpointing,
+            attention=attention,
+            batch_size=batch_size,
+            seq_len=seq_len,
+            dtype="float32",
             target="cpu",
         )
 
@@ -183,6 +218,7 @@ def _named(settings: StepSettings) -> dict[str, Any]:
 
 KINDS: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
     "measured": measured_rows,
+    "float32": float32_rows,
     "published": published_rows,
     "analytic": analytic_rows,
     "time": time_rows,

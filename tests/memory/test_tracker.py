@@ -1,8 +1,12 @@
 """The log of storages against tensors whose sizes and lives are known."""
 
+import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from labkit.memory.measured import measure
+from labkit.memory.settings import StepSettings
+from labkit.memory.trace import trace
 from labkit.memory.tracker import StorageTracker, replay
 
 KIB = 1024
@@ -89,3 +93,17 @@ def test_gradients_that_meet_are_added_in_place():
     backward = replay(tracker)[1]
     # The two gradients of x and a few scalars, but nothing for their sum.
     assert 2 * 4 * KIB <= backward.parts["logits_and_loss"] < 2 * 4 * KIB + 64
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_gradients_of_a_tied_table_meet_in_a_trace_as_they_do_on_real_tensors(dtype):
+    # A vocabulary of which one gradient outweighs the rest of the model.
+    settings = StepSettings(
+        model="tiny-llama", method="full", target="cpu", batch_size=2, seq_len=8, dtype=dtype,
+        config_overrides={"vocab_size": 40_000, "tie_word_embeddings": True},
+    )  # fmt: skip
+    place = "backward.embedding.0.0"
+    traced = {window.name: window.peak_bytes for window in trace(settings).windows}[place]
+    real = measure(settings).phases[place]
+    table = 40_000 * 64 * 4
+    assert abs(traced - real) < table / 20

@@ -21,7 +21,10 @@ MIB = 2**20
 
 def settings_of(row: dict, target: str) -> StepSettings:
     fields = ("model", "method", "gradient_checkpointing", "batch_size", "seq_len")
-    return StepSettings(**{name: row[name] for name in fields}, target=target)
+    given = {name: row[name] for name in fields}
+    if "attention" in row:
+        given |= {"attention": row["attention"], "dtype": "float32"}
+    return StepSettings(**given, target=target)
 
 
 def test_the_summary_is_that_of_the_rows():
@@ -40,6 +43,29 @@ def test_traced_against_measured():
     for row in rows:
         apart = abs(row["traced_bytes"] - row["measured_bytes"])
         assert apart <= max(0.05 * row["measured_bytes"], MIB)
+
+
+def test_float32_is_predicted_as_well():
+    rows = ROWS["float32"]
+    kinds = {(r["method"], r["gradient_checkpointing"], r["attention"]) for r in rows}
+    assert len(kinds) == 8
+    for key, least in (("batch_size", 3), ("model", 5)):
+        assert len({row[key] for row in rows}) >= least
+    assert "smollm2-135m-instruct" in {row["model"] for row in rows}
+    errors = [abs(row["traced_bytes"] / row["measured_bytes"] - 1) for row in rows]
+    assert statistics.median(errors) <= 0.03 and max(errors) <= 0.05
+    large = [row for row in rows if row["model"] == "smollm2-135m-instruct"]
+    formulas = [abs(row["analytic_bytes"] / row["measured_bytes"] - 1) for row in large]
+    assert statistics.median(formulas) <= 0.08 and max(formulas) <= 0.15
+
+
+def test_float32_traces_and_steps_are_still_those_of_the_record():
+    tiny = [row for row in ROWS["float32"] if row["model"].startswith("tiny-")]
+    for row in tiny[3::13]:
+        settings = settings_of(row, "cpu")
+        assert trace(settings).peak_bytes == row["traced_bytes"]
+        assert analytic(settings).peak_bytes == row["analytic_bytes"]
+        assert measure(settings).peak_bytes == pytest.approx(row["measured_bytes"], rel=0.01)
 
 
 def test_traced_against_published():
