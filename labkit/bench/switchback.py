@@ -117,6 +117,7 @@ def switchback(
 
     Raises LabkitError for a backend that is not there or a model that doesn't fit.
     """
+    _check_level(grid)
     say = _sayer(quiet)
     work = cases(grid)
     ledger = _ledger(output_dir / "switchback.json", grid, fresh=fresh, say=say)
@@ -235,6 +236,7 @@ def kernels(
     {part: [lowest, highest]}, a_a {value, low, high} of the 16-bit product timed twice. Parts are
     those of `layers.parts`. Raises LabkitError for a backend that is not there.
     """
+    _check_level(grid)
     say = _sayer(quiet)
     ledger = _ledger(output_dir / "kernels.json", grid, fresh=fresh, say=say)
     work = [case for case in cases(grid) if case["mode"] == MODES[0]]
@@ -272,6 +274,14 @@ def summarise_parts(measured: dict[str, Any]) -> dict[str, Any]:
         "a_a": same["ratio"],
         "a_a_p_value": same["p_value"],
     }
+
+
+def _check_level(grid: Grid) -> None:
+    """Refuse a level of int8 that isn't there before a process meets it."""
+    from labkit.switchback import levels
+
+    if grid.backend in ("auto", "cpu"):
+        levels.chosen()
 
 
 def _sayer(quiet: bool) -> Say:
