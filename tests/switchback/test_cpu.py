@@ -1,13 +1,10 @@
 """The CPU backends against the reference, bit for bit: all operations, odd shapes, all levels."""
 
 import os
-import platform
 import re
-import shutil
 import subprocess
 import sys
 import textwrap
-from pathlib import Path
 
 import pytest
 import torch
@@ -29,9 +26,6 @@ SHAPES = [(1, 1, 1), (3, 5, 7), (33, 70, 45), (64, 64, 64), (129, 576, 257), (31
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 HAVE_KERNELS = not cpu.load()
 needs_kernels = pytest.mark.skipif(not HAVE_KERNELS, reason=f"no int8 kernels: {cpu.load()}")
-needs_compiler = pytest.mark.skipif(
-    not shutil.which(os.environ.get("CXX", "c++")), reason="no C++ compiler was found"
-)
 needs_vnni = pytest.mark.skipif(not onednn._exact, reason="oneDNN has no VNNI here")
 
 
@@ -333,49 +327,6 @@ def test_onednn_runs_its_matrix_kernel_and_never_the_reference_kernel():
     assert not any("ref" in line[6] for line in executed), executed
     if onednn._orders:
         assert all("amx" in kernel for kernel in products), products
-
-
-INSTRUCTIONS = {
-    "amx": ("tdpbssd", "vpdpbusd"), "avx512_vnni": ("vpdpbusd",), "avx_vnni": ("vpdpwssd",),
-    "avx2": ("vpmaddwd",),
-}  # fmt: skip
-
-
-@needs_kernels
-def test_the_compiled_kernels_hold_their_instruction_and_none_above_their_level(kernel):
-    assembly = subprocess.run(
-        ["objdump", "-d", "--no-show-raw-insn", str(cpu.library_file(kernel))],
-        capture_output=True, text=True, check=True,
-    ).stdout  # fmt: skip
-    assert all(instruction in assembly for instruction in INSTRUCTIONS[kernel])
-    if kernel in ("avx2", "avx_vnni"):
-        assert "%zmm" not in assembly and "%k1" not in assembly, "AVX-512 in a library for AVX2"
-
-
-@needs_compiler
-@pytest.mark.parametrize("level", ["avx2", "avx_vnni"])
-def test_a_level_compiles_on_any_machine_for_its_own_instructions(level, tmp_path):
-    """Without running it: a tile of 6 rows takes all its products from registers."""
-    if platform.machine() != "x86_64":
-        pytest.skip("a compiler for another kind of processor")
-    from torch.utils import cpp_extension
-
-    source = Path(cpu.__file__).with_name(levels.LEVELS[level].sources[0])
-    out = tmp_path / "kernel.s"
-    includes = [f"-I{path}" for path in cpp_extension.include_paths()]
-    subprocess.run(
-        [os.environ.get("CXX", "c++"), "-S", "-fPIC", *levels.LEVELS[level].flags, *includes,
-         str(source), "-o", str(out)], check=True,
-    )  # fmt: skip
-    assembly = out.read_text()
-    # From the last label before the first product to the jump back to it.
-    body = assembly[: assembly.index(INSTRUCTIONS[level][0])].rsplit("\n.L", 1)[1]
-    label = ".L" + body.partition(":")[0]
-    start = assembly.index(f"\n{label}:\n")
-    loop, jump, _ = assembly[start:].partition(f"\t{label}\n")
-    assert jump and loop.count(INSTRUCTIONS[level][0]) == 12
-    assert ("{vex} vpdpwssd" in loop) == (level == "avx_vnni")  # without it an AVX-512 one
-    assert "(%rsp)" not in loop and "(%rbp)" not in loop, "sums are spilled"
 
 
 REASONS = {
