@@ -394,9 +394,9 @@ plots.show(figure, alt=alt)
 # %% [markdown]
 # ## Predict: int8 on this machine
 #
-# Now for your own processor. `labkit/switchback/cpu_kernels.cpp` does in C++ what you have done by hand: it scales, rounds and orders a matrix in one pass, and multiplies with the int8 instructions of the processor's matrix unit, where there is one (**AMX**). Its integers are those of the reference, bit for bit. What it is worth is a question of time, so it gets the fastest opponent there is: `nn.Linear` in bfloat16, as it is, under `torch.compile`, or with its weights in the layout that the matrix unit wants, whichever is fastest at that size.
+# Now for your own processor. `labkit/switchback/cpu_kernels.cpp` does in C++ what you have done by hand: it scales, rounds and orders a matrix in one pass, and multiplies with the best int8 instructions that the processor has: those of a matrix unit (**AMX**), of wide vectors (**VNNI**), or, on any processor of the last ten years, 16-bit ones (`cpu_avx2.cpp`). Its integers are those of the reference, bit for bit. What it is worth is a question of time, so it gets the fastest opponent there is on this machine: `nn.Linear` in float32 or in bfloat16, as it is, under `torch.compile`, or with its weights in the layout that the processor wants, whichever is fastest at that size. Where SwitchBack computes dW with a kernel of labkit's own, its opponent gets that kernel too: otherwise the ratio would count as int8's what is that kernel's, and could exceed the ceiling above. (The figures in `data/results/switchback_bench.json` are older: their opponent was the fastest 16-bit way *without* that kernel.)
 #
-# The layers are those of TinyLlama-1.1B, such as 2048 → 2048. Write down the ratio (16-bit time over int8 time) that you expect for that layer's whole step, with few tokens and with many, and for a whole fine-tuning step of a model of such layers.
+# The layers are those of TinyLlama-1.1B, such as 2048 → 2048. Write down the ratio (the opponent's time over int8's time) that you expect for that layer's whole step, with few tokens and with many, and for a whole fine-tuning step of a model of such layers.
 
 # %%
 predicted_ratio_256_tokens = None

@@ -10,10 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
 from labkit import cli, stats
-from labkit.bench import harness, layers, report, training
+from labkit.bench import harness, layers, report, training, ways
 from labkit.bench import switchback as bench
 from labkit.bench.harness import Ledger, Plan
 from labkit.errors import LabkitError
@@ -233,53 +232,36 @@ def test_a_fresh_process_answers_refuses_fails_and_dies() -> None:
 CASE = {"tokens": 24, "in_features": 48, "out_features": 32, "mode": "full"}
 
 
-@pytest.mark.parametrize("frozen", [False, True])
-def test_the_prepacked_baseline_computes_what_a_linear_layer_does(frozen: bool) -> None:
-    torch.manual_seed(1)
-    linear = nn.Linear(48, 32, bias=False, dtype=torch.bfloat16)
-    linear.weight.requires_grad_(not frozen)
-    packed = layers.PrepackedLinear(linear, tokens=24)
-    x, g = torch.randn(24, 48).bfloat16(), torch.randn(24, 32).bfloat16()
-    found = {}
-    for name, layer in (("linear", linear), ("packed", packed)):
-        inputs = x.clone().requires_grad_()
-        linear.weight.grad = None
-        y = layer(inputs)
-        y.backward(g)
-        assert inputs.grad is not None
-        found[name] = [y.detach(), inputs.grad, linear.weight.grad]
-    for expected, got in zip(found["linear"], found["packed"], strict=True):
-        if expected is None:
-            assert frozen and got is None
-        else:
-            torch.testing.assert_close(got, expected, rtol=2**-7, atol=2**-5)
+def test_what_tiles_give_is_the_ratio_of_the_opponent_without_them() -> None:
+    taken = {"a": 1.0, "a_again": 1.0, "row": 0.8, "tensor": 0.5, "plain": 1.2}
+    measured = {
+        "baseline": ways.TILES, "plain": "eager", "baselines": {}, "backend": "cpu",
+        "dtype": "bfloat16", "candidates": {}, "left_out": {},
+        "runs": measured_with_noise(taken),
+    }  # fmt: skip
+    row, tensor = bench._rows(CASE, measured)
+    assert row["split"]["int8"] == row["ratio"]
+    assert row["ratio"]["value"] == pytest.approx(1.25, 0.05)
+    assert row["split"]["tiles"]["value"] == pytest.approx(1.2, 0.05)
+    (line, _) = report.split_lines([row, tensor])
+    assert "int8 gives 1.2" in line and "without tiles for the opponent 1." in line
+    del taken["plain"]
+    row, _ = bench._rows(CASE, measured | {"runs": measured_with_noise(taken)})
+    assert row["split"]["tiles"] is None and report.split_lines([row]) == []
 
 
-def test_the_tile_gradient_differs_from_a_linear_layer_in_nothing_else() -> None:
-    torch.manual_seed(1)
-    linear = nn.Linear(48, 32, bias=False, dtype=torch.bfloat16)
-    x, g = torch.randn(24, 48).bfloat16(), torch.randn(24, 32).bfloat16()
-    found = []
-    for layer in (linear, layers.TileGradientLinear(linear)):
-        inputs = x.clone().requires_grad_()
-        linear.weight.grad = None
-        layer(inputs).backward(g)
-        found.append((inputs.grad, linear.weight.grad))
-    for expected, got in zip(*found, strict=True):
-        assert expected is not None and got is not None and expected.count_nonzero() > 0
-        torch.testing.assert_close(got, expected, rtol=2**-7, atol=2**-5)
+def measured_with_noise(taken: dict[str, float]) -> list[harness.Run]:
+    return measured(Clock(noise=0.01), taken)
 
 
-def test_a_trained_weight_s_packed_copy_is_never_reused() -> None:
-    linear = nn.Linear(48, 32, bias=False, dtype=torch.bfloat16)
-    packed, x = layers.PrepackedLinear(linear, tokens=4), torch.randn(4, 48).bfloat16()
-    packed(x)
-    with torch.no_grad():
-        linear.weight.zero_()
-    assert packed(x).eq(0).all()
+KINDS = ["eager", "float32", "row", "tensor", *(
+    name for name, way in ways.WAYS.items()
+    if way.packed_by and not way.tiles
+    and ways.can_prepack(way.packed_by, way.dtype, torch.device("cpu"))
+)]  # fmt: skip
 
 
-@pytest.mark.parametrize("kind", ["eager", "prepacked", "float32", "row", "tensor"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mode", ["full", "frozen"])
 def test_a_step_does_all_products_of_its_mode(kind: str, mode: str) -> None:
     step, before = layers.build(kind, CASE | {"mode": mode}, backend="reference")
@@ -300,6 +282,8 @@ def test_parts_are_those_of_the_published_table_and_compute_the_product() -> Non
         (Path(__file__).parents[1] / "data" / "switchback_published.json").read_text()
     )["a100_layer"]["rows"][0]["milliseconds"]
     ours = {name.replace("bf16", "fp16") for name in found}
+    wide = layers.parts({k: v for k, v in CASE.items() if k != "mode"}, "reference", torch.float32)
+    assert {name.replace("float32", "fp16") for name in wide} == ours - {"tiles_dw"}
     assert {n.removesuffix("_tensor").removesuffix("_row") for n in published} <= {
         n.removesuffix("_tensor").removesuffix("_row") for n in ours
     }
@@ -309,19 +293,22 @@ def test_parts_are_those_of_the_published_table_and_compute_the_product() -> Non
     assert 0 < error < 0.03
 
 
-@pytest.mark.parametrize("layer_count", [1, 3])
-def test_the_trained_model_is_a_llama_of_the_said_size(layer_count: int) -> None:
+@pytest.mark.parametrize(("layer_count", "dtype"), [(1, "bfloat16"), (3, "float32")])
+def test_the_trained_model_is_a_llama_of_the_said_size(layer_count: int, dtype: str) -> None:
     spec = {
         "widths": training.TINY, "layers": layer_count, "batch_size": 2, "seq_len": 24,
         "weight_scale": "row", "backend": "reference", "min_features": 0, "compiled": False,
-        "weight_gradient": "torch",
+        "weight_gradient": "torch", "dtype": dtype,
     }  # fmt: skip
     plan = Plan(warmup=1, steps=2, run_seconds=0.0, max_steps=2)
+    assert training.choose(spec)[0] in ("float32", "bfloat16")
     plain = training.measure_training(spec, plan, switchback=False)
     int8 = training.measure_training(spec, plan, switchback=True)
     assert plain["parameters"] == int8["parameters"]
     assert plain["parameters"] == training.parameters(training.TINY, layer_count)
     assert (plain["converted"], int8["converted"]) == (0, 7 * layer_count)
+    tiles = training.measure_training(spec, plan, switchback=False, tiles=True)
+    assert (tiles["converted"], tiles["parameters"]) == (0, plain["parameters"])
     assert len(plain["seconds"]) == 2 and len(plain["warmup_seconds"]) == 1
 
 
@@ -397,24 +384,30 @@ def test_bench_switchback_keeps_its_keys_and_its_results(
         assert {"tokens", "in_features", "out_features", "mode", "baseline", "backend"} <= set(row)
         assert row["ratio"]["low"] <= row["ratio"]["value"] <= row["ratio"]["high"]
         assert set(row["a_a"]) == {"value", "low", "high"}
-        ways = {way: s for way, s in row["baselines"].items()
-                if way not in ("float32", layers.TILES)}  # fmt: skip
-        assert row["baseline"] == min(ways, key=lambda way: ways[way])
+        kind = ways.WAYS[row["baseline"]].dtype
+        taken = {w: s for w, s in row["baselines"].items() if ways.WAYS[w].dtype == kind}
+        assert row["baseline"] == min(taken, key=lambda way: taken[way])
+        assert row["dtype"] == min(row["candidates"], key=lambda name: row["candidates"][name])
+        assert row["split"] == {"int8": row["ratio"], "tiles": None} or row["split"]["tiles"]
+        assert not set(row["baselines"]) & set(row["left_out"])
         assert row["backend"] == "reference"
     assert [r["p_holm"] for r in outcome["rows"]] == pytest.approx(
         stats.holm([r["p_value"] for r in outcome["rows"]])
     )
     end = outcome["end_to_end"]
-    assert {"ratio", "p_value", "a_a"} <= set(end) and len(end["runs"]) == 12
+    assert {"ratio", "p_value", "a_a", "split", "dtype", "baseline"} <= set(end)
+    arms = len({run["arm"] for run in end["runs"]})
+    assert len(end["runs"]) == 4 * arms and arms == (4 if end["baseline"] == "tiles" else 3)
     assert {"cpu", "cores"} <= set(outcome["facts"]["hardware"])
     assert "torch" in outcome["facts"]["versions"]
-    assert "[4/4]" in progress and "[run 12/12]" in progress
+    assert "[4/4]" in progress and f"[run {4 * arms}/{4 * arms}]" in progress
     pictures = {"switchback.png", "switchback_end_to_end.png"}
     assert {p.name for p in tmp_path.iterdir()} == pictures | {
         "switchback.json", "switchback.result.json"
     }  # fmt: skip
     ran = len(in_this_process)
-    assert ran == 4 * (1 + 4) + 12  # a process to choose the baseline, and one a round
+    # A process to choose the baseline, and one a round; one to choose the type, and one a run.
+    assert ran == 4 * (1 + 4) + 1 + 4 * arms
     again, _ = run(capsys, *command)
     assert len(in_this_process) == ran and again == outcome
 
@@ -426,7 +419,8 @@ def test_bench_kernels_times_every_part(
                      "reference", "--output-dir", str(tmp_path))  # fmt: skip
     assert [(r["in_features"], r["out_features"]) for r in outcome["rows"]] == [(64, 64), (64, 96)]
     for row in outcome["rows"]:
-        assert {"bf16_y", "bf16_dw", "quantize_x", "quantize_wt_row", "int8_y"} <= set(
+        kind = report.float_type(row)
+        assert {f"{kind}_y", f"{kind}_dw", "quantize_x", "quantize_wt_row", "int8_y"} <= set(
             row["seconds"]
         )
         for part, seconds in row["seconds"].items():

@@ -20,13 +20,15 @@ PART_COLOURS = {
     "quantise and order W": ("#D55E00", "xx"),
 }
 
-# The parts of a step, from those of 16 bit and those of int8 (see `layers.parts`), in order.
+# The parts of a step, from those without int8 and those of int8 (see `layers.parts`), in order.
 GROUPS = {
-    "Y": ("bf16_y", "packed_y", "int8_y"),
-    "dX": ("bf16_dx", "packed_dx", "int8_dx"),
-    "dW in 16 bit": ("bf16_dw",),
+    "Y": ("{float}_y", "packed_y", "int8_y"),
+    "dX": ("{float}_dx", "packed_dx", "int8_dx"),
+    "dW in 16 bit": ("{float}_dw",),
     "quantise X and G": ("quantize_x", "quantize_g"),
-    "quantise and order W": ("pack_w_{}", "pack_wt_{}", "quantize_w_{}", "quantize_wt_{}"),
+    "quantise and order W": (
+        "pack_w_{scale}", "pack_wt_{scale}", "quantize_w_{scale}", "quantize_wt_{scale}"
+    ),
 }
 
 
@@ -48,8 +50,8 @@ def interval(ratio: dict[str, float]) -> str:
 def render(outcome: dict[str, Any]) -> str:
     """Return the outcome of `switchback` as text."""
     lines = [
-        "time of the fastest 16-bit way / time of SwitchBack, with 95 % intervals",
-        f"{'tokens':>7} {'shape':>11} {'mode':<7} {'scale':<7} {'against':<10} {'16 bit':>9} "
+        "time of the fastest way without int8 / time of SwitchBack, with 95 % intervals",
+        f"{'tokens':>7} {'shape':>11} {'mode':<7} {'scale':<7} {'against':<24} {'its time':>9} "
         f"{'int8':>9}  {'ratio':<22} {'':<7} {'A/A':<22}",
     ]
     for row in outcome["rows"]:
@@ -57,14 +59,34 @@ def render(outcome: dict[str, Any]) -> str:
         shape = f"{row['in_features']}→{row['out_features']}"
         lines.append(
             f"{row['tokens']:>7,} {shape:>11} {row['mode']:<7} {row['weight_scale']:<7} "
-            f"{row['baseline']:<10} {seconds['baseline'] * 1e3:>6.2f} ms "
+            f"{row['baseline']:<24} {seconds['baseline'] * 1e3:>6.2f} ms "
             f"{seconds['candidate'] * 1e3:>6.2f} ms  {interval(row['ratio']):<22} "
             f"{verdict(row):<7} {interval(row['a_a']):<22}"
         )
-    lines += ["", *control_lines(outcome["rows"])]
+    lines += ["", *split_lines(outcome["rows"]), *control_lines(outcome["rows"])]
     if outcome["end_to_end"] is not None:
         lines += ["", end_to_end_line(outcome["end_to_end"])]
     return "\n".join(lines)
+
+
+def split_lines(rows: Sequence[Row]) -> list[str]:
+    """Say in lines which types were left out, and what tiles gave the opponents that have them."""
+    lines = []
+    said = {(way, why) for row in rows for way, why in row.get("left_out", {}).items()}
+    for way in dict.fromkeys(way for way, _ in sorted(said)):
+        reasons = sorted({why for name, why in said if name == way})
+        lines.append(f"not tried: {way} ({reasons[0]}{', and the like' * (len(reasons) > 1)})")
+    for row in rows:
+        tiles = (row.get("split") or {}).get("tiles")
+        if tiles is not None:
+            size = f"{row['tokens']:,} {row['in_features']}→{row['out_features']}"
+            both = row["ratio"]["value"] * tiles["value"]
+            lines.append(
+                f"{size} {row['mode']} {row['weight_scale']}: "
+                f"int8 gives {interval(row['ratio'])}, "
+                f"dW on tiles {interval(tiles)}; without tiles for the opponent {both:.2f}×"
+            )
+    return lines
 
 
 def control_lines(rows: Sequence[Row]) -> list[str]:
@@ -83,13 +105,16 @@ def end_to_end_line(found: dict[str, Any]) -> str:
     """Say in a sentence what the training runs came to."""
     ratio, same = found["ratio"], found["a_a"]
     clean = same["low"] <= 1 <= same["high"] or found["a_a_p_value"] >= ALPHA
+    kind = {"bfloat16": "16 bit", "float32": "float32"}[found.get("dtype", "bfloat16")]
+    tiles = (found.get("split") or {}).get("tiles")
+    more = "" if tiles is None else f"; of its opponent's own, dW on tiles gives {interval(tiles)}"
     return (
         f"end to end, a Llama of {found['layers']} layers with {found['parameters'] / 1e6:.1f} M "
         f"parameters, {found['tokens']:,} tokens a step: "
-        f"{found['seconds']['baseline']:.3g} s in 16 bit, "
+        f"{found['seconds']['baseline']:.3g} s in {kind}, "
         f"{found['seconds']['candidate']:.3g} s with SwitchBack, ratio {interval(ratio)}, "
         f"p = {found['p_value']:.2g} over {found['pairs']} pairs of processes; "
-        f"A/A {interval(same)}{'' if clean else ': the control failed, trust nothing here'}"
+        f"A/A {interval(same)}{'' if clean else ': the control failed, trust nothing here'}{more}"
     )
 
 
@@ -99,13 +124,14 @@ def step_parts(row: Row, *, int8: bool, scale: str = "row", frozen: bool = False
     With `frozen` there is no dW and W is not quantised at every step.
     """
     taken = row["seconds"]
+    kind = float_type(row)
     found: Row = {}
     for group, names in GROUPS.items():
         if frozen and group in ("dW in 16 bit", "quantise and order W"):
             continue
-        names = tuple(name.format(scale) for name in names)
+        names = tuple(name.format(scale=scale, float=kind) for name in names)
         if not int8:
-            chosen = [name for name in names if name.startswith("bf16_")]
+            chosen = [name for name in names if name.startswith(f"{kind}_")]
         elif group in ("Y", "dX"):
             # A backend that orders weights multiplies by those.
             chosen = [next(n for n in names[1:] if n in taken)]
@@ -117,6 +143,11 @@ def step_parts(row: Row, *, int8: bool, scale: str = "row", frozen: bool = False
         if chosen:
             found[group] = sum(taken[name] for name in chosen)
     return found
+
+
+def float_type(row: Row) -> str:
+    """Return the type that a row of `kernels` compares int8 with: bf16 or float32."""
+    return "float32" if "float32_y" in row["seconds"] else "bf16"
 
 
 def render_kernels(outcome: dict[str, Any]) -> str:
@@ -171,11 +202,11 @@ def draw_heatmaps(figure: Any, axes: Iterable[Any], rows: Sequence[Row]) -> str:
     ticks = [r for r in (0.1, 0.25, 0.5, 0.7, 1, 1.4, 2, 3) if abs(math.log2(r)) <= limit]
     bar = figure.colorbar(image, ax=axes, ticks=[math.log2(r) for r in ticks], shrink=0.8)
     bar.ax.set_yticklabels([f"{r:g}×" for r in ticks])
-    bar.set_label("16-bit time / int8 time")
+    bar.set_label("time without int8 / with")
     won = sum(verdict(row) == "faster" for row in rows)
     lost = sum(verdict(row) == "slower" for row in rows)
-    return (f"Four heat maps of 16-bit time over SwitchBack time by layer shape and tokens: "
-            f"int8 wins at {won} of {len(rows)} sizes and loses at {lost}.")  # fmt: skip
+    return (f"Four heat maps of the fastest other way's time over SwitchBack's by layer shape and "
+            f"tokens: int8 wins at {won} of {len(rows)} sizes and loses at {lost}.")  # fmt: skip
 
 
 def draw_parts(ax: Any, rows: Sequence[Row], *, scale: str = "row") -> str:
@@ -184,7 +215,7 @@ def draw_parts(ax: Any, rows: Sequence[Row], *, scale: str = "row") -> str:
     for row in rows:
         size = f"{row['tokens']:,}·{row['in_features']}→{row['out_features']}"
         for int8 in (False, True):
-            labels.append(f"{size} {'int8' if int8 else 'bf16'}")
+            labels.append(f"{size} {'int8' if int8 else float_type(row)}")
             left = 0.0
             for group, seconds in step_parts(row, int8=int8, scale=scale).items():
                 ax.barh(len(labels) - 1, seconds * 1e3, left=left, color=PART_COLOURS[group][0],
@@ -197,7 +228,7 @@ def draw_parts(ax: Any, rows: Sequence[Row], *, scale: str = "row") -> str:
     ax.set_xlabel("milliseconds a step")
     ax.grid(axis="y", visible=False)
     ax.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    return "Bars of the parts of a layer's step, 16 bit and int8: " + "; ".join(said) + "."
+    return "Bars of the parts of a layer's step, without int8 and with: " + "; ".join(said) + "."
 
 
 def draw_pairs(ax: Any, found: dict[str, Any]) -> str:
@@ -215,7 +246,7 @@ def draw_pairs(ax: Any, found: dict[str, Any]) -> str:
                     linestyle="none", capsize=4,
                     label=None if place else "geometric mean, 95 % interval")  # fmt: skip
     ax.axvline(1.0, color="black", linewidth=1)
-    ax.set_yticks([0, 1], ["16 bit / SwitchBack", "16 bit / 16 bit (A/A)"])
+    ax.set_yticks([0, 1], ["without / SwitchBack", "without / without (A/A)"])
     ax.set_ylim(1.5, -0.6)
     ax.set_xlabel("ratio of the time of a step")
     ax.grid(axis="y", visible=False)

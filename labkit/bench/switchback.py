@@ -1,4 +1,4 @@
-"""`labkit bench switchback` and `labkit bench kernels`: int8 against the fastest 16 bit, by size.
+"""`labkit bench switchback` and `labkit bench kernels`: int8 against the fastest without, by size.
 
 The grid is tokens × shapes × mode × weight scale (see `layers.py`), then a whole training step (see
 `training.py`). A round is a process of its own, where the baseline, the baseline again and both
@@ -25,6 +25,8 @@ from labkit.errors import LabkitError, nearest
 
 MODES = ("full", "frozen")
 SCALES = ("row", "tensor")
+PLAIN = "plain"
+"""The arm without tiles, where the baseline has them."""
 TINYLLAMA_SHAPES = ((2048, 2048), (2048, 256), (2048, 5632), (5632, 2048))
 WEIGHT_GRADIENTS = ("torch", "tiles")
 BACKENDS = ("auto", "triton", "cpu", "onednn", "reference")
@@ -112,11 +114,15 @@ def switchback(
 
     rows: tokens, in_features, out_features, mode, weight_scale, baseline, backend, ratio {value,
     low, high} (baseline time / SwitchBack time), p_value, p_holm, a_a, a_a_p_value, pairs, seconds
-    {baseline, candidate}, baselines {way: seconds}. end_to_end: ratio, p_value, a_a and more, or
+    {baseline, candidate}, baselines {way: seconds}, left_out {way: why}, dtype (SwitchBack's),
+    candidates {type: seconds}, split {int8, tiles}: the ratio, and what the baseline has of a
+    weight gradient on tiles (null where it has none); both multiplied are the ratio to the fastest
+    way without. end_to_end: ratio, p_value, a_a and more, or
     null. Results are kept in output_dir/switchback.json as they come.
 
     Raises LabkitError for a backend that is not there or a model that doesn't fit.
     """
+    _check_level(grid)
     say = _sayer(quiet)
     work = cases(grid)
     ledger = _ledger(output_dir / "switchback.json", grid, fresh=fresh, say=say)
@@ -145,18 +151,20 @@ def switchback(
 
 
 def _measure(case: dict[str, Any], grid: Grid, say: Say) -> dict[str, Any]:
-    """Time one size and mode: the fastest 16-bit way twice and both scales, in every process."""
+    """Time one size and mode: the fastest way twice and both scales, in every process."""
     tried = harness.in_fresh_process(
         "labkit.bench.layers:measure_baselines", say=say, case=case, backend=grid.backend,
         weight_gradient=grid.weight_gradient,
     )  # fmt: skip
     kinds = {BASELINE: tried["baseline"], CONTROL: tried["baseline"], **{s: s for s in SCALES}}
+    if tried["plain"] != tried["baseline"]:
+        kinds[PLAIN] = tried["plain"]
 
     def measure(order: list[str]) -> Any:
         return harness.in_fresh_process(
             "labkit.bench.layers:measure_round", say=say, case=case, plan=grid.plan,
             kinds=[kinds[arm] for arm in order], backend=grid.backend,
-            weight_gradient=grid.weight_gradient,
+            weight_gradient=grid.weight_gradient, dtype=tried["dtype"],
         )  # fmt: skip
 
     runs = harness.by_round(measure, list(kinds), grid.plan.pairs)
@@ -164,11 +172,19 @@ def _measure(case: dict[str, Any], grid: Grid, say: Say) -> dict[str, Any]:
 
 
 def _rows(case: dict[str, Any], measured: dict[str, Any]) -> list[dict[str, Any]]:
-    kept = {k: measured[k] for k in ("baseline", "backend", "baselines")}
-    return [
-        {**case, "weight_scale": scale, **kept, **harness.conclude(measured["runs"], scale)}
-        for scale in SCALES
-    ]
+    kept = {k: value for k, value in measured.items() if k != "runs"}
+    rows = []
+    for scale in SCALES:
+        found = harness.conclude(measured["runs"], scale)
+        split = {"int8": found["ratio"], "tiles": _tiles(measured["runs"])}
+        rows.append({**case, "weight_scale": scale, **kept, **found, "split": split})
+    return rows
+
+
+def _tiles(runs: list[Run], fair: str = BASELINE, plain: str = PLAIN) -> dict[str, float] | None:
+    """Return what tiles give the baseline: the ratio of its time without them to that with."""
+    without = harness.times(runs, plain)
+    return stats.paired_ratio(without, harness.times(runs, fair))["ratio"] if without else None
 
 
 def _in_short(measured: dict[str, Any]) -> str:
@@ -182,8 +198,12 @@ def _in_short(measured: dict[str, Any]) -> str:
 def end_to_end(grid: Grid, ledger: Ledger, say: Say) -> dict[str, Any]:
     """Fine-tune with and without SwitchBack, a process a run; return what the runs say.
 
+    The baseline has SwitchBack's weight gradient on tiles where there is one; a third arm has not.
+    Both sides compute in the type that multiplies faster here.
+
     Keys: ratio, p_value, a_a {value, low, high}, a_a_p_value, pairs, seconds, layers, parameters,
-    converted (layers in int8), tokens (of a step), weight_scale, compiled and runs.
+    converted (layers in int8), tokens (of a step), weight_scale, compiled, dtype, baseline (plain
+    or tiles), split (as in rows) and runs.
     """
     from labkit.bench import training
 
@@ -196,32 +216,51 @@ def end_to_end(grid: Grid, ledger: Ledger, say: Say) -> dict[str, Any]:
     }  # fmt: skip
     plan = grid.training_plan
     known: list[Run] = ledger.get("end to end") or []
-    if len(known) < 3 * plan.pairs:
+    dtype, tiles = ledger.get("end to end in") or harness.in_fresh_process(
+        "labkit.bench.training:choose", say=say, spec=spec
+    )
+    spec["dtype"] = dtype
+    ledger.put("end to end in", [dtype, tiles])
+    number = (4 if tiles else 3) * plan.pairs
+    if len(known) < number:
         training.check_memory(spec)
-        say(f"end to end: {3 * plan.pairs} training runs, a process each")
+        say(f"end to end: {number} training runs, a process each")
 
-    def runner(is_switchback: bool) -> Any:
+    def runner(arm: str) -> Any:
         return lambda: harness.in_fresh_process(
             "labkit.bench.training:measure_training", say=say, spec=spec, plan=plan,
-            switchback=is_switchback,
+            switchback=arm == "switchback", tiles=arm == "tiles",
         )  # fmt: skip
 
     def keep(runs: list[Run]) -> None:
         ledger.put("end to end", runs)
         last = runs[-1]
-        say(f"[run {len(runs)}/{3 * plan.pairs}] {last['arm']}: {last['median']:.3f} s a step")
+        say(f"[run {len(runs)}/{number}] {last['arm']}: {last['median']:.3f} s a step")
 
-    runners = {BASELINE: runner(False), "switchback": runner(True), CONTROL: runner(False)}
+    fair = "tiles" if tiles else "plain"
+    runners = {BASELINE: runner(fair), "switchback": runner("switchback"), CONTROL: runner(fair)}
+    if tiles:
+        runners[PLAIN] = runner("plain")
     runs = harness.alternate(runners, plan.pairs, kept=known, on_run=keep)
     (converted,) = {run["converted"] for run in runs if run["arm"] == "switchback"}
+    found = harness.conclude(runs, "switchback")
+    given = _tiles(runs)
+    if given is not None and given["value"] < 1:  # tiles lose here: the fair opponent is without
+        found |= {key: value for key, value in harness.conclude(
+            runs, "switchback", baseline=PLAIN, again=CONTROL).items()
+            if not key.startswith("a_a")}  # fmt: skip
+        fair, given = "plain", None
     return {
-        **harness.conclude(runs, "switchback"),
+        **found,
         "layers": grid.layers,
         "parameters": runs[0]["parameters"],
         "converted": converted,
         "tokens": grid.batch_size * grid.seq_len,
         "weight_scale": grid.weight_scale,
         "compiled": grid.compiled,
+        "dtype": dtype,
+        "baseline": fair,
+        "split": {"int8": found["ratio"], "tiles": given},
         "runs": runs,
     }
 
@@ -235,6 +274,7 @@ def kernels(
     {part: [lowest, highest]}, a_a {value, low, high} of the 16-bit product timed twice. Parts are
     those of `layers.parts`. Raises LabkitError for a backend that is not there.
     """
+    _check_level(grid)
     say = _sayer(quiet)
     ledger = _ledger(output_dir / "kernels.json", grid, fresh=fresh, say=say)
     work = [case for case in cases(grid) if case["mode"] == MODES[0]]
@@ -272,6 +312,14 @@ def summarise_parts(measured: dict[str, Any]) -> dict[str, Any]:
         "a_a": same["ratio"],
         "a_a_p_value": same["p_value"],
     }
+
+
+def _check_level(grid: Grid) -> None:
+    """Refuse a level of int8 that isn't there before a process meets it."""
+    from labkit.switchback import levels
+
+    if grid.backend in ("auto", "cpu"):
+        levels.chosen()
 
 
 def _sayer(quiet: bool) -> Say:

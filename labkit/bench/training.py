@@ -8,10 +8,11 @@ weights (speed does not depend on them) and fewer layers. Beside two of 22 layer
 would take that much more of the step. So the vocabulary shrinks with the depth: every share is the
 full model's.
 
-Otherwise this is `labkit train --method full`: float32 weights, bfloat16 autocast, fused AdamW,
-gradients clipped at norm 1, a heap that is kept, and decoder layers compiled if asked for (as
-long runs do). SwitchBack's arm differs in one call, `convert`. Every run is a process of its own
-and trains from the same weights on the same tokens.
+Otherwise this is `labkit train --method full`: float32 weights, bfloat16 autocast where that
+multiplies faster than float32, fused AdamW, gradients clipped at norm 1, a heap that is kept, and
+decoder layers compiled if asked for (as long runs do). SwitchBack's arm differs in one call,
+`convert`. Where its weight gradient runs on bfloat16 tiles, its opponent gets the same for the same
+layers. Every run is a process of its own and trains from the same weights on the same tokens.
 """
 
 import gc
@@ -67,11 +68,33 @@ def check_memory(spec: dict[str, Any]) -> None:
         )
 
 
-def measure_training(spec: dict[str, Any], plan: Plan, *, switchback: bool) -> dict[str, Any]:
+def choose(spec: dict[str, Any]) -> tuple[str, bool]:
+    """Return the type in which this model's widest product is faster here, and if there are tiles.
+
+    LabkitError: the backend of `spec` is not there.
+    """
+    import torch
+
+    from labkit.bench import layers, ways
+    from labkit.switchback import SwitchBackLinear, cpu
+
+    SwitchBackLinear(1, 1, backend=spec["backend"])  # builds what the backend needs
+    widths = spec["widths"]
+    case = {"tokens": spec["batch_size"] * spec["seq_len"], "in_features": widths["hidden_size"],
+            "out_features": widths["intermediate_size"]}  # fmt: skip
+    slow = ways.slowness(case, layers.DEVICE)
+    dtype = min(slow, key=lambda kind: slow[kind])
+    tiles = spec["weight_gradient"] == "tiles" and cpu.tiles() and dtype == torch.bfloat16
+    return str(dtype).removeprefix("torch."), tiles
+
+
+def measure_training(
+    spec: dict[str, Any], plan: Plan, *, switchback: bool, tiles: bool = False
+) -> dict[str, Any]:
     """Train for a few steps; return {seconds, warmup_seconds, converted, parameters}.
 
     `spec` holds widths, layers, batch_size, seq_len, compiled, weight_scale, weight_gradient,
-    backend, min_features.
+    backend, min_features, dtype. `tiles` gives SwitchBack's dW to the layers it would have taken.
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -102,6 +125,8 @@ def measure_training(spec: dict[str, Any], plan: Plan, *, switchback: bool) -> d
         converted = convert(model, min_features=spec["min_features"], backend=spec["backend"],
                             weight_gradient=spec["weight_gradient"],
                             weight_scale=spec["weight_scale"])  # fmt: skip
+    elif tiles:
+        _use_tiles(model, spec["min_features"])
     if spec["compiled"]:
         fast.compile_layers(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
@@ -109,7 +134,7 @@ def measure_training(spec: dict[str, Any], plan: Plan, *, switchback: bool) -> d
     batch = {"input_ids": input_ids, "labels": input_ids.clone()}
 
     def step() -> None:
-        with torch.autocast(device, dtype=torch.bfloat16):
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=spec["dtype"] == "bfloat16"):
             loss = fast.labelled_loss(model, batch, None)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -121,3 +146,16 @@ def measure_training(spec: dict[str, Any], plan: Plan, *, switchback: bool) -> d
     timed: dict[str, Any] = dict(time_run(step, plan))
     return {**timed, "converted": len(converted),
             "parameters": sum(p.numel() for p in model.parameters())}  # fmt: skip
+
+
+def _use_tiles(model: Any, min_features: int) -> None:
+    """Compute the weight gradient of the layers that `convert` would take as SwitchBack does."""
+    from torch import nn
+
+    from labkit.bench.ways import TileGradientLinear
+
+    for name, layer in list(model.named_modules()):
+        if type(layer) is not nn.Linear or name == "lm_head":
+            continue
+        if min(layer.in_features, layer.out_features) >= min_features:
+            model.set_submodule(name, TileGradientLinear(layer))

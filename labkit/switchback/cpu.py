@@ -1,30 +1,30 @@
 """Int8 on the CPU: the operations of `reference.py` in C++, at the speed of the matrix unit.
 
-A processor with AMX multiplies int8 at twice the rate of bfloat16. What a linear layer gains of
-that depends on everything around the product, and for a weight that changes at every step that
-used to be more than the product itself: scale, round, write out, read again, reorder for the
-matrix unit. `cpu_kernels.cpp` does it in one pass: `pack_weight` reads a weight as it lies in
-memory and writes what the matrix unit reads, transposed or not, and `packed_mm` scales and rounds
-each block of sums while the next one is being multiplied.
+A processor with AMX multiplies int8 at twice the rate of bfloat16, one with AVX2 alone at twice the
+rate of float32. What a linear layer gains of that depends on everything around the product, and for
+a weight that changes at every step that used to be more than the product itself: scale, round,
+write out, read again, reorder for the matrix unit. The library does it in one pass: `pack_weight`
+reads a weight as it lies in memory and writes what the matrix unit reads, transposed or not, and
+`packed_mm` scales and rounds each block of sums when it is done.
 
     W [N, K] ── pack_weight ──> panels int8, absmax ─┐
     X [M, K] ── quantize_rowwise ──> int8, absmax ───┴── packed_mm ──> Y [M, N]
 
 For a frozen weight the panels are made once and kept. The integers and their sums are those of
-the reference, bit for bit; so are the results, save that the processor's own conversion to
+the reference, bit for bit; so are the results, save that the AVX-512 processors' own conversion to
 bfloat16 turns numbers below 2⁻¹²⁶ into zero.
 
-The source is compiled at first use for the processor it runs on (half a minute) and kept in the
-cache. `why_not` says in a sentence why that cannot be done here: no x86 processor with AVX-512
-VNNI, no compiler. SwitchBack then computes with `onednn.py` or `reference.py`.
+There is a library for each kind of processor (`levels.py`). It is compiled at first use (half a
+minute) and kept in the cache. `why_not` says in a sentence why that cannot be done here: no AVX2 in
+the processor, no compiler. SwitchBack then computes with `onednn.py` or `reference.py`.
 
-Source: Wortsman et al. 2023 (arXiv 2304.13013) for the arithmetic; `cpu_kernels.cpp` for the rest.
+Source: Wortsman et al. 2023 (arXiv 2304.13013) for the arithmetic; `cpu_kernels.cpp` and
+`cpu_avx2.cpp` for the rest.
 """
 
 import functools
 import hashlib
 import os
-import platform
 import shutil
 import subprocess
 import tempfile
@@ -35,7 +35,7 @@ import torch
 from torch import Tensor
 
 from labkit.models.files import cache_dir, locked, say
-from labkit.switchback import reference
+from labkit.switchback import levels, reference
 from labkit.switchback.reference import (
     quantize_columnwise_and_transpose as quantize_columnwise_and_transpose,
 )
@@ -44,28 +44,19 @@ from labkit.switchback.reference import (
 )
 
 NAME = "cpu"
-SOURCES = tuple(Path(__file__).with_name(name) for name in ("cpu_kernels.cpp", "cpu_pack.h"))
-FLAGS = ("-O3", "-march=native", "-fopenmp", "-ffp-contract=off", "-std=c++20")
-NEEDED = ("avx512f", "avx512bw", "avx512vl", "avx512_vnni", "f16c")
-AMX = ("amx_tile", "amx_int8")
 
-
-def _processor_flags() -> frozenset[str]:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return frozenset()
-    found = (line.partition(":")[2].split() for line in lines if line.startswith("flags"))
-    return frozenset(next(found, []))
-
+level = "none"
+"""The level whose library computes. Set by `load`."""
 
 use_amx = False
 """Whether products use AMX; without it VNNI, several times slower. Set by `load`."""
 
-use_amx_bf16 = "amx_bf16" in _processor_flags()
+use_amx_bf16 = "amx_bf16" in levels.processor_flags()
 """Whether tiles multiply bfloat16 too, which `weight_gradient` needs."""
 
 _loaded = False
+_ops: Any = None
+"""The operators of that library in `torch.ops`. Set by `load`."""
 
 
 def serves(device: torch.device, dtype: torch.dtype) -> bool:
@@ -74,10 +65,12 @@ def serves(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def why_not() -> str:
-    """Say in a few words why the kernels cannot be built on this machine; "" when they can."""
-    missing = [flag for flag in NEEDED if flag not in _processor_flags()]
-    if missing:
-        return f"this {platform.machine()} processor has no {missing[0]}"
+    """Say in a few words why the kernels cannot be built on this machine; "" when they can.
+
+    LabkitError: `LABKIT_INT8` names a level that is not there.
+    """
+    if levels.chosen() == "none":
+        return levels.why_none()
     if not shutil.which(os.environ.get("CXX", "c++")):
         return "no C++ compiler was found"
     return ""
@@ -87,47 +80,82 @@ def why_not() -> str:
 def load() -> str:
     """Build the kernels or take them from the cache; return "", or why there are none.
 
-    Processes that start together build once. Safe to kill at any moment.
+    Processes that start together build once. Safe to kill at any moment. LabkitError: as `why_not`.
     """
-    global use_amx, _loaded
+    global _loaded
     reason = why_not()
     if reason:
         return reason
     try:
-        _load_library()
+        use(levels.chosen())
     except (RuntimeError, OSError, subprocess.CalledProcessError) as error:
         return f"the compiler failed ({str(error).splitlines()[0]})"
-    for name, fake in _FAKES.items():
-        torch.library.register_fake(f"labkit_int8::{name}", fake)
-    # The kernel lets a process use tiles only after it has asked once.
-    use_amx = all(flag in _processor_flags() for flag in AMX) and torch.cpu._init_amx()
     _loaded = True
     return ""
 
 
-def _load_library() -> None:
-    """Load the compiled kernels: one file for each source, torch, compiler flags and processor."""
+def use(name: str) -> None:
+    """Compute with the library of level `name` from now on, building it if need be.
+
+    RuntimeError, OSError or CalledProcessError: the compiler failed.
+    """
+    global level, use_amx, _ops
+    _load_library(name)
+    # The kernel lets a process use tiles only after it has asked once.
+    use_amx = name == "amx" and torch.cpu._init_amx()
+    level, _ops = name, getattr(torch.ops, levels.LEVELS[name].namespace)
+
+
+@functools.cache
+def _load_library(name: str) -> None:
+    """Load a level's kernels: one file for each source, torch, compiler flags and processor."""
+    chosen = levels.LEVELS[name]
+    library = library_file(name)
+    sources = [str(Path(__file__).with_name(source)) for source in chosen.sources]
+    _build(library, sources[0], chosen.flags)
+    _load_operators(str(library), chosen.namespace)
+
+
+def library_file(name: str) -> Path:
+    """Return where the compiled kernels of a level lie, or will lie, in the cache."""
+    chosen = levels.LEVELS[name]
+    native = "-march=native" in chosen.flags
     parts = [
-        *(source.read_text() for source in SOURCES),
+        *(Path(__file__).with_name(source).read_text() for source in chosen.sources),
         torch.__version__,
-        *FLAGS,
-        *sorted(_processor_flags()),
+        chosen.namespace,
+        *chosen.flags,
+        *(sorted(levels.processor_flags()) if native else ()),
     ]
     key = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
-    library = cache_dir() / "kernels" / f"switchback-{key}.so"
+    kind = chosen.namespace.removeprefix("labkit_int8").replace("_", "-")
+    return cache_dir() / "kernels" / f"switchback{kind}-{key}.so"
+
+
+@functools.cache
+def _load_operators(library: str, namespace: str) -> None:
+    # AMX and AVX-512 VNNI share a library, whose operators can be defined only once.
+    torch.ops.load_library(library)
+    for name, fake in _FAKES.items():
+        if hasattr(getattr(torch.ops, namespace), name):
+            torch.library.register_fake(f"{namespace}::{name}", fake)
+
+
+def _build(library: Path, source: str, flags: tuple[str, ...]) -> None:
+    """Compile `source` into `library` unless it is there."""
     if library.is_file():
-        return torch.ops.load_library(str(library))
+        return
     with locked(library.with_suffix(".lock"), "the int8 kernels"):
         if library.is_file():
-            return torch.ops.load_library(str(library))
+            return
         say("compiling the int8 kernels, once on this machine: about half a minute")
         from torch.utils import cpp_extension
 
         # A folder of its own: a build that was killed leaves a lock that the next one waits for.
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-            name = f"switchback_{key}"
+            name = library.stem.replace("-", "_")
             cpp_extension.load(
-                name, [str(SOURCES[0])], extra_cflags=list(FLAGS), extra_ldflags=["-fopenmp"],
+                name, [source], extra_cflags=list(flags), extra_ldflags=["-fopenmp"],
                 build_directory=folder, is_python_module=False,
             )  # fmt: skip
             os.replace(Path(folder) / f"{name}.so", library)
@@ -135,12 +163,12 @@ def _load_library() -> None:
 
 def quantize_rowwise(x: Tensor) -> tuple[Tensor, Tensor]:
     """Quantise each row of x [M, K] by its own absmax: int8 [M, K] and absmax float32 [M]."""
-    return torch.ops.labkit_int8.quantize_rowwise(x.contiguous())
+    return _ops.quantize_rowwise(x.contiguous())
 
 
 def quantize_global(x: Tensor) -> tuple[Tensor, Tensor]:
     """Quantise x [M, K] by one absmax: int8 [M, K] and absmax float32 []."""
-    return torch.ops.labkit_int8.quantize_global(x.contiguous())
+    return _ops.quantize_global(x.contiguous())
 
 
 def pack_weight(w: Tensor, weight_scale: str, *, transpose: bool) -> tuple[Tensor, Tensor]:
@@ -148,7 +176,7 @@ def pack_weight(w: Tensor, weight_scale: str, *, transpose: bool) -> tuple[Tenso
 
     `transpose` makes the panels of Wᵀ, for dX = G·W, with a scale for each of the K columns.
     """
-    return torch.ops.labkit_int8.pack_weight(w.contiguous(), weight_scale == "row", transpose)
+    return _ops.pack_weight(w.contiguous(), weight_scale == "row", transpose)
 
 
 def packed_mm(
@@ -161,7 +189,7 @@ def packed_mm(
     out_dtype: torch.dtype,
 ) -> Tensor:
     """Multiply a [M, K] int8 by panels of out_features rows, scale back: out_dtype [M, N]."""
-    return torch.ops.labkit_int8.packed_mm(
+    return _ops.packed_mm(
         a.contiguous(), panels, a_absmax, b_absmax, _float(bias), out_features, out_dtype, use_amx
     )
 
@@ -170,7 +198,7 @@ def int8_mm(a: Tensor, b: Tensor) -> Tensor:
     """Multiply a [M, K] int8 by the transpose of b [N, K] int8 into int32 [M, N], exactly."""
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"inner dimensions differ: {a.shape[1]} and {b.shape[1]}")
-    return torch.ops.labkit_int8.int8_mm(a.contiguous(), b.contiguous(), use_amx)
+    return _ops.int8_mm(a.contiguous(), b.contiguous(), use_amx)
 
 
 def scaled_int8_mm(
@@ -184,7 +212,7 @@ def scaled_int8_mm(
     """Multiply a [M, K] by bᵀ, b [N, K], scale, add the bias once: out_dtype [M, N]."""
     if a.shape[1] != b.shape[1]:
         raise ValueError(f"inner dimensions differ: {a.shape[1]} and {b.shape[1]}")
-    return torch.ops.labkit_int8.scaled_int8_mm(
+    return _ops.scaled_int8_mm(
         a.contiguous(), b.contiguous(), a_absmax.contiguous(), b_absmax.contiguous(),
         _float(bias), out_dtype, use_amx,
     )  # fmt: skip
@@ -203,13 +231,13 @@ def weight_gradient(g: Tensor, x: Tensor, out_dtype: torch.dtype) -> Tensor:
     A gradient of float32 weights stays as it was summed; torch's product rounds it to 16 bit first.
     """
     if tiles() and x.dtype == g.dtype == torch.bfloat16 and out_dtype in reference.DTYPES:
-        return torch.ops.labkit_int8.weight_gradient(g.contiguous(), x.contiguous(), out_dtype)
+        return _ops.weight_gradient(g.contiguous(), x.contiguous(), out_dtype)
     return (g.t() @ x).to(out_dtype)
 
 
 def dequantize_rowwise(q: Tensor, absmax: Tensor, out_dtype: torch.dtype = torch.float32) -> Tensor:
     """Scale q [M, K] int8 with absmax float32 [M] back to out_dtype [M, K]."""
-    return torch.ops.labkit_int8.dequantize_rowwise(q.contiguous(), absmax.contiguous(), out_dtype)
+    return _ops.dequantize_rowwise(q.contiguous(), absmax.contiguous(), out_dtype)
 
 
 def _float(bias: Tensor | None) -> Tensor | None:

@@ -7,26 +7,11 @@
 
 #pragma once
 
-#include <ATen/Parallel.h>
-#include <c10/util/BFloat16.h>
-#include <c10/util/Half.h>
-
-#include <immintrin.h>
-
-#include <algorithm>
-#include <cstdint>
-#include <cstring>
 #include <type_traits>
-#include <vector>
+
+#include "cpu_common.h"
 
 namespace {
-
-constexpr float TINY = 0x1p-100f;  // as in reference.py
-constexpr int64_t BLOCK = 32;      // rows of A and columns of B that one block of sums takes
-constexpr int64_t DEPTH = 64;      // of the inner dimension in one tile
-constexpr int64_t COLUMN_PANELS = 4;  // packed together
-
-int64_t round_up(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
 __mmask16 first(int64_t n) { return n >= 16 ? __mmask16(0xffff) : __mmask16((1u << n) - 1); }
 
@@ -78,19 +63,11 @@ void store(T* p, __m512 low, __m512 high) {
 __m512i magnitude(__m512 v) {
   return _mm512_and_si512(_mm512_castps_si512(v), _mm512_set1_epi32(0x7fffffff));
 }
-float at_least_tiny(uint32_t bits) {
-  float value;
-  std::memcpy(&value, &bits, sizeof value);
-  return value < TINY ? TINY : value;
-}
 __m128i quantize(__m512 v, __m512 scale) {
   return _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(_mm512_mul_ps(v, scale)));
 }
 
 // ---- quantisation ----------------------------------------------------------------------------
-
-// Some thousand numbers make a task worth handing to another thread.
-int64_t grain(int64_t width) { return std::max<int64_t>(1, 16384 / std::max<int64_t>(width, 1)); }
 
 template <typename T>
 uint32_t largest(const T* x, int64_t n) {
@@ -110,33 +87,12 @@ void quantize_row(const T* x, int8_t* q, int64_t n, float absmax) {
 }
 
 template <typename T>
-void rowwise(const T* x, int8_t* q, float* absmax, int64_t M, int64_t K) {
-  at::parallel_for(0, M, grain(K), [&](int64_t begin, int64_t end) {
-    for (int64_t m = begin; m < end; ++m) {
-      absmax[m] = at_least_tiny(largest(x + m * K, K));
-      quantize_row(x + m * K, q + m * K, K, absmax[m]);
-    }
-  });
-}
-
-template <typename T>
-float global_absmax(const T* x, int64_t n) {
-  const int64_t piece = 65536, pieces = (n + piece - 1) / piece;
-  std::vector<uint32_t> found(pieces, 0);
-  at::parallel_for(0, pieces, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      found[i] = largest(x + i * piece, std::min(piece, n - i * piece));
-  });
-  return at_least_tiny(*std::max_element(found.begin(), found.end()));
-}
-
-template <typename T>
-void whole(const T* x, int8_t* q, float absmax, int64_t n) {
-  const int64_t piece = 65536, pieces = (n + piece - 1) / piece;
-  at::parallel_for(0, pieces, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i)
-      quantize_row(x + i * piece, q + i * piece, std::min(piece, n - i * piece), absmax);
-  });
+void dequantize_row(const int8_t* q, T* x, int64_t n, float scale) {
+  for (int64_t k = 0; k < n; k += 16) {
+    const __mmask16 m = first(n - k);
+    const __m512i wide = _mm512_cvtepi8_epi32(_mm_maskz_loadu_epi8(m, q + k));
+    store(x + k, _mm512_mul_ps(_mm512_cvtepi32_ps(wide), _mm512_set1_ps(scale)), m);
+  }
 }
 
 // Absmax of columns k0 … of x [M, K], as many as `count` panels hold.

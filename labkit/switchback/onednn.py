@@ -3,19 +3,22 @@
 `torch._int_mm` multiplies int8 matrices exactly into int32 on processors with VNNI or AMX. It is
 faster than bfloat16 there, but everything around it is the plain PyTorch of `reference.py`.
 
-A *frozen* weight does better. oneDNN can take a weight in the order its kernel reads, made once
-(`prepack`), and scale each output feature as it writes the result; what is left is one pass
+A *frozen* weight does better with AMX. oneDNN can take a weight in the order its kernel reads, made
+once (`prepack`), and scale each output feature as it writes the result; what is left is one pass
 over the result for the scale of each row. Ordering costs more than several products, which is
-why only weights that never change are worth it.
+why only weights that never change are worth it. Without AMX oneDNN multiplies signed bytes in that
+order by its plain reference kernel, a hundred times slower: there a weight stays as it is.
 
 Source: the operators `onednn::qlinear_prepack` and `onednn::qlinear_pointwise` of torch; both were
 compared with the integer reference, because they are not documented.
 """
 
+import os
+
 import torch
 from torch import Tensor
 
-from labkit.switchback import cpu, reference
+from labkit.switchback import levels, reference
 from labkit.switchback.reference import (
     dequantize_rowwise,
     quantize_columnwise_and_transpose,
@@ -31,8 +34,14 @@ __all__ = [
     "quantize_global", "quantize_global_transpose", "quantize_rowwise", "scaled_int8_mm", "serves",
 ]  # fmt: skip
 
-_exact = "avx512_vnni" in cpu._processor_flags() or "avx_vnni" in cpu._processor_flags()
-"""Without VNNI oneDNN adds pairs of products in 16 bits, which overflow."""
+_TOLD = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
+_LIMIT = _TOLD.upper()
+_exact = levels.has_vnni() and _LIMIT not in ("SSE41", "AVX", "AVX2", "AVX512_CORE")
+"""Without VNNI, or told to do without, oneDNN adds pairs of products in 16 bits, which overflow."""
+
+
+_orders = levels.has_amx() and (_LIMIT in ("", "ALL", "DEFAULT") or "AMX" in _LIMIT)
+"""Whether oneDNN has a fast kernel for weights in an order of its own."""
 
 
 def serves(device: torch.device, dtype: torch.dtype) -> bool:
@@ -62,8 +71,8 @@ def scaled_int8_mm(
 
 
 def prepack(q: Tensor) -> Tensor:
-    """Let oneDNN order a quantised weight q [N, K] int8 for `packed_mm`, once."""
-    return torch.ops.onednn.qlinear_prepack(q, None)
+    """Let oneDNN order a quantised weight q [N, K] int8 for `packed_mm`, once, where it pays."""
+    return q if not _orders else torch.ops.onednn.qlinear_prepack(q, None)
 
 
 def packed_mm(
