@@ -16,6 +16,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from labkit import arithmetic
 from labkit.errors import LabkitError
 
 WITHIN = {"ChunkedLogProb": "loss over the vocabulary"}
@@ -183,7 +184,8 @@ def embedded_spec(
     folder = registry.resolve(step.EMBEDDED)
     step._write_samples(file, folder, length, batch_size * steps)
     return {
-        "model": str(folder), "data": str(file), "bf16": True, "batch_size": batch_size,
+        "model": str(folder), "data": str(file), "batch_size": batch_size,
+        "bf16": arithmetic.fastest() == "bfloat16",
         "lora": step.PEFT_DEFAULT if method == "lora" else None, "steps": steps,
         "learning_rate": 2e-5, "seed": 42,
     }  # fmt: skip
