@@ -94,9 +94,9 @@ class RunConfig:
     share_prompts: bool = True
     """all questions on a report in one sequence that reads it once; false: a sequence each"""
     attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
-    """attention code; 'auto' takes eager for short samples on a CPU and sdpa otherwise"""
+    """attention code; 'auto': eager for short samples in bfloat16 on a CPU, else sdpa"""
     torch_compile: Literal["auto", "on", "off"] = "auto"
-    """compile decoder layers; 'auto' when the run is long enough to earn the compilation back"""
+    """compile decoder layers; 'auto' when a run in bfloat16 is long enough to earn it back"""
 
     use_switchback: bool = False
     """int8 products in linear layers' forward and input gradient (SwitchBack, lesson 04)"""

@@ -129,6 +129,7 @@ def stages(
     unknown = [trick for trick in order if trick not in finetuning.TRICKS]
     if unknown:
         raise LabkitError(f"{unknown[0]!r} is no trick: choose from {', '.join(finetuning.TRICKS)}")
+    order = tuple(trick for trick in order if trick in finetuning.tricks_of(spec))
     rows: list[dict[str, Any]] = []
     for number in range(len(order) + 1):
         off = [t for t in finetuning.TRICKS if t not in order[:number]]

@@ -27,7 +27,7 @@ from typing import Any
 
 from labkit import arithmetic, results, stats
 from labkit.bench import harness
-from labkit.bench.finetuning import TRICKS
+from labkit.bench.finetuning import tricks_of
 from labkit.bench.harness import BASELINE, CONTROL, Ledger, Plan, Run, Say
 from labkit.bench.report import interval
 from labkit.bench.training import TINY, TINYLLAMA
@@ -165,7 +165,9 @@ def _measure(
         CONTROL: runner(train_stock),
     }
     if steps.ablate and (method, length) == (steps.methods[0], steps.lengths[0]):
-        for trick in TRICKS if method == "lora" else [t for t in TRICKS if t != "casts"]:
+        for trick in tricks_of(spec):
+            if method == "full" and trick == "casts":
+                continue
             runners[f"labkit without {trick}"] = runner(train_ours, without=[trick])
     total = len(runners) * plan.pairs
     if len(known) < total:

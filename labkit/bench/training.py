@@ -8,7 +8,8 @@ weights (speed does not depend on them) and fewer layers. Beside two of 22 layer
 would take that much more of the step. So the vocabulary shrinks with the depth: every share is the
 full model's.
 
-Otherwise this is `labkit train --method full`: float32 weights, bfloat16 autocast, fused AdamW,
+Otherwise this is `labkit train --method full`: float32 weights, bfloat16 autocast where bfloat16 is
+fast (`arithmetic`) and none where it is not, fused AdamW,
 gradients clipped at norm 1, a heap that is kept, and decoder layers compiled if asked for (as
 long runs do). SwitchBack's arm differs in one call, `convert`. Every run is a process of its own
 and trains from the same weights on the same tokens.
@@ -18,7 +19,7 @@ import gc
 import platform
 from typing import Any
 
-from labkit import hardware
+from labkit import arithmetic, hardware
 from labkit.bench.harness import Plan, time_run
 from labkit.errors import LabkitError
 
@@ -84,12 +85,14 @@ def measure_training(spec: dict[str, Any], plan: Plan, *, switchback: bool) -> d
         fast.keep_heap()
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    narrow = arithmetic.resolve("auto", device) == "bfloat16"
     length = spec["seq_len"]
     size = vocabulary(spec["widths"], spec["layers"])
+    short = length <= fast.EAGER_ATTENTION_MAX_LENGTH
     config = LlamaConfig(
         **{**spec["widths"], "vocab_size": size}, num_hidden_layers=spec["layers"],
         tie_word_embeddings=False, use_cache=False, max_position_embeddings=length,
-        attn_implementation="eager" if length <= fast.EAGER_ATTENTION_MAX_LENGTH else "sdpa",
+        attn_implementation="eager" if narrow and short else "sdpa",
     )  # fmt: skip
     # Its own initialisation takes longer than the steps.
     with no_init_weights():
@@ -109,7 +112,7 @@ def measure_training(spec: dict[str, Any], plan: Plan, *, switchback: bool) -> d
     batch = {"input_ids": input_ids, "labels": input_ids.clone()}
 
     def step() -> None:
-        with torch.autocast(device, dtype=torch.bfloat16):
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=narrow):
             loss = fast.labelled_loss(model, batch, None)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
