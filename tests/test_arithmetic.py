@@ -240,3 +240,43 @@ def test_the_record_says_the_type(
     assert record.summary["arithmetic"] == record.config["dtype"] == "float32"
     again = train.train(tiny_run(dtype="float32"), quiet=True)
     assert again.id == record.id
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (["train", "--dtype", "bf16"], "dtype must be one of auto, bfloat16, float32, got 'bf16'"),
+        (["infer", "MODEL", "--sid", "0", "--dtype", "float8"], "'float8' is not known"),
+        (["eval", "MODEL", "--dtype", "bf16"], "did you mean 'bfloat16'"),
+        (["estimate", "MODEL", "--method", "lora", "--device", "cpu", "--dtype", "f64"], "'f64'"),
+    ],
+)
+def test_a_wrong_type_is_one_sentence(
+    command: list[str], said: str, runs: Path, tiny_llama: Path, capsys: Any
+) -> None:
+    from labkit.cli import main
+
+    with pytest.raises(SystemExit) as ended:
+        main([str(tiny_llama) if word == "MODEL" else word for word in command])
+    error = capsys.readouterr().err.strip()
+    assert ended.value.code == 2
+    assert said in error and len(error.splitlines()) == 1
+    assert not runs.exists()
+
+
+def test_a_step_on_a_quantised_base_stays_in_16_bit(machine: Any) -> None:
+    machine(AVX2)
+    assert arithmetic.of_step(None, method="lora", target="cpu") == "float32"
+    assert arithmetic.of_step("auto", method=None, target="cuda") == "bfloat16"
+    assert arithmetic.of_step(None, method="qlora", target="cpu") == "bfloat16"
+    assert arithmetic.of_step("fp32", method="full", target="cpu") == "fp32"
+
+
+def test_the_better_of_two_measurements_is_kept(machine: Any) -> None:
+    machine({**AVX2, "float32": 30e9})  # while something else ran
+    assert arithmetic.rates().float32 == 30e9
+    machine(AVX2)
+    assert arithmetic.rates().float32 == 30e9
+    assert arithmetic.rates(fresh=True).float32 == AVX2["float32"]
+    machine({**AVX2, "float32": 30e9})
+    assert arithmetic.rates(fresh=True).float32 == AVX2["float32"]
