@@ -77,6 +77,8 @@ def plan(
     if attention == "auto":
         short = longest <= EAGER_ATTENTION_MAX_LENGTH
         attention = "eager" if config.fast and narrow and not cuda and short else "sdpa"
+        if not has_fused_attention(model_type):
+            attention = "eager"
     compiles = config.torch_compile == "on"
     if config.torch_compile == "auto" and config.fast and not cuda:
         compiles = narrow and steps >= COMPILE_MIN_STEPS
@@ -94,6 +96,16 @@ def plan(
         keep_heap=config.fast and not cuda and keeps_heap(),
         notes=tuple(notes),
     )
+
+
+def has_fused_attention(model_type: str) -> bool:
+    """Say whether transformers' class for a model type takes fused attention; Bloom's does not."""
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+
+    if model_type not in CONFIG_MAPPING:  # the loader says what is wrong with it
+        return True
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(CONFIG_MAPPING[model_type])
+    return bool(getattr(kind, "_supports_sdpa", True))
 
 
 def keeps_heap() -> bool:

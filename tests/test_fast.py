@@ -265,6 +265,7 @@ def test_what_only_pays_in_bfloat16_is_off_in_float32(monkeypatch: pytest.Monkey
         assert chosen.labelled_logits and chosen.share_prompts and chosen.keep_heap
     assert plan(dtype="float32", torch_compile="on").compile_layers
     assert plan(dtype="float32", attn_implementation="eager").attn_implementation == "eager"
+    assert fast.has_fused_attention("llama") and not fast.has_fused_attention("bloom")
     # On a GPU auto is bfloat16, whatever the processor beside it is good at.
     assert plan(dtype="auto", cuda=True) == plan(dtype="bfloat16", cuda=True)
 
