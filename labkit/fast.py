@@ -104,7 +104,7 @@ def has_fused_attention(model_type: str) -> bool:
 
     if model_type not in CONFIG_MAPPING:  # the loader says what is wrong with it
         return True
-    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(CONFIG_MAPPING[model_type])
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(CONFIG_MAPPING[model_type], None)
     return bool(getattr(kind, "_supports_sdpa", True))
 
 

@@ -67,7 +67,7 @@ predicted_seconds = None
 # A model is two things: a **tokenizer**, which turns text into numbers and back, and the **weights**. labkit looks for both in the shared folder first, then in your cache, and downloads them only when they are nowhere.
 
 # %%
-from labkit.infer import load_generator
+from labkit.infer import load_generator, model_path
 
 generator = load_generator(model_name)
 model, tokenizer = generator.model, generator.tokenizer
@@ -75,7 +75,7 @@ model, tokenizer = generator.model, generator.tokenizer
 # %%
 from labkit.models import load
 
-stored = load.config_of(model_name).dtype
+stored = load.config_of(str(model_path(model_name))).dtype or model.dtype
 parameters = sum(weight.numel() for weight in model.parameters())
 weights_bytes = parameters * stored.itemsize
 loaded_bytes = sum(weight.nbytes for weight in model.parameters())
