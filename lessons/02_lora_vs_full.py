@@ -229,7 +229,8 @@ from labkit import arithmetic
 baseline = profiles.probe_config("lora", r=16)
 computes_in = arithmetic.resolve(baseline.dtype)
 other_type = "bfloat16" if computes_in == "float32" else "float32"
-small = {"max_length": 192, "per_device_train_batch_size": 1, "max_steps": 2}
+small = {"max_length": 192, "per_device_train_batch_size": 1}
+small["max_steps"] = profile.probe_steps // 2
 batch = baseline.per_device_train_batch_size
 
 probes = {
