@@ -268,16 +268,10 @@ scored = [] if quick else asked[:120]
 computes_in = decoding.label_of(arithmetic.resolve("auto"))
 for label, variant in decoding.variants(lora_config.model, lora.name):
     imitated = label.endswith("bf16") and computes_in != "bf16"
-    costs.append(
-        decoding.cost(
-            label,
-            variant,
-            [] if imitated else scored,
-            prompt_tokens=prompt_tokens,
-            new_tokens=new_tokens,
-            repeats=1 if imitated else repeats,
-        )
-    )
+    asking = [] if imitated else scored
+    settings = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens}
+    settings["repeats"] = 1 if imitated else repeats
+    costs.append(decoding.cost(label, variant, asking, **settings))
     print(label, "is measured")
 decoding.cost_table(costs)
 
