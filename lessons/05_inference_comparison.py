@@ -241,7 +241,8 @@ weights = decoding.weights_bytes(generator.model)
 per_token = decoding.kv_cache_bytes(
     config, tokens=1, bytes_per_number=generator.model.dtype.itemsize
 )
-print(f"in {generator.model.dtype} {per_token:,} bytes a token; the weights are as large as {weights // per_token:,} tokens")
+print(f"{generator.model.dtype}: {per_token:,} bytes a token")
+print(f"the weights are as large as {weights // per_token:,} tokens")
 print("predicted:", predicted_cache_bytes, "bytes and", predicted_conversations, "conversations")
 
 # %% [markdown]
