@@ -3,14 +3,15 @@
 A lesson is counted in what it does, as its profile says: tokens that are trained on, questions that
 are answered, processes that are started. The time of each comes from what a processor reaches:
 
-    a token of training    2·P·k / rate of its type  +  56 MB / bandwidth       k = 2 LoRA, 3 full
+    a token of training    2·P·k / rate of its type  +  its bytes / bandwidth   k = 2 LoRA, 3 full
     a question             23 GFLOP / rate of float32, in which scores are computed
     the rest               seconds that hardly depend on the processor: kernels, imports, traces
 
-P = 106.2 million weights lie in the embedded model's blocks. The 56 MB are everything that is not
-a product (norms, casts, copies, the optimizer, Python): at 28 GB/s that is 2.0 ms a token. So much
-the committed runs of lesson 02 left beside their products on two AMX cores (LoRA 2.0, full 2.2),
-and float32 on two AVX2 threads (2.1 and 1.9). The 23 GFLOP are 0.27 s a question on one
+P = 106.2 million weights lie in the embedded model's blocks. The bytes stand for everything that is
+not a product (norms, casts, copies, the optimizer, Python). The committed runs of lesson 02 left
+2.0 ms a token beside their products for LoRA and 2.2 for full on two AMX cores, in bfloat16: 56 MB
+at 28 GB/s. Six steps of each in float32, AVX2 played by a busy Zen 4, left 2.6 ms of processor time
+on two threads: 75 MB at 29 GB/s. The minutes of other lessons are less well founded. The 23 GFLOP are 0.27 s a question on one
 AMX thread with 85 GFLOP/s in float32 (`data/results/answering.json`).
 
 Times are for a run from nothing on the embedded model. Records that are there already take seconds.
@@ -26,7 +27,7 @@ TOKENS_A_STEP = 754
 """of the course's run: 226,173 tokens in 300 steps of two reports with their questions"""
 STEPS = 300
 QUESTIONS = 720
-TRAFFIC_A_TOKEN = 56e6
+TRAFFIC_A_TOKEN = {"bfloat16": 56e6, "float32": 75e6}
 FLOPS_A_QUESTION = 23e9
 TRAIN_START = 8.0
 """seconds until a training run's first step: tokenising, loading, the trainer"""
@@ -91,7 +92,7 @@ def seconds(done: Work, rates: arithmetic.Rates) -> float:
     def training(tokens: float, products: int, dtype: str) -> float:
         flops = 2 * BLOCK_WEIGHTS * products + 6 * ADAPTERS * (products == 2)
         each = flops / getattr(rates, dtype)
-        return tokens * (each + TRAFFIC_A_TOKEN / rates.bandwidth_bytes_per_second)
+        return tokens * (each + TRAFFIC_A_TOKEN[dtype] / rates.bandwidth_bytes_per_second)
 
     return (
         done.fixed
