@@ -11,8 +11,9 @@ P = 106.2 million weights lie in the embedded model's blocks. The bytes stand fo
 not a product (norms, casts, copies, the optimizer, Python). The committed runs of lesson 02 left
 2.0 ms a token beside their products for LoRA and 2.2 for full on two AMX cores, in bfloat16: 56 MB
 at 28 GB/s. Six steps of each in float32, AVX2 played by a busy Zen 4, left 2.6 ms of processor time
-on two threads: 75 MB at 29 GB/s. The minutes of other lessons are less well founded. The 23 GFLOP are 0.27 s a question on one
-AMX thread with 85 GFLOP/s in float32 (`data/results/answering.json`).
+on two threads: 75 MB at 29 GB/s. The minutes of other lessons are less well founded.
+
+The 23 GFLOP are 0.27 s a question on one AMX thread with 85 GFLOP/s in float32 (`data/results/answering.json`).
 
 Times are for a run from nothing on the embedded model. Records that are there already take seconds.
 """
