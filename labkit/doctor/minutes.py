@@ -13,7 +13,8 @@ not a product (norms, casts, copies, the optimizer, Python). The committed runs 
 at 28 GB/s. Six steps of each in float32, AVX2 played by a busy Zen 4, left 2.6 ms of processor time
 on two threads: 75 MB at 29 GB/s. The minutes of other lessons are less well founded.
 
-The 23 GFLOP are 0.27 s a question on one AMX thread with 85 GFLOP/s in float32 (`data/results/answering.json`).
+The 23 GFLOP are 0.27 s a question on one AMX thread with 85 GFLOP/s in float32
+(`data/results/answering.json`).
 
 Times are for a run from nothing on the embedded model. Records that are there already take seconds.
 """
