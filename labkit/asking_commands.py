@@ -14,7 +14,10 @@ Data = Annotated[str, typer.Option(help="'tables', 'tatqa', or a TAT-QA file or 
 Split = Annotated[str, typer.Option(help="train, dev or test")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="do it again even if a result is kept")]
 MaxSamples = Annotated[int | None, typer.Option(min=1, help="only the first samples")]
-Dtype = Annotated[str, typer.Option(help="type of the weights: bfloat16, float16 or float32")]
+Dtype = Annotated[
+    str, typer.Option(help="auto (the type that is fast here), bfloat16, float16 or float32")
+]
+StoredDtype = Annotated[str, typer.Option(help="type in the files: bfloat16, float16 or float32")]
 Run = Annotated[str, typer.Argument(help="a run, or a folder with a model or an adapter")]
 Out = Annotated[Path, typer.Argument(help="folder for the new model, which must be new or empty")]
 
@@ -31,7 +34,7 @@ def infer(
     max_samples: MaxSamples = None,
     data: Data = "tables",
     split: Split = "test",
-    dtype: Dtype = "bfloat16",
+    dtype: Dtype = "auto",
     fresh: Fresh = False,
     json_: Json = False,
 ) -> None:
@@ -72,10 +75,10 @@ def eval_(
     split: Split = "test",
     examples: Annotated[int, typer.Option(min=0, max=8, help="worked examples before each")] = 0,
     max_samples: MaxSamples = None,
-    dtype: Dtype = "bfloat16",
+    dtype: Dtype = "auto",
     exact: Annotated[
         bool,
-        typer.Option(help="calculate in float32 on a CPU; without, half the time and memory"),
+        typer.Option(help="calculate in float32 on a CPU; without, in --dtype"),
     ] = True,
     fresh: Fresh = False,
     json_: Json = False,
@@ -118,7 +121,7 @@ def eval_(
     emit(together, json_, "\n".join(texts))
 
 
-def merge(run: Run, out: Out, dtype: Dtype = "bfloat16", json_: Json = False) -> None:
+def merge(run: Run, out: Out, dtype: StoredDtype = "bfloat16", json_: Json = False) -> None:
     """Turn an adapter and its base into one full model."""
     from labkit import export
 

@@ -177,7 +177,9 @@ def estimate(
     ] = None,
     batch_size: Annotated[int, typer.Option(help="samples in one pass on one device")] = 1,
     seq_len: Annotated[int, typer.Option(help="tokens of every sample")] = 1024,
-    dtype: Annotated[str | None, typer.Option(help="compute type")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="compute type; auto is bfloat16, or on a CPU the fast one")
+    ] = None,
     optim: Annotated[str | None, typer.Option(help="optimizer, by its transformers name")] = None,
     lora_r: Annotated[int | None, typer.Option(help="rank of the adapters")] = None,
     lora_target_modules: Annotated[

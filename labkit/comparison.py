@@ -40,7 +40,7 @@ def compare_scores(
     data: str = "tables",
     split: str = "test",
     max_samples: int | None = None,
-    dtype: str = "bfloat16",
+    dtype: str = "auto",
     fresh: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:

@@ -82,8 +82,8 @@ class RunConfig:
     """longest sample in tokens; longer reports lose paragraphs, then rows, never the question"""
     gradient_checkpointing: bool = False
     """keep only layer inputs for the backward pass and compute the rest again"""
-    dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """compute type; full fine-tuning keeps float32 master weights under bfloat16 autocast"""
+    dtype: Literal["auto", "bfloat16", "float32"] = "auto"
+    """compute type; 'auto' takes the one that is fast here, and bfloat16 on a GPU"""
     seed: int = 42
     """seed of data order, adapter initialisation and dropout"""
     max_train_samples: int | None = None
@@ -94,9 +94,9 @@ class RunConfig:
     share_prompts: bool = True
     """all questions on a report in one sequence that reads it once; false: a sequence each"""
     attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
-    """attention code; 'auto' takes eager for short samples on a CPU and sdpa otherwise"""
+    """attention code; 'auto': eager for short samples in bfloat16 on a CPU, else sdpa"""
     torch_compile: Literal["auto", "on", "off"] = "auto"
-    """compile decoder layers; 'auto' when the run is long enough to earn the compilation back"""
+    """compile decoder layers; 'auto' when a run in bfloat16 is long enough to earn it back"""
 
     use_switchback: bool = False
     """int8 products in linear layers' forward and input gradient (SwitchBack, lesson 04)"""
@@ -194,8 +194,8 @@ RETIRED = {
     "output_dir": "a run lives in runs/<name>: set name, or LABKIT_RUNS for the folder",
     "overwrite_output_dir": "use --fresh to train again",
     "task_type": "labkit train does supervised fine-tuning",
-    "fp16": "a CPU and every GPU since Ampere train in bfloat16: set dtype",
-    "bf16": "set dtype: bfloat16 or float32",
+    "fp16": "training is in bfloat16 or float32: set dtype, or leave it at auto",
+    "bf16": "set dtype: auto, bfloat16 or float32",
     "no_cuda": "the GPU is used when there is one",
     "disable_tqdm": "progress is a line now and then",
     "logging_steps": "every step is in the record",

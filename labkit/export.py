@@ -29,6 +29,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from labkit import arithmetic
 from labkit.datasets import prompts, tatqa
 from labkit.errors import LabkitError, nearest
 from labkit.evaluate import evaluate
@@ -103,10 +104,11 @@ def cost(
     Returns {model, format, bytes {weights, disk}, tokens_per_second, seconds_per_answer, n,
     metrics {em, f1}, predictions}. `tokens_per_second` is one answer at a time, as in a chat: the
     median of `repeats`; score and seconds are over the first `max_samples` questions. All of it is
-    calculated in bfloat16, or in the type a quantised model was made for.
+    calculated in the type that is fast here, or in the one a quantised model was made for.
     """
     path = model_path(model)
-    generator = load_generator(model)
+    dtype = arithmetic.resolve("auto")
+    generator = load_generator(model, dtype=dtype)
     weights = weight_bytes_of(generator.model)
     speeds = [_tokens_per_second(generator) for _ in range(repeats)]
     del generator
@@ -115,7 +117,7 @@ def cost(
     )
     return {
         "model": model,
-        "format": load.quantisation(path) or "bf16",
+        "format": load.quantisation(path) or {"bfloat16": "bf16"}.get(dtype, dtype),
         "bytes": {"weights": weights, "disk": weight_bytes(path)},
         "tokens_per_second": sorted(speeds)[len(speeds) // 2],
         "seconds_per_answer": outcome["seconds"] / outcome["n"],

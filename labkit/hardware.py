@@ -6,6 +6,8 @@ get in each other's way; a process that stays below the machine's memory and abo
 group's limit is killed without a word. So cores are the smallest of affinity mask and CPU
 quota, and memory is the smallest limit on the way up the tree of control groups.
 
+How fast its arithmetic is, `arithmetic` measures.
+
 Source: Linux kernel documentation, "Control Group v2" (`memory.max`, `cpu.max`) and "Memory
 Resource Controller" (v1, `memory.limit_in_bytes`). What cards can do is in `devices`.
 """
@@ -16,17 +18,14 @@ import platform
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import psutil
 
-from labkit.devices import DEVICES, GIB, Device, find
+from labkit.devices import DEVICES, GIB, Device
 
-__all__ = ["DEVICES", "GIB", "Device", "cores", "describe", "device", "gpus", "measure_cpu"]
+__all__ = ["DEVICES", "GIB", "Device", "cores", "describe", "gpus", "processor"]
 
 FLAGS = (
     *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16"),
@@ -137,7 +136,7 @@ def quota_left_bytes(folder: Path) -> int | None:
     return None
 
 
-def _cpu(root: Path = Path("/")) -> tuple[str, list[str]]:
+def processor(root: Path = Path("/")) -> tuple[str, list[str]]:
     """Return the processor's name and those of FLAGS that it has."""
     name, flags = platform.processor() or platform.machine(), set()
     try:
@@ -213,7 +212,7 @@ def _gpu_users() -> dict[str, list[dict[str, Any]]]:
 
 def describe() -> dict[str, Any]:
     """Return this machine for a run record; bytes, and None for what cannot be known."""
-    name, flags = _cpu()
+    name, flags = processor()
     if "torch" in sys.modules:
         threads = sys.modules["torch"].get_num_threads()
     else:
@@ -228,57 +227,3 @@ def describe() -> dict[str, Any]:
         "gpus": gpus(),
         "platform": platform.platform(terse=True),
     }
-
-
-def measure_cpu(seconds: float = 0.7) -> dict[str, float]:
-    """Measure what this processor reaches: matmul FLOP/s in bf16 and fp32, and bytes/s.
-
-    The best of repeated 2048³ products (2n³ operations each) and of copies between arrays
-    larger than the caches (2 bytes moved per byte copied); about four times `seconds` in all.
-    """
-    import torch
-
-    def best(work: Callable[[], object]) -> float:
-        work()
-        shortest, end = math.inf, time.perf_counter() + seconds
-        while time.perf_counter() < end:
-            start = time.perf_counter()
-            work()
-            shortest = min(shortest, time.perf_counter() - start)
-        return shortest
-
-    n, rates = 2048, {}
-    for dtype in ("bfloat16", "float32"):
-        a = torch.randn(n, n).to(getattr(torch, dtype))
-        out = torch.empty_like(a)
-        rates[dtype] = 2 * n**3 / best(lambda a=a, out=out: torch.mm(a, a, out=out))  # type: ignore[misc]
-    size = min(GIB // 4, memory_available_bytes() // 8)
-    source = torch.ones(size, dtype=torch.uint8)
-    target = torch.empty_like(source)
-    rates["bandwidth_bytes_per_second"] = 2 * size / best(lambda: target.copy_(source))
-    return rates
-
-
-def device(name: str) -> Device:
-    """Return a device by its name; `cpu` is this machine, measured when first asked for.
-
-    Raises `LabkitError` with the nearest names.
-    """
-    return cpu_device() if name.strip().lower() == "cpu" else find(name)
-
-
-@cache
-def cpu_device() -> Device:
-    """Return this machine as a `Device`, measured once in the life of a process."""
-    rates = measure_cpu()
-    total = psutil.virtual_memory().total
-    return Device(
-        name="cpu",
-        label=_cpu()[0],
-        compute_capability=None,
-        memory_bytes=total,
-        usable_bytes=min(total, memory_limit_bytes() or total),
-        bandwidth_bytes_per_second=rates.pop("bandwidth_bytes_per_second"),
-        flops=rates,
-        sources=(f"measured on this machine with {cores()} cores",),
-    )

@@ -17,9 +17,10 @@ tokens that are nearly equally likely change places with the order of a sum: wit
 often unsure, one answer in ten then depends on which questions shared its batch, and a merged
 adapter seems to answer differently. It is the arithmetic, not the weights: rounded to bfloat16
 and multiplied in float32 they give the same answers. That is `exact`: weights of the type they are
-kept in, arithmetic in float32 where there is no GPU, in about twice the time and with four bytes a
-weight. Whatever is scored or shown side by side is exact; `labkit eval --no-exact` is for models
-that do not fit then, and moves a score over hundreds of questions by less than its interval.
+kept in, arithmetic in float32 where there is no GPU. It takes four bytes a weight and, on a
+processor with units for bfloat16, twice the time. Whatever is scored or shown side by side is
+exact; `labkit eval --no-exact` is for models that do not fit then, and moves a score over hundreds
+of questions by less than its interval. Where float32 is the faster type, all arithmetic is exact.
 """
 
 import re
@@ -232,20 +233,23 @@ def check_writes(name: str, config: Any) -> None:
         )
 
 
-def load_generator(name: str, *, dtype: str = "bfloat16", exact: bool = False) -> Generator:
+def load_generator(name: str, *, dtype: str = "auto", exact: bool = False) -> Generator:
     """Load a model, run or adapter by registry name, run name or path, ready to answer.
 
-    `exact` keeps the weights at the precision of `dtype` and, on a CPU, calculates in float32
-    (see above). A quantised model computes in the type it was quantised for, either way.
+    `dtype` auto is the type that is fast here. `exact` keeps the weights at the precision of
+    `dtype` and, on a CPU, calculates in float32 (see above). A quantised model computes in the type
+    it was quantised for, either way.
 
     Raises:
         LabkitError: there is no such model, or it is one that reads with an encoder.
     """
-    from labkit import fast
+    from labkit import arithmetic, fast
     from labkit.models import load
 
     path = model_path(name)
     import torch
+
+    dtype = arithmetic.resolve(dtype)
 
     if not torch.cuda.is_available():
         fast.keep_heap()
@@ -278,7 +282,7 @@ def compare(
     *,
     data: str = "tables",
     split: str = "test",
-    dtype: str = "bfloat16",
+    dtype: str = "auto",
 ) -> SideBySide:
     """Return, for each sample id, the question, its gold answer and every model's reply.
 

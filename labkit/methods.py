@@ -11,12 +11,15 @@ a low-rank update beside it:
 
 so the first forward equals the base model's, and r·(in + out) numbers train instead of in·out.
 The frozen base is held in bfloat16; the adapters stay in float32, since they are what changes.
+
+Where float32 is the faster type (`arithmetic`), all of it is float32 and nothing is cast.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from labkit import arithmetic
 from labkit.config import RunConfig
 from labkit.errors import LabkitError, nearest
 
@@ -104,7 +107,8 @@ METHODS: dict[str, Method] = {
 
 def weights_dtype(config: RunConfig) -> str:
     """Return the type the base model's weights are loaded in."""
-    return "float32" if config.dtype == "float32" else METHODS[config.method].weights_dtype
+    computes_in = arithmetic.resolve(config.dtype)
+    return "float32" if computes_in == "float32" else METHODS[config.method].weights_dtype
 
 
 def linear_names(model: "nn.Module") -> "list[tuple[str, nn.Module]]":

@@ -253,6 +253,8 @@ def render(record: RunRecord) -> str:
     if speed := summary.get("tokens_per_second"):
         lines.append(f"  speed        {speed:,.0f} tokens/s, "
                      f"{summary['samples_per_second']:.1f} questions/s")  # fmt: skip
+    if computed_in := summary.get("arithmetic"):
+        lines.append(f"  arithmetic   {computed_in}")
     lines.append(f"  peak memory  {gib(peak.get('allocated'))} in tensors, "
                  f"{gib(peak.get('rss'))} resident")  # fmt: skip
     if total := summary.get("total_parameters"):

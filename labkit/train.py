@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labkit import fast, guards, hardware, methods, results
+from labkit import arithmetic, fast, guards, hardware, methods, results
 from labkit.config import RunConfig
 from labkit.datasets import prompts, sharing, tatqa
 from labkit.datasets.sharing import SharedPromptCollator
@@ -98,7 +98,12 @@ def train_repeatedly(
 
 
 def prepare(config: RunConfig) -> Prepared:
-    """Find model and data and compute the run's content hash; nothing is written."""
+    """Find model and data and compute the run's content hash; nothing is written.
+
+    The type is resolved first: a run that chose float32 by itself and one that was told to are the
+    same run, and the records of both say float32.
+    """
+    config = config.replace(dtype=arithmetic.resolve(config.dtype))
     data = {"name": config.data, "sha256": tatqa.data_sha256(config.data, "train")}
     model_path = registry.resolve(config.model)  # may download, so not before the data is there
     model = {"name": registry.name_of(model_path), "sha256": fingerprint(model_path)}
@@ -196,6 +201,7 @@ def _run(prepared: Prepared, *, fresh: bool, quiet: bool) -> results.RunRecord:
     def finish(status: results.Status) -> results.RunRecord:
         summary = {"trainable_parameters": trainable, "total_parameters": total,
                    **meter.summary(), "wall_seconds": progress.elapsed(),
+                   "arithmetic": config.dtype,
                    "attn_implementation": plan.attn_implementation,
                    "compiled": plan.compile_layers,
                    "switchback_layers": len(converted),

@@ -21,7 +21,7 @@ from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 from trl import SFTConfig, SFTTrainer
 
-from labkit import fast
+from labkit import arithmetic, fast
 from labkit.config import RunConfig
 from labkit.errors import LabkitError, nearest
 from labkit.measure import Meter
@@ -197,7 +197,7 @@ def trainer_arguments(
     return SFTConfig(
         output_dir=str(folder / "checkpoints"),
         use_cpu=not cuda,
-        bf16=config.dtype == "bfloat16",
+        bf16=arithmetic.resolve(config.dtype) == "bfloat16",
         max_steps=config.max_steps,
         num_train_epochs=config.num_train_epochs,
         per_device_train_batch_size=config.per_device_train_batch_size,

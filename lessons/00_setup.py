@@ -67,17 +67,25 @@ predicted_seconds = None
 # A model is two things: a **tokenizer**, which turns text into numbers and back, and the **weights**. labkit looks for both in the shared folder first, then in your cache, and downloads them only when they are nowhere.
 
 # %%
-from labkit.infer import load_generator
+from labkit.infer import load_generator, model_path
 
 generator = load_generator(model_name)
 model, tokenizer = generator.model, generator.tokenizer
 
 # %%
-parameters = sum(weight.numel() for weight in model.parameters())
-weights_bytes = sum(weight.nbytes for weight in model.parameters())
+from labkit.models import load
 
-print(f"{parameters:,} parameters in {weights_bytes:,} bytes")
+stored = load.config_of(str(model_path(model_name))).dtype or model.dtype
+parameters = sum(weight.numel() for weight in model.parameters())
+weights_bytes = parameters * stored.itemsize
+loaded_bytes = sum(weight.nbytes for weight in model.parameters())
+
+print(f"{parameters:,} parameters in {weights_bytes:,} bytes, stored as {stored}")
 print(f"predicted: {predicted_bytes} bytes")
+print(f"here they are held and multiplied as {model.dtype}: {loaded_bytes:,} bytes")
+
+# %% [markdown]
+# The last line depends on your machine. A processor that has instructions for `bfloat16` multiplies it faster than `float32`; one that has none must imitate them, and is many times slower. labkit times both once on each machine and takes the faster, for this answer and for every training run.
 
 # %% [markdown]
 # ## Explain: bytes per parameter
@@ -174,15 +182,15 @@ seconds_per_token = (whole_seconds - reading_seconds) / max(tokens, 1)
 
 print(f"reading: {prompt_tokens / reading_seconds:8,.0f} tokens/s")
 print(f"writing: {1 / seconds_per_token:8,.0f} tokens/s")
-print(f"weights fetched while writing: {weights_bytes / seconds_per_token / 2**30:.1f} GiB/s")
+print(f"weights fetched while writing: {loaded_bytes / seconds_per_token / 2**30:.1f} GiB/s")
 
 # %% [markdown]
 # And what does the memory deliver? labkit measures it by copying a large array.
 
 # %%
-from labkit import hardware
+from labkit import arithmetic
 
-bandwidth = hardware.device("cpu").bandwidth_bytes_per_second
+bandwidth = arithmetic.device("cpu").bandwidth_bytes_per_second
 print(f"memory of this machine: {bandwidth / 2**30:.1f} GiB/s")
 
 # %% [markdown]

@@ -199,13 +199,14 @@ print(f"trained by LoRA: {lora.summary['trainable_parameters']:,}   counted: {co
 # %% [markdown]
 # **Time.** A step multiplies matrices three times over: forward, backward to the layer's input, and backward to its weights. LoRA skips the last for every frozen weight, which is a third of the work at most; the adapters and everything that is not a matrix product stay. So LoRA is faster, but by far less than the number of trained parameters suggests.
 #
-# **Memory.** Here is where the states of the optimizer count. In bytes per parameter, full fine-tuning keeps 4 for the weight, 4 for its gradient and 8 for AdamW's two means; LoRA keeps 2 for the frozen weight, and those 16 only for the adapters.
+# **Memory.** Here is where the states of the optimizer count. In bytes per parameter, full fine-tuning keeps 4 for the weight, 4 for its gradient and 8 for AdamW's two means; LoRA keeps 2 for the frozen weight (4 where your machine computes in float32), and those 16 only for the adapters.
 
 # %%
 trained, total = (lora.summary[k] for k in ("trainable_parameters", "total_parameters"))
 base = total - trained
+frozen_bytes = 4 if lora.config["dtype"] == "float32" else 2
 states = {
-    "LoRA": (2 * base + 16 * trained) / GIB,
+    "LoRA": (frozen_bytes * base + 16 * trained) / GIB,
     "full": 16 * base / GIB,
 }
 for label, gib in states.items():
@@ -220,10 +221,16 @@ for label, gib in states.items():
 # %% [markdown]
 # ## Measure: which settings change memory?
 #
-# One setting is changed at a time and a few steps are run, just enough to see the peak. A step's peak does not depend on how many steps there are.
+# One setting is changed at a time and a few steps are run, just enough to see the peak. A step's peak does not depend on how many steps there are. The last two probes are small steps in two types: the one that is fast on this machine and the other, which may be many times slower.
 
 # %%
+from labkit import arithmetic
+
 baseline = profiles.probe_config("lora", r=16)
+computes_in = arithmetic.resolve(baseline.dtype)
+other_type = "bfloat16" if computes_in == "float32" else "float32"
+small = {"max_length": 192, "per_device_train_batch_size": 1}
+small["max_steps"] = profile.probe_steps // 2
 batch = baseline.per_device_train_batch_size
 
 probes = {
@@ -231,7 +238,6 @@ probes = {
     "rank 4": {"r": 4},
     "rank 128": {"r": 128},
     "adapters on q_proj, v_proj only": {"target_modules": "q_proj,v_proj"},
-    "float32": {"dtype": "float32"},
     "gradient checkpointing": {"gradient_checkpointing": True},
     "max_length 192": {"max_length": 192},
     f"batch {batch // 2}": {"per_device_train_batch_size": batch // 2},
@@ -239,6 +245,8 @@ probes = {
         "per_device_train_batch_size": batch // 2,
         "gradient_accumulation_steps": 2,
     },
+    f"small step, {computes_in}": small,
+    f"small step, {other_type}": {**small, "dtype": other_type},
 }
 probe_records = {
     label: train(profiles.probe_config("lora", **({"r": 16} | changes)), quiet=True)
@@ -277,7 +285,7 @@ plots.show(figure, alt=alt)
 # %% [markdown]
 # ## Explain: what the probes show
 #
-# Compare each bar with the first of its figure.
+# Compare each bar with the first of its figure, and the two small steps with each other.
 
 
 # %%
@@ -316,7 +324,7 @@ for label in (
 # %% [markdown]
 # ## Measure: where does a step's time go?
 #
-# A step of plain TRL on a CPU takes several times longer than its arithmetic. `stages` takes the same step apart: samples of equal length, a loss on the last 12 tokens, LoRA with PEFT's defaults. It starts without any of labkit's settings for speed and adds one at a time; the last step of each stage runs under torch's profiler, which says what the time went to.
+# A step of plain TRL on a CPU takes several times longer than its arithmetic. `stages` takes the same step apart: samples of equal length, a loss on the last 12 tokens, LoRA with PEFT's defaults. It starts without any of labkit's settings for speed and adds one at a time, those that matter for the type that this machine computes in; the last step of each stage runs under torch's profiler, which says what the time went to.
 #
 # Before you run it, guess: is most of the time spent in matrix products?
 
@@ -350,8 +358,8 @@ for row in (stages[0], stages[-1]):
 
 # %% [markdown]
 # - **Loss over the vocabulary.** The stock loss on a CPU scores every position against every token of the vocabulary, though only the answer has labels. Applying the output head to labelled positions alone gives the same sum.
-# - **Attention.** PyTorch's fused kernel has a slow backward pass in bfloat16 on CPUs. For short samples plain products are faster. They store a probability for every pair of positions, so long samples keep the fused kernel.
-# - **Elementwise operations** (norms, rotary embedding, SwiGLU, casts, residual sums) do little arithmetic and read and write everything. Compilation fuses them, so that a value is read once for all of them. Compiling takes a while at the first step and is kept on disk: worth it for long runs only.
+# - **Attention.** PyTorch's fused kernel has a slow backward pass in bfloat16 on CPUs. For short samples plain products are faster. They store a probability for every pair of positions, so long samples keep the fused kernel, and so does all training in float32, where its backward pass is the faster one.
+# - **Elementwise operations** (norms, rotary embedding, SwiGLU, casts, residual sums) do little arithmetic and read and write everything. Compilation fuses them, so that a value is read once for all of them. Compiling takes a while at the first step and is kept on disk: worth it for long runs only, and in bfloat16: in float32 the products take most of the step.
 # - **Copies and casts** between float32 and bfloat16: PEFT copies each input of an adapter to the type of its weights, which autocast undoes at once; labkit leaves that out, and compilation fuses the rest.
 # - **Matrix products** are what is left, and what the step is for.
 #

@@ -100,7 +100,9 @@ def test_the_epoch_reaches_our_sampler() -> None:
 
 
 def test_arguments_of_a_run_keep_their_values(tmp_path: Path) -> None:
-    config = RunConfig(seed=7, warmup_steps=0.25, eval_steps=3, lr_scheduler_type="cosine")
+    config = RunConfig(
+        dtype="bfloat16", seed=7, warmup_steps=0.25, eval_steps=3, lr_scheduler_type="cosine"
+    )
     plan = fast.plan(config, steps=9, longest=9, cuda=False)
     found = trainer.trainer_arguments(config, tmp_path, plan, cuda=False)
     assert isinstance(found, transformers.TrainingArguments)

@@ -44,7 +44,7 @@ def test_losses_are_stock_s_at_every_one_of_fifty_steps(
     stock = runpy.run_path(str(STOCK))["main"](spec)
     # Compiling and the heap change no arithmetic that this could show, and last.
     ours = finetuning.main({**spec, "without": ["compile", "heap"]})
-    assert ours["attn_implementation"] == "eager"
+    assert ours["attn_implementation"] == "sdpa"  # in float32 it is the faster
     assert len(ours["losses"]) == len(stock["losses"]) == 50
     assert ours["losses"] == pytest.approx(stock["losses"], rel=0.01)
     assert max(ours["losses"]) > 1.05 * ours["losses"][-1], "nothing was learned, so nothing shown"
@@ -99,14 +99,15 @@ def test_what_is_reported_is_what_the_processes_took(
 ) -> None:
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
     monkeypatch.setenv("MY_OWN", "kept")
-    tricks = dict.fromkeys(step.TRICKS, 3.0)
+    # Toy models run in float32, where not every trick does something.
+    tricks = dict.fromkeys(("logits", "heap"), 3.0)
     called = pretend(monkeypatch, {"stock": 6.0, "labkit": 2.0, **tricks})
     steps = step.Steps(methods=("lora",), lengths=(160,), tiny=True, ablate=True, plan=PLAN)
     outcome = step.step(steps, output_dir=tmp_path)
     assert outcome["ratio"]["vs_stock_trl"]["value"] == pytest.approx(3.0, rel=0.01)
     (found,) = outcome["comparisons"]
     assert found["pairs"] == 4 and found["a_a"]["low"] < 1.01
-    assert set(found["without"]) == set(step.TRICKS)
+    assert set(found["without"]) == {"logits", "heap"}
     assert found["without"]["heap"]["value"] == pytest.approx(1.5, rel=0.01)
     assert found["warmup_seconds"]["labkit"] == 9.0
     speeds = {row["arm"]: row["tokens_per_second"] for row in outcome["cases"]}

@@ -13,6 +13,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+import labkit.course
 from labkit.course import lesson_paths, pairing, run, run_course, site
 from labkit.errors import LabkitError
 
@@ -238,6 +239,22 @@ def test_a_run_says_where_it_is_and_passes_on_what_cells_print(course):
     starts = [line for line in said if re.match(r"\[1/2\] 00_sums · cell \d of 4 · ", line)]
     assert len(starts) == 4
     assert said.index("    step 0") < said.index("    step 1") < said.index(starts[2])
+
+
+def test_a_course_says_how_long_it_takes_and_how_far_off_it_was(tmp_path, monkeypatch):
+    (tmp_path / "00_setup.py").write_text(LESSON)
+    shutil.copy(ROOT / "lessons/jupytext.toml", tmp_path)
+    monkeypatch.setattr(labkit.course.hardware, "gpus", list)
+    monkeypatch.setattr(labkit.course.minutes, "lesson_seconds", lambda profile: {"00": 4800.0})
+    said: list[str] = []
+    result = run_course(lessons_dir=tmp_path, out_dir=tmp_path / "site", say=said.append)
+    assert "about 80 min 00 s on this machine" in said[0]
+    (line,) = [line for line in said if "done in" in line]
+    assert re.search(r"done in \d+ s, \d+% less than the 80 min 00 s predicted", line)
+    (lesson,) = result["lessons"]
+    assert lesson["predicted_seconds"] == 4800.0 and 0 < lesson["seconds"] < 4800
+    # A lesson of somebody's own is not predicted.
+    assert labkit.course.expected_seconds([tmp_path / "00_mine.py"], "cpu") == {}
 
 
 def test_kernels_share_one_run_folder_and_the_profile(course):

@@ -9,7 +9,7 @@ import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 
-from labkit import decoding
+from labkit import arithmetic, decoding
 from labkit.infer import load_generator
 from labkit.models import load
 
@@ -52,7 +52,9 @@ def even_llama(tiny_llama, tmp_path) -> Path:
     return folder
 
 
-def test_five_forms_answer_and_take_what_their_bits_take(even_llama, tmp_path):
+@pytest.mark.parametrize(("dtype", "fast"), [("bfloat16", "bf16"), ("float32", "float32")])
+def test_forms_answer_and_take_what_their_bits_take(even_llama, tmp_path, monkeypatch, dtype, fast):
+    monkeypatch.setattr(arithmetic, "fastest", lambda: dtype)
     torch.manual_seed(3)
     adapter = tmp_path / "adapter"
     settings = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
@@ -65,11 +67,17 @@ def test_five_forms_answer_and_take_what_their_bits_take(even_llama, tmp_path):
             merged = {n: p.clone() for n, p in generator.model.named_parameters()}
         gc.collect()
     sizes = {label: c.weights_bytes for label, c in costs.items()}
-    assert list(sizes) == ["untouched, bf16", "LoRA beside the base, bf16", "merged, bf16",
-                           "merged, 8-bit", "merged, nf4"]  # fmt: skip
-    assert sizes["LoRA beside the base, bf16"] > sizes["merged, bf16"]
-    assert sizes["merged, bf16"] == sizes["untouched, bf16"]
-    assert sizes["merged, bf16"] > sizes["merged, 8-bit"] > sizes["merged, nf4"]
+    assert list(sizes) == list(
+        dict.fromkeys([f"untouched, {fast}", f"LoRA beside the base, {fast}", f"merged, {fast}",
+                       "merged, bf16", "merged, 8-bit", "merged, nf4"])
+    )  # fmt: skip
+    assert sizes[f"LoRA beside the base, {fast}"] > sizes[f"merged, {fast}"]
+    assert sizes[f"merged, {fast}"] == sizes[f"untouched, {fast}"]
+    assert sizes["merged, 8-bit"] > sizes["merged, nf4"]
+    if dtype == "float32":
+        assert sizes["merged, float32"] == pytest.approx(2 * sizes["merged, bf16"], rel=0.01)
+        return
+    assert sizes["merged, bf16"] > sizes["merged, 8-bit"]
     linears = sum(p.numel() for n, p in merged.items() if "proj" in n)
     # One byte and a scale a row, instead of two bytes.
     assert 0 < linears - (sizes["merged, bf16"] - sizes["merged, 8-bit"]) < 0.1 * linears

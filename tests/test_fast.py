@@ -212,7 +212,8 @@ def test_models_that_change_their_logits_are_noticed(
 
 
 def plan(*, steps: int = 100, longest: int = 200, cuda: bool = False, **changes: Any) -> fast.Plan:
-    return fast.plan(RunConfig(**changes), steps=steps, longest=longest, cuda=cuda)
+    config = RunConfig(**{"dtype": "bfloat16", **changes})
+    return fast.plan(config, steps=steps, longest=longest, cuda=cuda)
 
 
 @pytest.fixture
@@ -254,6 +255,19 @@ def test_short_runs_are_not_compiled_and_long_samples_not_eager() -> None:
     assert plan(steps=fast.COMPILE_MIN_STEPS).compile_layers
     assert plan(longest=fast.EAGER_ATTENTION_MAX_LENGTH).attn_implementation == "eager"
     assert plan(longest=fast.EAGER_ATTENTION_MAX_LENGTH + 1).attn_implementation == "sdpa"
+
+
+@pytest.mark.usefixtures("this_machine")
+def test_what_only_pays_in_bfloat16_is_off_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fast.arithmetic, "fastest", lambda: "float32")
+    for chosen in (plan(dtype="float32"), plan(dtype="auto")):
+        assert (chosen.attn_implementation, chosen.compile_layers) == ("sdpa", False)
+        assert chosen.labelled_logits and chosen.share_prompts and chosen.keep_heap
+    assert plan(dtype="float32", torch_compile="on").compile_layers
+    assert plan(dtype="float32", attn_implementation="eager").attn_implementation == "eager"
+    assert fast.has_fused_attention("llama") and not fast.has_fused_attention("bloom")
+    # On a GPU auto is bfloat16, whatever the processor beside it is good at.
+    assert plan(dtype="auto", cuda=True) == plan(dtype="bfloat16", cuda=True)
 
 
 @pytest.mark.usefixtures("this_machine")

@@ -31,8 +31,8 @@ from labkit.models.quiet import quiet_bitsandbytes
 
 ARITHMETIC: dict[str, dict[str, Any]] = {
     "float32": {"dtype": "float32"},
-    "bfloat16 weights, float32 arithmetic": {"exact": True},
-    "bfloat16": {},
+    "bfloat16 weights, float32 arithmetic": {"dtype": "bfloat16", "exact": True},
+    "bfloat16": {"dtype": "bfloat16"},
 }
 
 
@@ -77,7 +77,8 @@ def speed(
     adapter: str, samples: Sequence[Sample], *, pairs: int, alone: int = 12, together: int = 192
 ) -> dict[str, Any]:
     """Return `harness.conclude` of seconds a question: the plain loop over labkit's batches."""
-    plainly, scoring = load_generator(adapter), load_generator(adapter, exact=True)
+    plainly = load_generator(adapter, dtype="bfloat16")
+    scoring = load_generator(adapter, dtype="bfloat16", exact=True)
     few = random.Random(0).sample(list(samples), min(alone, len(samples)))
     many = samples[:together]
 

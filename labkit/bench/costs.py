@@ -16,6 +16,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from labkit import arithmetic
 from labkit.errors import LabkitError
 
 WITHIN = {"ChunkedLogProb": "loss over the vocabulary"}
@@ -128,6 +129,7 @@ def stages(
     unknown = [trick for trick in order if trick not in finetuning.TRICKS]
     if unknown:
         raise LabkitError(f"{unknown[0]!r} is no trick: choose from {', '.join(finetuning.TRICKS)}")
+    order = tuple(trick for trick in order if trick in finetuning.tricks_of(spec))
     rows: list[dict[str, Any]] = []
     for number in range(len(order) + 1):
         off = [t for t in finetuning.TRICKS if t not in order[:number]]
@@ -183,7 +185,8 @@ def embedded_spec(
     folder = registry.resolve(step.EMBEDDED)
     step._write_samples(file, folder, length, batch_size * steps)
     return {
-        "model": str(folder), "data": str(file), "bf16": True, "batch_size": batch_size,
+        "model": str(folder), "data": str(file), "batch_size": batch_size,
+        "bf16": arithmetic.fastest() == "bfloat16",
         "lora": step.PEFT_DEFAULT if method == "lora" else None, "steps": steps,
         "learning_rate": 2e-5, "seed": 42,
     }  # fmt: skip

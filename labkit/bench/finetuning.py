@@ -22,8 +22,15 @@ from typing import Any
 from labkit.config import RunConfig
 
 TRICKS = ("compile", "attention", "logits", "heap", "casts")
+NARROW_TRICKS = ("compile", "attention", "casts")
+"""Those that only change a step in bfloat16: `fast.plan` leaves the others off in float32."""
 LONG_RUN = 300
 """Steps of the run that a few steps stand for: what only a long run earns back is on."""
+
+
+def tricks_of(spec: dict[str, Any]) -> tuple[str, ...]:
+    """Return the tricks that a step of `spec` uses."""
+    return tuple(t for t in TRICKS if spec["bf16"] or t not in NARROW_TRICKS)
 
 
 def run_config(spec: dict[str, Any]) -> RunConfig:

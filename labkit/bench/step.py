@@ -7,9 +7,9 @@ model, method, batches and seed (`finetuning.py`). Every run is a process, stock
 
 Every sample has `seq_len` random tokens and a loss on the last 12, as an answer to a question has.
 How far the hardware would go is measured in the same call: the best rate at which this machine
-multiplies bfloat16 matrices. `fraction_of_matmul_peak` is the products that a step cannot do
-without (`roofline.step_flops`, logits only where there is a label) at that rate, over the step's
-time.
+multiplies matrices of the type that is fast here, which is also the type of both sides.
+`fraction_of_matmul_peak` is the products that a step cannot do without (`roofline.step_flops`,
+logits only where there is a label) at that rate, over the step's time.
 """
 
 import json
@@ -25,9 +25,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from labkit import results, stats
+from labkit import arithmetic, results, stats
 from labkit.bench import harness
-from labkit.bench.finetuning import TRICKS
+from labkit.bench.finetuning import tricks_of
 from labkit.bench.harness import BASELINE, CONTROL, Ledger, Plan, Run, Say
 from labkit.bench.report import interval
 from labkit.bench.training import TINY, TINYLLAMA
@@ -146,8 +146,8 @@ def _measure(
     _write_samples(data, folder, length, steps.batch_size * count)
     spec = {
         "model": str(folder), "data": str(data), "lora": PEFT_DEFAULT if method == "lora" else None,
-        "bf16": not steps.tiny, "batch_size": steps.batch_size, "steps": count,
-        "learning_rate": 2e-5, "seed": 42,
+        "bf16": not steps.tiny and arithmetic.fastest() == "bfloat16", "seed": 42,
+        "batch_size": steps.batch_size, "steps": count, "learning_rate": 2e-5,
     }  # fmt: skip
 
     def runner(train: Callable[[dict[str, Any], Say], Run], **more: Any) -> Callable[[], Run]:
@@ -165,7 +165,9 @@ def _measure(
         CONTROL: runner(train_stock),
     }
     if steps.ablate and (method, length) == (steps.methods[0], steps.lengths[0]):
-        for trick in TRICKS if method == "lora" else [t for t in TRICKS if t != "casts"]:
+        for trick in tricks_of(spec):
+            if method == "full" and trick == "casts":
+                continue
             runners[f"labkit without {trick}"] = runner(train_ours, without=[trick])
     total = len(runners) * plan.pairs
     if len(known) < total:
@@ -224,14 +226,16 @@ def _run(command: Sequence[str], env: dict[str, str], say: Say) -> Run:
 
 
 def matmul_peak(*, tiny: bool = False) -> dict[str, float]:
-    """Return the best rate of bfloat16 products here, flops_per_second, and its size m, k, n."""
+    """Return the best rate of the fast type's products, flops_per_second, and its m, k, n."""
     import torch
+
+    dtype = getattr(torch, "bfloat16" if tiny else arithmetic.fastest())
 
     sizes = [(1280, 576, 1536), (1024, 2048, 2048), (2048, 2048, 2048), (4096, 2048, 5632)]
     best: dict[str, float] = {"flops_per_second": 0.0, "m": 0, "k": 0, "n": 0}
     for m, k, n in [(64, 64, 64)] if tiny else sizes:
-        a, b = torch.randn(m, k, dtype=torch.bfloat16), torch.randn(n, k, dtype=torch.bfloat16)
-        out = torch.empty(m, n, dtype=torch.bfloat16)
+        a, b = torch.randn(m, k, dtype=dtype), torch.randn(n, k, dtype=dtype)
+        out = torch.empty(m, n, dtype=dtype)
         product = lambda a=a, b=b, out=out: torch.mm(a, b.t(), out=out)  # noqa: E731
         timed = harness.time_run(product, Plan(warmup=3, steps=5, run_seconds=0.5, max_steps=400))
         rate = 2 * m * k * n / median(timed["seconds"])

@@ -107,12 +107,14 @@ def measure_training(
         fast.keep_heap()
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    narrow = spec["dtype"] == "bfloat16"
     length = spec["seq_len"]
     size = vocabulary(spec["widths"], spec["layers"])
+    short = device == "cpu" and length <= fast.EAGER_ATTENTION_MAX_LENGTH
     config = LlamaConfig(
         **{**spec["widths"], "vocab_size": size}, num_hidden_layers=spec["layers"],
         tie_word_embeddings=False, use_cache=False, max_position_embeddings=length,
-        attn_implementation="eager" if length <= fast.EAGER_ATTENTION_MAX_LENGTH else "sdpa",
+        attn_implementation="eager" if narrow and short else "sdpa",
     )  # fmt: skip
     # Its own initialisation takes longer than the steps.
     with no_init_weights():
@@ -134,7 +136,7 @@ def measure_training(
     batch = {"input_ids": input_ids, "labels": input_ids.clone()}
 
     def step() -> None:
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=spec["dtype"] == "bfloat16"):
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=narrow):
             loss = fast.labelled_loss(model, batch, None)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

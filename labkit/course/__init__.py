@@ -17,8 +17,15 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from labkit import hardware, profiles
 from labkit.course import pairing, run, site
+from labkit.doctor import minutes
 from labkit.errors import LabkitError, nearest
+
+LESSONS = (
+    "00_setup", "01_memory_maths", "02_lora_vs_full", "03_batch_size_sweep", "04_switchback",
+    "05_inference_comparison",
+)  # fmt: skip
 
 
 def lesson_paths(lessons_dir: Path, names: Sequence[str] = ()) -> list[Path]:
@@ -41,6 +48,25 @@ def lesson_paths(lessons_dir: Path, names: Sequence[str] = ()) -> list[Path]:
     return [found[stem] for stem in sorted(chosen or found)]
 
 
+def expected_seconds(paths: Sequence[Path], profile: str) -> dict[str, float]:
+    """Return the seconds that lessons of the course take here from nothing, by file stem.
+
+    Empty on a GPU, whose lessons use another model.
+    """
+    own = {path.stem: path.stem[:2] for path in paths if path.stem in LESSONS}
+    if not own or profile not in profiles.PROFILES or hardware.gpus():
+        return {}
+    times = minutes.lesson_seconds(profiles.PROFILES[profile])
+    return {stem: times[number] for stem, number in own.items()}
+
+
+def _off(seconds: float, expected: float | None) -> str:
+    if expected is None:
+        return ""
+    side = "more" if seconds > expected else "less"
+    return f", {abs(seconds / expected - 1):.0%} {side} than the {run.clock(expected)} predicted"
+
+
 def run_course(
     lessons: Sequence[str] = (),
     *,
@@ -53,7 +79,8 @@ def run_course(
 
     Every page is complete the moment it exists, and lessons that are already finished stay when
     a later one fails. Running again is quick: finished training runs are found in their records.
-    Returns {"site": path of the index, "lessons": [{"name", "seconds", "page"}], "profile"}.
+    Returns {"site": path of the index, "lessons": [{"name", "seconds", "page",
+    "predicted_seconds"}], "profile"}; the prediction is null for a lesson that is not the course's.
     Raises LabkitError, naming lesson and cell, when a cell fails; what ran is then kept as
     `out_dir`/notebooks/NN_name.failed.ipynb.
     """
@@ -64,6 +91,11 @@ def run_course(
     runs = os.environ.get("LABKIT_RUNS") or str(Path("runs").resolve())
     environment = {"LABKIT_PROFILE": profile, "LABKIT_RUNS": runs}
     notebooks = out_dir / "notebooks"
+    expected = expected_seconds(paths, profile)
+    if expected:
+        total = sum(expected.values())
+        say(f"{len(expected)} lessons take about {run.clock(total)} on this machine from nothing; "
+            "what is kept of earlier runs is not run again")
     done = []
     for number, path in enumerate(paths, start=1):
         started = time.monotonic()
@@ -83,9 +115,11 @@ def run_course(
         (notebooks / f"{path.stem}.failed.ipynb").unlink(missing_ok=True)
         site.write_notebook(notebook, notebooks / f"{path.stem}.ipynb")
         seconds = time.monotonic() - started
-        done.append({"name": path.stem, "seconds": seconds, "page": f"{path.stem}.html"})
+        done.append({"name": path.stem, "seconds": seconds, "page": f"{path.stem}.html",
+                     "predicted_seconds": expected.get(path.stem)})  # fmt: skip
         # Built again from all notebooks there are, so that every page links to its neighbours.
         index = site.build(out_dir)
-        say(f"[{number}/{len(paths)}] {path.stem} · done in {run.clock(seconds)}")
+        say(f"[{number}/{len(paths)}] {path.stem} · done in {run.clock(seconds)}"
+            f"{_off(seconds, expected.get(path.stem))}")
     say(f"The course is in {index}")
     return {"site": str(index), "profile": profile, "lessons": done}

@@ -2,13 +2,13 @@
 
 Most help requests of a course are not about its subject: the disk is full, somebody else holds
 the GPU, the kernel is another Python, a version drifted. Each check here answers one of these
-from the machine itself and says in a sentence what to do. Nothing is changed, and a check that
-fails to work says so instead of hiding the others.
+from the machine itself and says in a sentence what to do. Nothing is changed but the kept rates of
+the processor, and a check that fails to work says so instead of hiding the others.
 
 A finding has `what` was looked at, `status` (ok, warn: slower or later trouble, fail: this has
 to be mended first), `detail` and `advice`.
 
-    machine    cores, memory, GPU, and which runs fit
+    machine    cores, fast type, memory, GPU, which runs fit, minutes of each lesson
     places     models, cache, runs, home: whether they can be read and written
     software   Python, versions, compiler, notebook kernel
 """
@@ -18,9 +18,11 @@ from collections.abc import Callable, Iterable
 
 from labkit.doctor.finding import Finding, finding
 from labkit.doctor.machine import (
+    check_arithmetic,
     check_cores,
     check_gpu,
     check_memory,
+    check_minutes,
     check_shared_memory,
     check_training,
     training_bytes,
@@ -49,10 +51,12 @@ CHECKS: dict[str, Callable[[], Finding]] = {
     "notebook kernel": check_kernel,
     "C++ compiler": check_compiler,
     "cores": check_cores,
+    "arithmetic": check_arithmetic,
     "memory": check_memory,
     "shared memory": check_shared_memory,
     "GPU": check_gpu,
     "profile": check_profile,
+    "lessons": check_minutes,
     "model folder": check_models_folder,
     "embedded model": check_embedded_model,
     "cache": check_cache,

@@ -15,17 +15,17 @@ from typing import Literal
 
 import psutil
 
-from labkit import hardware
+from labkit import arithmetic, hardware
+from labkit.doctor import minutes
 from labkit.doctor.finding import EMBEDDED, Finding, finding, gib
 from labkit.hardware import GIB
 from labkit.models import registry
 
 
 def check_cores() -> Finding:
-    """Cores that may be used, whether they multiply bf16, and threads that fit them."""
+    """Cores that may be used, and threads that fit them."""
     machine = hardware.describe()
-    fast = {"amx_bf16", "avx512_bf16"} & set(machine["flags"])
-    detail = f"{machine['cores']} × {machine['cpu']}, bf16 in hardware: {'yes' if fast else 'no'}"
+    detail = f"{machine['cores']} × {machine['cpu']}"
     threads = int(os.environ.get("OMP_NUM_THREADS") or machine["cores"])
     promised = _number("CPU_LIMIT")
     if promised is not None and promised < threads:
@@ -35,10 +35,29 @@ def check_cores() -> Finding:
     if threads > machine["cores"]:
         advice = f"{threads} threads on {machine['cores']} cores slow each other: "
         return finding("cores", "warn", detail, advice + "unset OMP_NUM_THREADS")
-    if machine["cores"] < 2 or not fast:
-        reason = "one core" if machine["cores"] < 2 else "no bf16 units"
-        return finding("cores", "warn", detail, f"{reason}: allow two to four times the time")
     return finding("cores", "ok", detail)
+
+
+def check_arithmetic() -> Finding:
+    """The type that is fast here, by measurement, and what the processor reaches in each."""
+    found = arithmetic.rates(fresh=True)
+    memory = found.bandwidth_bytes_per_second / GIB
+    detail = (
+        f"{found.fastest} is the fast type: float32 reaches {found.float32 / 1e9:,.0f} GFLOP/s, "
+        f"bfloat16 {found.bfloat16 / 1e9:,.0f}, memory {memory:.0f} GiB/s"
+    )
+    return finding("arithmetic", "ok", detail)
+
+
+def check_minutes() -> Finding:
+    """How long each lesson runs on this machine, at the measured rates."""
+    times = minutes.lesson_seconds(rates=arithmetic.rates())
+    each = ", ".join(f"{number} {max(1, round(t / 60))}" for number, t in times.items())
+    total = max(1, round(sum(times.values()) / 60))
+    detail = f"{each} min, {total} in all, from nothing and without your own reading"
+    if hardware.gpus():
+        detail += "; computed for the processor, a GPU takes less"
+    return finding("lessons", "ok", detail)
 
 
 def check_memory() -> Finding:

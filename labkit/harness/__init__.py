@@ -35,7 +35,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from labkit import results
+from labkit import arithmetic, results
 from labkit.datasets import prompts, tatqa
 from labkit.errors import LabkitError, nearest
 from labkit.infer import load_generator, model_path
@@ -60,7 +60,7 @@ def evaluate_tasks(
     data: str = "tables",
     split: str = "test",
     max_samples: int | None = None,
-    dtype: str = "bfloat16",
+    dtype: str = "auto",
     fresh: bool = False,
     quiet: bool = False,
 ) -> list[dict[str, Any]]:
@@ -75,6 +75,7 @@ def evaluate_tasks(
         LabkitError: no such model or task, or a task whose data cannot be reached.
     """
     known = _known_tasks(tasks)
+    dtype = arithmetic.resolve(dtype)
     key = {"weights": fingerprint(model_path(model)), "dtype": dtype, "n": max_samples,
            "data": tatqa.data_sha256(data, split), "versions": results.versions()}  # fmt: skip
     folders = {

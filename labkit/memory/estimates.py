@@ -20,8 +20,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from labkit.arithmetic import device, of_step
 from labkit.errors import LabkitError, nearest
-from labkit.hardware import GIB, Device, device, gpus
+from labkit.hardware import GIB, Device, gpus
 from labkit.memory.analytic import Analytic, analytic, evaluation_bytes, kv_cache_bytes
 from labkit.memory.imports import import_libraries
 from labkit.memory.roofline import step_seconds
@@ -154,6 +155,7 @@ def settings_for(card: Device, model: str, **choices: Any) -> StepSettings:
     given = {name: value for name, value in choices.items() if value is not None}
     given.setdefault("target", "cpu" if card.compute_capability is None else "cuda")
     given.setdefault("compute_capability", card.compute_capability)
+    given["dtype"] = of_step(given.get("dtype"), method=given.get("method"), target=given["target"])
     return StepSettings(model=model, **given)
 
 

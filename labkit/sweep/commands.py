@@ -39,7 +39,9 @@ def sweep(
     samples: Annotated[
         int | None, typer.Option(min=1, help="samples of an epoch; default: the embedded set's")
     ] = None,
-    dtype: Annotated[str | None, typer.Option(help="compute type")] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="compute type; auto is bfloat16, or on a CPU the fast one")
+    ] = None,
     optim: Annotated[str | None, typer.Option(help="optimizer, by its transformers name")] = None,
     lora_r: Annotated[int | None, typer.Option(help="rank of the adapters")] = None,
     lora_target_modules: Annotated[

@@ -1,0 +1,121 @@
+"""How long each lesson runs on this machine, from the rates that were measured on it.
+
+A lesson is counted in what it does, as its profile says: tokens that are trained on, questions that
+are answered, processes that are started. The time of each comes from what a processor reaches:
+
+    a token of training    2·P·k / rate of its type  +  its bytes / bandwidth   k = 2 LoRA, 3 full
+    a question             23 GFLOP / rate of float32, in which scores are computed
+    the rest               seconds that hardly depend on the processor: kernels, imports, traces
+
+P = 106.2 million weights lie in the embedded model's blocks. The bytes stand for everything that is
+not a product (norms, casts, copies, the optimizer, Python). The committed runs of lesson 02 left
+2.0 ms a token beside their products for LoRA and 2.2 for full on two AMX cores, in bfloat16: 56 MB
+at 28 GB/s. Six steps of each in float32, AVX2 played by a busy Zen 4, left 2.6 ms of processor time
+on two threads: 75 MB at 29 GB/s. The minutes of other lessons are less well founded.
+
+The 23 GFLOP are 0.27 s a question on one AMX thread with 85 GFLOP/s in float32
+(`data/results/answering.json`).
+
+Times are for a run from nothing on the embedded model. Records that are there already take seconds.
+"""
+
+from dataclasses import dataclass
+
+from labkit import arithmetic, profiles
+
+BLOCK_WEIGHTS = 106.2e6
+ADAPTERS = 4.9e6
+TOKENS_A_STEP = 754
+"""of the course's run: 226,173 tokens in 300 steps of two reports with their questions"""
+STEPS = 300
+QUESTIONS = 720
+TRAFFIC_A_TOKEN = {"bfloat16": 56e6, "float32": 75e6}
+FLOPS_A_QUESTION = 23e9
+TRAIN_START = 8.0
+"""seconds until a training run's first step: tokenising, loading, the trainer"""
+PROCESS_START = 12.0
+COMPILING = 50.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a lesson does."""
+
+    fixed: float
+    """seconds"""
+    lora_tokens: float = 0.0
+    full_tokens: float = 0.0
+    other_tokens: float = 0.0
+    """trained on in the type that is not the fast one"""
+    questions: float = 0.0
+    """scored, those of an untouched model counted double: it writes whole sentences"""
+    processes: int = 0
+    runs: int = 0
+    compiled_runs: int = 0
+
+
+def work(profile: profiles.Profile) -> dict[str, Work]:
+    """Return what each lesson does under a profile, by its number."""
+    smoke = profile.name == "smoke"
+    steps = profile.train.get("max_steps", STEPS)
+    share = profile.train.get("per_device_train_batch_size", 2) / 2
+    trained = steps * TOKENS_A_STEP * share
+    probed = profile.probe_steps * TOKENS_A_STEP * (0.4 if smoke else 1.0)
+    scored = profile.eval_samples or QUESTIONS
+    stage = profile.stages["length"] * profile.stages["batch_size"] * profile.stages["steps"]
+    # Stages without the later tricks take longer; the first is stock TRL's loop, four times.
+    stages = stage * (2 * len(profile.stage_order) + 1)
+    sweep = 5 * 256 * (31 + 3 * 8) * 1.5
+    return {
+        "00": Work(fixed=20, questions=2 * (profile.eval_samples or 40)),
+        "01": Work(fixed=60 if smoke else 180, full_tokens=4 * (64 if smoke else 1024)),
+        "02": Work(
+            fixed=25, lora_tokens=trained + 7 * probed + stages, full_tokens=trained + 4 * probed,
+            other_tokens=500, questions=4 * scored, runs=17, processes=1,
+            compiled_runs=0 if smoke else 2,
+        ),
+        "03": Work(
+            fixed=40 if smoke else 180, lora_tokens=0.02 * sweep if smoke else sweep,
+            processes=4 if smoke else 20,
+        ),
+        "04": Work(fixed=60 if smoke else 1080),
+        "05": Work(
+            fixed=60 if smoke else 240, questions=4 * min(scored, QUESTIONS) if not smoke else 20,
+            lora_tokens=0.0 if not smoke else 300, full_tokens=0.0 if not smoke else 300,
+        ),
+    }  # fmt: skip
+
+
+def seconds(done: Work, rates: arithmetic.Rates) -> float:
+    """Return how long `done` takes at these rates."""
+    fast = rates.fastest
+    slow = "float32" if fast == "bfloat16" else "bfloat16"
+
+    def training(tokens: float, products: int, dtype: str) -> float:
+        flops = 2 * BLOCK_WEIGHTS * products + 6 * ADAPTERS * (products == 2)
+        each = flops / getattr(rates, dtype)
+        return tokens * (each + TRAFFIC_A_TOKEN[dtype] / rates.bandwidth_bytes_per_second)
+
+    return (
+        done.fixed
+        + training(done.lora_tokens, 2, fast)
+        + training(done.full_tokens, 3, fast)
+        + training(done.other_tokens, 2, slow)
+        + done.questions * FLOPS_A_QUESTION / rates.float32
+        + done.processes * PROCESS_START
+        + done.runs * TRAIN_START
+        + (done.compiled_runs * COMPILING if fast == "bfloat16" else 0.0)
+    )
+
+
+def lesson_seconds(
+    profile: profiles.Profile | None = None, rates: arithmetic.Rates | None = None
+) -> dict[str, float]:
+    """Return the seconds of each lesson on this machine, by its number such as "02".
+
+    Without `rates` the processor is measured again, when nothing else of ours runs, and the best
+    that was ever seen counts: other work on the machine only makes a measurement slower.
+    """
+    rates = rates or arithmetic.rates(fresh=True)
+    lessons = work(profile or profiles.current())
+    return {number: seconds(done, rates) for number, done in lessons.items()}
