@@ -101,10 +101,10 @@ def _product_faults(
     bias = torch.randn(N, generator=generator).to(getattr(torch, dtype))
     per_row = torch.rand(N, generator=generator) + 0.5
     for b_absmax, added in ((per_row, None), (per_row[0], bias)):
-        given = (a, b, a_absmax, b_absmax, added)
-        there = [None if t is None else t.to(card.target) for t in given]
-        y = triton_kernels.scaled_int8_mm(*there, getattr(torch, dtype)).cpu()
-        want = reference.scaled_int8_mm(*given, getattr(torch, dtype))
+        given: tuple[Any, ...] = (a, b, a_absmax, b_absmax, added)
+        there: tuple[Any, ...] = tuple(None if t is None else t.to(card.target) for t in given)
+        y = triton_kernels.scaled_int8_mm(*there, out_dtype=getattr(torch, dtype)).cpu()
+        want = reference.scaled_int8_mm(*given, out_dtype=getattr(torch, dtype))
         # A product and a sum may be fused on the card, which rounds once less; a rounding to 16 bit
         # may then fall the other way. Triton's interpreter cuts bfloat16 off instead of rounding.
         cut = card.rehearsal and dtype == "bfloat16"

@@ -192,7 +192,9 @@ def _results(part: str, folder: Path) -> dict[str, dict[str, Any]]:
 
 def _is_done(part: str, folder: Path) -> bool:
     found = _read(_file(part, folder))
-    return bool(found) and found["outcome"] == "done" and not _failed(found["results"])
+    if found is None:
+        return False
+    return found["outcome"] == "done" and not _failed(found["results"])
 
 
 def _failed(found: dict[str, dict[str, Any]]) -> set[str]:
