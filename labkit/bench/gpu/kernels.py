@@ -101,10 +101,11 @@ def _product_faults(
     bias = torch.randn(N, generator=generator).to(getattr(torch, dtype))
     per_row = torch.rand(N, generator=generator) + 0.5
     for b_absmax, added in ((per_row, None), (per_row[0], bias)):
-        given: tuple[Any, ...] = (a, b, a_absmax, b_absmax, added)
-        there: tuple[Any, ...] = tuple(None if t is None else t.to(card.target) for t in given)
-        y = triton_kernels.scaled_int8_mm(*there, out_dtype=getattr(torch, dtype)).cpu()
-        want = reference.scaled_int8_mm(*given, out_dtype=getattr(torch, dtype))
+        given = {"a": a, "b": b, "a_absmax": a_absmax, "b_absmax": b_absmax, "bias": added}
+        there = {name: None if t is None else t.to(card.target) for name, t in given.items()}
+        multiply: tuple[Any, Any] = triton_kernels.scaled_int8_mm, reference.scaled_int8_mm
+        y = multiply[0](**there, out_dtype=getattr(torch, dtype)).cpu()
+        want = multiply[1](**given, out_dtype=getattr(torch, dtype))
         # A product and a sum may be fused on the card, which rounds once less; a rounding to 16 bit
         # may then fall the other way. Triton's interpreter cuts bfloat16 off instead of rounding.
         cut = card.rehearsal and dtype == "bfloat16"
