@@ -175,7 +175,8 @@ def test_predicted_is_measured_or_a_little_lower_and_never_higher(simulated, bat
 
 def test_what_holds_and_what_does_not():
     for predicted, measured, holds in [(3, 3, True), (2, 3, True), (1, 3, False), (4, 3, False),
-                                       (18, 20, True), (17, 20, False), (0, 1, True)]:  # fmt: skip
+                                       (18, 20, True), (17, 20, False), (0, 1, True),
+                                       (8, 9, True), (7, 9, False)]:  # fmt: skip
         found = sweeping.Largest(
             settings=settings_for(), memory_limit_bytes=1, predicted=predicted, measured=measured
         )

@@ -5,8 +5,8 @@
 
 For each method, with and without gradient checkpointing, at two lengths and under four limits: the
 largest batch by prediction, and the one found by running steps of the embedded model under the
-limit. The prediction promises to be the measured one, or lower by one sample up to batch 8 and by a
-tenth beyond, and never higher. Limits are chosen so that the largest batches lie between 2 and 26.
+limit. The prediction promises to be the measured one, or lower by one sample or by a tenth of a
+large batch, and never higher. Limits are chosen so that the largest batches lie between 2 and 26.
 In float32 there is one limit a method and one length; nothing was adjusted to what it showed.
 
 Steps that were measured are kept, so the command can be stopped and started again.
