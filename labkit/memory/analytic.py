@@ -40,7 +40,7 @@ from labkit.memory.shapes import (
     parameters,
     quantised_weights,
     shape_of,
-)  # fmt: skip
+)
 from labkit.memory.sharding import Sizes, shard, state_bytes, trained_bytes
 
 RULE_OF_18 = {

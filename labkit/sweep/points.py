@@ -99,12 +99,12 @@ class Largest:
     def holds(self) -> bool | None:
         """Whether the prediction keeps its promise.
 
-        It is the measured one, or lower by one sample up to batch 8 and by a tenth beyond, and
+        It is the measured one, or lower by one sample or by a tenth of a large batch, and
         never higher.
         """
         if self.measured is None:
             return None
-        below = 1 if self.measured <= 8 else self.measured // 10
+        below = max(1, self.measured // 10)
         return self.measured - below <= self.predicted <= self.measured
 
     def to_json(self) -> dict[str, Any]:

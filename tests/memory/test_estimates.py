@@ -12,6 +12,7 @@ from labkit.errors import LabkitError
 from labkit.memory.analytic import analytic
 from labkit.memory.estimates import estimate, find_device, needed, settings_for, table
 from labkit.memory.report import plot_timeline, render, render_table, timeline_alt
+from labkit.memory.settings import StepSettings
 from labkit.memory.trace import trace
 
 
@@ -225,3 +226,19 @@ def test_formulas_need_no_torch():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "phi-1.5" in done.stdout
+
+
+def test_the_time_of_a_step_follows_the_rate_of_its_own_type():
+    from labkit.memory.roofline import step_seconds
+    from labkit.memory.shapes import shape_of
+
+    # Emulated bfloat16: 9 GFLOP/s where float32 gives 81; memory so fast that it does not count.
+    machine = dataclasses.replace(
+        find_device("t4"), name="cpu", compute_capability=None, bandwidth_bytes_per_second=1e15,
+        flops={"bfloat16": 9e9, "float32": 81e9},
+    )  # fmt: skip
+    low = {}
+    for dtype in ("bfloat16", "float32"):
+        settings = StepSettings(model="tiny-llama", target="cpu", dtype=dtype, seq_len=64)
+        low[dtype], _ = step_seconds(shape_of(settings), settings, machine)
+    assert low["bfloat16"] / low["float32"] == pytest.approx(9, rel=0.01)
