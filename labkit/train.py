@@ -100,12 +100,12 @@ def train_repeatedly(
 def prepare(config: RunConfig) -> Prepared:
     """Find model and data and compute the run's content hash; nothing is written.
 
-    The type is resolved first: a run that chose float32 by itself and one that was told to are the
+    The type is resolved here: a run that chose float32 by itself and one that was told to are the
     same run, and the records of both say float32.
     """
-    config = config.replace(dtype=arithmetic.resolve(config.dtype))
     data = {"name": config.data, "sha256": tatqa.data_sha256(config.data, "train")}
     model_path = registry.resolve(config.model)  # may download, so not before the data is there
+    config = config.replace(dtype=arithmetic.resolve(config.dtype))
     model = {"name": registry.name_of(model_path), "sha256": fingerprint(model_path)}
     sha256 = results.content_sha256(config.to_dict(), model=model, data=data)
     short = Path(config.model).name.removesuffix("-instruct")

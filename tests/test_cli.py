@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 
-from labkit import __version__, cli, infer, results, trainer
+from labkit import __version__, arithmetic, cli, infer, results, trainer
 from labkit.config import FIELDS, RunConfig
 from labkit.datasets import tatqa
 from labkit.errors import LabkitError
@@ -23,13 +23,17 @@ pytestmark = pytest.mark.usefixtures("runs", "few_objects")
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Start in an empty folder, without a cache and without a Hub."""
+    """Start in an empty folder, with a cache that knows this processor's rates, without a Hub."""
     from huggingface_hub import constants
 
+    arithmetic.rates()
+    measured = arithmetic.kept_file().read_text()
     folder = tmp_path / "here"
     folder.mkdir()
     monkeypatch.chdir(folder)
     monkeypatch.setenv("LABKIT_CACHE", str(tmp_path / "cache"))
+    arithmetic.kept_file().parent.mkdir(parents=True)
+    arithmetic.kept_file().write_text(measured)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.delenv("LABKIT_MODELS", raising=False)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
