@@ -127,6 +127,33 @@ def test_what_is_reported_is_what_the_processes_took(
     assert len(called) == before and again["ratio"] == outcome["ratio"]
 
 
+@pytest.mark.parametrize("fast", ["float32", "bfloat16"])
+def test_where_float32_is_fast_stock_is_told_so_and_takes_part_as_it_comes(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fast: str
+) -> None:
+    called = pretend(monkeypatch, {"stock": 6.0, "labkit": 2.0})
+    quick = step._run
+
+    def run(command: list[str], env: dict[str, str], say: Any) -> dict[str, Any]:
+        spec, made = json.loads(command[-1]), quick(command, env, say)
+        if fast == "float32" and spec["bf16"]:
+            return {**made, "seconds": [90.0]}
+        return made
+
+    monkeypatch.setattr(step, "_run", run)
+    monkeypatch.setattr(step.arithmetic, "fastest", lambda: fast)
+    steps = step.Steps(methods=("lora",), lengths=(160,), plan=PLAN)
+    (found,) = step.step(steps, output_dir=tmp_path)["comparisons"]
+    assert found["ratio"]["value"] == pytest.approx(3.0, rel=0.01)
+    specs = [json.loads(command[-1]) for command, _ in called]
+    if fast == "bfloat16":
+        assert found["vs_stock_as_it_comes"] is None and all(spec["bf16"] for spec in specs)
+        return
+    assert found["vs_stock_as_it_comes"]["value"] == pytest.approx(45.0, rel=0.01)
+    wide = [spec for spec in specs if spec["bf16"]]
+    assert len(wide) == PLAN.pairs and all(spec["steps"] == 1 for spec in wide)
+
+
 def test_samples_have_labels_on_their_last_tokens_only(tiny_llama: Path, tmp_path: Path) -> None:
     file = tmp_path / "samples.jsonl"
     step._write_samples(file, tiny_llama, 40, 3)

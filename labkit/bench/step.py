@@ -5,9 +5,13 @@ with PEFT's default LoRA or none (`stock_trl.py`); labkit is what `labkit train`
 model, method, batches and seed (`finetuning.py`). Every run is a process, stock takes part twice
 (A/A), and the first steps of each run are dropped: they compile, allocate and choose kernels.
 
+TRL trains under bfloat16 autocast unless it is told otherwise. Where this machine multiplies
+float32 faster, stock is told to use float32 as labkit does: that is the honest opponent. TRL *as it
+comes* takes part beside it there, one step a run, since a step of it takes minutes.
+
 Every sample has `seq_len` random tokens and a loss on the last 12, as an answer to a question has.
 How far the hardware would go is measured in the same call: the best rate at which this machine
-multiplies matrices of the type that is fast here, which is also the type of both sides.
+multiplies matrices of the type that is fast here.
 `fraction_of_matmul_peak` is the products that a step cannot do without (`roofline.step_flops`,
 logits only where there is a label) at that rate, over the step's time.
 """
@@ -39,6 +43,7 @@ SHAPED = "tinyllama-shaped"
 MODELS = (EMBEDDED, SHAPED)
 METHODS = ("lora", "full")
 HEADLINE = ("lora", 160)
+AS_IT_COMES = "stock as it comes"
 PEFT_DEFAULT = {"r": 8, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"],
                 "task_type": "CAUSAL_LM"}  # fmt: skip
 OURS = {"OMP_WAIT_POLICY": "passive", "TRANSFORMERS_SDPA_FORCE_GQA": "1"}
@@ -88,7 +93,8 @@ def step(
     """Measure every case; return the JSON of `labkit bench step`.
 
     cases: [{name, model, method, seq_len, arm, tokens_per_second, peak_bytes}], peak_bytes the
-    largest resident set of a training process; comparisons: [{name, ratio, p_value, a_a, …}];
+    largest resident set of a training process; comparisons: [{name, ratio, p_value, a_a, …}], each
+    with vs_stock_as_it_comes, a ratio, or null where bfloat16 is the fast type;
     ratio {vs_stock_trl: {value, low, high}} and fraction_of_matmul_peak of LoRA on the embedded
     model at 160 tokens (or of the first case measured). Kept in output_dir/step.json as it comes.
     """
@@ -118,6 +124,7 @@ def step(
                 share = flops / peak["flops_per_second"] / compared["seconds"]["candidate"]
                 found.append({"name": name, **facts, **compared, "fraction_of_matmul_peak": share,
                               "warmup_seconds": _warmup(runs),
+                              "vs_stock_as_it_comes": _against(AS_IT_COMES, runs),
                               "without": _without(runs)})  # fmt: skip
     head = next((f for f in found if (f["method"], f["seq_len"]) == HEADLINE), found[0])
     outcome = {
@@ -150,11 +157,13 @@ def _measure(
         "batch_size": steps.batch_size, "steps": count, "learning_rate": 2e-5,
     }  # fmt: skip
 
-    def runner(train: Callable[[dict[str, Any], Say], Run], **more: Any) -> Callable[[], Run]:
+    def runner(
+        train: Callable[[dict[str, Any], Say], Run], dropped: int = plan.warmup, **more: Any
+    ) -> Callable[[], Run]:
         def run() -> Run:
             made = train({**spec, **more}, say)
-            made["warmup_seconds"] = made["seconds"][: plan.warmup]
-            made["seconds"] = made["seconds"][plan.warmup :]
+            made["warmup_seconds"] = made["seconds"][:dropped]
+            made["seconds"] = made["seconds"][dropped:]
             return made
 
         return run
@@ -164,6 +173,8 @@ def _measure(
         "labkit": runner(train_ours),
         CONTROL: runner(train_stock),
     }
+    if not spec["bf16"] and not steps.tiny:
+        runners[AS_IT_COMES] = runner(train_stock, dropped=0, bf16=True, steps=1)
     if steps.ablate and (method, length) == (steps.methods[0], steps.lengths[0]):
         for trick in tricks_of(spec):
             if method == "full" and trick == "casts":
@@ -310,6 +321,15 @@ def _warmup(runs: Sequence[Run]) -> dict[str, float]:
     return {a: median(sum(r["warmup_seconds"]) for r in runs if r["arm"] == a) for a in arms}
 
 
+def _against(arm: str, runs: Sequence[Run]) -> dict[str, float] | None:
+    """Return an arm's time over labkit's, with its interval; None where it took no part."""
+    theirs = harness.times(runs, arm)
+    if not theirs:
+        return None
+    ratio: dict[str, float] = stats.paired_ratio(theirs, harness.times(runs, "labkit"))["ratio"]
+    return ratio
+
+
 def _without(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
     """Return, for every trick, the time without it over the time with it."""
     prefix = "labkit without "
@@ -336,6 +356,8 @@ def render(outcome: dict[str, Any]) -> str:
             f"{interval(found['a_a']):<22} {found['fraction_of_matmul_peak']:>7.0%}  "
             f"{ours['peak_bytes'] / stock['peak_bytes']:.2f}×"
         )
+        if found["vs_stock_as_it_comes"]:
+            lines.append(f"    {interval(found['vs_stock_as_it_comes'])} of TRL as it comes")
         for trick, ratio in found["without"].items():
             lines.append(f"    {trick}: {interval(ratio)} faster with it than without")
     rate = outcome["matmul"]["flops_per_second"]
