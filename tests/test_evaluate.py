@@ -217,7 +217,7 @@ def test_a_second_call_costs_nothing_and_fresh_does_it_again(
 
 OTHER: dict[str, dict[str, Any]] = {
     "split": {"split": "dev"}, "examples": {"examples": 2}, "number": {"max_samples": 3},
-    "type": {"dtype": "float32"},
+    "type": {"dtype": "float16"},  # which no machine takes by itself
 }  # fmt: skip
 
 
@@ -310,17 +310,18 @@ def test_a_real_run_is_scored_end_to_end(
 ) -> None:
     monkeypatch.setattr(infer, "MAX_NEW_TOKENS", 4)
     record = train(tiny_run(name="mine"), quiet=True)
-    outcome = evaluate("mine", data=data, max_samples=6, quiet=True)
+    kind = {"dtype": "bfloat16", "quiet": True}
+    outcome = evaluate("mine", data=data, max_samples=6, **kind)
     assert outcome["n"] == 6 and outcome["model"] == "mine"
     assert set(outcome) == {
         "model", "task", "data", "split", "examples", "n", "metrics", "by_type", "by_source",
         "seconds", "predictions",
     }  # fmt: skip
     samples = tatqa.samples(tatqa.load(data, "test"))[:6]
-    replies = infer.load_generator(str(record.path), exact=True).answer(samples)
+    replies = infer.load_generator(str(record.path), dtype="bfloat16", exact=True).answer(samples)
     written = json.loads(Path(outcome["predictions"]).read_text())
     assert written == {r.uid: [list(r.values), r.scale] for r in replies}
-    rounded = evaluate("mine", data=data, max_samples=6, exact=False, quiet=True)
+    rounded = evaluate("mine", data=data, max_samples=6, exact=False, **kind)
     assert rounded["predictions"] != outcome["predictions"], "two ways to calculate, two results"
     shown = evaluation.render(outcome)
     assert "6 questions" in shown and outcome["predictions"] in shown
