@@ -53,7 +53,7 @@ class Card:
 
         import torch
 
-        gc.collect()
+        gc.collect(0 if self.rehearsal else 2)
         torch.cuda.empty_cache()  # does nothing without CUDA
 
     def limit(self, memory_bytes: int | None) -> None:

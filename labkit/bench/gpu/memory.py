@@ -41,7 +41,7 @@ def cases(part: str, rehearsal: bool) -> list[Case]:
     found = [dict(case) for case in CASES if case["part"] == part]
     if rehearsal:
         # The same lines on toy models; what needs a card's libraries has them on a CPU too.
-        found = [case for case in found if case["settings"]["batch_size"] in (1, 8)] or found
+        found = [case for case in found if case["settings"]["batch_size"] in (1, 8)][-2:] or found
         small = {"model": "tiny-llama", "batch_size": 1, "seq_len": 32}
         found = [{**case, "settings": {**case["settings"], **small}} for case in found]
         for case in found:

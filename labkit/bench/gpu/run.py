@@ -69,14 +69,15 @@ PARTS = (
     Part(name="8b", measure=_memory("8b"), share=0.3),
     Part(name="quantised", measure=_memory("quantised"), share=0.15),
     Part(name="largest batch", measure=memory.largest_batches, share=0.25),
-    Part(name="kernels, speed", measure=kernels.speed, share=0.4),
+    Part(name="kernels, exact", measure=kernels.correctness, share=0.25),
+    Part(name="kernels, speed", measure=kernels.speed, share=0.3),
     Part(name="training", measure=training.end_to_end, share=0.4),
 )
 BACKGROUND = (
     Part(name="traces", measure=lambda card, known: memory.trace_all(card), share=1.0),
-    Part(name="kernels, exact", measure=kernels.correctness, share=1.0),
 )
-"""What keeps the processor busy and hardly the card: it runs beside the first parts."""
+"""What keeps the processor busy and never the card: it runs beside the first parts. Nothing that
+starts kernels may: the card would share its time between the two, and step times would double."""
 ALONE = "largest batch"
 """The first part that wants the whole card: what is in the background has to be done by then."""
 FAULTS = (
@@ -84,6 +85,7 @@ FAULTS = (
     Part(name="dies", measure=_die, share=0.1),
 )
 """Parts of a rehearsal, to see what becomes of them."""
+
 
 def gpu(
     *, minutes: float = 8.0, output_dir: Path, rehearsal: bool = False, fresh: bool = False,
