@@ -152,7 +152,8 @@ def _layer_faults(dtype: str, card: Card) -> list[dict[str, Any]]:
             y.backward(g.to(device))
             found.append((y, given.grad, one.weight.grad))
         for name, want, got in zip(("y", "dx", "dw"), *found, strict=True):
-            off = (got.cpu().double() - want.double()).norm() / want.double().norm()
+            got, want = (t.detach().cpu().double() for t in (got, want))
+            off = (got - want).norm() / want.norm()
             if not off <= 4 * torch.finfo(kind).eps:
                 worst = float(off) if math.isfinite(off) else None
                 faults.append({"weight_scale": scale, "tensor": name, "relative_error": worst})

@@ -25,6 +25,7 @@ from typing import Any
 
 from labkit.bench.gpu.card import Card, out_of_memory
 from labkit.errors import LabkitError
+from labkit.processes import end_with_parent
 
 STEPS = 4
 GAP_PROBES, MOST_GAP = 4, 0.16
@@ -103,7 +104,9 @@ def in_processes(jobs: dict[str, tuple]) -> Iterator[tuple[str, Any]]:
     """Call each job, (function, *arguments), in one of a few processes; yield name and result."""
     workers = max(1, min(6, (os.cpu_count() or 1) // 2 - 1))
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    # A worker that waits for work would outlive a part that was killed.
+    ends = {"initializer": end_with_parent, "initargs": (os.getpid(),)}
+    with ProcessPoolExecutor(workers, context, **ends) as pool:
         waiting = {pool.submit(*job): name for name, job in jobs.items()}
         for done in as_completed(waiting):
             yield waiting[done], done.result()

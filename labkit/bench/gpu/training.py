@@ -13,6 +13,7 @@ from typing import Any
 from labkit.bench import harness
 from labkit.bench.gpu.card import Card, out_of_memory
 from labkit.bench.harness import BASELINE, CONTROL, Plan
+from labkit.bench.training import TINYLLAMA, TINYLLAMA_LAYERS
 
 SEQ_LEN = 512
 LARGEST_BATCH = 64
@@ -46,17 +47,18 @@ def end_to_end(card: Card, known: set[str]) -> Iterator[tuple[str, dict[str, Any
             yield name, _race(model, batch, scale, card)
 
 
+def sizes(card: Card) -> dict[str, Any]:
+    """Return TinyLlama-1.1B's sizes, or those of a rehearsal."""
+    return REHEARSED if card.rehearsal else {**TINYLLAMA, "num_hidden_layers": TINYLLAMA_LAYERS}
+
+
 def _model(card: Card) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from labkit.bench.training import TINYLLAMA
     from labkit.models.quiet import quiet
 
-    sizes: dict[str, Any] = REHEARSED
-    if not card.rehearsal:
-        sizes = {**TINYLLAMA, "num_hidden_layers": 22}
-    config = LlamaConfig(**sizes, tie_word_embeddings=False, use_cache=False,
+    config = LlamaConfig(**sizes(card), tie_word_embeddings=False, use_cache=False,
                          attn_implementation="sdpa")  # fmt: skip
     with quiet(), torch.device("meta"):
         model = LlamaForCausalLM(config)
