@@ -37,7 +37,8 @@ def visited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("visited")
     (folder / "rc").write_text(
         "[run]\nparallel = true\nconcurrency = multiprocessing\n"
-        f"include = {Path(gpu.__file__).parent}/*\ndata_file = {folder / 'data'}\n[report]\nexclude_also = {ONLY_ON_A_CARD}\n"
+        f"include = {Path(gpu.__file__).parent}/*\ndata_file = {folder / 'data'}\n"
+        f"[report]\nexclude_also = {ONLY_ON_A_CARD}\n"
     )
     here = coverage.Coverage(config_file=str(folder / "rc"), data_suffix="here")
     here.start()
@@ -351,7 +352,8 @@ def test_the_card_times_the_published_sizes_with_the_claims_own_first() -> None:
 
 def test_the_tile_that_was_chosen_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert kernels._tile() is None
-    monkeypatch.setattr(triton_kernels.scaled_int8_mm_tuned, "best_config", "64 × 64", raising=False)
+    tuned = triton_kernels.scaled_int8_mm_tuned
+    monkeypatch.setattr(tuned, "best_config", "64 × 64", raising=False)
     assert kernels._tile() == "scaled_int8_mm_kernel: 64 × 64"
 
 
@@ -411,11 +413,12 @@ def test_the_rehearsal_goes_through_every_line_of_every_part(
     here = coverage.Coverage.current()
     assert here is not None
     found.get_data().update(here.get_data())
-    excluded = 0
+    excluded, missed = 0, {}
     for file in sorted(Path(gpu.__file__).parent.glob("*.py")):
         if file.name == "report.py":  # measures nothing, and has tests of its own
             continue
         _, _, left_out, unvisited, _ = found.analysis2(str(file))
         excluded += len(left_out)
-        assert not unvisited, f"{file.name}: lines {unvisited} are never visited"
-    assert 0 < excluded <= 40
+        missed |= {file.name: unvisited} if unvisited else {}
+    assert missed == {}
+    assert 0 < excluded <= 45

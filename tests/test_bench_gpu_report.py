@@ -1,4 +1,4 @@
-"""What a record of `labkit bench gpu` says of each claim: made-up records, and the committed one."""
+"""What a record of `labkit bench gpu` says of each claim: records made up, and the real one."""
 
 import json
 from pathlib import Path

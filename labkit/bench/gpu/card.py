@@ -26,10 +26,10 @@ class Card:
 
     def describe(self) -> dict[str, Any]:
         """Return name, capability, memory and driver of the device. Bytes."""
-        if self.rehearsal:
-            return {"name": "a rehearsal on the CPU", "compute_capability": None,
-                    "memory_bytes": 4 * 2**30, "multiprocessors": 1, "cuda": None}  # fmt: skip
-        return _facts()
+        if not self.rehearsal:  # only on a card
+            return _facts()
+        return {"name": "a rehearsal on the CPU", "compute_capability": None,
+                "memory_bytes": 4 * 2**30, "multiprocessors": 1, "cuda": None}  # fmt: skip
 
     def synchronize(self) -> None:
         """Wait until the device has done everything it was given."""

@@ -105,8 +105,7 @@ def in_processes(jobs: dict[str, tuple]) -> Iterator[tuple[str, Any]]:
     workers = max(1, min(6, (os.cpu_count() or 1) // 2 - 1))
     context = multiprocessing.get_context("spawn")
     # A worker that waits for work would outlive a part that was killed.
-    ends = {"initializer": end_with_parent, "initargs": (os.getpid(),)}
-    with ProcessPoolExecutor(workers, context, **ends) as pool:
+    with ProcessPoolExecutor(workers, context, end_with_parent, (os.getpid(),)) as pool:
         waiting = {pool.submit(*job): name for name, job in jobs.items()}
         for done in as_completed(waiting):
             yield waiting[done], done.result()
