@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from labkit.bench.gpu import report
+from labkit.bench.gpu import reading, report
 from labkit.devices import find
 
 COMMITTED = Path(__file__).parents[1] / "data" / "results" / "gpu.json"
@@ -110,3 +110,38 @@ def test_the_committed_record_says_what_its_figures_say() -> None:
     met = {claim["claim"]: claim["met"] for claim in found["claims"]}
     assert met["kernels equal the reference"] is None
     assert met["layer step, dim 2048, 32,768 tokens, one scale a tensor"] is False
+
+
+def parts(card: str, **seconds: float) -> dict[str, Any]:
+    rows = {"64 tokens 8→32 parts": {"seconds": seconds}, "64 tokens 32→8 parts": {"error": "no"}}
+    return {**record(kernels__speed=rows), "card": {"name": card}}
+
+
+def test_the_share_of_peak_and_what_an_equal_share_would_give() -> None:
+    # An H200's datasheet: 989.5 TFLOP/s in bfloat16, 1,979 TOP/s in int8, without sparsity.
+    whole = 2 * 64 * 8 * 32 / 989.5e12
+    bf16 = {f"bf16_{product}": whole / 0.8 for product in ("y", "dx", "dw")}
+    int8 = {f"int8_{product}": whole / 2 / 0.6 for product in ("y", "dx")}
+    free = dict.fromkeys(reading.QUANTIZING, 0.0)
+    found = parts("NVIDIA H200", **bf16, **int8, **free)
+    (row,) = reading.layer_parts(found, width=8, tokens=64)
+    assert row["layer"] == "8→32" and row["quantizing"] == 0
+    assert (row["bf16_share"], row["int8_share"]) == pytest.approx((0.8, 0.6))
+    # At equal shares a ceiling is reached: three products against half, half and one.
+    assert row["at_equal_share"] == pytest.approx(1.5)
+    assert row["of_parts"] == pytest.approx(3 / (2 * 0.8 / 2 / 0.6 + 1))
+    assert reading.layer_parts({**found, "card": {"name": "no such"}}, width=8, tokens=64) == []
+    assert reading.layer_parts(None, width=8, tokens=64) == []
+
+
+def test_a_lesson_says_what_was_not_run_or_what_a_card_said(tmp_path: Path) -> None:
+    none = reading.read(tmp_path / "gpu.json")
+    assert none is None and reading.lines(none, "peak") == [reading.NOT_RUN]
+    assert reading.step_rows(none) == []
+    found = reading.read()
+    assert found == json.loads(COMMITTED.read_text())
+    said = reading.lines(found, "largest batch")
+    assert "H200" in said[0] and len(said) == 7
+    assert all(line.startswith("holds") for line in said[1:])
+    rows = reading.step_rows(found)
+    assert len(rows) == 18 and all(abs(row["error"]) < 0.001 for row in rows)

@@ -153,7 +153,7 @@ def test_hoppers_product_copies_tiles_and_multiplies_in_int8(config, whole_tiles
     assert "cp.async.bulk.tensor.2d.shared" in compiled.ptx, "tiles are not copied by TMA"
     stored = "cp.async.bulk.tensor.2d.global" in compiled.ptx
     assert stored is whole_tiles
-    # An odd width is stored element by element, and the addresses spill; a model's is a multiple of 8.
+    # An odd width is stored element by element, and the addresses spill; models have none.
     assert (compiled.stack_bytes == 0) is whole_tiles
     assert compiled.shared_bytes <= SHARED_BYTES[90]
 
