@@ -1,13 +1,10 @@
 """`labkit bench gpu` without a card: every line of every part, deadlines, deaths, what is kept."""
 
-import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
-import textwrap
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -55,46 +52,6 @@ def rehearse(folder: Path, **environment: str) -> str:
     logs = [log.read_text() for log in sorted((folder / "gpu").glob("*.log"))]
     assert done.returncode == 0, done.stderr + "".join(logs)
     return done.stdout
-
-
-def hidden(tmp_path: Path, *libraries: str) -> dict[str, str]:
-    """Return an environment in whose processes these libraries are not installed."""
-    (tmp_path / "sitecustomize.py").write_text(
-        textwrap.dedent(f"""\
-            import sys
-            from importlib.machinery import PathFinder
-
-            class Without(PathFinder):
-                @classmethod
-                def find_spec(cls, name, path=None, target=None):
-                    known = name.partition(".")[0] not in {libraries!r}
-                    return super().find_spec(name, path, target) if known else None
-
-            sys.meta_path[sys.meta_path.index(PathFinder)] = Without
-            """)
-    )
-    paths = [str(tmp_path), str(Path(gpu.__file__).parents[3]), os.environ.get("PYTHONPATH", "")]
-    return {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-
-
-def test_a_machine_without_the_courses_libraries_names_what_it_lacks(tmp_path: Path) -> None:
-    lacking = (
-        "gradio", "jupyterlab", "jupyter_core", "jupytext", "nbformat", "nbclient", "nbconvert",
-        "ipykernel", "IPython", "datasets", "gguf", "trl", "peft", "bitsandbytes", "lm_eval",
-        "openai", "pandas", "matplotlib", "tensorboard", "statsmodels",
-    )  # fmt: skip
-    text = rehearse(tmp_path / "out", **hidden(tmp_path, *lacking))
-    record = json.loads((tmp_path / "out" / "gpu.json").read_text())
-    parts = record["parts"]
-    assert "peft is not installed" in text and "rehearsal" in text
-    assert parts["training"]["outcome"] == "left out: statsmodels not installed"
-    done = {name for name, part in parts.items() if part["outcome"] == "done"}
-    assert {"traces", "small models", "8b", "largest batch", "kernels, exact"} <= done
-    small = parts["small models"]["results"]
-    assert [("allocated_bytes" in row, row.get("skipped")) for row in small.values()] == [
-        (True, None), (False, "peft is not installed"),
-    ]  # fmt: skip
-    assert not any("error" in row for part in parts.values() for row in part["results"].values())
 
 
 # The process: deadlines, deaths, what is kept
@@ -173,25 +130,6 @@ def test_failed_cases_are_tried_again_and_done_ones_are_not(tmp_path: Path) -> N
     assert run._results("8b", tmp_path) == {"good": {"seconds": 2.0}, "bad": {"seconds": 1.0}}
     file.write_text("{")
     assert run._read(file) is None and not run._is_done("8b", tmp_path)
-
-
-def test_all_processes_end_when_the_call_is_killed(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "labkit.bench.gpu", "--rehearse", "--output-dir"]
-    parent = subprocess.Popen([*command, str(tmp_path)], stderr=subprocess.DEVNULL)
-    family: list[psutil.Process] = []
-    end = time.monotonic() + 120
-    # Traces, a worker of theirs, multiprocessing's own helper, and the first part.
-    while len(family) < 4 and time.monotonic() < end:
-        time.sleep(0.1)
-        family = psutil.Process(parent.pid).children(recursive=True)
-    parent.send_signal(signal.SIGKILL)
-    parent.wait()
-    assert len(family) >= 4
-    _, alive = psutil.wait_procs(family, timeout=30)
-    for process in alive:
-        with contextlib.suppress(psutil.NoSuchProcess):
-            process.kill()
-    assert not alive
 
 
 @pytest.mark.parametrize("words", [["--minutes", "0", "--rehearse"], ["--minutes", "nan"], []])
