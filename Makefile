@@ -1,6 +1,7 @@
 # make course   set up, fetch the model, run lessons 00 and 02, write site/index.html
 #               (LESSONS="03 05" runs these, LESSONS= all of them)
 # make test     set up, lint, type-check, run every test
+# make test-gpu kernels and memory on the CUDA card of this machine
 # make test-hub a real JupyterHub, driven in a browser (needs Chromium and Node.js)
 # make lab      JupyterLab on this machine
 # make sync     build the notebooks from lessons/*.py (EXECUTE=1 also renews the stored outputs)
@@ -26,7 +27,7 @@ STAMP := $(VENV)/installed.stamp
 export PATH := $(abspath $(BIN)):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install course test test-hub lab sync lint release clean
+.PHONY: install course test test-gpu test-hub lab sync lint release clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -55,6 +56,9 @@ lint: $(STAMP)
 test: lint
 	$(BIN)/labkit fetch
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
+
+test-gpu: $(STAMP)
+	$(PY) -m pytest tests/gpu
 
 # The hub's proxy goes into a folder of this checkout.
 $(PROXY):

@@ -347,6 +347,27 @@ plots.show(figure, alt=alt)
 # `data/memory_published.json` holds every choice with its source, and the differences that are known.
 
 # %% [markdown]
+# ## Measure: on a card
+#
+# Published peaks come from other people's programs. `labkit bench gpu` runs the very steps that it traced on the card of its machine: models of true shape with random weights, `torch.cuda.max_memory_allocated` beside the trace, the largest batch predicted and then tried. Where a record of it lies in `data/results`, this is what it says; without one, it says what was not run.
+
+# %%
+from labkit.bench.gpu import reading
+from labkit.switchback.figures import print_table
+
+card = reading.read()
+subjects = ("peak memory", "largest batch", "step times")
+print(*reading.lines(card, *subjects), sep="\n")
+
+# %%
+columns = {"traced": ".2f", "allocated": ".2f", "error": "+.2%", "gap": ".0%"}
+times = dict.fromkeys(["low", "seconds", "high"], ".2f")
+print_table(reading.step_rows(card), {"step": "s", **columns, **times})
+
+# %% [markdown]
+# `gap` is how much more than its allocated peak a step had to be given before it ran: the caching allocator can't use every hole between its blocks. A trace knows nothing of it, so `labkit estimate` adds six percent. `low` and `high` are the predicted seconds of a step, and `data/results/README.md` says which steps shared the card with another program when they were timed.
+
+# %% [markdown]
 # ## Checkpoint
 #
 # Answer from the cells above, or from `labkit estimate` on a card and a model that you care about.

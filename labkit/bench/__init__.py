@@ -4,5 +4,5 @@ Read in this order: `harness.py` (runs in alternating order, the control, what i
 `layers.py` (a linear layer's step and its parts), `training.py` (a whole fine-tuning step),
 `switchback.py` (the grid of `labkit bench switchback` and `kernels`), `report.py` (tables and
 figures). `step.py` compares whole fine-tuning with stock TRL: `stock_trl.py` and `finetuning.py`
-are what its processes run.
+are what its processes run. `gpu/` holds what the course says of GPUs against the card that is here.
 """

@@ -34,7 +34,10 @@ PLAIN = ("bloom", "gemma", "llama", "mamba", "phi", "t5")
 
 
 def import_libraries() -> None:
-    """Import torch, transformers, bitsandbytes and PEFT, as far as a trace needs them."""
+    """Import torch, transformers, bitsandbytes and PEFT, as far as a trace needs them.
+
+    Full fine-tuning needs no PEFT, so a machine may lack it.
+    """
     if "peft" in sys.modules:
         return
     atexit.register(gc.freeze)
@@ -53,7 +56,8 @@ def import_libraries() -> None:
 
         with _replaced(torch, "compile", functools.partial(_at_first_call, torch.compile)):
             quiet_bitsandbytes()
-        import peft  # noqa: F401
+        with contextlib.suppress(ModuleNotFoundError):
+            import peft  # noqa: F401
 
         if alone:  # nothing but modules is there yet, and they stay
             gc.freeze()

@@ -21,8 +21,9 @@ Four choices are about being right rather than fast:
 
 The bare kernels run under Triton's interpreter (`TRITON_INTERPRET=1`, set before triton is
 imported) on CPU tensors and compile ahead of time for a GPU that is not there. Autotuning needs a
-driver, so it wraps the bare kernels instead of decorating them. What was compiled and checked was
-never run on a GPU here: this file makes no claim about speed.
+driver, so it wraps the bare kernels instead of decorating them. How exact and how fast they are on
+a card is measured by `labkit bench gpu`; `data/results/gpu.json` is the record of one, and nothing
+is claimed beyond it. From compute capability 9.0 on, `triton_hopper` computes large products.
 
 Shapes: M rows (tokens), K inner dimension, N output features. r_ = a range of indices.
 """

@@ -1,12 +1,13 @@
 """The Triton kernels compiled for GPUs that are not here: instructions, spills, shared memory.
 
-What is asserted was compiled and never run on a GPU.
+Whether they compute the right thing on a card is for `make test-gpu` and `labkit bench gpu`.
 """
 
 import re
 
 import pytest
 
+from labkit.switchback import triton_hopper
 from labkit.switchback import triton_kernels as kernels
 from labkit.switchback.kernel_check import Compiled, compile_ahead
 
@@ -123,3 +124,50 @@ def test_every_configuration_of_the_autotuner_is_one_of_those_compiled():
     tuned = kernels.scaled_int8_mm_tuned.configs
     found = [(config.kwargs, config.num_warps, config.num_stages) for config in tuned]
     assert found == [tuple(config) for config in kernels.MATMULS]
+
+
+def compile_persistent(config: tuple, *, whole_tiles: bool) -> Compiled:
+    """Compile Hopper's product for 90; with `whole_tiles` results go out by the copy engine."""
+    block, warps, stages = config
+    m, n, k = (block[f"BLOCK_{axis}"] for axis in "MNK")
+    descriptors = {
+        "a_desc": f"tensordesc<i8[{m}, {k}]>",
+        "b_desc": f"tensordesc<i8[{n}, {k}]>",
+        # Where rows of the result begin at odd addresses it is a's, and not used.
+        "c_desc": f"tensordesc<{f'bf16[{m}, {n // 2}]' if whole_tiles else f'i8[{m}, {k}]'}>",
+    }
+    constants = {"B_PER_ROW": True, "HAS_BIAS": True, "STORE_TILES": whole_tiles, **block}
+    others = {name: kind for name, kind in MATMUL.items() if name not in ("a_ptr", "b_ptr")}
+    return compile_ahead(
+        triton_hopper.persistent_int8_mm_kernel, others | descriptors | {"PROGRAMS": "i32"},
+        constants, 90, divisible=("N", "K") if whole_tiles else ("K",), num_warps=warps,
+        num_stages=stages,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("whole_tiles", [True, False])
+@pytest.mark.parametrize("config", triton_hopper.TILES, ids=tile_name)
+def test_hoppers_product_copies_tiles_and_multiplies_in_int8(config, whole_tiles):
+    compiled = compile_persistent(config, whole_tiles=whole_tiles)
+    assert re.search(INT8[90], compiled.ptx)
+    assert "cp.async.bulk.tensor.2d.shared" in compiled.ptx, "tiles are not copied by TMA"
+    stored = "cp.async.bulk.tensor.2d.global" in compiled.ptx
+    assert stored is whole_tiles
+    # An odd width is stored element by element, and the addresses spill; models have none.
+    assert (compiled.stack_bytes == 0) is whole_tiles
+    assert compiled.shared_bytes <= SHARED_BYTES[90]
+
+
+@pytest.mark.parametrize("x", ["*bf16", "*fp16", "*fp32"])
+@pytest.mark.parametrize("width", [kernels.LEAST_WHOLE_ROW, 8192, kernels.MOST_WHOLE_ROW])
+def test_quantising_whole_rows_rounds_as_ieee_says(width, x):
+    block = 1 << (width - 1).bit_length()
+    compiled = compile_ahead(
+        kernels.quantize_whole_rows_kernel,
+        {key: kind for key, kind in QUANTIZE.items() if key != "M"} | STRIDES | {"x_ptr": x},
+        {"BLOCK_K": block},
+        90,
+        num_warps=4 if block <= 8192 else 8,
+        **kernels.EXACT,
+    )
+    assert_exact(compiled)

@@ -6,4 +6,5 @@
     kernels  SwitchBack's kernels: exact, then timed against 16 bit, whole layers and parts
     training TinyLlama-1.1B, full fine-tuning, with and without SwitchBack
     report   what the record says of each claim
+    reading  a kept record, as the lessons show it
 """

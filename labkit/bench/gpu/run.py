@@ -13,6 +13,7 @@ one that hangs and one that dies, on a clock that runs fast.
 
 import argparse
 import contextlib
+import importlib.util
 import json
 import os
 import shutil
@@ -48,6 +49,8 @@ class Part:
     name: str
     measure: Callable[[Card, set[str]], Results]
     share: float
+    needs: tuple[str, ...] = ()
+    """libraries without which nothing of it can be measured"""
 
 
 def _memory(part: str) -> Callable[[Card, set[str]], Results]:
@@ -64,19 +67,22 @@ def _die(card: Card, known: set[str]) -> Results:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+TIMED = ("triton", "scipy", "statsmodels")
+"""What kernels and the intervals of their times need."""
 PARTS = (
     Part(name="small models", measure=_memory("small models"), share=0.2),
     Part(name="8b", measure=_memory("8b"), share=0.3),
     Part(name="quantised", measure=_memory("quantised"), share=0.15),
     Part(name="largest batch", measure=memory.largest_batches, share=0.25),
-    Part(name="kernels, speed", measure=kernels.speed, share=0.4),
-    Part(name="training", measure=training.end_to_end, share=0.4),
+    Part(name="kernels, exact", measure=kernels.correctness, share=0.25, needs=("triton",)),
+    Part(name="kernels, speed", measure=kernels.speed, share=0.3, needs=TIMED),
+    Part(name="training", measure=training.end_to_end, share=0.4, needs=(*TIMED, "transformers")),
 )
 BACKGROUND = (
     Part(name="traces", measure=lambda card, known: memory.trace_all(card), share=1.0),
-    Part(name="kernels, exact", measure=kernels.correctness, share=1.0),
 )
-"""What keeps the processor busy and hardly the card: it runs beside the first parts."""
+"""What keeps the processor busy and never the card: it runs beside the first parts. Nothing that
+starts kernels may: the card would share its time between the two, and step times would double."""
 ALONE = "largest batch"
 """The first part that wants the whole card: what is in the background has to be done by then."""
 FAULTS = (
@@ -84,6 +90,7 @@ FAULTS = (
     Part(name="dies", measure=_die, share=0.1),
 )
 """Parts of a rehearsal, to see what becomes of them."""
+
 
 def gpu(
     *, minutes: float = 8.0, output_dir: Path, rehearsal: bool = False, fresh: bool = False,
@@ -114,6 +121,11 @@ def gpu(
                 _join(behind, end, clock, folder, say)
             if _is_done(part.name, folder):
                 say(f"{part.name}: kept from an earlier call")
+                continue
+            if lacking := [name for name in part.needs if importlib.util.find_spec(name) is None]:
+                outcome = f"left out: {' and '.join(lacking)} not installed"
+                say(f"{part.name}: {outcome}")
+                _note(part.name, folder, outcome)
                 continue
             left = end - clock()
             if left < LEAST_SECONDS:
@@ -218,7 +230,8 @@ def _write(output_dir: Path, facts: dict[str, Any], folder: Path) -> dict[str, A
 
 
 def _start(part: str, folder: Path, *, rehearsal: bool) -> subprocess.Popen:
-    command = [sys.executable, "-m", "labkit.bench.gpu.run", part, "--folder", str(folder)]
+    command = [sys.executable, "-m", "labkit.bench.gpu.run", part, "--folder", str(folder),
+               "--parent", str(os.getpid())]  # fmt: skip
     environment = dict(os.environ)
     if rehearsal:
         command.append("--rehearse")
@@ -269,9 +282,10 @@ def main() -> None:
     known = {part.name: part for part in (*BACKGROUND, *PARTS, *FAULTS)}
     parser.add_argument("part", choices=list(known))
     parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--parent", type=int, required=True, help="ends this process as it ends")
     parser.add_argument("--rehearse", action="store_true")
     chosen = parser.parse_args()
-    end_with_parent()
+    end_with_parent(chosen.parent)
     measure(known[chosen.part], chosen.folder, Card(rehearsal=chosen.rehearse))
 
 

@@ -13,18 +13,25 @@ from typing import Any
 from labkit.bench import harness
 from labkit.bench.gpu.card import Card, out_of_memory
 from labkit.bench.harness import BASELINE, CONTROL, Plan
+from labkit.bench.training import TINYLLAMA, TINYLLAMA_LAYERS
 
 SEQ_LEN = 512
 LARGEST_BATCH = 64
 """As in the seed project."""
 WEIGHT_SCALES = ("row", "tensor")
+REHEARSED = {
+    "hidden_size": 8, "intermediate_size": 4, "num_attention_heads": 2, "num_key_value_heads": 1,
+    "vocab_size": 32, "num_hidden_layers": 1,
+}  # fmt: skip
+REHEARSED_LENGTH, REHEARSED_WIDTH = 4, 8
+"""Tokens, and the least width that is converted: two layers, for an interpreter is slow."""
 
 
 def end_to_end(card: Card, known: set[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Train with and without SwitchBack, weights scaled by row and by tensor; yield the ratios."""
     if all(f"TinyLlama-1.1B, one scale a {scale}" in known for scale in WEIGHT_SCALES):
         return
-    model, batch = _model(card), 2 if card.rehearsal else LARGEST_BATCH
+    model, batch = _model(card), 1 if card.rehearsal else LARGEST_BATCH
     while batch:
         try:
             _make_step(model, batch, card)()
@@ -40,17 +47,18 @@ def end_to_end(card: Card, known: set[str]) -> Iterator[tuple[str, dict[str, Any
             yield name, _race(model, batch, scale, card)
 
 
+def sizes(card: Card) -> dict[str, Any]:
+    """Return TinyLlama-1.1B's sizes, or those of a rehearsal."""
+    return REHEARSED if card.rehearsal else {**TINYLLAMA, "num_hidden_layers": TINYLLAMA_LAYERS}
+
+
 def _model(card: Card) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from labkit.bench.training import TINY, TINYLLAMA
     from labkit.models.quiet import quiet
 
-    sizes: dict[str, Any] = {**TINY, "num_hidden_layers": 1}
-    if not card.rehearsal:
-        sizes = {**TINYLLAMA, "num_hidden_layers": 22}
-    config = LlamaConfig(**sizes, tie_word_embeddings=False, use_cache=False,
+    config = LlamaConfig(**sizes(card), tie_word_embeddings=False, use_cache=False,
                          attn_implementation="sdpa")  # fmt: skip
     with quiet(), torch.device("meta"):
         model = LlamaForCausalLM(config)
@@ -68,7 +76,7 @@ def _make_step(model: Any, batch: int, card: Card) -> Callable[[], None]:
     import torch
 
     torch.manual_seed(0)
-    length = 16 if card.rehearsal else SEQ_LEN
+    length = REHEARSED_LENGTH if card.rehearsal else SEQ_LEN
     tokens = torch.randint(model.config.vocab_size, (batch, length), device=card.target)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
 
@@ -88,13 +96,14 @@ def _race(model: Any, batch: int, scale: str, card: Card) -> dict[str, Any]:
 
     from labkit.switchback import SwitchBackLinear, convert
 
-    least = 1 if card.rehearsal else 1024
+    least = REHEARSED_WIDTH if card.rehearsal else 1024
     plain = {n: m for n, m in model.named_modules() if type(m) is nn.Linear}
     names = convert(model, min_features=least, weight_scale=scale, backend="triton")
     int8 = {name: model.get_submodule(name) for name in names}
     assert all(isinstance(layer, SwitchBackLinear) for layer in int8.values())
     step = _make_step(model, batch, card)
-    plan = Plan(pairs=4 if card.rehearsal else 8, warmup=1, steps=2)
+    rehearsed = Plan(pairs=4, warmup=0, steps=1)
+    plan = rehearsed if card.rehearsal else Plan(pairs=8, warmup=1, steps=2)
 
     def runner(layers: dict[str, Any]) -> Callable[[], dict[str, list[float]]]:
         def run() -> dict[str, list[float]]:
@@ -114,7 +123,7 @@ def _race(model: Any, batch: int, scale: str, card: Card) -> dict[str, Any]:
         _use(model, {name: plain[name] for name in names})
     return {
         **harness.conclude(runs, "switchback"), "batch_size": batch, "weight_scale": scale,
-        "seq_len": 16 if card.rehearsal else SEQ_LEN, "converted": len(names),
+        "seq_len": REHEARSED_LENGTH if card.rehearsal else SEQ_LEN, "converted": len(names),
         "parameters": sum(p.numel() for p in model.parameters()),
     }  # fmt: skip
 
