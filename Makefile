@@ -2,6 +2,7 @@
 #               (LESSONS="03 05" runs these, LESSONS= all of them)
 # make test     set up, lint, type-check, run every test
 # make test-gpu kernels and memory on the CUDA card of this machine
+# make test-avx2 all tests, on this machine playing a processor with AVX2 alone
 # make test-hub a real JupyterHub, driven in a browser (needs Chromium and Node.js)
 # make lab      JupyterLab on this machine
 # make sync     build the notebooks from lessons/*.py (EXECUTE=1 also renews the stored outputs)
@@ -17,6 +18,10 @@ TORCH_INDEX ?=
 WORKERS ?= 2
 GRADEBOOK ?= gradebook
 LESSONS ?= 00 02
+TESTS ?=
+
+AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 LABKIT_INT8=avx2
+ARITHMETIC := $(addprefix tests/test_,$(addsuffix .py,arithmetic fast evaluate sweep bench bench_step))
 
 BIN := $(VENV)/bin
 PROXY_VERSION := 5.3.0
@@ -27,7 +32,7 @@ STAMP := $(VENV)/installed.stamp
 export PATH := $(abspath $(BIN)):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install course test test-gpu test-hub lab sync lint release clean
+.PHONY: install course test test-avx2 test-gpu test-hub lab sync lint release clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -53,9 +58,15 @@ lint: $(STAMP)
 	$(PY) -m mypy
 
 # One thread a worker: two workers fill two cores, and sums come out in one order everywhere.
+# What depends on the arithmetic is tested on both kinds of processor, where this one can play both.
 test: lint
 	$(BIN)/labkit fetch
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
+	@if grep -qw avx512f /proc/cpuinfo; then $(MAKE) --no-print-directory test-avx2 TESTS="$(ARITHMETIC)"; fi
+
+# The tests on this machine as a processor that has AVX2 and neither bfloat16 nor int8 units.
+test-avx2: $(STAMP)
+	$(AVX2) OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
 
 test-gpu: $(STAMP)
 	$(PY) -m pytest tests/gpu
