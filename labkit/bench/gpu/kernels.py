@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from labkit.bench import harness
-from labkit.bench.gpu.card import Card, out_of_memory
-from labkit.bench.gpu.memory import in_processes, sentence
+from labkit.bench.gpu.card import Card
+from labkit.bench.gpu.memory import guarded, in_processes
 from labkit.bench.harness import BASELINE, CONTROL
 
 QUANTIZERS = ("quantize_rowwise", "quantize_columnwise_and_transpose", "quantize_global",
@@ -175,22 +175,11 @@ def speed(card: Card, known: set[str]) -> Iterator[tuple[str, dict[str, Any]]]:
             name = f"{tokens} tokens {width}→{out} {mode}"
             if name not in known:
                 case = {"tokens": tokens, "in_features": width, "out_features": out, "mode": mode}
-                yield name, {**case, **_guarded(functools.partial(_race, case, card), card)}
+                yield name, {**case, **guarded(functools.partial(_race, case, card), card)}
         name = f"{tokens} tokens {width}→{out} parts"
         if name not in known:
             case = {"tokens": tokens, "in_features": width, "out_features": out}
-            yield name, {**case, **_guarded(functools.partial(_parts, case, card), card)}
-
-
-def _guarded(measure: Callable[[], dict[str, Any]], card: Card) -> dict[str, Any]:
-    try:
-        return measure()
-    except Exception as error:
-        if out_of_memory(error):
-            return {"out_of_memory": True}
-        return {"error": sentence(error)}
-    finally:
-        card.empty_cache()
+            yield name, {**case, **guarded(functools.partial(_parts, case, card), card)}
 
 
 def _race(case: dict[str, Any], card: Card) -> dict[str, Any]:

@@ -154,8 +154,13 @@ def _measure(settings: dict[str, Any], card: Card) -> dict[str, Any]:
     library = missing(settings)
     if library:
         return {"skipped": f"{library} is not installed"}
+    return guarded(functools.partial(_step, settings, card), card)
+
+
+def guarded(measure: Callable[[], dict[str, Any]], card: Card) -> dict[str, Any]:
+    """Return what `measure` does, or that memory ran out, or its error: one case costs no other."""
     try:
-        return _step(settings, card)
+        return measure()
     except Exception as error:
         if out_of_memory(error):
             return {"out_of_memory": True}
