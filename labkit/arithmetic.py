@@ -33,6 +33,7 @@ from labkit import hardware
 from labkit.devices import GIB, Device, find
 from labkit.errors import LabkitError, nearest
 from labkit.models.files import cache_dir, say
+from labkit.progress import in_notebook
 from labkit.results import write_json
 
 TYPES = ("bfloat16", "float16", "float32")
@@ -320,4 +321,7 @@ _MEASURES: dict[str, Callable[[], float]] = {
 
 @functools.cache
 def _say_once(message: str) -> None:
-    say(message)
+    if in_notebook():  # where what goes to stderr looks like an error
+        print(message, flush=True)
+    else:
+        say(message)
