@@ -20,7 +20,9 @@ GRADEBOOK ?= gradebook
 LESSONS ?= 00 02
 TESTS ?=
 
-AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 LABKIT_INT8=avx2
+# Compiled code that one kind of processor kept is not for the other.
+AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 LABKIT_INT8=avx2 \
+        TORCHINDUCTOR_CACHE_DIR=$(abspath build/inductor-avx2)
 ARITHMETIC := $(addprefix tests/test_,$(addsuffix .py,arithmetic fast evaluate sweep bench bench_step))
 
 BIN := $(VENV)/bin

@@ -155,7 +155,10 @@ def compile_layers(model: "nn.Module") -> int:
 
     from labkit.models.fetch import cache_dir
 
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_dir() / "inductor"))
+    # A home can be shared by machines of several kinds, and compiled code that was kept by one
+    # gives NaN on another: inductor's own keys don't tell their instructions apart.
+    kept = cache_dir() / "inductor" / arithmetic.kept_file().stem
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kept))
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
     for layer in layers:

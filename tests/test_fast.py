@@ -1,5 +1,6 @@
 """Every fast path against the plain computation it replaces, in float32."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -308,6 +309,17 @@ def test_the_compiler_is_the_one_that_is_there(
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
     assert fast._compiler() == str(program)
+
+
+def test_compiled_code_is_kept_for_one_kind_of_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    places = set()
+    for capability in ("avx2", "default"):
+        monkeypatch.setenv("ATEN_CPU_CAPABILITY", capability)
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "put back afterwards")
+        monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+        fast.compile_layers(torch.nn.Linear(1, 1))
+        places.add(os.environ["TORCHINDUCTOR_CACHE_DIR"])
+    assert len(places) == 2
 
 
 def test_compiled_layers_give_the_same_loss_and_gradients(
