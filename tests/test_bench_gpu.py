@@ -360,3 +360,9 @@ def test_the_rehearsal_goes_through_every_line_of_every_part(
         missed |= {file.name: unvisited} if unvisited else {}
     assert missed == {}
     assert 0 < excluded <= 45
+
+
+def test_a_job_that_raises_leaves_the_results_of_the_others() -> None:
+    found = dict(memory.in_processes({"sum": (sum, [1, 2]), "wrong": (int, "no number")}))
+    assert found["sum"] == 3
+    assert found["wrong"]["error"].startswith("ValueError: invalid literal")

@@ -145,3 +145,13 @@ def test_a_lesson_says_what_was_not_run_or_what_a_card_said(tmp_path: Path) -> N
     assert all(line.startswith("holds") for line in said[1:])
     rows = reading.step_rows(found)
     assert len(rows) == 18 and all(abs(row["error"]) < 0.001 for row in rows)
+
+
+def test_a_check_that_ended_in_an_error_is_named_and_claims_nothing() -> None:
+    sound = {name: {"cases": 2, "faults": []} for name in report.CHECKED}
+    claim = "kernels equal the reference"
+    assert verdicts(record(kernels__exact=sound))[claim] is True
+    broken = record(kernels__exact={**sound, "layer float16": {"error": "ValueError: no"}})
+    assert verdicts(broken)[claim] is None
+    (said,) = (c["figure"] for c in report.claims(broken) if c["claim"] == claim)
+    assert "layer float16" in said

@@ -101,14 +101,18 @@ def trace_all(card: Card) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def in_processes(jobs: dict[str, tuple]) -> Iterator[tuple[str, Any]]:
-    """Call each job, (function, *arguments), in one of a few processes; yield name and result."""
+    """Call each job, (function, *arguments), in one of a few processes; yield name and result.
+
+    A job that raises gives {"error": …}: it must not take the results of the others with it.
+    """
     workers = max(1, min(6, (os.cpu_count() or 1) // 2 - 1))
     context = multiprocessing.get_context("spawn")
     # A worker that waits for work would outlive a part that was killed.
     with ProcessPoolExecutor(workers, context, end_with_parent, (os.getpid(),)) as pool:
         waiting = {pool.submit(*job): name for name, job in jobs.items()}
         for done in as_completed(waiting):
-            yield waiting[done], done.result()
+            error = done.exception()
+            yield waiting[done], {"error": sentence(error)} if error else done.result()
 
 
 PARTS = ("small models", "8b", "quantised")

@@ -79,12 +79,14 @@ def _largest(record: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _exact(record: dict[str, Any]) -> list[dict[str, Any]]:
-    found = _results(record, "kernels, exact")
+    rows = _results(record, "kernels, exact")
+    found = {name: row for name, row in rows.items() if "error" not in row}
     if not found:
         return []
     cases = sum(row["cases"] for row in found.values())
     faults = sum(len(row["faults"]) for row in found.values())
     absent = [kind for kind in CHECKED if not any(name.startswith(kind) for name in found)]
+    absent += [name for name in rows if name not in found]
     figure = f"{cases - faults} of {cases} cases"
     if absent:
         figure += f"; not compared: {', '.join(absent)}"
