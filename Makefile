@@ -63,7 +63,8 @@ lint: $(STAMP)
 # What depends on the arithmetic is tested on both kinds of processor, where this one can play both.
 test: lint
 	$(BIN)/labkit fetch
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile
+	TORCHINDUCTOR_CACHE_DIR=$(abspath build/inductor) OMP_NUM_THREADS=1 \
+	  $(PY) -m pytest -n $(WORKERS) --dist loadfile --durations 20
 	@if grep -qw avx512f /proc/cpuinfo; then $(MAKE) --no-print-directory test-avx2 TESTS="$(ARITHMETIC)"; fi
 
 # The tests on this machine as a processor that has AVX2 and neither bfloat16 nor int8 units.

@@ -29,6 +29,7 @@ import os
 import platform
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labkit import arithmetic
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 EAGER_ATTENTION_MAX_LENGTH = 512
 COMPILE_MIN_STEPS = 60
 TAKES_ANY_MASK = ("llama", "gemma", "phi", "mistral", "qwen2", "qwen3")
+COMPILED_CODE = "TORCHINDUCTOR_CACHE_DIR"
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 
 
@@ -144,6 +146,24 @@ def contiguous_head(model: "nn.Module") -> None:
     head.register_forward_pre_hook(lambda module, inputs: (inputs[0].contiguous(), *inputs[1:]))
 
 
+def keep_compiled_code() -> None:
+    """Give the code that inductor compiles a folder for this kind of processor alone.
+
+    Call it before anything is compiled. A folder that the user chose (TORCHINDUCTOR_CACHE_DIR)
+    stays. inductor's own is one for all kinds, named in the environment as soon as TRL is imported,
+    and its keys don't tell their instructions apart: code made for vectors of another width
+    overwrites memory, which gave NaN and killed processes.
+    """
+    from torch._inductor.runtime.cache_dir_utils import default_cache_dir
+
+    from labkit.models.files import cache_dir
+
+    folders = cache_dir() / "inductor"
+    chosen = os.environ.get(COMPILED_CODE)
+    if chosen is None or chosen == default_cache_dir() or Path(chosen).parent == folders:
+        os.environ[COMPILED_CODE] = str(folders / arithmetic.kept_file().stem)
+
+
 def compile_layers(model: "nn.Module") -> int:
     """Compile each decoder layer in place, for any batch shape; return how many.
 
@@ -153,12 +173,7 @@ def compile_layers(model: "nn.Module") -> int:
     import torch
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    from labkit.models.fetch import cache_dir
-
-    # A home can be shared by machines of several kinds, and compiled code that was kept by one
-    # gives NaN on another: inductor's own keys don't tell their instructions apart.
-    kept = cache_dir() / "inductor" / arithmetic.kept_file().stem
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(kept))
+    keep_compiled_code()
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
     layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
     for layer in layers:

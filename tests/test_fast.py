@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch._inductor.runtime.cache_dir_utils import default_cache_dir
 
 from labkit import fast, methods
 from labkit.config import RunConfig
@@ -311,15 +312,31 @@ def test_the_compiler_is_the_one_that_is_there(
     assert fast._compiler() == str(program)
 
 
-def test_compiled_code_is_kept_for_one_kind_of_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("before", [None, "torch's", "another kind's"])
+def test_compiled_code_is_kept_for_one_kind_of_processor(
+    before: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where inductor's own folder is already set, as it is once TRL is imported."""
+    monkeypatch.setenv("LABKIT_CACHE", str(tmp_path))
+    other = tmp_path / "inductor" / "another"
+    set_before = {"torch's": default_cache_dir(), "another kind's": str(other)}
     places = set()
     for capability in ("avx2", "default"):
         monkeypatch.setenv("ATEN_CPU_CAPABILITY", capability)
-        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "put back afterwards")
-        monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+        monkeypatch.setenv(fast.COMPILED_CODE, set_before.get(str(before), ""))
+        if before is None:
+            monkeypatch.delenv(fast.COMPILED_CODE)
         fast.compile_layers(torch.nn.Linear(1, 1))
-        places.add(os.environ["TORCHINDUCTOR_CACHE_DIR"])
-    assert len(places) == 2
+        places.add(os.environ[fast.COMPILED_CODE])
+    assert len(places) == 2 and not places & set(set_before.values())
+
+
+def test_a_chosen_folder_for_compiled_code_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(fast.COMPILED_CODE, str(tmp_path))
+    fast.keep_compiled_code()
+    assert os.environ[fast.COMPILED_CODE] == str(tmp_path)
 
 
 def test_compiled_layers_give_the_same_loss_and_gradients(

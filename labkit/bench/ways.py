@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from labkit import fast
 from labkit.switchback import cpu
 
 TILES = "eager, dW on tiles"
@@ -216,6 +217,7 @@ def layer(name: str, linear: nn.Linear, tokens: int) -> nn.Module:
     if way.tiles:
         return TileGradientLinear(linear)
     if way.compiled:
+        fast.keep_compiled_code()
         compiled: Any = torch.compile(linear)
         return compiled
     return linear
