@@ -64,12 +64,12 @@ lint: $(STAMP)
 test: lint
 	$(BIN)/labkit fetch
 	TORCHINDUCTOR_CACHE_DIR=$(abspath build/inductor) OMP_NUM_THREADS=1 \
-	  $(PY) -m pytest -n $(WORKERS) --dist loadfile --durations 20
+	  $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20
 	@if grep -qw avx512f /proc/cpuinfo; then $(MAKE) --no-print-directory test-avx2 TESTS="$(ARITHMETIC)"; fi
 
 # The tests on this machine as a processor that has AVX2 and neither bfloat16 nor int8 units.
 test-avx2: $(STAMP)
-	$(AVX2) OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile $(TESTS)
+	$(AVX2) OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
 
 test-gpu: $(STAMP)
 	$(PY) -m pytest tests/gpu
