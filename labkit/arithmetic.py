@@ -30,11 +30,10 @@ from typing import Any
 import psutil
 
 from labkit import hardware
+from labkit.console import in_notebook, say
 from labkit.devices import GIB, Device, find
 from labkit.errors import LabkitError, nearest
-from labkit.models.files import cache_dir, say
-from labkit.progress import in_notebook
-from labkit.results import write_json
+from labkit.files import cache_dir, write_json
 
 TYPES = ("bfloat16", "float16", "float32")
 AUTO = "auto"
@@ -217,8 +216,10 @@ def _measure_once(
         lock = None
         held = isinstance(error, Timeout)
         reason = "its lock is held" if held else getattr(error, "strerror", None) or error
-        _say_once(f"the measured rates of this processor are not kept ({file.parent}: {reason}), "
-                  "so every process measures again: set LABKIT_CACHE to a folder of yours")
+        _say_once(
+            f"the measured rates of this processor are not kept ({file.parent}: {reason}), "
+            "so every process measures again: set LABKIT_CACHE to a folder of yours"
+        )
     try:
         if lock is not None:
             known |= _read(file, about)
@@ -229,8 +230,10 @@ def _measure_once(
             try:
                 write_json(file, {"schema": SCHEMA, "about": about, "rates": known})
             except LabkitError as error:
-                _say_once(f"the measured rates of this processor are not kept ({error}), "
-                          "so every process measures again: set LABKIT_CACHE to a folder of yours")
+                _say_once(
+                    f"the measured rates of this processor are not kept ({error}), "
+                    "so every process measures again: set LABKIT_CACHE to a folder of yours"
+                )
     finally:
         if lock is not None:
             lock.release()

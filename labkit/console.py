@@ -49,3 +49,13 @@ def key_values(arguments: list[str]) -> dict[str, str]:
             raise LabkitError(f"--{key.replace('_', '-')} is given twice: keep one of them")
         pairs[key] = value
     return pairs
+
+
+def say(message: str) -> None:
+    """Print one line about progress to stderr, at once: stdout is for results."""
+    print(message, file=sys.stderr, flush=True)
+
+
+def in_notebook() -> bool:
+    """Return whether this code runs in a Jupyter kernel."""
+    return "ipykernel" in sys.modules and hasattr(sys.stdout, "pub_thread")

@@ -96,7 +96,7 @@ def variants(model: str, adapter: str) -> Iterator[tuple[str, Generator]]:
 
     from labkit import arithmetic, methods
     from labkit.models import load
-    from labkit.models.quiet import quiet, quiet_bitsandbytes
+    from labkit.quiet import quiet, quiet_bitsandbytes
 
     quiet_bitsandbytes()
     dtype = arithmetic.resolve("auto")
@@ -143,7 +143,7 @@ def cost(
 
     Rates are medians of `repeats` passes over one sequence, after one that is not counted.
     """
-    from labkit.models.quiet import quiet
+    from labkit.quiet import quiet
 
     model = generator.model
     with quiet():  # int8 says at every layer that it computes in another type

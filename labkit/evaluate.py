@@ -24,8 +24,8 @@ from labkit.datasets import score, tatqa
 from labkit.datasets.answers import format_answer
 from labkit.datasets.tatqa import Sample
 from labkit.errors import LabkitError
+from labkit.files import fingerprint, write_json
 from labkit.infer import model_path
-from labkit.models.files import fingerprint
 from labkit.progress import Progress
 from labkit.stats import mean_interval
 
@@ -86,11 +86,11 @@ def evaluate(
         predictions = _generate(model, samples, shots, dtype=dtype, exact=exact, quiet=quiet)
     seconds = time.perf_counter() - started
     file = folder / f"{key}.predictions.json"
-    results.write_json(file, predictions)
+    write_json(file, predictions)
     outcome = {"model": model, "task": "tatqa", "data": data, "split": split,
                "examples": examples, "n": len(samples), **summarise(samples, predictions),
                "seconds": seconds, "predictions": str(file)}  # fmt: skip
-    results.write_json(stored, outcome)
+    write_json(stored, outcome)
     return _remember(model, outcome)
 
 

@@ -35,7 +35,7 @@ from labkit.errors import LabkitError, nearest
 from labkit.evaluate import evaluate
 from labkit.infer import MAX_NEW_TOKENS, load_generator, model_path
 from labkit.models import load, registry
-from labkit.models.quiet import quiet
+from labkit.quiet import quiet
 
 FORMATS = ("8bit", "nf4")
 

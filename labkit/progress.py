@@ -10,6 +10,7 @@ import sys
 import time
 from typing import Any
 
+from labkit.console import in_notebook
 from labkit.measure import Meter
 
 EVERY_SECONDS = 45.0
@@ -74,11 +75,6 @@ class Progress:
         speed = summary.get("tokens_per_second")
         at = f" at {speed:,.0f} tokens/s" if speed else ""
         self.say(f"  done in {_minutes(self.elapsed())}{at}")
-
-
-def in_notebook() -> bool:
-    """Return whether this code runs in a Jupyter kernel."""
-    return "ipykernel" in sys.modules and hasattr(sys.stdout, "pub_thread")
 
 
 def _minutes(seconds: float) -> str:

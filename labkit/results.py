@@ -18,7 +18,6 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
 import typing
 import uuid
 from collections.abc import Iterable, Mapping
@@ -29,6 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from labkit.errors import LabkitError, nearest
+from labkit.files import write_json
 
 if TYPE_CHECKING:
     import pandas
@@ -186,31 +186,6 @@ def find(sha256: str) -> RunRecord | None:
         if record.sha256 == sha256 and record.status == "done" and kept:
             return record
     return None
-
-
-def write_json(file: Path, values: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never a part.
-
-    Raises:
-        LabkitError: the folder cannot be written, or the disk is full.
-    """
-    temporary = ""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", dir=file.parent, prefix=f".{file.name}.", delete=False, encoding="utf-8"
-        ) as handle:
-            temporary = handle.name
-            json.dump(values, handle, indent=1, allow_nan=False)
-            handle.write("\n")
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, file)
-        temporary = ""
-    except OSError as error:
-        raise LabkitError(f"{file} cannot be written: {error.strerror or error}") from None
-    finally:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
 
 
 def cost_table(records: Mapping[str, RunRecord]) -> "pandas.DataFrame":

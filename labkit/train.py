@@ -24,16 +24,17 @@ from typing import Any
 
 from labkit import arithmetic, fast, guards, hardware, methods, results
 from labkit.config import RunConfig
+from labkit.console import say
 from labkit.datasets import prompts, sharing, tatqa
 from labkit.datasets.sharing import SharedPromptCollator
 from labkit.errors import LabkitError
+from labkit.files import fingerprint
 from labkit.measure import Meter
 from labkit.memory import shortage
 from labkit.models import load, registry
-from labkit.models.files import fingerprint, say
-from labkit.models.quiet import quiet as quietly
-from labkit.models.quiet import quiet_bitsandbytes
 from labkit.progress import Progress
+from labkit.quiet import quiet as quietly
+from labkit.quiet import quiet_bitsandbytes
 
 PARTS = (".lock", "record.json", "model", ".model.partial", "checkpoints", "tensorboard")
 """What a run's folder holds."""

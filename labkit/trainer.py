@@ -24,10 +24,10 @@ from trl import SFTConfig, SFTTrainer
 from labkit import arithmetic, fast
 from labkit.config import RunConfig
 from labkit.errors import LabkitError, nearest
+from labkit.files import write_json
 from labkit.measure import Meter
-from labkit.models.quiet import quiet
 from labkit.progress import Progress
-from labkit.results import write_json
+from labkit.quiet import quiet
 
 
 class EpochSampler(LengthGroupedSampler):
@@ -181,9 +181,7 @@ class MeterCallback(TrainerCallback):
                 shutil.rmtree(old, ignore_errors=True)
 
 
-def trainer_arguments(
-    config: RunConfig, folder: Path, plan: fast.Plan, *, cuda: bool
-) -> SFTConfig:
+def trainer_arguments(config: RunConfig, folder: Path, plan: fast.Plan, *, cuda: bool) -> SFTConfig:
     """Return a run's settings in the trainer's words.
 
     Raises:

@@ -14,12 +14,13 @@ import psutil
 import pytest
 import torch
 
-from labkit import cli, results
+from labkit import cli
 from labkit.bench import gpu
 from labkit.bench.gpu import card, kernels, memory, report, run, training
 from labkit.bench.gpu.card import Card
 from labkit.bench.gpu.run import Part
 from labkit.errors import LabkitError
+from labkit.files import write_json
 from labkit.memory.settings import StepSettings
 from labkit.switchback import backends, reference, triton_kernels
 
@@ -84,9 +85,9 @@ def test_what_is_done_is_kept_and_another_cards_leftovers_go(
     done = Part(name="training", measure=lambda card, known: iter(()), share=1.0)
     said: list[str] = []
     facts = {"card": REHEARSAL.describe(), "versions": run.versions(), "rehearsal": True}
-    results.write_json(tmp_path / "gpu" / "facts.json", facts)
+    write_json(tmp_path / "gpu" / "facts.json", facts)
     kept = {"outcome": "done", "results": {"it": {"ratio": 1}}}
-    results.write_json(tmp_path / "gpu" / "training.json", kept)
+    write_json(tmp_path / "gpu" / "training.json", kept)
     monkeypatch.setattr(run.report, "claims", lambda record: [])
 
     def call() -> dict[str, Any]:
@@ -120,7 +121,7 @@ def test_failed_cases_are_tried_again_and_done_ones_are_not(tmp_path: Path) -> N
 
     part = Part(name="8b", measure=measure, share=1.0)
     file = tmp_path / "8b.json"
-    results.write_json(file, {"outcome": "done", "results": {"good": {"seconds": 2.0}}})
+    write_json(file, {"outcome": "done", "results": {"good": {"seconds": 2.0}}})
     run.measure(part, tmp_path, REHEARSAL)
     run._note("8b", tmp_path, "done")
     assert not run._is_done("8b", tmp_path)
@@ -331,9 +332,7 @@ def test_without_a_card_require_says_so(monkeypatch: pytest.MonkeyPatch) -> None
 # Last, for it counts what all of the above visited
 
 
-def test_the_rehearsal_goes_through_every_line_of_every_part(
-    tmp_path: Path, visited: Path
-) -> None:
+def test_the_rehearsal_goes_through_every_line_of_every_part(tmp_path: Path, visited: Path) -> None:
     text = rehearse(tmp_path, COVERAGE_PROCESS_START=str(visited / "rc"))
     record = json.loads((tmp_path / "gpu.json").read_text())
     outcomes = {name: part["outcome"] for name, part in record["parts"].items()}

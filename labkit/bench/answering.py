@@ -19,15 +19,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from labkit import export, results
+from labkit import export
 from labkit.bench import harness
-from labkit.console import run_tool
+from labkit.console import run_tool, say
 from labkit.datasets import prompts, tatqa
 from labkit.datasets.tatqa import Sample
 from labkit.errors import LabkitError
+from labkit.files import write_json
 from labkit.infer import MAX_NEW_TOKENS, Generator, load_generator
-from labkit.models.files import say
-from labkit.models.quiet import quiet_bitsandbytes
+from labkit.quiet import quiet_bitsandbytes
 
 ARITHMETIC: dict[str, dict[str, Any]] = {
     "float32": {"dtype": "float32"},
@@ -135,7 +135,7 @@ def main(arguments: list[str] | None = None) -> None:
     quiet_bitsandbytes()
     found = measure(options.adapter, questions=options.questions, singles=options.singles,
                     pairs=options.pairs)  # fmt: skip
-    results.write_json(options.output, found)
+    write_json(options.output, found)
     ratio = found["speed"]["ratio"]
     say(f"in batches {ratio['value']:.2f} times as many questions a second as one by one "
         f"({ratio['low']:.2f} to {ratio['high']:.2f})")  # fmt: skip

@@ -61,8 +61,8 @@ def main(spec: dict[str, Any]) -> dict[str, Any]:
     from labkit.bench.costs import Profiled
     from labkit.measure import Meter
     from labkit.models import load
-    from labkit.models.quiet import quiet, quiet_bitsandbytes
     from labkit.progress import Progress
+    from labkit.quiet import quiet, quiet_bitsandbytes
     from labkit.trainer import LabTrainer, MeterCallback, trainer_arguments
 
     quiet_bitsandbytes()

@@ -38,6 +38,7 @@ from typing import Any
 
 from labkit import hardware, results, stats
 from labkit.errors import LabkitError
+from labkit.files import write_json
 from labkit.processes import end_with_parent
 
 BASELINE, CONTROL = "a", "a_again"
@@ -252,7 +253,7 @@ class Ledger:
     def put(self, case: str, value: Any) -> None:
         """Keep what is known of a case, at once."""
         self.values["cases"][case] = value
-        results.write_json(self.file, self.values)
+        write_json(self.file, self.values)
 
 
 def in_fresh_process(target: str, *, say: Say, threads: int | None = None, **arguments: Any) -> Any:

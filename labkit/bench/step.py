@@ -29,13 +29,14 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from labkit import arithmetic, results, stats
+from labkit import arithmetic, stats
 from labkit.bench import harness
 from labkit.bench.finetuning import tricks_of
 from labkit.bench.harness import BASELINE, CONTROL, Ledger, Plan, Run, Say
 from labkit.bench.report import interval
 from labkit.bench.training import TINY, TINYLLAMA
 from labkit.errors import LabkitError
+from labkit.files import write_json
 
 LABELLED = 12
 EMBEDDED = "smollm2-135m-instruct"
@@ -136,7 +137,7 @@ def step(
         "facts": ledger.values["facts"],
         "settings": ledger.values["key"]["settings"],
     }
-    results.write_json(output_dir / "step.result.json", outcome)
+    write_json(output_dir / "step.result.json", outcome)
     return outcome
 
 

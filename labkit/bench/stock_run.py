@@ -20,12 +20,11 @@ from typing import Any
 from labkit import guards, hardware, results
 from labkit.bench import step
 from labkit.config import RunConfig, load_config
-from labkit.console import run_tool
+from labkit.console import run_tool, say
 from labkit.datasets import prompts, tatqa
 from labkit.errors import LabkitError
 from labkit.models import load
-from labkit.models.files import say
-from labkit.models.quiet import quiet_bitsandbytes
+from labkit.quiet import quiet_bitsandbytes
 from labkit.train import encode_split, prepare
 
 

@@ -18,10 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from labkit import progress, results, stats
+from labkit import stats
 from labkit.bench import harness
 from labkit.bench.harness import BASELINE, CONTROL, Ledger, Plan, Run, Say
+from labkit.console import in_notebook
 from labkit.errors import LabkitError, nearest
+from labkit.files import write_json
 
 MODES = ("full", "frozen")
 SCALES = ("row", "tensor")
@@ -146,7 +148,7 @@ def switchback(
         "settings": ledger.values["key"]["settings"],
         "records": str(ledger.file),
     }
-    results.write_json(output_dir / "switchback.result.json", outcome)
+    write_json(output_dir / "switchback.result.json", outcome)
     return outcome
 
 
@@ -293,7 +295,7 @@ def kernels(
         rows.append({**case, **summarise_parts(measured)})
     outcome = {"rows": rows, "facts": ledger.values["facts"],
                "settings": ledger.values["key"]["settings"]}  # fmt: skip
-    results.write_json(output_dir / "kernels.result.json", outcome)
+    write_json(output_dir / "kernels.result.json", outcome)
     return outcome
 
 
@@ -325,7 +327,7 @@ def _check_level(grid: Grid) -> None:
 def _sayer(quiet: bool) -> Say:
     def say(line: str) -> None:
         if not quiet:
-            print(line, file=sys.stdout if progress.in_notebook() else sys.stderr, flush=True)
+            print(line, file=sys.stdout if in_notebook() else sys.stderr, flush=True)
 
     return say
 

@@ -36,10 +36,11 @@ from pathlib import Path
 from typing import Any
 
 from labkit import arithmetic, results
+from labkit.console import say
 from labkit.datasets import prompts, tatqa
 from labkit.errors import LabkitError, nearest
+from labkit.files import fingerprint, write_json
 from labkit.infer import load_generator, model_path
-from labkit.models.files import fingerprint, say
 from labkit.stats import RESAMPLES, mean_interval
 
 LOCAL_TASKS = ("tables_choice", "tables_answer", "general_text")
@@ -192,7 +193,7 @@ def _write(folder: Path, model: str, task: str, found: dict[str, Any]) -> None:
             "results": str(folder / "results.json"),
             "predictions": str(folder / f"samples_{first}.jsonl"),
         }
-        results.write_json(partial / "outcome.json", outcome)
+        write_json(partial / "outcome.json", outcome)
         partial.chmod(0o755)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(partial, folder)
@@ -287,7 +288,7 @@ def _offline(yes: bool) -> Iterator[None]:
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
     """Keep lm-eval's log and bars out of stdout and stderr; errors are raised all the same."""
-    from labkit.models.quiet import quiet
+    from labkit.quiet import quiet
 
     logger = logging.getLogger("lm_eval")
     level = logger.level

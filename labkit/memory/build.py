@@ -19,7 +19,7 @@ from labkit.memory.settings import StepSettings
 from labkit.memory.shapes import check_method, config_folder
 from labkit.memory.step import Step
 from labkit.models import registry
-from labkit.models.quiet import quiet, quiet_bitsandbytes
+from labkit.quiet import quiet, quiet_bitsandbytes
 
 Allocate = Callable[[Sequence[int], torch.dtype], torch.Tensor]
 

@@ -20,7 +20,7 @@ from labkit.errors import LabkitError
 from labkit.memory.build import build_step, load_config
 from labkit.memory.settings import StepSettings
 from labkit.memory.step import Step
-from labkit.models.quiet import quiet
+from labkit.quiet import quiet
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -270,7 +270,7 @@ def _start_everything(settings: StepSettings) -> None:
 
     from labkit import allocator  # noqa: F401
     from labkit.memory.measured import real_step
-    from labkit.models.quiet import quiet
+    from labkit.quiet import quiet
 
     step = real_step(
         dataclasses.replace(
@@ -313,7 +313,7 @@ def _limited(limit: int | None, settings: StepSettings) -> Iterator[None]:
 
 def _measure(settings: StepSettings, task: dict[str, Any]) -> dict[str, Any]:
     from labkit.memory.measured import real_step, step_peak
-    from labkit.models.quiet import quiet
+    from labkit.quiet import quiet
 
     seconds = []
     with _limited(task["limit"], settings), quiet():

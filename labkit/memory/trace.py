@@ -37,7 +37,7 @@ from labkit.memory.settings import StepSettings
 from labkit.memory.sharding import Sizes, shard
 from labkit.memory.step import layer_stacks
 from labkit.memory.tracker import PARTS, StorageTracker, Window, replay
-from labkit.models.quiet import quiet
+from labkit.quiet import quiet
 
 SHALLOW = (3, 4)
 SHORT = (8, 16)

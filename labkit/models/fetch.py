@@ -26,14 +26,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from labkit.console import say
 from labkit.errors import LabkitError
-from labkit.models.files import (
+from labkit.files import (
     cache_dir,
     download,
     locked,
     progress_bar,
     refuse_unless,
-    say,
     sha256_file,
     writing,
 )

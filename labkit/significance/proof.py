@@ -24,6 +24,7 @@ from labkit.datasets import tatqa
 from labkit.datasets.score import score_answer
 from labkit.errors import LabkitError
 from labkit.evaluate import evaluate
+from labkit.files import write_json
 
 MARGIN = 0.05
 SEEDS = (42, 43, 44)
@@ -133,7 +134,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args(arguments)
     found = compare(options.a, options.b, seeds=options.seeds)
-    results.write_json(options.output, found)
+    write_json(options.output, found)
     print(sentence(found, a=options.a, b=options.b))
 
 

@@ -28,6 +28,7 @@ from typing import Any
 
 from labkit import results
 from labkit.errors import LabkitError
+from labkit.files import write_json
 from labkit.hardware import DEVICES, GIB, cores, gpus, memory_available_bytes
 from labkit.memory.estimates import find_device, settings_for
 from labkit.memory.point import DONE, FAILED, OUT_OF_MEMORY, run_in_process
@@ -207,7 +208,7 @@ def point_of(
             steps=steps if result["status"] == DONE else 0,
             detail=result.get("detail", ""),
         )
-        results.write_json(file, {**point.to_json(), "versions": results.versions()})
+        write_json(file, {**point.to_json(), "versions": results.versions()})
     return point
 
 

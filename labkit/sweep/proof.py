@@ -21,6 +21,7 @@ from typing import Any
 
 from labkit import hardware, results
 from labkit.console import run_tool
+from labkit.files import write_json
 from labkit.hardware import GIB
 from labkit.sweep import Largest, largest_batch, say_largest
 
@@ -74,7 +75,7 @@ def main(arguments: list[str] | None = None) -> None:
     }
     for row in rows(dtype=given.dtype):
         record["rows"].append(row)
-        results.write_json(output, record)
+        write_json(output, record)
 
 
 if __name__ == "__main__":

@@ -133,7 +133,7 @@ def test_an_evaluation_batch_takes_what_it_takes_for_real(method):
 
     from labkit.allocator import CpuRecorder
     from labkit.memory.measured import real_step
-    from labkit.models.quiet import quiet
+    from labkit.quiet import quiet
 
     settings = StepSettings(
         model="smollm2-135m-instruct", method=method, batch_size=2, seq_len=128, target="cpu"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from labkit.models.quiet import quiet_bitsandbytes
+from labkit.quiet import quiet_bitsandbytes
 
 quiet_bitsandbytes()
 functional = pytest.importorskip("bitsandbytes.functional")

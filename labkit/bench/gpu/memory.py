@@ -181,7 +181,7 @@ def sentence(error: BaseException) -> str:
 def _step(settings: dict[str, Any], card: Card) -> dict[str, Any]:
     from labkit.memory.measured import measure_step, real_step
     from labkit.memory.settings import StepSettings
-    from labkit.models.quiet import quiet
+    from labkit.quiet import quiet
 
     step = real_step(StepSettings(**settings, target=card.target))  # type: ignore[arg-type]
     found = measure_step(step)
@@ -290,7 +290,7 @@ def _fits(settings: dict[str, Any], card: Card, tried: dict[int, bool], batch: i
 
     from labkit.memory.measured import real_step
     from labkit.memory.settings import StepSettings
-    from labkit.models.quiet import quiet
+    from labkit.quiet import quiet
 
     if batch in tried:
         return tried[batch]

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from labkit import files
 from labkit.errors import LabkitError
-from labkit.models import files
 
 CONTENT = bytes(range(256)) * 4000  # 1 MB in which a shifted byte shows
 SHA256 = hashlib.sha256(CONTENT).hexdigest()

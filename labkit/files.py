@@ -16,16 +16,20 @@ Four rules make that so, and each is a few lines here or in `fetch`.
 import errno
 import hashlib
 import http.client
+import json
 import os
 import ssl
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from labkit.console import say
 from labkit.errors import LabkitError
 
 
@@ -38,11 +42,6 @@ def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file as 64 hexadecimal digits."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def say(message: str) -> None:
-    """Print one line about progress to stderr, at once: stdout is for results."""
-    print(message, file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -211,3 +210,28 @@ def fingerprint(folder: Path) -> str:
             handle.seek(-(2**20), os.SEEK_END)
             digest.update(handle.read())
     return digest.hexdigest()
+
+
+def write_json(file: Path, values: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never a part.
+
+    Raises:
+        LabkitError: the folder cannot be written, or the disk is full.
+    """
+    temporary = ""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", dir=file.parent, prefix=f".{file.name}.", delete=False, encoding="utf-8"
+        ) as handle:
+            temporary = handle.name
+            json.dump(values, handle, indent=1, allow_nan=False)
+            handle.write("\n")
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, file)
+        temporary = ""
+    except OSError as error:
+        raise LabkitError(f"{file} cannot be written: {error.strerror or error}") from None
+    finally:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
