@@ -94,7 +94,8 @@ def variants(model: str, adapter: str) -> Iterator[tuple[str, Generator]]:
     """
     from transformers import BitsAndBytesConfig
 
-    from labkit import arithmetic, methods
+    from labkit import methods
+    from labkit.machine import arithmetic
     from labkit.models import load
     from labkit.quiet import quiet, quiet_bitsandbytes
 

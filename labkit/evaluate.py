@@ -19,13 +19,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labkit import arithmetic, results
+from labkit import results
 from labkit.datasets import score, tatqa
 from labkit.datasets.answers import format_answer
 from labkit.datasets.tatqa import Sample
 from labkit.errors import LabkitError
 from labkit.files import fingerprint, write_json
 from labkit.infer import model_path
+from labkit.machine import arithmetic
 from labkit.progress import Progress
 from labkit.stats import mean_interval
 

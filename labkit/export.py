@@ -29,11 +29,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from labkit import arithmetic
 from labkit.datasets import prompts, tatqa
 from labkit.errors import LabkitError, nearest
 from labkit.evaluate import evaluate
 from labkit.infer import MAX_NEW_TOKENS, load_generator, model_path
+from labkit.machine import arithmetic
 from labkit.models import load, registry
 from labkit.quiet import quiet
 

@@ -24,15 +24,14 @@ None of them changes what is computed beyond rounding. On a machine that lacks o
 C++ compiler, a GPU) it stays off, and `plan` says so.
 """
 
-import ctypes
 import os
-import platform
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from labkit import arithmetic
 from labkit.config import RunConfig
+from labkit.machine import arithmetic
+from labkit.machine.heap import keeps_heap
 
 if TYPE_CHECKING:
     import torch
@@ -41,7 +40,6 @@ if TYPE_CHECKING:
 EAGER_ATTENTION_MAX_LENGTH = 512
 COMPILE_MIN_STEPS = 60
 TAKES_ANY_MASK = ("llama", "gemma", "phi", "mistral", "qwen2", "qwen3")
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD = -1, -2, -3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,23 +104,6 @@ def has_fused_attention(model_type: str) -> bool:
         return True
     kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(CONFIG_MAPPING[model_type], None)
     return bool(getattr(kind, "_supports_sdpa", True))
-
-
-def keeps_heap() -> bool:
-    """Say whether `keep_heap` can do anything here: whether this is glibc."""
-    return platform.libc_ver()[0] == "glibc"
-
-
-def keep_heap() -> None:
-    """Tell glibc to keep freed memory for this process instead of returning it to the kernel.
-
-    Blocks above 32 MiB still go back at once: kept, they would leave holes that nothing else fits.
-    Source: mallopt(3). Resident memory then stays near its peak until the process ends.
-    """
-    mallopt = ctypes.CDLL("libc.so.6").mallopt
-    mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
-    mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-    mallopt(M_TOP_PAD, 64 * 2**20)
 
 
 def group_queries() -> None:

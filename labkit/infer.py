@@ -243,7 +243,9 @@ def load_generator(name: str, *, dtype: str = "auto", exact: bool = False) -> Ge
     Raises:
         LabkitError: there is no such model, or it is one that reads with an encoder.
     """
-    from labkit import arithmetic, fast
+    from labkit import fast
+    from labkit.machine import arithmetic
+    from labkit.machine.heap import keep_heap
     from labkit.models import load
 
     path = model_path(name)
@@ -252,7 +254,7 @@ def load_generator(name: str, *, dtype: str = "auto", exact: bool = False) -> Ge
     dtype = arithmetic.resolve(dtype)
 
     if not torch.cuda.is_available():
-        fast.keep_heap()
+        keep_heap()
         fast.group_queries()
     model = load.load_model(path, dtype=dtype)
     if load.quantisation(path) is None:

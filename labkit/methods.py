@@ -19,9 +19,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from labkit import arithmetic
 from labkit.config import RunConfig
 from labkit.errors import LabkitError, nearest
+from labkit.machine import arithmetic
 
 if TYPE_CHECKING:
     from torch import nn

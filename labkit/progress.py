@@ -11,7 +11,7 @@ import time
 from typing import Any
 
 from labkit.console import in_notebook
-from labkit.measure import Meter
+from labkit.machine.meter import Meter
 
 EVERY_SECONDS = 45.0
 

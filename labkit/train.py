@@ -22,14 +22,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labkit import arithmetic, fast, guards, hardware, methods, results
+from labkit import fast, guards, methods, results
 from labkit.config import RunConfig
 from labkit.console import say
 from labkit.datasets import prompts, sharing, tatqa
 from labkit.datasets.sharing import SharedPromptCollator
 from labkit.errors import LabkitError
 from labkit.files import fingerprint
-from labkit.measure import Meter
+from labkit.machine import arithmetic, hardware
+from labkit.machine.heap import keep_heap
+from labkit.machine.meter import Meter
 from labkit.memory import shortage
 from labkit.models import load, registry
 from labkit.progress import Progress
@@ -134,7 +136,7 @@ def _run(prepared: Prepared, *, fresh: bool, quiet: bool) -> results.RunRecord:
     longest = max(len(sample["input_ids"]) for sample in train_set)
     plan = fast.plan(config, steps=steps, longest=longest, cuda=cuda, model_type=model_type)
     if plan.keep_heap:
-        fast.keep_heap()
+        keep_heap()
     arguments = trainer_arguments(config, folder, plan, cuda=cuda)
     transformers.set_seed(config.seed)
     try:

@@ -21,11 +21,12 @@ from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 from trl import SFTConfig, SFTTrainer
 
-from labkit import arithmetic, fast
+from labkit import fast
 from labkit.config import RunConfig
 from labkit.errors import LabkitError, nearest
 from labkit.files import write_json
-from labkit.measure import Meter
+from labkit.machine import arithmetic
+from labkit.machine.meter import Meter
 from labkit.progress import Progress
 from labkit.quiet import quiet
 

@@ -188,7 +188,7 @@ print(f"weights fetched while writing: {loaded_bytes / seconds_per_token / 2**30
 # And what does the memory deliver? labkit measures it by copying a large array.
 
 # %%
-from labkit import arithmetic
+from labkit.machine import arithmetic
 
 bandwidth = arithmetic.device("cpu").bandwidth_bytes_per_second
 print(f"memory of this machine: {bandwidth / 2**30:.1f} GiB/s")

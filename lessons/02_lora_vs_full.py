@@ -224,7 +224,7 @@ for label, gib in states.items():
 # One setting is changed at a time and a few steps are run, just enough to see the peak. A step's peak does not depend on how many steps there are. The last two probes are small steps in two types: the one that is fast on this machine and the other, which may be many times slower.
 
 # %%
-from labkit import arithmetic
+from labkit.machine import arithmetic
 
 baseline = profiles.probe_config("lora", r=16)
 computes_in = arithmetic.resolve(baseline.dtype)

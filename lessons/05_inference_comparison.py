@@ -224,7 +224,8 @@ check.exercise("kv_cache_bytes", kv_cache_bytes)
 # Let the model read sequences of several lengths and count the bytes of what it keeps.
 
 # %%
-from labkit import arithmetic, decoding
+from labkit import decoding
+from labkit.machine import arithmetic
 
 generator = infer.load_generator(lora_config.model)
 config = generator.model.config

@@ -220,7 +220,7 @@ def test_a_fresh_process_answers_refuses_fails_and_dies() -> None:
     assert harness.in_fresh_process("os:getpid", say=silent) != os.getpid()
     assert harness.in_fresh_process("torch:get_num_threads", say=silent, threads=1) == 1
     with pytest.raises(LabkitError, match="no device is called 'h1000'"):
-        harness.in_fresh_process("labkit.devices:find", say=silent, name="h1000")
+        harness.in_fresh_process("labkit.machine.datasheets:find", say=silent, name="h1000")
     with pytest.raises(RuntimeError, match="JSONDecodeError"):
         harness.in_fresh_process("json:loads", say=silent, s="{")
     with pytest.raises(LabkitError, match="ended with code 9, most likely for want of memory"):

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from labkit.bench.gpu import reading, report
-from labkit.devices import find
+from labkit.machine.datasheets import find
 
 COMMITTED = Path(__file__).parents[1] / "data" / "results" / "gpu.json"
 

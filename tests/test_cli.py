@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 
-from labkit import __version__, arithmetic, cli, infer, results, trainer
+from labkit import __version__, cli, infer, results, trainer
 from labkit.config import FIELDS, RunConfig
 from labkit.datasets import tatqa
 from labkit.errors import LabkitError
+from labkit.machine import arithmetic
 from labkit.models.load import load_model
 
 pytestmark = pytest.mark.usefixtures("runs", "few_objects")
@@ -424,10 +425,11 @@ def test_settings_are_read_from_words(words: list[str], pairs: dict[str, str]) -
 
 LIGHT = [
     "labkit", "labkit.errors", "labkit.config", "labkit.profiles", "labkit.results",
-    "labkit.hardware", "labkit.models.registry", "labkit.models.fetch", "labkit.models.load",
+    "labkit.machine.hardware", "labkit.models.registry", "labkit.models.fetch",
+    "labkit.models.load",
     "labkit.datasets.tatqa", "labkit.datasets.answers", "labkit.datasets.score",
     "labkit.datasets.prompts", "labkit.datasets.tables", "labkit.datasets.sharing", "labkit.stats",
-    "labkit.measure", "labkit.progress", "labkit.fast", "labkit.methods", "labkit.infer",
+    "labkit.machine.meter", "labkit.progress", "labkit.fast", "labkit.methods", "labkit.infer",
     "labkit.evaluate", "labkit.train", "labkit.checkpoints", "labkit.memory.analytic", "labkit.cli",
 ]  # fmt: skip
 

@@ -9,8 +9,9 @@ import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 
-from labkit import arithmetic, decoding
+from labkit import decoding
 from labkit.infer import load_generator
+from labkit.machine import arithmetic
 from labkit.models import load
 
 

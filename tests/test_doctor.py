@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from labkit import arithmetic, course, doctor, hardware, profiles
+from labkit import course, doctor, profiles
 from labkit.doctor import minutes
-from labkit.hardware import GIB
+from labkit.machine import arithmetic, hardware
+from labkit.machine.hardware import GIB
 from labkit.models import load
 
 
@@ -55,9 +56,7 @@ def test_a_check_that_breaks_does_not_stop_the_others(monkeypatch: pytest.Monkey
 
 
 RATES = {
-    "amx": arithmetic.Rates(
-        float32=165e9, bfloat16=1373e9, bandwidth_bytes_per_second=28e9
-    ),
+    "amx": arithmetic.Rates(float32=165e9, bfloat16=1373e9, bandwidth_bytes_per_second=28e9),
     "avx2": arithmetic.Rates(float32=160e9, bfloat16=18e9, bandwidth_bytes_per_second=28e9),
 }
 

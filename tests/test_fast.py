@@ -12,6 +12,7 @@ from torch import nn
 from labkit import fast, methods
 from labkit.config import RunConfig
 from labkit.datasets import prompts, sharing, tatqa
+from labkit.machine import heap
 from labkit.models import load
 
 ARCHITECTURES = ["tiny-llama", "tiny-gemma", "tiny-phi", "tiny-bloom", "tiny-mamba"]
@@ -221,7 +222,7 @@ def plan(*, steps: int = 100, longest: int = 200, cuda: bool = False, **changes:
 def this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Linux with glibc and a C++ compiler, whatever runs the test."""
     monkeypatch.setattr(fast, "_compiler", lambda: "/usr/bin/g++")
-    monkeypatch.setattr(fast.platform, "libc_ver", lambda: ("glibc", "2.36"))
+    monkeypatch.setattr(heap.platform, "libc_ver", lambda: ("glibc", "2.36"))
 
 
 @pytest.mark.usefixtures("this_machine")
@@ -293,7 +294,7 @@ def test_without_a_compiler_layers_run_uncompiled(
 
 @pytest.mark.usefixtures("this_machine")
 def test_without_glibc_the_allocator_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fast.platform, "libc_ver", lambda: ("musl", ""))
+    monkeypatch.setattr(heap.platform, "libc_ver", lambda: ("musl", ""))
     chosen = plan()
     assert not chosen.keep_heap
     assert any("glibc" in note for note in chosen.notes)

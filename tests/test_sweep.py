@@ -7,9 +7,10 @@ import time
 
 import pytest
 
-from labkit import arithmetic, cli, plots, results
+from labkit import cli, plots, results
 from labkit import sweep as sweeping
 from labkit.errors import LabkitError
+from labkit.machine import arithmetic
 from labkit.memory import process
 from labkit.memory.point import DONE, FAILED, OUT_OF_MEMORY, run_in_process
 from labkit.memory.settings import StepSettings

@@ -18,7 +18,7 @@ from labkit import fast, guards, methods, results, train, trainer
 from labkit.config import RunConfig
 from labkit.datasets import tatqa
 from labkit.errors import LabkitError
-from labkit.measure import Meter
+from labkit.machine.meter import Meter
 from labkit.models import load
 from labkit.progress import Progress
 
@@ -302,7 +302,7 @@ def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone() -> None:
 def test_evaluations_are_recorded_and_not_timed(
     tiny_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from labkit import measure
+    from labkit.machine import meter as measure
 
     # A clock that a training step moves by one and an evaluation by a thousand.
     now = [0.0]
@@ -571,9 +571,7 @@ REFUSALS: dict[str, Callable[[Path], None]] = {
 
 
 @pytest.mark.parametrize("write", REFUSALS.values(), ids=REFUSALS.keys())
-def test_what_a_disk_refuses_is_one_sentence(
-    tmp_path: Path, write: Callable[[Path], None]
-) -> None:
+def test_what_a_disk_refuses_is_one_sentence(tmp_path: Path, write: Callable[[Path], None]) -> None:
     refused = pytest.raises(LabkitError, match="cannot be written .*free disk space")
     with refused as caught, guards.saving_errors(tmp_path):
         write(tmp_path / "optimizer.pt")

@@ -16,8 +16,8 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from labkit import arithmetic
 from labkit.errors import LabkitError
+from labkit.machine import arithmetic
 
 WITHIN = {"ChunkedLogProb": "loss over the vocabulary"}
 """What is called within these counts as theirs: TRL's output head and loss, tile by tile."""

@@ -59,7 +59,8 @@ def main(spec: dict[str, Any]) -> dict[str, Any]:
 
     from labkit import fast, methods
     from labkit.bench.costs import Profiled
-    from labkit.measure import Meter
+    from labkit.machine.heap import keep_heap
+    from labkit.machine.meter import Meter
     from labkit.models import load
     from labkit.progress import Progress
     from labkit.quiet import quiet, quiet_bitsandbytes
@@ -78,7 +79,7 @@ def main(spec: dict[str, Any]) -> dict[str, Any]:
         keep_heap=plan.keep_heap and "heap" not in without,
     )
     if plan.keep_heap:
-        fast.keep_heap()
+        keep_heap()
     transformers.set_seed(config.seed)
     model = load.load_model(
         Path(spec["model"]), dtype=methods.weights_dtype(config),

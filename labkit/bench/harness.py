@@ -36,10 +36,11 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from labkit import hardware, results, stats
+from labkit import results, stats
 from labkit.errors import LabkitError
 from labkit.files import write_json
-from labkit.processes import end_with_parent
+from labkit.machine import hardware
+from labkit.machine.processes import end_with_parent
 
 BASELINE, CONTROL = "a", "a_again"
 SAY_EVERY_SECONDS = 45.0
@@ -298,12 +299,12 @@ def _child(answer: Connection, target: str, threads: int, arguments: dict[str, A
     try:
         import torch
 
-        from labkit import fast
+        from labkit.machine.heap import keep_heap, keeps_heap
 
         torch.set_num_threads(threads)
         # As `labkit train` does by default; without it large blocks are cleared anew at every step.
-        if fast.keeps_heap():
-            fast.keep_heap()
+        if keeps_heap():
+            keep_heap()
         module, _, function = target.partition(":")
         answer.send(("done", getattr(importlib.import_module(module), function)(**arguments)))
     except LabkitError as error:

@@ -29,7 +29,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from labkit import arithmetic, stats
+from labkit import stats
 from labkit.bench import harness
 from labkit.bench.finetuning import tricks_of
 from labkit.bench.harness import BASELINE, CONTROL, Ledger, Plan, Run, Say
@@ -37,6 +37,7 @@ from labkit.bench.report import interval
 from labkit.bench.training import TINY, TINYLLAMA
 from labkit.errors import LabkitError
 from labkit.files import write_json
+from labkit.machine import arithmetic
 
 LABELLED = 12
 EMBEDDED = "smollm2-135m-instruct"

@@ -17,12 +17,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from labkit import guards, hardware, results
+from labkit import guards, results
 from labkit.bench import step
 from labkit.config import RunConfig, load_config
 from labkit.console import run_tool, say
 from labkit.datasets import prompts, tatqa
 from labkit.errors import LabkitError
+from labkit.machine import hardware
 from labkit.models import load
 from labkit.quiet import quiet_bitsandbytes
 from labkit.train import encode_split, prepare

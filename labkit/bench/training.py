@@ -19,9 +19,9 @@ import gc
 import platform
 from typing import Any
 
-from labkit import hardware
 from labkit.bench.harness import Plan, time_run
 from labkit.errors import LabkitError
+from labkit.machine import hardware
 
 TINYLLAMA_LAYERS = 22
 BYTES_PER_PARAMETER = 16
@@ -101,10 +101,11 @@ def measure_training(
     from transformers.initialization import no_init_weights
 
     from labkit import fast
+    from labkit.machine.heap import keep_heap
     from labkit.switchback import convert
 
     if platform.libc_ver()[0] == "glibc":
-        fast.keep_heap()
+        keep_heap()
     torch.manual_seed(0)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     narrow = spec["dtype"] == "bfloat16"

@@ -22,9 +22,9 @@ from functools import cache
 from typing import Any
 
 from labkit import results
-from labkit.devices import find
 from labkit.errors import LabkitError
-from labkit.measure import WARMUP_STEPS
+from labkit.machine.datasheets import find
+from labkit.machine.meter import WARMUP_STEPS
 from labkit.results import RunRecord
 
 CLOSE = 1e-6

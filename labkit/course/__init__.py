@@ -17,10 +17,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from labkit import hardware, profiles
+from labkit import profiles
 from labkit.course import pairing, run, site
 from labkit.doctor import minutes
 from labkit.errors import LabkitError, nearest
+from labkit.machine import hardware
 
 LESSONS = (
     "00_setup", "01_memory_maths", "02_lora_vs_full", "03_batch_size_sweep", "04_switchback",
@@ -94,8 +95,10 @@ def run_course(
     expected = expected_seconds(paths, profile)
     if expected:
         total = sum(expected.values())
-        say(f"{len(expected)} lessons take about {run.clock(total)} on this machine from nothing; "
-            "what is kept of earlier runs is not run again")
+        say(
+            f"{len(expected)} lessons take about {run.clock(total)} on this machine from nothing; "
+            "what is kept of earlier runs is not run again"
+        )
     done = []
     for number, path in enumerate(paths, start=1):
         started = time.monotonic()
@@ -119,7 +122,9 @@ def run_course(
                      "predicted_seconds": expected.get(path.stem)})  # fmt: skip
         # Built again from all notebooks there are, so that every page links to its neighbours.
         index = site.build(out_dir)
-        say(f"[{number}/{len(paths)}] {path.stem} · done in {run.clock(seconds)}"
-            f"{_off(seconds, expected.get(path.stem))}")
+        say(
+            f"[{number}/{len(paths)}] {path.stem} · done in {run.clock(seconds)}"
+            f"{_off(seconds, expected.get(path.stem))}"
+        )
     say(f"The course is in {index}")
     return {"site": str(index), "profile": profile, "lessons": done}

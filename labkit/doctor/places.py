@@ -8,10 +8,11 @@ import os
 import shutil
 from pathlib import Path
 
-from labkit import hardware, profiles, results
+from labkit import profiles, results
 from labkit.doctor.finding import EMBEDDED, Finding, finding, gib
 from labkit.errors import LabkitError
-from labkit.hardware import GIB
+from labkit.machine import hardware
+from labkit.machine.hardware import GIB
 from labkit.models import fetch, registry
 
 FEWEST_FILES = 1000

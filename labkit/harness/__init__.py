@@ -35,12 +35,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from labkit import arithmetic, results
+from labkit import results
 from labkit.console import say
 from labkit.datasets import prompts, tatqa
 from labkit.errors import LabkitError, nearest
 from labkit.files import fingerprint, write_json
 from labkit.infer import load_generator, model_path
+from labkit.machine import arithmetic
 from labkit.stats import RESAMPLES, mean_interval
 
 LOCAL_TASKS = ("tables_choice", "tables_answer", "general_text")

@@ -22,9 +22,9 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from labkit.arithmetic import device, of_step
 from labkit.errors import LabkitError, nearest
-from labkit.hardware import GIB, Device, gpus
+from labkit.machine.arithmetic import device, of_step
+from labkit.machine.hardware import GIB, Device, gpus
 from labkit.memory.analytic import Analytic, analytic, evaluation_bytes, kv_cache_bytes
 from labkit.memory.imports import import_libraries
 from labkit.memory.roofline import step_seconds

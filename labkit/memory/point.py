@@ -41,9 +41,9 @@ from typing import Any
 import psutil
 
 from labkit.errors import LabkitError
-from labkit.hardware import GIB, memory_available_bytes
+from labkit.machine.hardware import GIB, memory_available_bytes
+from labkit.machine.processes import end_with_parent
 from labkit.memory.settings import StepSettings
-from labkit.processes import end_with_parent
 
 EXACT = {
     "MALLOC_MMAP_THRESHOLD_": "131072",
@@ -268,7 +268,7 @@ def _start_everything(settings: StepSettings) -> None:
     """Import what a step imports, start its threads, and run it once on a tiny model."""
     import torch
 
-    from labkit import allocator  # noqa: F401
+    from labkit.machine import cpu_allocator  # noqa: F401
     from labkit.memory.measured import real_step
     from labkit.quiet import quiet
 

@@ -31,7 +31,7 @@ from functools import lru_cache
 from typing import Any
 
 from labkit.errors import LabkitError
-from labkit.hardware import GIB, cores
+from labkit.machine.hardware import GIB, cores
 from labkit.memory.estimates import needed
 from labkit.memory.imports import import_libraries
 from labkit.memory.point import DONE, run_in_process

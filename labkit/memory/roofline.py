@@ -22,7 +22,7 @@ one pass of the optimizer over its state. Real runs lie above it by what is not 
 overlap, small products, power limits, data loading. Published runs give the width: `SPREAD`.
 """
 
-from labkit.devices import Device
+from labkit.machine.datasheets import Device
 from labkit.memory.analytic import added_parameters, optimizer_state_bytes
 from labkit.memory.kept import kept_per_token
 from labkit.memory.settings import BYTES, StepSettings

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from labkit.errors import LabkitError
-from labkit.hardware import GIB
+from labkit.machine.hardware import GIB
 from labkit.memory.point import mentions_memory
 
 

@@ -28,7 +28,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
-from labkit.hardware import DEVICES, GIB, cores
+from labkit.machine.hardware import DEVICES, GIB, cores
 from labkit.memory.analytic import analytic
 from labkit.memory.roofline import step_seconds
 from labkit.memory.settings import StepSettings

@@ -29,7 +29,7 @@ from typing import Any
 from labkit import results
 from labkit.errors import LabkitError
 from labkit.files import write_json
-from labkit.hardware import DEVICES, GIB, cores, gpus, memory_available_bytes
+from labkit.machine.hardware import DEVICES, GIB, cores, gpus, memory_available_bytes
 from labkit.memory.estimates import find_device, settings_for
 from labkit.memory.point import DONE, FAILED, OUT_OF_MEMORY, run_in_process
 from labkit.memory.process import check_limit, predict_largest, process_needs

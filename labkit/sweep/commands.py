@@ -107,7 +107,7 @@ def sweep(
 
 
 def _device(name: str | None) -> str:
-    from labkit.hardware import DEVICES, gpus
+    from labkit.machine.hardware import DEVICES, gpus
     from labkit.memory.estimates import this_device
     from labkit.sweep import here
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from labkit.hardware import GIB
+from labkit.machine.hardware import GIB
 from labkit.memory.point import DONE
 from labkit.memory.settings import StepSettings
 

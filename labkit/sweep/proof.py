@@ -19,10 +19,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from labkit import hardware, results
+from labkit import results
 from labkit.console import run_tool
 from labkit.files import write_json
-from labkit.hardware import GIB
+from labkit.machine import hardware
+from labkit.machine.hardware import GIB
 from labkit.sweep import Largest, largest_batch, say_largest
 
 MODEL = "smollm2-135m-instruct"

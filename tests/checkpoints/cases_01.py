@@ -1,6 +1,6 @@
 """Lesson 01: answers that fit and answers that do not."""
 
-from labkit.devices import DEVICES
+from labkit.machine.datasheets import DEVICES
 from labkit.memory.analytic import analytic
 from labkit.memory.estimates import needed
 from labkit.memory.settings import StepSettings

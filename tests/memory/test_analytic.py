@@ -131,7 +131,7 @@ def test_cache_and_evaluation_are_rows_of_their_own():
 def test_an_evaluation_batch_takes_what_it_takes_for_real(method):
     import torch
 
-    from labkit.allocator import CpuRecorder
+    from labkit.machine.cpu_allocator import CpuRecorder
     from labkit.memory.measured import real_step
     from labkit.quiet import quiet
 

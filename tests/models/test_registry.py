@@ -158,7 +158,7 @@ def test_embedded_model_is_not_fetched_when_told_so() -> None:
 
 def test_import_is_cheap() -> None:
     code = (
-        "import sys, labkit.models.registry, labkit.models.fetch, labkit.hardware;"
+        "import sys, labkit.models.registry, labkit.models.fetch, labkit.machine.hardware;"
         "print({'torch', 'transformers', 'huggingface_hub'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

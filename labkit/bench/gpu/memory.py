@@ -25,7 +25,7 @@ from typing import Any
 
 from labkit.bench.gpu.card import Card, out_of_memory
 from labkit.errors import LabkitError
-from labkit.processes import end_with_parent
+from labkit.machine.processes import end_with_parent
 
 STEPS = 4
 GAP_PROBES, MOST_GAP = 4, 0.16
@@ -139,7 +139,7 @@ def _trace(settings: dict[str, Any], device: dict[str, Any]) -> dict[str, Any]:
 
 def datasheet(name: str) -> Any:
     """Return the datasheet of the card called `name`, or None where the table lacks it."""
-    from labkit.devices import find
+    from labkit.machine.datasheets import find
 
     try:
         return find(name)
@@ -253,7 +253,7 @@ def largest_batches(card: Card, known: set[str]) -> Iterator[tuple[str, dict[str
 
 def predict_largest(settings: dict[str, Any], memory_bytes: int) -> int:
     """Return the largest batch that `labkit estimate` gives a card of so many bytes."""
-    from labkit.devices import DEVICES
+    from labkit.machine.datasheets import DEVICES
     from labkit.memory.estimates import estimate_on
 
     card = dataclasses.replace(DEVICES["h100"], usable_bytes=memory_bytes)

@@ -32,7 +32,7 @@ from labkit.bench.gpu.card import Card, require
 from labkit.console import run_tool
 from labkit.errors import LabkitError
 from labkit.files import write_json
-from labkit.processes import end_with_parent
+from labkit.machine.processes import end_with_parent
 
 Results = Iterator[tuple[str, dict[str, Any]]]
 Say = Callable[[str], None]

@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from labkit.allocator import CpuRecorder, cpu_peak_bytes, live_tensor_bytes
 from labkit.errors import LabkitError
+from labkit.machine.cpu_allocator import CpuRecorder, cpu_peak_bytes, live_tensor_bytes
 
 MIB = 2**20
 

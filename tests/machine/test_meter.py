@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from labkit import measure
-from labkit.allocator import live_tensor_bytes
-from labkit.measure import WARMUP_STEPS, Meter
+from labkit.machine import meter as measure
+from labkit.machine.cpu_allocator import live_tensor_bytes
+from labkit.machine.meter import WARMUP_STEPS, Meter
 
 MIB = 2**20
 
@@ -204,15 +204,15 @@ def test_a_resumed_run_keeps_the_peak_from_before() -> None:
 def test_time_spent_starting_the_recorder_is_not_the_step_s(
     clock: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from labkit import allocator
+    from labkit.machine import cpu_allocator
 
-    start = allocator.CpuRecorder.start
+    start = cpu_allocator.CpuRecorder.start
 
     def slow_start(self: Any) -> Any:
         clock.seconds += 30.0
         return start(self)
 
-    monkeypatch.setattr(allocator.CpuRecorder, "start", slow_start)
+    monkeypatch.setattr(cpu_allocator.CpuRecorder, "start", slow_start)
     meter = Meter()
     step(meter, clock, 1, seconds=1.5)
     assert meter.steps[0]["seconds"] == pytest.approx(1.5)

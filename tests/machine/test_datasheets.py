@@ -2,8 +2,8 @@
 
 import pytest
 
-from labkit.devices import DEVICES, GIB, find
 from labkit.errors import LabkitError
+from labkit.machine.datasheets import DEVICES, GIB, find
 
 # Per device: streaming multiprocessors, fp32 lanes in each, boost MHz of the rates, fp16
 # multiply-adds with fp32 sums per SM and cycle, memory bus bits, Gbit/s per pin. From the

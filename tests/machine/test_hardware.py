@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import psutil
 import pytest
 
-from labkit import hardware
+from labkit.machine import hardware
 
 GIB = 2**30
 

@@ -23,7 +23,7 @@ from typing import Any
 
 import psutil
 
-from labkit.devices import DEVICES, GIB, Device
+from labkit.machine.datasheets import DEVICES, GIB, Device
 
 __all__ = ["DEVICES", "GIB", "Device", "cores", "describe", "gpus", "processor"]
 

@@ -71,7 +71,7 @@ class Meter:
         self._padded += padded
         self._samples += samples
         if not self.cuda and self._recorder is None and padded > self._largest:
-            from labkit.allocator import CpuRecorder
+            from labkit.machine.cpu_allocator import CpuRecorder
 
             self._largest = padded
             before = time.perf_counter()

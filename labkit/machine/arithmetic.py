@@ -29,11 +29,11 @@ from typing import Any
 
 import psutil
 
-from labkit import hardware
 from labkit.console import in_notebook, say
-from labkit.devices import GIB, Device, find
 from labkit.errors import LabkitError, nearest
 from labkit.files import cache_dir, write_json
+from labkit.machine import hardware
+from labkit.machine.datasheets import GIB, Device, find
 
 TYPES = ("bfloat16", "float16", "float32")
 AUTO = "auto"
