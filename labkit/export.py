@@ -219,7 +219,7 @@ def _refuse_odd_widths(plain: Path, name: str, to: str) -> None:
     """On a CPU bitsandbytes multiplies 4-bit weights only where blocks of 64 fill each row."""
     import torch
 
-    from labkit.methods import linear_names
+    from labkit.models.layers import linear_names
 
     if to != "nf4" or torch.cuda.is_available():
         return

@@ -134,7 +134,7 @@ def compile_layers(model: "nn.Module") -> int:
     import torch
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    from labkit.models.fetch import cache_dir
+    from labkit.files import cache_dir
 
     # A home can be shared by machines of several kinds, and compiled code that was kept by one
     # gives NaN on another: inductor's own keys don't tell their instructions apart.

@@ -1,6 +1,6 @@
 """Getting a file onto this machine: once, whole, verified, and safe when thirty start at once.
 
-Four rules make that so, and each is a few lines here or in `fetch`.
+Four rules make that so, and each is a few lines here or in `models.embedded`.
 
 1. *Verified.* A file counts only when its SHA-256 is the one written in our source. A size
    alone misses corruption, a name alone misses everything.

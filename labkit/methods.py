@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from labkit.config import RunConfig
 from labkit.errors import LabkitError, nearest
 from labkit.machine import arithmetic
+from labkit.models.layers import linear_names
 
 if TYPE_CHECKING:
     from torch import nn
@@ -109,25 +110,6 @@ def weights_dtype(config: RunConfig) -> str:
     """Return the type the base model's weights are loaded in."""
     computes_in = arithmetic.resolve(config.dtype)
     return "float32" if computes_in == "float32" else METHODS[config.method].weights_dtype
-
-
-def linear_names(model: "nn.Module") -> "list[tuple[str, nn.Module]]":
-    """Return the linear layers of the model's blocks; the output head is not one of them."""
-    from torch import nn
-
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    return [
-        (name, module)
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head
-    ]
-
-
-def count_parameters(model: "nn.Module") -> tuple[int, int]:
-    """Return (trainable, total) numbers of parameters; tied weights count once."""
-    parameters = list(model.parameters())
-    trainable = sum(p.numel() for p in parameters if p.requires_grad)
-    return trainable, sum(p.numel() for p in parameters)
 
 
 def merge(model: "nn.Module") -> "nn.Module":

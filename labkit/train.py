@@ -34,6 +34,7 @@ from labkit.machine.heap import keep_heap
 from labkit.machine.meter import Meter
 from labkit.memory import shortage
 from labkit.models import load, registry
+from labkit.models.layers import count_parameters
 from labkit.progress import Progress
 from labkit.quiet import quiet as quietly
 from labkit.quiet import quiet_bitsandbytes
@@ -163,7 +164,7 @@ def _run(prepared: Prepared, *, fresh: bool, quiet: bool) -> results.RunRecord:
         model = methods.METHODS[config.method].attach(model, config)
     if converted and config.method != "full":
         freeze_base(model)
-    trainable, total = methods.count_parameters(model)
+    trainable, total = count_parameters(model)
 
     # Not before here: a mistake in the settings must not cost a run that is already there.
     if fresh:

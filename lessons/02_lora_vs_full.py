@@ -55,8 +55,8 @@ for key in lora_settings:
 # An adapter of rank $r$ on a layer with $n$ inputs and $m$ outputs has $r(n + m)$ numbers, where the layer itself has $nm$. These are the linear layers of one block of the model:
 
 # %%
-from labkit.methods import linear_names
 from labkit.models import load, registry
+from labkit.models.layers import linear_names
 
 model = load.load_model(registry.resolve(lora_config.model))
 layers = linear_names(model)

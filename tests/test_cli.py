@@ -425,7 +425,7 @@ def test_settings_are_read_from_words(words: list[str], pairs: dict[str, str]) -
 
 LIGHT = [
     "labkit", "labkit.errors", "labkit.config", "labkit.profiles", "labkit.results",
-    "labkit.machine.hardware", "labkit.models.registry", "labkit.models.fetch",
+    "labkit.machine.hardware", "labkit.models.registry", "labkit.models.embedded",
     "labkit.models.load",
     "labkit.datasets.tatqa", "labkit.datasets.answers", "labkit.datasets.score",
     "labkit.datasets.prompts", "labkit.datasets.tables", "labkit.datasets.sharing", "labkit.stats",

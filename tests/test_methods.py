@@ -13,6 +13,7 @@ from labkit import methods
 from labkit.config import RunConfig
 from labkit.errors import LabkitError
 from labkit.models import load
+from labkit.models.layers import count_parameters
 
 TokenIds = torch.tensor([[5, 17, 300, 4, 99, 250, 31, 8]])
 
@@ -68,7 +69,7 @@ def test_trainable_is_r_times_in_plus_out_over_the_targets(
     }  # fmt: skip
     expected = 2 * sum(r * sum(shapes[name]) for name in TARGETS[targets])
     model = lora(tiny_llama, r=r, target_modules=tuple(targets.split(",")))
-    trainable, total = methods.count_parameters(model)
+    trainable, total = count_parameters(model)
     per_layer = sum(a * b for a, b in shapes.values()) + 2 * 64
     base = 2 * per_layer + 768 * 64 + 64  # embeddings are tied to the head, one last norm
     assert (trainable, total) == (expected, base + expected)
@@ -79,7 +80,7 @@ def test_full_trains_every_weight_in_float32(tiny_llama: Path) -> None:
     assert methods.weights_dtype(config) == "float32"
     model = load.load_model(tiny_llama, dtype=methods.weights_dtype(config))
     model = methods.METHODS["full"].attach(model, config)
-    trainable, total = methods.count_parameters(model)
+    trainable, total = count_parameters(model)
     assert trainable == total == sum(p.numel() for p in set(model.parameters()))
     assert {p.dtype for p in model.parameters()} == {torch.float32}
 
@@ -110,8 +111,8 @@ def test_merge_is_the_unmerged_forward(tiny_llama: Path, use_rslora: bool) -> No
     torch.testing.assert_close(logits(merged), before, rtol=1e-5, atol=1e-5)
     assert not hasattr(merged, "peft_config")
     assert (
-        methods.count_parameters(merged)[1]
-        == methods.count_parameters(load.load_model(tiny_llama, dtype="float32"))[1]
+        count_parameters(merged)[1]
+        == count_parameters(load.load_model(tiny_llama, dtype="float32"))[1]
     )
 
 

@@ -11,9 +11,10 @@ from pathlib import Path
 from labkit import profiles, results
 from labkit.doctor.finding import EMBEDDED, Finding, finding, gib
 from labkit.errors import LabkitError
+from labkit.files import cache_dir
 from labkit.machine import hardware
 from labkit.machine.hardware import GIB
-from labkit.models import fetch, registry
+from labkit.models import registry
 
 FEWEST_FILES = 1000
 
@@ -63,7 +64,7 @@ def check_embedded_model() -> Finding:
 
 def check_cache() -> Finding:
     """Whether the cache can be written, and the space on its disk."""
-    return _writable("cache", fetch.cache_dir(), "set LABKIT_CACHE to a folder of yours")
+    return _writable("cache", cache_dir(), "set LABKIT_CACHE to a folder of yours")
 
 
 def check_runs() -> Finding:
