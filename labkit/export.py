@@ -29,7 +29,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from labkit.datasets import prompts, tatqa
+from labkit.datasets import encode, tatqa
 from labkit.errors import LabkitError, nearest
 from labkit.evaluate import evaluate
 from labkit.infer import MAX_NEW_TOKENS, load_generator, model_path
@@ -283,7 +283,7 @@ def _tokens_per_second(generator: Any) -> float:
     import torch
 
     sample = tatqa.samples(tatqa.load("tables", "test"))[0]
-    ids = prompts.encode(
+    ids = encode.encode(
         generator.tokenizer, sample, max_length=1024, with_answer=False
     )["input_ids"]  # fmt: skip
     device = generator.model.device

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit import results
-from labkit.datasets import prompts, sharing, tatqa
+from labkit.datasets import encode, sharing, tatqa
 from labkit.datasets.answers import parse_answer
 from labkit.datasets.score import score_answer
 from labkit.datasets.tatqa import Sample
@@ -91,7 +91,7 @@ class Generator:
         for index, sample in enumerate(samples):
             groups.setdefault(sample.report.uid, []).append(index)
         encoded = [
-            prompts.encode(
+            encode.encode(
                 self.tokenizer, sample, max_length=limit, with_answer=False, examples=examples
             )["input_ids"]
             for sample in samples
@@ -310,7 +310,7 @@ def compare(
         {
             "sid": sid,
             "uid": sample.question.uid,
-            "report": prompts.render_report(sample.report),
+            "report": encode.render_report(sample.report),
             "table": [list(row) for row in sample.report.table],
             "paragraphs": list(sample.report.paragraphs),
             "question": sample.question.text,

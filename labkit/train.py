@@ -25,7 +25,7 @@ from typing import Any
 from labkit import fast, guards, methods, results
 from labkit.config import RunConfig
 from labkit.console import say
-from labkit.datasets import prompts, sharing, tatqa
+from labkit.datasets import encode, sharing, tatqa
 from labkit.datasets.sharing import SharedPromptCollator
 from labkit.errors import LabkitError
 from labkit.files import fingerprint
@@ -261,7 +261,7 @@ def encode_split(
     samples = tatqa.samples(tatqa.load(config.data, split))
     if split == "train" and config.max_train_samples:
         samples = samples[: config.max_train_samples]
-    encoded = [prompts.encode(tokenizer, s, max_length=config.max_length) for s in samples]
+    encoded = [encode.encode(tokenizer, s, max_length=config.max_length) for s in samples]
     if not shared:
         return [{k: e[k] for k in ("input_ids", "labels")} for e in encoded]
     groups: dict[str, list[dict[str, Any]]] = {}

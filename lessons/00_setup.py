@@ -124,7 +124,7 @@ for part, count in parts.most_common():
 
 # %% tags=["nbval-check-output"]
 from labkit.datasets import tatqa
-from labkit.datasets.prompts import render_report
+from labkit.datasets.encode import render_report
 
 samples = tatqa.samples(tatqa.load("tables", "test"))
 sample = next(s for s in samples if s.question.answer_type == "span")
@@ -137,7 +137,7 @@ print("Question:", sample.question.text)
 # The model does not see a question but a stretch of tokens. An instruction-tuned model has learned a **chat template**: marks that say who speaks. This is the text that it is given, down to the mark after which it is its turn.
 
 # %% tags=["nbval-check-output"]
-from labkit.datasets.prompts import prompt_text
+from labkit.datasets.encode import prompt_text
 
 text = prompt_text(tokenizer, sample)
 print(text[-200:])

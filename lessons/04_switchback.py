@@ -148,7 +148,7 @@ predicted_change_with_tokens = None  # "grows", "falls" or "stays"
 # The model answers questions on reports, as in lesson 02, and every linear layer is watched: its inputs X on the way forward, its gradients G on the way back. The products of each layer are computed exactly and in int8. Of a few layers X and G are kept whole.
 
 # %%
-from labkit.datasets import prompts, tatqa
+from labkit.datasets import encode, tatqa
 from labkit.models import load, registry
 
 folder = registry.resolve(model_name)
@@ -156,7 +156,7 @@ tokenizer = load.load_tokenizer(folder)
 model = load.load_model(folder, dtype="float32")
 
 candidates = tatqa.samples(tatqa.load("tables", "dev"))[:24]
-encoded = [prompts.encode(tokenizer, sample, max_length=512) for sample in candidates]
+encoded = [encode.encode(tokenizer, sample, max_length=512) for sample in candidates]
 samples = sorted(encoded, key=lambda sample: len(sample["input_ids"]))[:number_of_samples]
 print(number_of_samples, "samples,", sum(len(s["input_ids"]) for s in samples), "tokens")
 

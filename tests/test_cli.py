@@ -426,11 +426,11 @@ def test_settings_are_read_from_words(words: list[str], pairs: dict[str, str]) -
 LIGHT = [
     "labkit", "labkit.errors", "labkit.config", "labkit.profiles", "labkit.results",
     "labkit.machine.hardware", "labkit.models.registry", "labkit.models.embedded",
-    "labkit.models.load",
-    "labkit.datasets.tatqa", "labkit.datasets.answers", "labkit.datasets.score",
-    "labkit.datasets.prompts", "labkit.datasets.tables", "labkit.datasets.sharing", "labkit.stats",
-    "labkit.machine.meter", "labkit.progress", "labkit.fast", "labkit.methods", "labkit.infer",
-    "labkit.evaluate", "labkit.train", "labkit.checkpoints", "labkit.memory.analytic", "labkit.cli",
+    "labkit.models.load", "labkit.datasets.tatqa", "labkit.datasets.answers",
+    "labkit.datasets.score", "labkit.datasets.encode", "labkit.datasets.tables.generate",
+    "labkit.datasets.sharing", "labkit.stats", "labkit.machine.meter", "labkit.progress",
+    "labkit.fast", "labkit.methods", "labkit.infer", "labkit.evaluate", "labkit.train",
+    "labkit.checkpoints", "labkit.memory.analytic", "labkit.cli",
 ]  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import pytest
 from labkit import evaluate as evaluation
 from labkit import infer, results
 from labkit.config import RunConfig
-from labkit.datasets import prompts, tatqa
+from labkit.datasets import encode, tatqa
 from labkit.datasets.score import score_answer, score_file, score_predictions
 from labkit.errors import LabkitError
 from labkit.evaluate import evaluate, majority_answer, worked_examples
@@ -200,7 +200,7 @@ def test_the_model_is_shown_the_examples_and_not_the_answer(
     tokenizer = load.load_tokenizer(model)
     samples = tatqa.samples(tatqa.load(data, "test"))[:3]
     shots = worked_examples(data, 2)
-    assert sorted(seen) == sorted(prompts.prompt_text(tokenizer, s, shots) for s in samples)
+    assert sorted(seen) == sorted(encode.prompt_text(tokenizer, s, shots) for s in samples)
     for text in seen:
         assert all(shot.question.text in text for shot in shots)
 

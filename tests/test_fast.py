@@ -11,7 +11,7 @@ from torch import nn
 
 from labkit import fast, methods
 from labkit.config import RunConfig
-from labkit.datasets import prompts, sharing, tatqa
+from labkit.datasets import encode, sharing, tatqa
 from labkit.machine import heap
 from labkit.models import load
 
@@ -24,7 +24,7 @@ def encoded(tiny_llama: Path, few_reports: Path) -> list[list[dict[str, Any]]]:
     tokenizer = load.load_tokenizer(tiny_llama)
     return [
         [
-            prompts.encode(tokenizer, tatqa.Sample(report=report, question=question),
+            encode.encode(tokenizer, tatqa.Sample(report=report, question=question),
                            max_length=2048)
             for question in report.questions
         ]

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from labkit import infer, views
-from labkit.datasets import prompts, tatqa
+from labkit.datasets import encode, tatqa
 from labkit.datasets.score import score_answer
 from labkit.errors import LabkitError
 from labkit.infer import Generator, load_generator
@@ -40,7 +40,7 @@ def one_by_one(
 
 def prompt_ids(generator: Generator, samples: list[tatqa.Sample]) -> list[list[int]]:
     return [
-        prompts.encode(generator.tokenizer, s, max_length=1900, with_answer=False)["input_ids"]
+        encode.encode(generator.tokenizer, s, max_length=1900, with_answer=False)["input_ids"]
         for s in samples
     ]
 

@@ -22,7 +22,7 @@ from typing import Any
 from labkit import export
 from labkit.bench import harness
 from labkit.console import run_tool, say
-from labkit.datasets import prompts, tatqa
+from labkit.datasets import encode, tatqa
 from labkit.datasets.tatqa import Sample
 from labkit.errors import LabkitError
 from labkit.files import write_json
@@ -40,7 +40,7 @@ def plain(generator: Generator, sample: Sample) -> str:
     """Answer one question with transformers' own `generate`, as its documentation shows it."""
     import torch
 
-    ids = prompts.encode(
+    ids = encode.encode(
         generator.tokenizer, sample, max_length=generator._prompt_limit(MAX_NEW_TOKENS),
         with_answer=False,
     )["input_ids"]  # fmt: skip

@@ -21,7 +21,7 @@ from labkit import guards, results
 from labkit.bench import step
 from labkit.config import RunConfig, load_config
 from labkit.console import run_tool, say
-from labkit.datasets import prompts, tatqa
+from labkit.datasets import encode, tatqa
 from labkit.errors import LabkitError
 from labkit.machine import hardware
 from labkit.models import load
@@ -42,7 +42,7 @@ def batches(config: RunConfig, model_path: Path) -> list[list[dict[str, Any]]]:
     samples = tatqa.samples(tatqa.load(config.data, "train"))[: config.max_train_samples]
     by_report: dict[str, list[dict[str, Any]]] = {}
     for sample in samples:
-        encoded = prompts.encode(tokenizer, sample, max_length=config.max_length)
+        encoded = encode.encode(tokenizer, sample, max_length=config.max_length)
         by_report.setdefault(sample.report.uid, []).append(
             {key: encoded[key] for key in ("input_ids", "labels")}
         )

@@ -37,7 +37,7 @@ from typing import Any
 
 from labkit import results
 from labkit.console import say
-from labkit.datasets import prompts, tatqa
+from labkit.datasets import encode, tatqa
 from labkit.errors import LabkitError, nearest
 from labkit.files import fingerprint, write_json
 from labkit.infer import load_generator, model_path
@@ -161,7 +161,7 @@ def _run(
         found: dict[str, Any] | None = simple_evaluate(
             harness_model, tasks=[task], task_manager=manager, limit=max_samples,
             batch_size=BATCH_SIZE, bootstrap_iters=1000, apply_chat_template=chat,
-            system_instruction=prompts.SYSTEM if chat else None,
+            system_instruction=encode.SYSTEM if chat else None,
         )  # fmt: skip
     del manager.load
     assert found is not None  # only other ranks of a distributed run get None

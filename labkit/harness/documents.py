@@ -11,7 +11,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from labkit.datasets import prompts, tatqa
+from labkit.datasets import encode, tatqa
 from labkit.datasets.answers import parse_answer
 from labkit.datasets.score import score_answer
 from labkit.datasets.tatqa import Question, Sample
@@ -67,7 +67,7 @@ def official_score(doc: dict[str, Any], texts: list[str]) -> dict[str, float]:
 
 
 def _document(sample: Sample) -> dict[str, Any]:
-    (*_, user) = prompts.messages(sample)
+    (*_, user) = encode.messages(sample)
     question = sample.question
     return {"uid": question.uid, "report_uid": sample.report.uid, "prompt": user["content"],
             "question": question.text, "answer": list(question.answer), "scale": question.scale,

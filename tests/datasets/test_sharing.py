@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from labkit import fast
-from labkit.datasets import prompts, tatqa
+from labkit.datasets import encode, tatqa
 from labkit.datasets.sharing import (
     SharedPromptCollator,
     attention_mask,
@@ -21,7 +21,7 @@ def encoded_reports(tiny_llama):
     groups = []
     for report in tatqa.load("tables", "dev")[:3]:
         samples = tatqa.samples([report])
-        groups.append([prompts.encode(tokenizer, s, max_length=4000) for s in samples])
+        groups.append([encode.encode(tokenizer, s, max_length=4000) for s in samples])
     return groups
 
 

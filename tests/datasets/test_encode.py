@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from labkit.datasets import prompts
+from labkit.datasets import encode as prompts
 from labkit.datasets.answers import format_answer
-from labkit.datasets.prompts import IGNORED, encode, messages, prompt_text, render_report
+from labkit.datasets.encode import IGNORED, encode, messages, prompt_text, render_report
 from labkit.datasets.tatqa import load, read_reports, samples
 from labkit.errors import LabkitError
 

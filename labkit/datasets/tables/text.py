@@ -36,9 +36,9 @@ class Topic:
     group: str = ""
     """What an item is ("segment"), where the items are a family of equals."""
     tags: str = ""
-    """Which facts (tables_facts.py) may stand beside the table."""
+    """Which facts (facts.py) may stand beside the table."""
     reasons: str = ""
-    """Which reasons (tables_banks.py) explain a movement; empty: none is given."""
+    """Which reasons (banks.py) explain a movement; empty: none is given."""
     proper: bool = False
     """Line items keep their capitals in running text (names of places)."""
 

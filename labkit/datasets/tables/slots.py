@@ -10,12 +10,12 @@ from __future__ import annotations
 import random
 import re
 
-from labkit.datasets.tables_asks import Ask, Paragraph, listing, pick, sentence
-from labkit.datasets.tables_banks import BANKS, REASONS
-from labkit.datasets.tables_facts import FACTS, Fact
-from labkit.datasets.tables_grid import CURRENCIES, Grid, number
-from labkit.datasets.tables_questions import TableAsker
-from labkit.datasets.tables_text import DISTRACTORS, LEADS, SCALE_NOTES
+from labkit.datasets.tables.asks import Ask, Paragraph, listing, pick, sentence
+from labkit.datasets.tables.banks import BANKS, REASONS
+from labkit.datasets.tables.facts import FACTS, Fact
+from labkit.datasets.tables.grid import CURRENCIES, Grid, number
+from labkit.datasets.tables.questions import TableAsker
+from labkit.datasets.tables.text import DISTRACTORS, LEADS, SCALE_NOTES
 
 _BANK_OF = {
     "city": "cities", "country": "countries", "month": "months", "product": "products",
@@ -172,7 +172,7 @@ def make_fact(slots: Slots, fact: Fact) -> Paragraph | None:
 
 def _ask(question: str, answer: str, known: dict[str, str], lists: dict[str, list[str]],
          grid: Grid, cell: tuple[int, int]) -> Ask:
-    """Read the answer notation of tables_facts."""
+    """Read the answer notation of facts."""
     if answer == "@cell":
         return Ask(text=question, answer=[grid.answer(*cell)], kind="span", source="table-text",
                    scale=grid.scale_of(*cell))

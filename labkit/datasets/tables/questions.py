@@ -10,18 +10,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from labkit.datasets import tables_wording as wording
-from labkit.datasets.tables_asks import (
-    Ask,
-    Namer,
-    age,
-    bare,
-    listing,
-    pick,
-    plural,
-    sentence,
-)
-from labkit.datasets.tables_grid import Grid
+from labkit.datasets.tables import wording
+from labkit.datasets.tables.asks import Ask, Namer, age, bare, listing, pick, plural, sentence
+from labkit.datasets.tables.grid import Grid
 
 Cell = tuple[int, int]
 

@@ -14,7 +14,7 @@ import random
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from labkit.datasets.tables_text import Topic
+from labkit.datasets.tables.text import Topic
 
 MONTH_ENDS = {"March": 31, "June": 30, "September": 30, "December": 31}
 CURRENCIES = {"$": "US dollar", "€": "euro", "£": "pound"}

@@ -13,8 +13,8 @@ import re
 from dataclasses import dataclass, field
 from fractions import Fraction
 
-from labkit.datasets.tables_grid import Grid, Line
-from labkit.datasets.tables_text import ALIASES
+from labkit.datasets.tables.grid import Grid, Line
+from labkit.datasets.tables.text import ALIASES
 
 
 @dataclass(kw_only=True)

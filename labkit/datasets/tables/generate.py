@@ -6,10 +6,10 @@ quote a phrase, list several, count, or compute, and always say the scale. A cou
 set that it may ship, that is small enough for two cores, and whose every answer is right by
 construction. This module writes one:
 
-    topics (tables_text)  -> numbers that add up (tables_grid) -> the table
-    facts (tables_facts), words (tables_banks)  -> tables_slots -> the paragraphs
-    numbers, wordings (tables_wording)  -> tables_questions    -> questions on the table
-    facts  -> tables_slots                                     -> questions on the text
+    topics (text)  -> numbers that add up (grid) -> the table
+    facts (facts), words (banks)  -> slots -> the paragraphs
+    numbers, wordings (wording)  -> questions -> questions on the table
+    facts  -> slots -> questions on the text
 
 What keeps a model from winning by template: the companies of one split never occur in another, no
 sentence of facts occurs twice in the whole set, and topic, line items, shape, periods, units and
@@ -17,7 +17,7 @@ the place of the scale are drawn independently. What keeps the files the same ev
 `random.Random` per report, seeded with text; integers throughout; no order taken from a set.
 
 The mix of answer types is held by error diffusion: each question takes the type whose share lags
-most behind TAT-QA's. `python -m labkit.datasets.tables OUT_DIR` writes the three files.
+most behind TAT-QA's. `python -m labkit.datasets.tables.generate OUT_DIR` writes the three files.
 """
 
 import json
@@ -27,11 +27,11 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from labkit.datasets.tables_asks import Ask, Paragraph, rounded
-from labkit.datasets.tables_grid import build_grid, write_cells
-from labkit.datasets.tables_questions import ARITHMETIC, COUNTS, MULTI, SPANS, Kinds, TableAsker
-from labkit.datasets.tables_slots import Slots, make_paragraphs
-from labkit.datasets.tables_text import TOPICS
+from labkit.datasets.tables.asks import Ask, Paragraph, rounded
+from labkit.datasets.tables.grid import build_grid, write_cells
+from labkit.datasets.tables.questions import ARITHMETIC, COUNTS, MULTI, SPANS, Kinds, TableAsker
+from labkit.datasets.tables.slots import Slots, make_paragraphs
+from labkit.datasets.tables.text import TOPICS
 
 SEED = "labkit tables 1"
 SPLITS = {"train": 400, "dev": 60, "test": 120}
@@ -152,5 +152,5 @@ def write(directory: Path) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("usage: python -m labkit.datasets.tables OUT_DIR")
+        sys.exit("usage: python -m labkit.datasets.tables.generate OUT_DIR")
     write(Path(sys.argv[1]))
