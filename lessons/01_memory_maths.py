@@ -353,7 +353,7 @@ plots.show(figure, alt=alt)
 
 # %%
 from labkit.bench.gpu import reading
-from labkit.switchback.figures import print_table
+from labkit.switchback.teaching.figures import print_table
 
 card = reading.read()
 subjects = ("peak memory", "largest batch", "step times")

@@ -90,7 +90,7 @@ predicted_snr_with_outlier = None
 # labkit multiplies two random matrices exactly and in int8, a scale per row, for growing inner dimensions. In the second case one feature of the first matrix is 30 times larger, and the second matrix uses that feature 30 times less, as layers with such features learn to.
 
 # %%
-from labkit.switchback import figures, noise
+from labkit.switchback.teaching import figures, noise
 
 inner = [64, 256, 1024, 4096, 16384]
 ordinary = noise.noise_by_inner_dimension(inner)
@@ -302,7 +302,7 @@ def quantize_rowwise_kernel(x_ptr, q_ptr, absmax_ptr, K, stride_x, BLOCK_K: tl.c
 # No GPU is needed to check it. Triton's **interpreter** runs the kernel with NumPy, program by program, and every memory access is compared with the tensors it was given. Then the **compiler** turns the same source into machine code for two generations of NVIDIA GPUs, where its registers can be counted. A `print` inside the kernel works.
 
 # %% tags=["nbval-check-output"]
-from labkit.switchback.kernel_check import check_quantize_rowwise
+from labkit.switchback.teaching.kernel_check import check_quantize_rowwise
 
 kernel_is_right = check_quantize_rowwise(quantize_rowwise_kernel)
 
@@ -317,7 +317,7 @@ kernel_is_right = check_quantize_rowwise(quantize_rowwise_kernel)
 # Helpers: `reference` is the exact arithmetic of this lesson, `sound_linear` a linear layer that is right.
 
 # %% tags=["nbval-check-output"]
-from labkit.switchback import defects
+from labkit.switchback.teaching import defects
 
 defects.show(1)
 bug_1 = None

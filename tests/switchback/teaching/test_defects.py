@@ -5,7 +5,7 @@ import inspect
 import pytest
 import torch
 
-from labkit.switchback import defects
+from labkit.switchback.teaching import defects
 
 
 @pytest.mark.parametrize("number", defects.DEFECTS)

@@ -7,7 +7,7 @@ import pytest
 
 from labkit import plots
 from labkit.datasets.tatqa import data_dir
-from labkit.switchback import figures, noise
+from labkit.switchback.teaching import figures, noise
 
 # Ratios computed from the publication's own totals (its column time_standard over time_global,
 # mean of both orientations), independently of the parts kept here.

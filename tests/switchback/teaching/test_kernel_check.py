@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from labkit.errors import LabkitError
-from labkit.switchback.kernel_check import PRELUDE, check_quantize_rowwise, in_interpreter
+from labkit.switchback.teaching.kernel_check import PRELUDE, check_quantize_rowwise, in_interpreter
 
 SOLUTION = """\
 def quantize_rowwise_kernel(x_ptr, q_ptr, absmax_ptr, K, stride_x, BLOCK_K: tl.constexpr):
@@ -62,7 +62,7 @@ def results(tmp_path_factory) -> dict[str, dict[str, str]]:
         source = PRELUDE + SOLUTION.replace(right, wrong)
         (folder / f"{number}.py").write_text(source)
     code = (
-        "import json, sys; from labkit.switchback.kernel_check import _exercise;"
+        "import json, sys; from labkit.switchback.teaching.kernel_check import _exercise;"
         "print(json.dumps([_exercise(path) for path in sys.argv[1:]]))"
     )
     paths = [str(folder / f"{number}.py") for number in range(len(MISTAKES))]
@@ -97,7 +97,7 @@ def test_a_stub_is_still_to_be_written_and_an_empty_kernel_fails(capsys):
 
 
 def test_a_kernel_that_never_ends_is_stopped(monkeypatch):
-    monkeypatch.setattr("labkit.switchback.kernel_check.SECONDS", 0.05)
+    monkeypatch.setattr("labkit.switchback.teaching.kernel_check.SECONDS", 0.05)
     with pytest.raises(LabkitError, match="did not finish within 0.05 seconds"):
         in_interpreter("exercise", "any.py")
 

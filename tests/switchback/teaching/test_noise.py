@@ -8,7 +8,7 @@ from torch import nn
 
 from labkit.errors import LabkitError
 from labkit.models import load
-from labkit.switchback import noise
+from labkit.switchback.teaching import noise
 
 SAMPLES = [
     {"input_ids": list(range(3, 19)), "labels": [-100] * 8 + list(range(11, 19))},

@@ -26,9 +26,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from labkit.switchback import reference
-from labkit.switchback.kernel_check import in_interpreter
 from labkit.switchback.layer import SwitchBack
-from labkit.switchback.noise import snr_db
+from labkit.switchback.teaching.kernel_check import in_interpreter
+from labkit.switchback.teaching.noise import snr_db
 
 Linear = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 """Computes Y = X·Wᵀ + b from X [..., K], W [N, K] and a bias [N] or None."""
@@ -153,7 +153,7 @@ def check_4(linear: Linear) -> None:
 
 def check_5(run: str) -> None:
     """At a shape that is no multiple of the tile, every access stays inside its tensor."""
-    outside = in_interpreter("watch", "labkit.switchback.defective_kernel", run)
+    outside = in_interpreter("watch", "labkit.switchback.teaching.defective_kernel", run)
     assert not outside, f"the kernel {'; '.join(outside)}"
 
 
@@ -301,8 +301,8 @@ def show(number: int) -> None:
     defect = DEFECTS[number]
     print(f"# {number}. {defect.title}")
     for name in defect.shown:
-        module_name, _, attribute = f"labkit.switchback.{name}".rpartition(".")
-        if module_name == "labkit.switchback":
+        module_name, _, attribute = f"labkit.switchback.teaching.{name}".rpartition(".")
+        if module_name == "labkit.switchback.teaching":
             module_name = __name__
         thing = getattr(importlib.import_module(module_name), attribute)
         print(inspect.getsource(getattr(thing, "fn", thing)).rstrip())
