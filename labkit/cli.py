@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+import labkit
 from labkit import __version__, asking_commands
 from labkit.bench import commands as bench_commands
 from labkit.checkpoints import commands as checkpoint_commands
@@ -66,7 +67,8 @@ def _format_warning(
     line: str | None = None,
 ) -> str:  # fmt: skip
     """Say our own warnings in a line, as mistakes are said; leave those of libraries alone."""
-    if category is UserWarning and Path(filename).parent == Path(__file__).parent:
+    ours = Path(filename).is_relative_to(Path(labkit.__file__).parent)
+    if category is UserWarning and ours:
         return f"labkit: {message}\n"
     return f"{filename}:{lineno}: {category.__name__}: {message}\n"
 
@@ -142,8 +144,8 @@ def train(
     """Fine-tune: one run, resumable. Any setting can follow as --key value."""
     import dataclasses
 
-    from labkit import results
-    from labkit.config import describe_fields, load_config
+    from labkit.runs import records as results
+    from labkit.runs.config import describe_fields, load_config
 
     if settings:
         width = max(map(len, describe_fields()))
@@ -253,7 +255,7 @@ def score(
 @runs_app.command("list")
 def runs_list(json_: Json = False) -> None:
     """List the runs and the disk they take."""
-    from labkit import results
+    from labkit.runs import records as results
 
     rows = [
         {"name": r.name, "status": r.status, "started_at": r.started_at, "model": r.model["name"],
@@ -277,7 +279,7 @@ def runs_list(json_: Json = False) -> None:
 @runs_app.command("rm")
 def runs_rm(names: Annotated[list[str], typer.Argument()], json_: Json = False) -> None:
     """Delete runs with their weights."""
-    from labkit import results
+    from labkit.runs import records as results
 
     freed = results.remove(names)
     _emit({"removed": names, "freed_bytes": freed}, json_, f"freed {freed / 2**20:,.0f} MiB")

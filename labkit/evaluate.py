@@ -19,7 +19,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labkit import results
 from labkit.datasets import score, tatqa
 from labkit.datasets.answers import format_answer
 from labkit.datasets.tatqa import Sample
@@ -27,7 +26,8 @@ from labkit.errors import LabkitError
 from labkit.files import fingerprint, write_json
 from labkit.infer import model_path
 from labkit.machine import arithmetic
-from labkit.progress import Progress
+from labkit.runs import records
+from labkit.runs.progress import Progress
 from labkit.stats import mean_interval
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def evaluate(
     shots = worked_examples(data, examples)
     key = _key(model, data=data, split=split, examples=examples, n=len(samples),
                dtype=f"{dtype} exact" if exact else dtype)  # fmt: skip
-    folder = results.runs_dir() / "evaluations"
+    folder = records.runs_dir() / "evaluations"
     stored = folder / f"{key}.json"
     if stored.is_file() and not fresh:
         try:
@@ -176,16 +176,16 @@ def _generate(
 def _key(model: str, *, data: str, split: str, examples: int, n: int, dtype: str) -> str:
     weights = MAJORITY if model == MAJORITY else f"{fingerprint(model_path(model))} {dtype}"
     parts = [weights, tatqa.data_sha256(data, split), tatqa.data_sha256(data, "train"), split,
-             str(examples), str(n), json.dumps(results.versions(), sort_keys=True)]  # fmt: skip
+             str(examples), str(n), json.dumps(records.versions(), sort_keys=True)]  # fmt: skip
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
 def _remember(model: str, outcome: dict[str, Any]) -> dict[str, Any]:
     """Keep a run's score in its record, unless that holds one over more questions."""
-    run = results.runs_dir() / model
-    ours = (run / "record.json").is_file() and run.parent == results.runs_dir()
+    run = records.runs_dir() / model
+    ours = (run / "record.json").is_file() and run.parent == records.runs_dir()
     if outcome["examples"] == 0 and ours:
-        record = results.load(run)
+        record = records.load(run)
         name = f"{outcome['data']}/{outcome['split']}"
         if record.scores.get(name, {}).get("n", 0) > outcome["n"]:
             return outcome

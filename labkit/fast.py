@@ -29,9 +29,9 @@ import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from labkit.config import RunConfig
 from labkit.machine import arithmetic
 from labkit.machine.heap import keeps_heap
+from labkit.runs.config import RunConfig
 
 if TYPE_CHECKING:
     import torch

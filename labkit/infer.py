@@ -29,13 +29,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from labkit import results
 from labkit.datasets import encode, sharing, tatqa
 from labkit.datasets.answers import parse_answer
 from labkit.datasets.score import score_answer
 from labkit.datasets.tatqa import Sample
 from labkit.errors import LabkitError
 from labkit.models import registry
+from labkit.runs import records
 from labkit.views import SideBySide
 
 MAX_NEW_TOKENS = 64
@@ -220,7 +220,7 @@ def model_path(name: str) -> Path:
     Raises:
         LabkitError: there is no such model.
     """
-    run = results.runs_dir() / name
+    run = records.runs_dir() / name
     return registry.resolve(str(run) if (run / "record.json").is_file() else name)
 
 

@@ -19,10 +19,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from labkit.config import RunConfig
 from labkit.errors import LabkitError, nearest
 from labkit.machine import arithmetic
 from labkit.models.layers import linear_names
+from labkit.runs.config import RunConfig
 
 if TYPE_CHECKING:
     from torch import nn

@@ -22,8 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labkit import fast, guards, methods, results
-from labkit.config import RunConfig
+from labkit import fast, methods
 from labkit.console import say
 from labkit.datasets import encode, sharing, tatqa
 from labkit.datasets.sharing import SharedPromptCollator
@@ -35,9 +34,12 @@ from labkit.machine.meter import Meter
 from labkit.memory import shortage
 from labkit.models import load, registry
 from labkit.models.layers import count_parameters
-from labkit.progress import Progress
 from labkit.quiet import quiet as quietly
 from labkit.quiet import quiet_bitsandbytes
+from labkit.runs import records as results
+from labkit.runs import run_folder
+from labkit.runs.config import RunConfig
+from labkit.runs.progress import Progress
 
 PARTS = (".lock", "record.json", "model", ".model.partial", "checkpoints", "tensorboard")
 """What a run's folder holds."""
@@ -71,7 +73,7 @@ def train(config: RunConfig, *, fresh: bool = False, quiet: bool = False) -> res
         if not quiet:
             say(f"{done.name}: already trained, here is its record (--fresh trains it again)")
         return done
-    with guards.locked(prepared.folder), shortage.explained(prepared.folder.name):
+    with run_folder.locked(prepared.folder), shortage.explained(prepared.folder.name):
         _refuse_other(prepared, fresh=fresh)
         return _run(prepared, fresh=fresh, quiet=quiet)
 
@@ -174,7 +176,7 @@ def _run(prepared: Prepared, *, fresh: bool, quiet: bool) -> results.RunRecord:
     progress = Progress(total=steps, label=folder.name, quiet=quiet)
     for note in plan.notes:
         progress.say(note)
-    callback = MeterCallback(meter, progress, marker=guards.COMPLETE)
+    callback = MeterCallback(meter, progress, marker=run_folder.COMPLETE)
     trainer = LabTrainer(
         model=model,
         args=arguments,
@@ -216,8 +218,8 @@ def _run(prepared: Prepared, *, fresh: bool, quiet: bool) -> results.RunRecord:
         return record.replace(status=status, steps=meter.steps, summary=summary).save()
 
     try:
-        with guards.saving_errors(folder):
-            with guards.graceful_interrupt(callback):
+        with run_folder.saving_errors(folder):
+            with run_folder.graceful_interrupt(callback):
                 if len(steps_before) < steps:
                     trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
                 else:  # only the trained weights were not saved any more
@@ -307,7 +309,7 @@ def _as_dataset(encoded: list[dict[str, Any]]) -> Any:
 def _checkpoint(folder: Path) -> tuple[Path | None, list[dict[str, Any]]]:
     """Return the newest complete checkpoint and the steps measured up to it."""
     complete = {}
-    for file in (folder / "checkpoints").glob(f"checkpoint-*/{guards.COMPLETE}"):
+    for file in (folder / "checkpoints").glob(f"checkpoint-*/{run_folder.COMPLETE}"):
         number = int(file.parent.name.rsplit("-", 1)[1])
         with contextlib.suppress(ValueError, KeyError, TypeError):  # damaged: not complete
             steps = json.loads(file.read_text())

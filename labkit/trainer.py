@@ -22,13 +22,13 @@ from transformers.training_args import OptimizerNames
 from trl import SFTConfig, SFTTrainer
 
 from labkit import fast
-from labkit.config import RunConfig
 from labkit.errors import LabkitError, nearest
 from labkit.files import write_json
 from labkit.machine import arithmetic
 from labkit.machine.meter import Meter
-from labkit.progress import Progress
 from labkit.quiet import quiet
+from labkit.runs.config import RunConfig
+from labkit.runs.progress import Progress
 
 
 class EpochSampler(LengthGroupedSampler):

@@ -25,7 +25,7 @@
 # The cell below holds the parameters of the lesson. The profile says how much is run: `smoke` is a quick pass for tests, `cpu` is for two cores and is the default, `gpu` takes a bigger model. Nothing else in the lesson depends on the machine.
 
 # %% tags=["parameters"]
-from labkit import profiles
+from labkit.runs import profiles
 
 profile = profiles.current()
 model_name = profiles.model()

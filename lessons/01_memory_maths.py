@@ -22,8 +22,8 @@
 # Most answers to "does it fit?" multiply the parameters by a constant. You start with the best known of these rules, find out what it leaves out, and end with three columns that agree: a **formula**, a **trace** of the real model's step with tensors that have shapes and no storage, and a **measurement**.
 
 # %% tags=["parameters"]
-from labkit import profiles
 from labkit.memory import estimates
+from labkit.runs import profiles
 
 profile = profiles.current()
 model_name = profiles.model()

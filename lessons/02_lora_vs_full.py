@@ -33,7 +33,7 @@
 # Both runs below train on the same questions, in the same order, for the same number of steps. The profile says how many.
 
 # %% tags=["parameters"]
-from labkit import profiles
+from labkit.runs import profiles
 
 profile = profiles.current()
 lora_config = profiles.run_config("lora")
@@ -179,9 +179,9 @@ print("LoRA against full:", "told apart" if apart else "not told apart")
 # Read the table from top to bottom: what is trained, how long a step takes, how many tokens go through in a second, and how much memory the tensors of a step need at its highest point. *Resident* is what the operating system gave the process; it also holds Python, the libraries, and memory that was freed and kept.
 
 # %%
-from labkit import results
+from labkit.runs import records
 
-results.cost_table({"LoRA": lora, "full": full})
+records.cost_table({"LoRA": lora, "full": full})
 
 # %%
 GIB = 2**30

@@ -33,8 +33,8 @@
 # For a small batch it grows with $B$. For a large one it comes ever closer to $s / b$ and stays there, while the memory goes on growing.
 
 # %% tags=["parameters"]
-from labkit import profiles
 from labkit import sweep as sweeping
+from labkit.runs import profiles
 
 profile = profiles.current()
 model_name = profiles.model()

@@ -22,7 +22,7 @@
 # Tensor cores multiply 8-bit integers at twice the rate of 16-bit floats. **SwitchBack** uses that for training. The library that carried it deleted it, so here you build it yourself.
 
 # %% tags=["parameters"]
-from labkit import profiles
+from labkit.runs import profiles
 
 profile = profiles.current()
 model_name = profiles.model()
@@ -431,12 +431,12 @@ predicted_ratio_end_to_end = None
 # First every part of a step apart. What is measured stays in `runs/bench`: run this again, or `labkit bench kernels` and `labkit bench switchback` in a terminal, and you get it at once. The first time it takes a quarter of an hour in all. Leave the machine alone meanwhile.
 
 # %%
-from labkit import results
 from labkit.bench import misread, report
 from labkit.bench import switchback as bench
+from labkit.runs import records
 
 grid = bench.quick_grid(tokens=(16,)) if quick else bench.Grid()
-folder = results.runs_dir() / "bench"
+folder = records.runs_dir() / "bench"
 parts = bench.kernels(grid, output_dir=folder)
 print("backend:", parts["rows"][0]["backend"])
 

@@ -25,7 +25,7 @@
 # Lesson 02 left three models: the untouched one, the one with LoRA adapters, and the one that was fine-tuned in full. The same configurations give the finished runs at once; only where they are missing does training start.
 
 # %% tags=["parameters"]
-from labkit import profiles
+from labkit.runs import profiles
 
 profile = profiles.current()
 quick = profile.name == "smoke"

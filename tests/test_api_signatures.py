@@ -20,7 +20,7 @@ from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
 from labkit import fast, trainer
-from labkit.config import RunConfig
+from labkit.runs.config import RunConfig
 
 
 def parameters(function: Any) -> dict[str, Any]:
@@ -231,7 +231,7 @@ def test_adapters_are_float32_unless_told_otherwise() -> None:
 
 
 def test_loftq_has_two_settings() -> None:
-    from labkit.config import LOFTQ_KEYS
+    from labkit.runs.config import LOFTQ_KEYS
 
     assert set(parameters(peft.LoftQConfig)) == set(LOFTQ_KEYS)
 

@@ -9,8 +9,8 @@ import torch
 
 from labkit import infer
 from labkit.bench import answering
-from labkit.config import RunConfig
 from labkit.console import run_tool
+from labkit.runs.config import RunConfig
 from labkit.train import train
 
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from labkit import plots, profiles
+from labkit import plots
 from labkit.bench import costs, finetuning, step
 from labkit.errors import LabkitError
+from labkit.runs import profiles
 
 
 @dataclass

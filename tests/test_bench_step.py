@@ -11,10 +11,10 @@ import torch
 
 from labkit.bench import finetuning, step
 from labkit.bench.harness import Plan
-from labkit.config import RunConfig
 from labkit.errors import LabkitError
 from labkit.methods import attach_lora
 from labkit.models.load import load_model
+from labkit.runs.config import RunConfig
 
 STOCK = Path(step.__file__).with_name("stock_trl.py")
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from labkit import evaluate, results
+from labkit import evaluate
 from labkit.bench import stock_run
-from labkit.config import RunConfig
 from labkit.errors import LabkitError
 from labkit.models import registry
+from labkit.runs import records
+from labkit.runs.config import RunConfig
 from labkit.train import train
 
 Run = Callable[..., RunConfig]
@@ -27,7 +28,7 @@ def test_stock_sees_the_questions_of_each_step(tiny_run: Run, runs: Path) -> Non
     # The report is read once for all questions on it, or once for each of them.
     assert all(a["tokens"] > 2 * b["tokens"] for a, b in zip(stock.steps, ours.steps, strict=True))
 
-    assert results.load("stock").sha256 != ours.sha256, "it would be taken for the labkit run"
+    assert records.load("stock").sha256 != ours.sha256, "it would be taken for the labkit run"
     assert evaluate.evaluate("stock", max_samples=2, quiet=True)["n"] == 2
     with pytest.raises(LabkitError, match="there is a run stock already"):
         stock_run.stock_run(tiny_run(**settings, name="stock"))

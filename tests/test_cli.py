@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 
-from labkit import __version__, cli, infer, results, trainer
-from labkit.config import FIELDS, RunConfig
+from labkit import __version__, cli, infer, trainer
 from labkit.datasets import tatqa
 from labkit.errors import LabkitError
 from labkit.machine import arithmetic
 from labkit.models.load import load_model
+from labkit.runs import records
+from labkit.runs.config import FIELDS, RunConfig
 
 pytestmark = pytest.mark.usefixtures("runs", "few_objects")
 
@@ -277,7 +278,7 @@ def test_train_prints_its_record_and_progress_apart(
     assert run("train", *words, "--json") == 0
     out, err = capfd.readouterr()
     record = json.loads(out)
-    assert record == json.loads((results.runs_dir() / "mine" / "record.json").read_text())
+    assert record == json.loads((records.runs_dir() / "mine" / "record.json").read_text())
     assert set(record) == {
         "schema", "id", "sha256", "started_at", "name", "status", "config", "seed", "versions",
         "hardware", "model", "data", "steps", "summary", "predicted", "scores",
@@ -313,7 +314,7 @@ def test_a_cancelled_run_exits_with_130(
     def interrupted(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(results, "records", interrupted)
+    monkeypatch.setattr(records, "records", interrupted)
     assert run("runs", "list") == 130
     assert capfd.readouterr().out == ""
 
@@ -363,8 +364,8 @@ def test_runs_are_listed_and_removed(
     assert one_object(capsys, "runs", "list") == {"runs": [], "damaged": []}
     assert run("runs", "list") == 0
     assert str(runs) in capsys.readouterr().out
-    results.RunRecord(
-        id="1", sha256="0" * 64, name="mine", status="cancelled", started_at=results.now(),
+    records.RunRecord(
+        id="1", sha256="0" * 64, name="mine", status="cancelled", started_at=records.now(),
         config=RunConfig().to_dict(), seed=1, versions={}, hardware={},
         model={"name": "m", "sha256": "1"}, data={"name": "d", "sha256": "2"},
     ).save()  # fmt: skip
@@ -424,11 +425,11 @@ def test_settings_are_read_from_words(words: list[str], pairs: dict[str, str]) -
 
 
 LIGHT = [
-    "labkit", "labkit.errors", "labkit.config", "labkit.profiles", "labkit.results",
+    "labkit", "labkit.errors", "labkit.runs.config", "labkit.runs.profiles", "labkit.runs.records",
     "labkit.machine.hardware", "labkit.models.registry", "labkit.models.embedded",
     "labkit.models.load", "labkit.datasets.tatqa", "labkit.datasets.answers",
     "labkit.datasets.score", "labkit.datasets.encode", "labkit.datasets.tables.generate",
-    "labkit.datasets.sharing", "labkit.stats", "labkit.machine.meter", "labkit.progress",
+    "labkit.datasets.sharing", "labkit.stats", "labkit.machine.meter", "labkit.runs.progress",
     "labkit.fast", "labkit.methods", "labkit.infer", "labkit.evaluate", "labkit.train",
     "labkit.checkpoints", "labkit.memory.analytic", "labkit.cli",
 ]  # fmt: skip

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from labkit import course, doctor, profiles
+from labkit import course, doctor
 from labkit.doctor import minutes
 from labkit.machine import arithmetic, hardware
 from labkit.machine.hardware import GIB
 from labkit.models import load
+from labkit.runs import profiles
 
 
 @pytest.fixture(autouse=True)

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from labkit import evaluate as evaluation
-from labkit import infer, results
-from labkit.config import RunConfig
+from labkit import infer
 from labkit.datasets import encode, tatqa
 from labkit.datasets.score import score_answer, score_file, score_predictions
 from labkit.errors import LabkitError
 from labkit.evaluate import evaluate, majority_answer, worked_examples
 from labkit.models import load
+from labkit.runs import records
+from labkit.runs.config import RunConfig
 from labkit.train import train
 
 pytestmark = pytest.mark.usefixtures("runs", "few_objects")
@@ -273,9 +274,9 @@ def test_a_missing_prediction_file_is_made_again(
     assert len(half_right) == 2
 
 
-def record_of_a_run(name: str, model: str) -> results.RunRecord:
-    record = results.RunRecord(
-        id="1", sha256="0" * 64, name=name, status="done", started_at=results.now(),
+def record_of_a_run(name: str, model: str) -> records.RunRecord:
+    record = records.RunRecord(
+        id="1", sha256="0" * 64, name=name, status="done", started_at=records.now(),
         config=RunConfig().to_dict(), seed=1, versions={}, hardware={},
         model={"name": "m", "sha256": "1"}, data={"name": "d", "sha256": "2"},
     ).save()  # fmt: skip
@@ -286,14 +287,14 @@ def record_of_a_run(name: str, model: str) -> results.RunRecord:
 def test_a_run_s_record_keeps_its_score(data: str, model: str, half_right: list[str]) -> None:
     record_of_a_run("mine", model)
     outcome = evaluate("mine", data=data, quiet=True)
-    kept = results.load("mine").scores[f"{data}/test"]
+    kept = records.load("mine").scores[f"{data}/test"]
     assert kept == {key: outcome[key] for key in ("n", "metrics", "by_type")}
     # Fewer questions do not replace more; examples are no score of the run.
     evaluate("mine", data=data, max_samples=3, quiet=True)
     evaluate("mine", data=data, examples=2, quiet=True)
-    assert results.load("mine").scores == {f"{data}/test": kept}
+    assert records.load("mine").scores == {f"{data}/test": kept}
     evaluate("mine", data=data, split="dev", quiet=True)
-    assert set(results.load("mine").scores) == {f"{data}/test", f"{data}/dev"}
+    assert set(records.load("mine").scores) == {f"{data}/test", f"{data}/dev"}
 
 
 def test_a_model_elsewhere_of_the_same_name_leaves_the_run_s_record_alone(
@@ -302,7 +303,7 @@ def test_a_model_elsewhere_of_the_same_name_leaves_the_run_s_record_alone(
     record = record_of_a_run("mine", model)
     elsewhere = str(shutil.copytree(model, tmp_path / "elsewhere" / "mine"))
     evaluate(elsewhere, data=data, quiet=True)
-    assert results.load("mine") == record
+    assert records.load("mine") == record
 
 
 def test_a_real_run_is_scored_end_to_end(

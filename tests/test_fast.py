@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from labkit import fast, methods
-from labkit.config import RunConfig
 from labkit.datasets import encode, sharing, tatqa
 from labkit.machine import heap
 from labkit.models import load
+from labkit.runs.config import RunConfig
 
 ARCHITECTURES = ["tiny-llama", "tiny-gemma", "tiny-phi", "tiny-bloom", "tiny-mamba"]
 

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from labkit import methods
-from labkit.config import RunConfig
 from labkit.errors import LabkitError
 from labkit.models import load
 from labkit.models.layers import count_parameters
+from labkit.runs.config import RunConfig
 
 TokenIds = torch.tensor([[5, 17, 300, 4, 99, 250, 31, 8]])
 

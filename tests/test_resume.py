@@ -17,9 +17,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from labkit import guards, results, train, trainer
-from labkit.config import RunConfig
+from labkit import train, trainer
 from labkit.errors import LabkitError
+from labkit.runs import records, run_folder
+from labkit.runs.config import RunConfig
 
 pytestmark = pytest.mark.usefixtures("runs", "few_objects")
 Run = Callable[..., RunConfig]
@@ -28,7 +29,7 @@ CHILD = """
 import os
 os.environ["LABKIT_RUNS"] = runs
 from labkit import trainer
-from labkit.config import from_mapping
+from labkit.runs.config import from_mapping
 from labkit.train import train
 exec(before)
 train(from_mapping(config, where="child"), quiet=True)
@@ -81,16 +82,16 @@ def wait_for(condition: Callable[[], object], process: BaseProcess) -> None:
         time.sleep(0.002)
 
 
-def weights(record: results.RunRecord) -> dict[str, torch.Tensor]:
+def weights(record: records.RunRecord) -> dict[str, torch.Tensor]:
     (file,) = record.model_path.glob("*.safetensors")
     return load_file(file)
 
 
-def trained(config: RunConfig, **changes: Any) -> results.RunRecord:
+def trained(config: RunConfig, **changes: Any) -> records.RunRecord:
     return train.train(config, quiet=True, **changes)
 
 
-def assert_same_run(one: results.RunRecord, other: results.RunRecord) -> None:
+def assert_same_run(one: records.RunRecord, other: records.RunRecord) -> None:
     assert one.losses == other.losses
     a, b = weights(one), weights(other)
     assert a.keys() == b.keys()
@@ -150,11 +151,13 @@ def test_killed_and_started_again_ends_with_the_same_weights(
     """Killed from outside in the second epoch, once a checkpoint of it is there."""
     config = long_run(**changes)
     process = start(config)
-    wait_for(lambda: list(runs.glob(f"mine/checkpoints/checkpoint-8/{guards.COMPLETE}")), process)
+    wait_for(
+        lambda: list(runs.glob(f"mine/checkpoints/checkpoint-8/{run_folder.COMPLETE}")), process
+    )
     process.kill()
     process.join()
     assert process.exitcode == -signal.SIGKILL
-    assert results.load("mine").status == "running"
+    assert records.load("mine").status == "running"
     assert not (runs / "mine" / "model").exists()
     with monkeypatch.context() as patched:
         taken = count_steps(patched)
@@ -178,7 +181,7 @@ def test_killed_while_a_checkpoint_is_written_falls_back_to_the_one_before(
     process.join()
     assert process.exitcode == -signal.SIGKILL
     assert checkpoints(runs) == ["checkpoint-4", "checkpoint-6"]
-    assert not (runs / "mine" / "checkpoints" / "checkpoint-6" / guards.COMPLETE).exists()
+    assert not (runs / "mine" / "checkpoints" / "checkpoint-6" / run_folder.COMPLETE).exists()
     # What was not completed may be rubbish; it is not looked at.
     for file in (runs / "mine" / "checkpoints" / "checkpoint-6").iterdir():
         file.write_bytes(b"")
@@ -223,7 +226,7 @@ def test_two_processes_at_once_one_trains_and_the_other_is_told(
     assert "\n" not in str(caught.value)
     with pytest.raises(LabkitError, match="being trained by another process"):
         trained(config, fresh=True)
-    assert process.is_alive() and results.load("mine").status == "running"
+    assert process.is_alive() and records.load("mine").status == "running"
     # Another run is not in its way, and a lock does not outlive its process.
     assert trained(long_run(name="other", max_steps=1)).status == "done"
     process.kill()
@@ -252,7 +255,7 @@ def test_ctrl_c_finishes_the_step_saves_and_marks_the_record_cancelled(
         record = trained(config)
     assert signal.getsignal(signal.SIGINT) is before
     assert "stopping after this step" in capsys.readouterr().err
-    assert record.status == results.load("mine").status == "cancelled"
+    assert record.status == records.load("mine").status == "cancelled"
     assert len(record.steps) == 7 and checkpoints(runs) == ["checkpoint-7"]
     assert not record.model_path.exists()
     resumed = trained(config)
@@ -266,7 +269,7 @@ def test_ctrl_c_twice_stops_at_once(long_run: Run, monkeypatch: pytest.MonkeyPat
         interrupt_at(patched, 5, 5)
         with pytest.raises(KeyboardInterrupt):
             trained(config)
-    record = results.load("mine")
+    record = records.load("mine")
     assert record.status == "cancelled" and len(record.steps) == 4
     assert not torch.autograd._profiler_enabled()
     assert trained(config).status == "done"
@@ -290,7 +293,7 @@ def test_a_real_ctrl_c_reaches_a_real_process(
     os.kill(process.pid or 0, signal.SIGINT)
     process.join(60)
     assert process.exitcode == 0
-    record = results.load("mine")
+    record = records.load("mine")
     assert record.status == "cancelled"
     assert checkpoints(runs) == [f"checkpoint-{len(record.steps)}"]
 
@@ -344,7 +347,7 @@ def test_a_damaged_checkpoint_is_one_sentence_and_fresh_starts_over(
 def test_a_damaged_marker_means_the_checkpoint_is_not_complete(
     long_run: Run, interrupted: Path, monkeypatch: pytest.MonkeyPatch, text: str
 ) -> None:
-    (interrupted / guards.COMPLETE).write_text(text)
+    (interrupted / run_folder.COMPLETE).write_text(text)
     taken = count_steps(monkeypatch)
     record = trained(long_run())
     assert record.status == "done"

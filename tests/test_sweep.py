@@ -7,13 +7,14 @@ import time
 
 import pytest
 
-from labkit import cli, plots, results
+from labkit import cli, plots
 from labkit import sweep as sweeping
 from labkit.errors import LabkitError
 from labkit.machine import arithmetic
 from labkit.memory import process
 from labkit.memory.point import DONE, FAILED, OUT_OF_MEMORY, run_in_process
 from labkit.memory.settings import StepSettings
+from labkit.runs import records
 from labkit.sweep import bisect, largest_batch, parse_bytes, parse_sizes, parse_variants, sweep
 
 GIB = 2**30
@@ -320,7 +321,7 @@ def test_a_real_process_stays_within_its_prediction(runs):
     answer = run_in_process(settings, limit=limit, steps=1, warmup=1)
     assert answer["status"] == DONE, answer
     assert answer["process_peak_bytes"] <= limit
-    assert results.runs_dir() == runs
+    assert records.runs_dir() == runs
 
 
 def test_small_blocks_leave_gaps_in_the_heap_and_large_ones_do_not():

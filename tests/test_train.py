@@ -14,30 +14,31 @@ import torch
 from safetensors.torch import load_file
 from trl import SFTTrainer
 
-from labkit import fast, guards, methods, results, train, trainer
-from labkit.config import RunConfig
+from labkit import fast, methods, train, trainer
 from labkit.datasets import tatqa
 from labkit.errors import LabkitError
 from labkit.machine.meter import Meter
 from labkit.models import load
-from labkit.progress import Progress
+from labkit.runs import records, run_folder
+from labkit.runs.config import RunConfig
+from labkit.runs.progress import Progress
 
 pytestmark = pytest.mark.usefixtures("runs", "few_objects")
 Run = Callable[..., RunConfig]
 
 
-def weights(record: results.RunRecord) -> dict[str, torch.Tensor]:
+def weights(record: records.RunRecord) -> dict[str, torch.Tensor]:
     (file,) = record.model_path.glob("*.safetensors")
     return load_file(file)
 
 
-def assert_same_weights(one: results.RunRecord, other: results.RunRecord) -> None:
+def assert_same_weights(one: records.RunRecord, other: records.RunRecord) -> None:
     a, b = weights(one), weights(other)
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def trained(config: RunConfig, **changes: Any) -> results.RunRecord:
+def trained(config: RunConfig, **changes: Any) -> records.RunRecord:
     return train.train(config, quiet=True, **changes)
 
 
@@ -73,7 +74,7 @@ def test_loss_trace_and_weights_are_those_of_the_stock_trainer(
     assert isinstance(ours, trainer.LabTrainer)
     meter = Meter()
     callback = trainer.MeterCallback(
-        meter, Progress(total=5, label="", quiet=True), marker=guards.COMPLETE
+        meter, Progress(total=5, label="", quiet=True), marker=run_folder.COMPLETE
     )
     callback.trainer = ours
     ours.add_callback(callback)
@@ -163,7 +164,7 @@ def test_accumulating_2_x_4_is_1_x_8(tiny_run: Run) -> None:
 
 def test_a_run_ends_with_record_and_weights_and_nothing_else(tiny_run: Run, runs: Path) -> None:
     record = trained(tiny_run(name="mine"))
-    assert record == results.load("mine")
+    assert record == records.load("mine")
     assert record.status == "done"
     assert sorted(path.name for path in (runs / "mine").iterdir()) == [
         ".lock", "model", "record.json",
@@ -220,9 +221,9 @@ def test_another_run_under_a_taken_name_says_what_differs(tiny_run: Run, runs: P
     assert "mine holds another run" in message
     assert "learning_rate 0.01 → 0.005" in message and "seed 42 → 1" in message
     assert "--fresh" in message and "\n" not in message
-    assert results.load("mine") == first and first.model_path.is_dir()
+    assert records.load("mine") == first and first.model_path.is_dir()
     replaced = trained(tiny_run(name="mine", seed=1), fresh=True)
-    assert replaced.seed == 1 and results.load("mine") == replaced
+    assert replaced.seed == 1 and records.load("mine") == replaced
 
 
 def test_other_data_under_a_taken_name_is_noticed(
@@ -457,7 +458,7 @@ def test_a_mistake_does_not_cost_the_run_it_would_replace(tiny_run: Run) -> None
     for mistake in ({"max_length": 20}, {"target_modules": ("q_prj",)}, {"optim": "adam"}):
         with pytest.raises(LabkitError):
             trained(tiny_run(name="mine", **mistake), fresh=True)
-    assert results.load("mine") == good
+    assert records.load("mine") == good
     assert weights(good)
 
 
@@ -465,7 +466,7 @@ def test_a_run_that_diverges_says_so(tiny_run: Run) -> None:
     config = tiny_run(method="full", learning_rate=1e30, warmup_steps=0, max_steps=6, name="mine")
     with pytest.raises(LabkitError, match="the loss is (nan|inf) at step .*lower learning_rate"):
         trained(config)
-    record = results.load("mine")
+    record = records.load("mine")
     assert record.status == "failed" and 0 < len(record.steps) < 6
     assert not record.model_path.exists()
 
@@ -531,7 +532,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_later(
         with pytest.raises(LabkitError, match="mine cannot be written .*free disk space") as caught:
             trained(config)
     assert "\n" not in str(caught.value)
-    record = results.load("mine")
+    record = records.load("mine")
     assert record.status == "failed" and not record.model_path.exists()
     left = {path.name for path in (runs / "mine").rglob("*") if path.is_dir()}
     kept = "checkpoint-2" if full == "checkpoint-4" else "checkpoint-4"
@@ -573,7 +574,7 @@ REFUSALS: dict[str, Callable[[Path], None]] = {
 @pytest.mark.parametrize("write", REFUSALS.values(), ids=REFUSALS.keys())
 def test_what_a_disk_refuses_is_one_sentence(tmp_path: Path, write: Callable[[Path], None]) -> None:
     refused = pytest.raises(LabkitError, match="cannot be written .*free disk space")
-    with refused as caught, guards.saving_errors(tmp_path):
+    with refused as caught, run_folder.saving_errors(tmp_path):
         write(tmp_path / "optimizer.pt")
     assert "\n" not in str(caught.value)
 
@@ -586,7 +587,7 @@ def test_an_error_of_ours_is_not_renamed(tiny_run: Run, monkeypatch: pytest.Monk
     monkeypatch.setattr(trainer.LabTrainer, "has_plain_logits", lambda self: True)
     with pytest.raises(ZeroDivisionError):
         trained(tiny_run(name="mine"))
-    assert results.load("mine").status == "failed"
+    assert records.load("mine").status == "failed"
 
 
 def test_reports_are_the_embedded_ones(few_reports: Path) -> None:

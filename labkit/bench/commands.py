@@ -7,11 +7,12 @@ from typing import Annotated, Any
 
 import typer
 
-from labkit import plots, results
+from labkit import plots
 from labkit.bench.harness import Plan
 from labkit.bench.switchback import QUICK, Grid
 from labkit.console import Json, emit
 from labkit.errors import LabkitError
+from labkit.runs import records
 
 app = typer.Typer(no_args_is_help=True, help="Two ways side by side: ratios with intervals.")
 
@@ -51,7 +52,7 @@ def switchback(
     from labkit.bench import report
     from labkit.bench import switchback as bench
 
-    folder = output_dir or results.runs_dir() / "bench"
+    folder = output_dir or records.runs_dir() / "bench"
     grid = _grid(quick, tokens=tokens, layers=layers, pairs=pairs, backend=backend)
     grid = dataclasses.replace(grid, compiled=compile_layers, weight_gradient=weight_gradient)
     outcome = bench.switchback(grid, output_dir=folder, fresh=fresh)
@@ -79,7 +80,7 @@ def kernels(
     from labkit.bench import report
     from labkit.bench import switchback as bench
 
-    folder = output_dir or results.runs_dir() / "bench"
+    folder = output_dir or records.runs_dir() / "bench"
     grid = _grid(quick, tokens=tokens, pairs=pairs, backend=backend)
     outcome = bench.kernels(grid, output_dir=folder, fresh=fresh)
     figure, ax = plots.new_figure(width=9, height=1.2 + 0.5 * len(outcome["rows"]))
@@ -126,7 +127,7 @@ def step(
     if steps is not None:
         plan = dataclasses.replace(plan, steps=steps, max_steps=steps)
     chosen = dataclasses.replace(chosen, plan=plan)
-    folder = output_dir or results.runs_dir() / "bench"
+    folder = output_dir or records.runs_dir() / "bench"
     outcome = bench.step(chosen, output_dir=folder, fresh=fresh, say=_say)
     emit(outcome, json_, f"{bench.render(outcome)}\n\nrecords in {folder}")
 
@@ -147,7 +148,7 @@ def gpu(
     """
     from labkit.bench.gpu import report, run
 
-    folder = output_dir or results.runs_dir() / "bench"
+    folder = output_dir or records.runs_dir() / "bench"
     record = run.gpu(
         minutes=minutes, output_dir=folder, rehearsal=rehearse, fresh=fresh, say=_say
     )  # fmt: skip

@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from labkit.config import RunConfig
+from labkit.runs.config import RunConfig
 
 TRICKS = ("compile", "attention", "logits", "heap", "casts")
 NARROW_TRICKS = ("compile", "attention", "casts")
@@ -62,8 +62,8 @@ def main(spec: dict[str, Any]) -> dict[str, Any]:
     from labkit.machine.heap import keep_heap
     from labkit.machine.meter import Meter
     from labkit.models import load
-    from labkit.progress import Progress
     from labkit.quiet import quiet, quiet_bitsandbytes
+    from labkit.runs.progress import Progress
     from labkit.trainer import LabTrainer, MeterCallback, trainer_arguments
 
     quiet_bitsandbytes()

@@ -36,11 +36,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from labkit import results, stats
+from labkit import stats
 from labkit.errors import LabkitError
 from labkit.files import write_json
 from labkit.machine import hardware
 from labkit.machine.processes import end_with_parent
+from labkit.runs import records
 
 BASELINE, CONTROL = "a", "a_again"
 SAY_EVERY_SECONDS = 45.0
@@ -218,7 +219,7 @@ def default_threads() -> int:
 def facts() -> dict[str, Any]:
     """Return what a reader needs to judge the times: machine, versions, and how busy it is."""
     machine = {**hardware.describe(), "threads": default_threads()}
-    return {"started_at": results.now(), "hardware": machine, "versions": results.versions(),
+    return {"started_at": records.now(), "hardware": machine, "versions": records.versions(),
             "load_average": os.getloadavg()[0]}  # fmt: skip
 
 

@@ -17,15 +17,15 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from labkit import guards, results
 from labkit.bench import step
-from labkit.config import RunConfig, load_config
 from labkit.console import run_tool, say
 from labkit.datasets import encode, tatqa
 from labkit.errors import LabkitError
 from labkit.machine import hardware
 from labkit.models import load
 from labkit.quiet import quiet_bitsandbytes
+from labkit.runs import records, run_folder
+from labkit.runs.config import RunConfig, load_config
 from labkit.train import encode_split, prepare
 
 
@@ -66,7 +66,7 @@ def batches(config: RunConfig, model_path: Path) -> list[list[dict[str, Any]]]:
     return found[: config.max_steps]
 
 
-def stock_run(config: RunConfig) -> results.RunRecord:
+def stock_run(config: RunConfig) -> records.RunRecord:
     """Train `config` with stock TRL and keep it as the run config.name.
 
     Raises:
@@ -76,7 +76,7 @@ def stock_run(config: RunConfig) -> results.RunRecord:
         raise LabkitError("a stock run needs max_steps and a name")
     prepared = prepare(config)
     steps = batches(config, prepared.model_path)
-    with guards.locked(prepared.folder), tempfile.TemporaryDirectory() as folder:
+    with run_folder.locked(prepared.folder), tempfile.TemporaryDirectory() as folder:
         if (prepared.folder / "record.json").exists():
             raise LabkitError(f"there is a run {config.name} already: choose another name")
         data = Path(folder) / "samples.jsonl"
@@ -94,15 +94,15 @@ def stock_run(config: RunConfig) -> results.RunRecord:
             "arguments": {key: getattr(config, key) for key in
                           ("warmup_steps", "lr_scheduler_type", "max_grad_norm", "weight_decay")},
         }  # fmt: skip
-        started = results.now()
+        started = records.now()
         say(f"{config.name}: {len(steps)} steps of {len(steps[0])} samples")
         made = step.train_stock(spec, say)
         taught = zip(steps, made["seconds"], made["losses"], strict=True)
-        return results.RunRecord(
-            id=results.new_id(), name=config.name, status="done", started_at=started,
+        return records.RunRecord(
+            id=records.new_id(), name=config.name, status="done", started_at=started,
             # Not the hash of the labkit run, which would be taken for this one.
             sha256=hashlib.sha256(f"stock TRL {prepared.sha256}".encode()).hexdigest(),
-            config=config.to_dict(), seed=config.seed, versions=results.versions(),
+            config=config.to_dict(), seed=config.seed, versions=records.versions(),
             hardware=hardware.describe(), model=prepared.model, data=prepared.data,
             steps=[
                 {"step": number, "seconds": seconds, "loss": loss, "samples": len(batch),

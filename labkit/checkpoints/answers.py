@@ -14,12 +14,12 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from labkit import results
 from labkit.checkpoints.card import Verdict
 from labkit.checkpoints.questions import Question
 from labkit.checkpoints.rules import Evidence
 from labkit.errors import LabkitError
 from labkit.files import write_json
+from labkit.runs import records as results
 
 SCHEMA = 1
 

@@ -27,7 +27,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from labkit import results
 from labkit.checkpoints import judge
 from labkit.checkpoints.plausible import contradictions, impossible, point_problems
 from labkit.checkpoints.questions import Question, load_questions, parse
@@ -35,6 +34,7 @@ from labkit.checkpoints.rules import Evidence
 from labkit.checkpoints.submissions import Submission, find, printable, read
 from labkit.errors import LabkitError
 from labkit.models.registry import known_names
+from labkit.runs import records
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠", "|", "%")
 FEWEST_TIMED_STEPS = 3
@@ -251,7 +251,7 @@ def write_grades(place: Path, out: Path) -> dict[str, Any]:
 
 def write_together(contents: Mapping[Path, str]) -> None:
     """Write files so that none of them changes unless all are complete on the disk."""
-    temporary = {path: path.with_name(f".{path.name}.{results.new_id()}") for path in contents}
+    temporary = {path: path.with_name(f".{path.name}.{records.new_id()}") for path in contents}
     try:
         for path, text in contents.items():
             temporary[path].write_text(text, encoding="utf-8", newline="")

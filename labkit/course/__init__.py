@@ -17,11 +17,11 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from labkit import profiles
 from labkit.course import pairing, run, site
 from labkit.doctor import minutes
 from labkit.errors import LabkitError, nearest
 from labkit.machine import hardware
+from labkit.runs import profiles
 
 LESSONS = (
     "00_setup", "01_memory_maths", "02_lora_vs_full", "03_batch_size_sweep", "04_switchback",

@@ -35,13 +35,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from labkit import results
 from labkit.console import say
 from labkit.datasets import encode, tatqa
 from labkit.errors import LabkitError, nearest
 from labkit.files import fingerprint, write_json
 from labkit.infer import load_generator, model_path
 from labkit.machine import arithmetic
+from labkit.runs import records
 from labkit.stats import RESAMPLES, mean_interval
 
 LOCAL_TASKS = ("tables_choice", "tables_answer", "general_text")
@@ -79,9 +79,9 @@ def evaluate_tasks(
     known = _known_tasks(tasks)
     dtype = arithmetic.resolve(dtype)
     key = {"weights": fingerprint(model_path(model)), "dtype": dtype, "n": max_samples,
-           "data": tatqa.data_sha256(data, split), "versions": results.versions()}  # fmt: skip
+           "data": tatqa.data_sha256(data, split), "versions": records.versions()}  # fmt: skip
     folders = {
-        task: results.runs_dir() / "evaluations" / f"{task}-{_digest({**key, 'task': task})}"
+        task: records.runs_dir() / "evaluations" / f"{task}-{_digest({**key, 'task': task})}"
         for task in dict.fromkeys(tasks)
     }
     generator: Any = None

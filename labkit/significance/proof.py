@@ -18,13 +18,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from labkit import results, stats
+from labkit import stats
 from labkit.console import run_tool
 from labkit.datasets import tatqa
 from labkit.datasets.score import score_answer
 from labkit.errors import LabkitError
 from labkit.evaluate import evaluate
 from labkit.files import write_json
+from labkit.runs import records
 
 MARGIN = 0.05
 SEEDS = (42, 43, 44)
@@ -42,7 +43,7 @@ def compare(
     sides: dict[str, list[dict[str, Any]]] = {"a": [], "b": []}
     for side, name in (("a", a), ("b", b)):
         for seed in seeds:
-            run = results.load(f"{name}-seed{seed}")
+            run = records.load(f"{name}-seed{seed}")
             if run.status != "done":
                 raise LabkitError(f"{run.name} is {run.status}, not done: finish it first")
             found = evaluate(run.name, quiet=True)

@@ -26,7 +26,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from labkit import results
 from labkit.errors import LabkitError
 from labkit.files import write_json
 from labkit.machine.hardware import DEVICES, GIB, cores, gpus, memory_available_bytes
@@ -36,6 +35,7 @@ from labkit.memory.process import check_limit, predict_largest, process_needs
 from labkit.memory.roofline import step_seconds
 from labkit.memory.settings import StepSettings
 from labkit.memory.shapes import shape_of
+from labkit.runs import records
 from labkit.sweep.points import PREDICTED, Largest, Point, render, say, say_largest
 
 __all__ = [
@@ -180,7 +180,7 @@ def point_of(
             memory_limit_bytes=limit or card.usable_bytes,
             predicted_step_seconds=step_seconds(shape, settings, card) if shape else None,
         )
-    folder = Path(directory) if directory else results.runs_dir() / "sweeps"
+    folder = Path(directory) if directory else records.runs_dir() / "sweeps"
     file = folder / f"point-{_key(settings, limit)}.json"
     with _locked(folder):
         kept = None if fresh else _read(file, settings)
@@ -208,7 +208,7 @@ def point_of(
             steps=steps if result["status"] == DONE else 0,
             detail=result.get("detail", ""),
         )
-        write_json(file, {**point.to_json(), "versions": results.versions()})
+        write_json(file, {**point.to_json(), "versions": records.versions()})
     return point
 
 
@@ -322,6 +322,6 @@ def _read(file: Path, settings: StepSettings) -> Point | None:
 def _key(settings: StepSettings, limit: int | None) -> str:
     """Return the name of what is the same measurement: settings, limit, versions and threads."""
     threads = os.environ.get("OMP_NUM_THREADS") or cores()
-    content = [dataclasses.asdict(settings), limit, results.versions(), str(threads)]
+    content = [dataclasses.asdict(settings), limit, records.versions(), str(threads)]
     text = json.dumps(content, sort_keys=True, default=list)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

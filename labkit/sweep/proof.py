@@ -19,11 +19,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from labkit import results
 from labkit.console import run_tool
 from labkit.files import write_json
 from labkit.machine import hardware
 from labkit.machine.hardware import GIB
+from labkit.runs import records
 from labkit.sweep import Largest, largest_batch, say_largest
 
 MODEL = "smollm2-135m-instruct"
@@ -69,8 +69,8 @@ def main(arguments: list[str] | None = None) -> None:
         "command": f"python -m labkit.sweep.proof {chosen}--output {output.name}",
         "model": MODEL,
         "dtype": given.dtype,
-        "started_at": results.now(),
-        "versions": results.versions(),
+        "started_at": records.now(),
+        "versions": records.versions(),
         "hardware": hardware.describe(),
         "rows": [],
     }

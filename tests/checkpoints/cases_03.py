@@ -1,7 +1,7 @@
 """Lesson 03: answers that fit the fixture's points and answers that do not."""
 
-from labkit import results
 from labkit.files import write_json
+from labkit.runs import records as results
 
 BASE = {"model": "m", "method": "lora", "seq_len": 64, "gradient_checkpointing": False,
         "gradient_accumulation_steps": 1}  # fmt: skip

@@ -9,12 +9,12 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from labkit import results
 from labkit.checkpoints import check, grade, hand_in
 from labkit.checkpoints.questions import load_questions
 from labkit.checkpoints.submissions import read
 from labkit.errors import LabkitError
 from labkit.models.registry import known_names
+from labkit.runs import records as results
 
 REAL = Path(__file__).parents[2] / "data" / "results" / "lora_vs_full.lora.json"
 CEILINGS = {"rate": 4, "full_ceiling": 2, "frozen_ceiling": 4}

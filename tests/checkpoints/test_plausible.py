@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from labkit import results
 from labkit.checkpoints import plausible
 from labkit.checkpoints.records import as_point, as_record
 from labkit.machine import datasheets
 from labkit.machine.meter import Meter
+from labkit.runs import records
 
 RESULTS = Path(__file__).parents[2] / "data" / "results"
 METHODS = ["lora", "full"]
@@ -23,7 +23,7 @@ def real(method: str) -> dict:
 def rehashed(values: dict) -> dict:
     """Return the record with the hash that its settings have."""
     parts = {"model": values["model"], "data": values["data"], "libraries": values["versions"]}
-    return {**values, "sha256": results.content_sha256(values["config"], **parts)}
+    return {**values, "sha256": records.content_sha256(values["config"], **parts)}
 
 
 def changed(values: dict, path: str, value) -> dict:

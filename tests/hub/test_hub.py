@@ -190,7 +190,7 @@ def test_a_home_is_closed_to_the_others_and_models_to_everybody(hub, lab):
 
 TRAIN = """\
 import os
-from labkit.config import RunConfig
+from labkit.runs.config import RunConfig
 from labkit.train import train
 
 print("kernel", os.getpid())

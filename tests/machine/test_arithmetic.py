@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from labkit import train
-from labkit.config import RunConfig
 from labkit.errors import LabkitError
 from labkit.machine import arithmetic
+from labkit.runs.config import RunConfig
 
 AVX512_BF16 = {"float32": 100e9, "bfloat16": 210e9, "float16": 5e9, "bandwidth": 25e9, "int8": 3e11}
 AVX2 = {"float32": 80e9, "bfloat16": 9e9, "float16": 11e9, "bandwidth": 20e9, "int8": 1e11}

@@ -5,9 +5,9 @@ import weakref
 import pytest
 import torch
 
-from labkit import results
 from labkit.errors import LabkitError
 from labkit.memory import shortage
+from labkit.runs import records
 from labkit.train import train
 from labkit.trainer import LabTrainer
 
@@ -72,7 +72,7 @@ def test_training_that_runs_out_of_memory_is_a_sentence_and_a_record(tiny_run, r
     monkeypatch.setattr(LabTrainer, "training_step", third_fails)
     with pytest.raises(LabkitError, match="run-1 ran out of memory .*per_device_train_batch_size"):
         train(tiny_run(name="run-1"), quiet=True)
-    record = results.load("run-1")
+    record = records.load("run-1")
     assert record.status == "failed" and len(record.steps) == 2
     monkeypatch.undo()
     monkeypatch.setenv("LABKIT_RUNS", str(runs))

@@ -26,13 +26,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labkit import results
 from labkit.bench.gpu import kernels, memory, report, training
 from labkit.bench.gpu.card import Card, require
 from labkit.console import run_tool
 from labkit.errors import LabkitError
 from labkit.files import write_json
 from labkit.machine.processes import end_with_parent
+from labkit.runs import records
 
 Results = Iterator[tuple[str, dict[str, Any]]]
 Say = Callable[[str], None]
@@ -162,7 +162,7 @@ def versions() -> dict[str, str]:
     """Return the versions of what was measured with, Triton's among them."""
     from importlib import metadata
 
-    found = results.versions()
+    found = records.versions()
     for name in ("triton", "bitsandbytes"):
         try:
             found[name] = metadata.version(name)
@@ -220,7 +220,7 @@ def _write(output_dir: Path, facts: dict[str, Any], folder: Path) -> dict[str, A
     names = (part.name for part in (*BACKGROUND, *PARTS, *FAULTS))
     found = {name: _read(_file(name, folder)) for name in names}
     known = {name: value for name, value in found.items() if value}
-    record = {**facts, "made_at": results.now(), "parts": known}
+    record = {**facts, "made_at": records.now(), "parts": known}
     record["claims"] = report.claims(record)
     write_json(output_dir / "gpu.json", record)
     return record

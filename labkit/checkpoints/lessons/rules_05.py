@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from labkit import results
 from labkit.checkpoints.rules import (
     Evidence,
     Finding,
@@ -16,7 +15,8 @@ from labkit.checkpoints.rules import (
     quotient,
     reasoned,
 )
-from labkit.results import RunRecord
+from labkit.runs import records
+from labkit.runs.records import RunRecord
 
 NEAR = 0.005
 
@@ -77,7 +77,7 @@ def kept_score(run: RunRecord, sid: int | None) -> tuple[float, float] | None:
 
 
 def _predictions(run: RunRecord) -> Iterator[dict[str, Any]]:
-    for path in sorted((results.runs_dir() / "evaluations").glob("*.json")):
+    for path in sorted((records.runs_dir() / "evaluations").glob("*.json")):
         try:
             outcome = json.loads(path.read_text(encoding="utf-8"))
             plain = outcome.get("examples") == 0 and outcome.get("split") == "test"

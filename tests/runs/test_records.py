@@ -8,33 +8,33 @@ from typing import Any
 
 import pytest
 
-from labkit import results
-from labkit.config import FIELDS, RunConfig
 from labkit.errors import LabkitError
+from labkit.runs import records
+from labkit.runs.config import FIELDS, RunConfig
 
 pytestmark = pytest.mark.usefixtures("runs")
 
 NEVER_IN_THE_HASH = {"name", "report_to", "save_steps"}
 
 
-def record(name: str = "first", **changes: Any) -> results.RunRecord:
+def record(name: str = "first", **changes: Any) -> records.RunRecord:
     settings: dict[str, Any] = {
-        "id": results.new_id(), "sha256": "0" * 64, "name": name, "status": "done",
+        "id": records.new_id(), "sha256": "0" * 64, "name": name, "status": "done",
         "started_at": "2026-11-22T10:00:00+00:00", "config": RunConfig().to_dict(), "seed": 42,
         "versions": {"torch": "2"}, "hardware": {"cores": 2},
         "model": {"name": "m", "sha256": "1"}, "data": {"name": "d", "sha256": "2"},
         "steps": [{"step": 1, "loss": 2.5, "seconds": 0.5, "tokens": 10}],
         "summary": {"tokens_per_second": None, "peak_bytes": {"allocated": 5, "reserved": None}},
     }  # fmt: skip
-    return results.RunRecord(**{**settings, **changes})
+    return records.RunRecord(**{**settings, **changes})
 
 
 def test_round_trip(runs: Path) -> None:
     saved = record().save()
     assert saved.path == runs / "first"
     assert saved.model_path == runs / "first" / "model"
-    assert results.load("first") == saved == results.load(runs / "first")
-    assert results.load("first").losses == [2.5]
+    assert records.load("first") == saved == records.load(runs / "first")
+    assert records.load("first").losses == [2.5]
 
 
 def test_what_was_not_measured_is_null_in_the_file(runs: Path) -> None:
@@ -48,7 +48,7 @@ def test_a_later_schema_s_extra_fields_are_ignored(runs: Path) -> None:
     saved = record().save()
     file = runs / "first" / "record.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "colour": "blue"}))
-    assert results.load("first") == saved
+    assert records.load("first") == saved
 
 
 @pytest.mark.parametrize("when", ["dump", "replace", "not json"])
@@ -72,7 +72,7 @@ def test_a_crash_while_writing_leaves_the_old_file_and_nothing_else(
             with pytest.raises(LabkitError, match=r"record.json cannot be written: No space left"):
                 old.replace(status="failed").save()
     assert [path.name for path in (runs / "first").iterdir()] == ["record.json"]
-    assert results.load(runs / "first") == old
+    assert records.load(runs / "first") == old
 
 
 def test_other_users_of_a_shared_folder_can_read_a_record(runs: Path) -> None:
@@ -107,31 +107,31 @@ def test_a_damaged_record_is_one_sentence_and_hides_no_other(runs: Path, text: s
     (runs / "bad").mkdir()
     (runs / "bad" / "record.json").write_text(text)
     with pytest.raises(LabkitError, match="is damaged: .*labkit runs rm bad") as caught:
-        results.load("bad")
+        records.load("bad")
     assert "\n" not in str(caught.value)
-    assert results.records() == [good]
-    assert results.damaged() == ["bad"]
-    assert results.remove(["bad"]) == len(text.encode())
-    assert results.damaged() == []
+    assert records.records() == [good]
+    assert records.damaged() == ["bad"]
+    assert records.remove(["bad"]) == len(text.encode())
+    assert records.damaged() == []
 
 
 def test_binary_rubbish_is_damaged_too(runs: Path) -> None:
     (runs / "bad").mkdir(parents=True)
     (runs / "bad" / "record.json").write_bytes(b"\xff\xfe\x80")
     with pytest.raises(LabkitError, match="is damaged"):
-        results.load("bad")
+        records.load("bad")
 
 
 def test_no_such_run_names_the_nearest() -> None:
     with pytest.raises(LabkitError, match="there are no runs yet"):
-        results.load("smollm")
+        records.load("smollm")
     record("smollm2-lora").save()
     with pytest.raises(LabkitError, match="no run 'smollm2-lore'.*did you mean 'smollm2-lora'"):
-        results.load("smollm2-lore")
+        records.load("smollm2-lore")
 
 
 def hash_of(config: dict[str, Any], model: str = "m", data: str = "d") -> str:
-    return results.content_sha256(
+    return records.content_sha256(
         config, model={"name": "any", "sha256": model}, data={"name": "any", "sha256": data}
     )
 
@@ -155,7 +155,7 @@ def test_the_hash_follows_every_setting_that_can_change_a_result(field: str) -> 
 def test_the_hash_follows_model_data_and_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     config = RunConfig().to_dict()
     hashes = {hash_of(config), hash_of(config, model="n"), hash_of(config, data="e")}
-    monkeypatch.setattr(results, "versions", lambda: {"torch": "99"})
+    monkeypatch.setattr(records, "versions", lambda: {"torch": "99"})
     hashes.add(hash_of(config))
     assert len(hashes) == 4
     # Order of keys is not content.
@@ -167,7 +167,7 @@ def test_versions_are_those_installed() -> None:
     import torch
     import transformers
 
-    found = results.versions()
+    found = records.versions()
     assert found["torch"] == torch.__version__
     assert found["transformers"] == transformers.__version__
     assert found["peft"] == peft.__version__
@@ -175,23 +175,23 @@ def test_versions_are_those_installed() -> None:
 
 def test_find_returns_only_finished_runs_whose_weights_are_there(runs: Path) -> None:
     sha = "a" * 64
-    assert results.find(sha) is None
+    assert records.find(sha) is None
     record("one", sha256=sha, status="cancelled").save().model_path.mkdir()
-    assert results.find(sha) is None
+    assert records.find(sha) is None
     done = record("two", sha256=sha).save()
-    assert results.find(sha) is None
+    assert records.find(sha) is None
     done.model_path.mkdir()
-    assert results.find(sha) == done
-    assert results.find("b" * 64) is None
+    assert records.find(sha) == done
+    assert records.find("b" * 64) is None
     # A run that was asked to keep no weights is complete without them.
     probe = record("three", sha256="c" * 64, config=RunConfig(keep_weights=False).to_dict()).save()
-    assert results.find("c" * 64) == probe
+    assert records.find("c" * 64) == probe
 
 
 def test_records_come_oldest_first() -> None:
     record("b", started_at="2026-11-22T10:00:00+00:00").save()
     record("a", started_at="2026-11-22T11:00:00+00:00").save()
-    assert [r.name for r in results.records()] == ["b", "a"]
+    assert [r.name for r in records.records()] == ["b", "a"]
 
 
 def test_remove_frees_what_a_run_takes_and_nothing_else(runs: Path) -> None:
@@ -200,11 +200,11 @@ def test_remove_frees_what_a_run_takes_and_nothing_else(runs: Path) -> None:
         (runs / name / "model").mkdir()
         (runs / name / "model" / "weights").write_bytes(bytes(1000))
     size = 1000 + (runs / "one" / "record.json").stat().st_size
-    assert results.disk_bytes("one") == size
+    assert records.disk_bytes("one") == size
     with pytest.raises(LabkitError, match="no run 'twoo'.*did you mean 'two'"):
-        results.remove(["one", "twoo"])
+        records.remove(["one", "twoo"])
     assert (runs / "one").is_dir()
-    assert results.remove(["one", "one"]) == size
+    assert records.remove(["one", "one"]) == size
     assert [path.name for path in runs.iterdir()] == ["two"]
 
 
@@ -213,7 +213,7 @@ def test_remove_stays_inside_the_runs_folder(runs: Path, tmp_path: Path, name: s
     (tmp_path / "outside").mkdir()
     record("one").save()
     with pytest.raises(LabkitError, match="no run"):
-        results.remove([name])
+        records.remove([name])
     assert (tmp_path / "outside").is_dir() and (runs / "one").is_dir()
 
 
@@ -221,7 +221,7 @@ def test_runs_dir_is_the_current_folder_s_unless_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LABKIT_RUNS", "~/there")
-    assert results.runs_dir() == Path.home() / "there"
+    assert records.runs_dir() == Path.home() / "there"
     monkeypatch.setenv("LABKIT_RUNS", "")
     monkeypatch.chdir(tmp_path)
-    assert results.runs_dir() == tmp_path / "runs"
+    assert records.runs_dir() == tmp_path / "runs"

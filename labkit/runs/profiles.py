@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from labkit.config import RunConfig, load_config
 from labkit.errors import LabkitError, nearest
+from labkit.runs.config import RunConfig, load_config
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import yaml
 
-from labkit.config import (
+from labkit.errors import LabkitError
+from labkit.runs.config import (
     CONFIGS,
     FIELDS,
     HINTS,
@@ -21,7 +22,6 @@ from labkit.config import (
     from_mapping,
     load_config,
 )
-from labkit.errors import LabkitError
 
 
 def write(tmp_path: Path, text: str, name: str = "run.yaml") -> Path:
