@@ -31,7 +31,7 @@ from labkit.files import fingerprint
 from labkit.machine import arithmetic, hardware
 from labkit.machine.heap import keep_heap
 from labkit.machine.meter import Meter
-from labkit.memory import shortage
+from labkit.memory.process import shortage
 from labkit.models import load, registry
 from labkit.models.layers import count_parameters
 from labkit.quiet import quiet as quietly

@@ -37,7 +37,7 @@ published_count = 3 if profile.name == "smoke" else None
 # Training in **mixed precision** multiplies matrices in 16 bits, because that is fast, and changes the weights in 32, because a small update added to a 16-bit number is rounded away. With AdamW, each trained parameter is then there five times:
 
 # %% tags=["nbval-check-output"]
-from labkit.memory.analytic import RULE_OF_18
+from labkit.memory.formula import RULE_OF_18
 
 for line, size in RULE_OF_18.items():
     print(f"{size:>2}  {line}")
@@ -265,7 +265,7 @@ for name, vocabulary in {"Llama 2": 32_000, "Llama 3": 128_256, "SmolLM2": 49_15
 # %%
 import dataclasses
 
-from labkit.memory.analytic import analytic
+from labkit.memory.formula import analytic
 
 plain = four_samples.settings
 for label, change in {

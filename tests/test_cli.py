@@ -431,7 +431,7 @@ LIGHT = [
     "labkit.datasets.score", "labkit.datasets.encode", "labkit.datasets.tables.generate",
     "labkit.datasets.sharing", "labkit.stats", "labkit.machine.meter", "labkit.runs.progress",
     "labkit.fast", "labkit.methods", "labkit.infer", "labkit.evaluate", "labkit.train",
-    "labkit.checkpoints", "labkit.memory.analytic", "labkit.cli",
+    "labkit.checkpoints", "labkit.memory.formula", "labkit.cli",
 ]  # fmt: skip
 
 

@@ -259,9 +259,9 @@ def matmul_peak(*, tiny: bool = False) -> dict[str, float]:
 
 def _step_flops(folder: Path, method: str, batch_size: int, length: int) -> float:
     """Return the operations a step can't do without: logits only where there is a label."""
-    from labkit.memory.roofline import step_flops
+    from labkit.memory.architectures import shape_of
     from labkit.memory.settings import StepSettings
-    from labkit.memory.shapes import shape_of
+    from labkit.memory.step_time import step_flops
 
     settings = StepSettings(
         model=str(folder), method=method, batch_size=batch_size, seq_len=length,

@@ -40,8 +40,8 @@ PACKED = 0.5
 @cache
 def model_numbers(name: str) -> tuple[int, int, int] | None:
     """Return (parameters, weights in the layers, layers) of a named model; None for others."""
+    from labkit.memory.architectures import block_weights, parameters, shape_of
     from labkit.memory.settings import StepSettings
-    from labkit.memory.shapes import block_weights, parameters, shape_of
     from labkit.models.registry import known_names
 
     if name not in known_names():

@@ -15,11 +15,11 @@ from typing import Any
 from labkit.errors import LabkitError
 from labkit.machine.datasheets import DEVICES
 from labkit.machine.hardware import GIB
-from labkit.memory.analytic import analytic
+from labkit.memory.architectures import parameters, shape_of
 from labkit.memory.estimates import COMMON_GPUS, LABELS, TableRow, largest, needed, settings_for
 from labkit.memory.estimates import table as table_of_all
+from labkit.memory.formula import analytic
 from labkit.memory.settings import METHODS, StepSettings
-from labkit.memory.shapes import parameters, shape_of
 from labkit.models import registry
 
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192)

@@ -17,9 +17,9 @@ import torch
 
 from labkit.errors import LabkitError
 from labkit.machine.cpu_allocator import CpuRecorder
-from labkit.memory.build import build_step, load_config
 from labkit.memory.settings import StepSettings
-from labkit.memory.step import Step
+from labkit.memory.step.build import build_step, load_config
+from labkit.memory.step.training_step import Step
 from labkit.quiet import quiet
 
 

@@ -29,10 +29,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from labkit.machine.hardware import DEVICES, GIB, cores
-from labkit.memory.analytic import analytic
-from labkit.memory.roofline import step_seconds
+from labkit.memory.architectures import shape_of
+from labkit.memory.formula import analytic
 from labkit.memory.settings import StepSettings
-from labkit.memory.shapes import shape_of
+from labkit.memory.step_time import step_seconds
 
 DATA = Path(__file__).resolve().parents[2] / "data"
 UNITS = {"GB": 1e9, "GiB": GIB}
@@ -40,7 +40,7 @@ UNITS = {"GB": 1e9, "GiB": GIB}
 
 def published_rows(path: Path | None = None) -> Iterator[dict[str, Any]]:
     """Trace each published memory figure; yield what was published, what was traced, the error."""
-    from labkit.memory.trace import trace
+    from labkit.memory.trace.tracing import trace
 
     table = json.loads((path or DATA / "memory_published.json").read_text())
     with tempfile.TemporaryDirectory() as folder:
@@ -105,7 +105,7 @@ def time_rows(path: Path | None = None) -> Iterator[dict[str, Any]]:
 def measured_rows(grid: Iterable[StepSettings] | None = None) -> Iterator[dict[str, Any]]:
     """Run real steps of the embedded and tiny models here; yield their peaks and the trace's."""
     from labkit.memory.measured import measure
-    from labkit.memory.trace import trace
+    from labkit.memory.trace.tracing import trace
 
     for settings in measured_grid() if grid is None else grid:
         traced, real = trace(settings).peak_bytes, measure(settings).peak_bytes
@@ -173,7 +173,7 @@ def float32_grid() -> Iterator[StepSettings]:
 
 def analytic_rows() -> Iterator[dict[str, Any]]:
     """Compare formula and trace over methods, models, batches and lengths."""
-    from labkit.memory.trace import trace
+    from labkit.memory.trace.tracing import trace
 
     for settings in analytic_grid():
         traced = trace(settings).peak_bytes

@@ -29,12 +29,12 @@ from typing import Any
 from labkit.errors import LabkitError
 from labkit.files import write_json
 from labkit.machine.hardware import DEVICES, GIB, cores, gpus, memory_available_bytes
+from labkit.memory.architectures import shape_of
 from labkit.memory.estimates import find_device, settings_for
-from labkit.memory.point import DONE, FAILED, OUT_OF_MEMORY, run_in_process
-from labkit.memory.process import check_limit, predict_largest, process_needs
-from labkit.memory.roofline import step_seconds
+from labkit.memory.process.isolated import DONE, FAILED, OUT_OF_MEMORY, run_in_process
+from labkit.memory.process.needs import check_limit, predict_largest, process_needs
 from labkit.memory.settings import StepSettings
-from labkit.memory.shapes import shape_of
+from labkit.memory.step_time import step_seconds
 from labkit.runs import records
 from labkit.sweep.points import PREDICTED, Largest, Point, render, say, say_largest
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from labkit.machine.hardware import GIB
-from labkit.memory.point import DONE
+from labkit.memory.process.isolated import DONE
 from labkit.memory.settings import StepSettings
 
 PREDICTED = "predicted"

@@ -9,10 +9,10 @@ import statistics
 import pytest
 
 from labkit.memory import validate
-from labkit.memory.analytic import analytic
+from labkit.memory.formula import analytic
 from labkit.memory.measured import measure
 from labkit.memory.settings import StepSettings
-from labkit.memory.trace import trace
+from labkit.memory.trace.tracing import trace
 
 RECORD = json.loads((validate.DATA / "results" / "memory_validation.json").read_text())
 ROWS, SUMMARY = RECORD["rows"], RECORD["summary"]

@@ -119,10 +119,10 @@ PARTS = ("small models", "8b", "quantised")
 
 
 def _trace(settings: dict[str, Any], device: dict[str, Any]) -> dict[str, Any]:
-    from labkit.memory.roofline import step_seconds
+    from labkit.memory.architectures import shape_of
     from labkit.memory.settings import StepSettings
-    from labkit.memory.shapes import shape_of
-    from labkit.memory.trace import trace
+    from labkit.memory.step_time import step_seconds
+    from labkit.memory.trace.tracing import trace
 
     step = StepSettings(**settings, target="cuda", compute_capability=device["compute_capability"])
     try:

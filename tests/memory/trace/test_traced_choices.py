@@ -5,7 +5,7 @@ import pytest
 from labkit.errors import LabkitError
 from labkit.memory.measured import measure
 from labkit.memory.settings import StepSettings
-from labkit.memory.trace import trace
+from labkit.memory.trace.tracing import trace
 
 
 def settings_for(model, **fields):

@@ -6,7 +6,7 @@ import pytest
 
 from labkit.memory.measured import measure
 from labkit.memory.settings import StepSettings
-from labkit.memory.trace import trace
+from labkit.memory.trace.tracing import trace
 
 
 @pytest.mark.parametrize(

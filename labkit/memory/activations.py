@@ -29,8 +29,8 @@ Widths are in elements, results in bytes. Only numbers of a configuration are re
 
 from collections.abc import Iterable
 
+from labkit.memory.architectures import Linear, Shape, adapted
 from labkit.memory.settings import BYTES, StepSettings
-from labkit.memory.shapes import Linear, Shape, adapted
 
 
 def kept_per_token(shape: Shape, settings: StepSettings) -> float:

@@ -6,7 +6,7 @@ import pytest
 
 from labkit.errors import LabkitError
 from labkit.memory.settings import StepSettings
-from labkit.memory.trace import trace
+from labkit.memory.trace.tracing import trace
 
 
 def settings_for(model, **fields):
@@ -59,7 +59,7 @@ def test_seventy_billion_parameters_take_no_memory():
 @pytest.mark.parametrize("model", ["smollm2-135m-instruct", "t5-large", "bloom-3b", "phi-1.5"])
 def test_tied_and_packed_parameters_are_counted_once_and_in_full(model):
     """Counted on the model's shape, which is compared with the model class elsewhere."""
-    from labkit.memory.analytic import analytic
+    from labkit.memory.formula import analytic
 
     for method in ("full", "lora", "qlora"):
         settings = StepSettings(model=model, method=method, seq_len=32)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from labkit.errors import LabkitError
-from labkit.memory import shortage
+from labkit.memory.process import shortage
 from labkit.runs import records
 from labkit.train import train
 from labkit.trainer import LabTrainer

@@ -29,14 +29,14 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from labkit.errors import LabkitError
-from labkit.memory import gpu_paths
-from labkit.memory.build import build_step, depth_of, load_config
-from labkit.memory.imports import collector_paused
-from labkit.memory.quantised import NF4Linear
 from labkit.memory.settings import StepSettings
 from labkit.memory.sharding import Sizes, shard
-from labkit.memory.step import layer_stacks
-from labkit.memory.tracker import PARTS, StorageTracker, Window, replay
+from labkit.memory.step.build import build_step, depth_of, load_config
+from labkit.memory.step.imports import collector_paused
+from labkit.memory.step.quantised import NF4Linear
+from labkit.memory.step.training_step import layer_stacks
+from labkit.memory.trace import gpu_paths
+from labkit.memory.trace.tracker import PARTS, StorageTracker, Window, replay
 from labkit.quiet import quiet
 
 SHALLOW = (3, 4)

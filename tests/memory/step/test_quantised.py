@@ -11,7 +11,7 @@ functional = pytest.importorskip("bitsandbytes.functional")
 
 @pytest.mark.parametrize("double_quant", [True, False])
 def test_nf4_layer_has_the_sizes_of_the_library_and_its_result(double_quant):
-    from labkit.memory.quantised import NF4Linear
+    from labkit.memory.step.quantised import NF4Linear
 
     linear = torch.nn.Linear(256, 512, bias=False, dtype=torch.bfloat16)
     packed, state = functional.quantize_4bit(
@@ -35,7 +35,7 @@ def test_nf4_layer_has_the_sizes_of_the_library_and_its_result(double_quant):
 
 
 def test_int8_layer_computes_the_product_of_its_rows():
-    from labkit.memory.quantised import Int8Linear
+    from labkit.memory.step.quantised import Int8Linear
 
     linear = torch.nn.Linear(64, 96, bias=False, dtype=torch.bfloat16)
     layer = Int8Linear(linear)
@@ -48,9 +48,9 @@ def test_int8_layer_computes_the_product_of_its_rows():
 
 
 def test_head_and_layers_kept_for_their_range_stay_as_they_are():
-    from labkit.memory.build import build_step, load_config
-    from labkit.memory.quantised import NF4Linear
     from labkit.memory.settings import StepSettings
+    from labkit.memory.step.build import build_step, load_config
+    from labkit.memory.step.quantised import NF4Linear
 
     for model, kept in (("tiny-llama", "lm_head"), ("tiny-t5", "wo")):
         settings = StepSettings(model=model, method="qlora", target="cpu")

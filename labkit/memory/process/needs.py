@@ -32,11 +32,11 @@ from typing import Any
 
 from labkit.errors import LabkitError
 from labkit.machine.hardware import GIB, cores
+from labkit.memory.architectures import adapted, shape_of
 from labkit.memory.estimates import needed
-from labkit.memory.imports import import_libraries
-from labkit.memory.point import DONE, run_in_process
+from labkit.memory.process.isolated import DONE, run_in_process
 from labkit.memory.settings import BYTES, StepSettings
-from labkit.memory.shapes import adapted, shape_of
+from labkit.memory.step.imports import import_libraries
 
 HEAP_BYTES = 38 * 2**20
 THREAD_BYTES = 3 * 2**20
@@ -102,7 +102,7 @@ def traced(settings: StepSettings) -> Traced:
 @lru_cache(maxsize=512)
 def _traced(text: str) -> Traced:
     import_libraries()
-    from labkit.memory.trace import trace
+    from labkit.memory.trace.tracing import trace
 
     result = trace(StepSettings(**json.loads(text)))
     peaks = {window.name: window.peak_bytes for window in result.windows}

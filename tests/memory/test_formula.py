@@ -4,7 +4,9 @@ import statistics
 
 import pytest
 
-from labkit.memory.analytic import (
+from labkit.memory.activations import kept_per_token
+from labkit.memory.architectures import parameters, shape_of
+from labkit.memory.formula import (
     RULE_OF_18,
     analytic,
     evaluation_bytes,
@@ -12,10 +14,8 @@ from labkit.memory.analytic import (
     logits_bytes,
     weight_bytes,
 )
-from labkit.memory.kept import kept_per_token
 from labkit.memory.settings import StepSettings
-from labkit.memory.shapes import parameters, shape_of
-from labkit.memory.trace import trace
+from labkit.memory.trace.tracing import trace
 from labkit.models.registry import known_names, spec
 
 

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 
 from labkit.errors import LabkitError, nearest
-from labkit.memory.imports import architecture_known
-from labkit.memory.quantised import quantise_linears
+from labkit.memory.architectures import check_method, config_folder
 from labkit.memory.settings import StepSettings
-from labkit.memory.shapes import check_method, config_folder
-from labkit.memory.step import Step
+from labkit.memory.step.imports import architecture_known
+from labkit.memory.step.quantised import quantise_linears
+from labkit.memory.step.training_step import Step
 from labkit.models import registry
 from labkit.quiet import quiet, quiet_bitsandbytes
 

@@ -23,10 +23,10 @@ overlap, small products, power limits, data loading. Published runs give the wid
 """
 
 from labkit.machine.datasheets import Device
-from labkit.memory.analytic import added_parameters, optimizer_state_bytes
-from labkit.memory.kept import kept_per_token
+from labkit.memory.activations import kept_per_token
+from labkit.memory.architectures import Shape, adapted, block_weights, parameters
+from labkit.memory.formula import added_parameters, optimizer_state_bytes
 from labkit.memory.settings import BYTES, StepSettings
-from labkit.memory.shapes import Shape, adapted, block_weights, parameters
 from labkit.memory.sharding import trained_bytes
 
 MATMUL_SHARE = 0.7

@@ -10,8 +10,15 @@ import psutil
 import pytest
 
 from labkit.errors import LabkitError
-from labkit.memory import point
-from labkit.memory.point import DONE, FAILED, OUT_OF_MEMORY, Ended, explained, run_in_process
+from labkit.memory.process import isolated
+from labkit.memory.process.isolated import (
+    DONE,
+    FAILED,
+    OUT_OF_MEMORY,
+    Ended,
+    explained,
+    run_in_process,
+)
 from labkit.memory.settings import StepSettings
 
 MIB = 2**20
@@ -65,7 +72,7 @@ def run_fake(tmp_path, death, *, always, **options):
 
 @pytest.mark.parametrize("death", UNEXPLAINED.values(), ids=UNEXPLAINED)
 def test_what_more_memory_mends_was_out_of_memory(death, tmp_path, monkeypatch):
-    monkeypatch.setattr(point, "HUNG_POLLS", 60)
+    monkeypatch.setattr(isolated, "HUNG_POLLS", 60)
     answer, starts = run_fake(tmp_path, death, always=False)
     assert (answer["status"], starts) == (OUT_OF_MEMORY, 2)
     assert answer["detail"].endswith("; not so with more memory")
@@ -73,7 +80,7 @@ def test_what_more_memory_mends_was_out_of_memory(death, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("death", UNEXPLAINED.values(), ids=UNEXPLAINED)
 def test_what_more_memory_does_not_mend_has_failed(death, tmp_path, monkeypatch):
-    monkeypatch.setattr(point, "HUNG_POLLS", 60)
+    monkeypatch.setattr(isolated, "HUNG_POLLS", 60)
     answer, starts = run_fake(tmp_path, death, always=True)
     assert (answer["status"], starts) == (FAILED, 2)
     assert answer["detail"]
@@ -88,7 +95,7 @@ def test_who_says_that_memory_is_missing_is_believed(death, tmp_path):
 @pytest.mark.parametrize(("need", "status"), [(None, OUT_OF_MEMORY), (51, OUT_OF_MEMORY),
                                               (49, FAILED)])  # fmt: skip
 def test_where_there_is_no_more_memory_the_prediction_decides(tmp_path, monkeypatch, need, status):
-    monkeypatch.setattr(point, "memory_available_bytes", lambda: 50 * MIB)
+    monkeypatch.setattr(isolated, "memory_available_bytes", lambda: 50 * MIB)
     answer, starts = run_fake(tmp_path, "os.abort()", always=True, need=need and need * MIB)
     assert (answer["status"], starts) == (status, 1)
 
@@ -123,10 +130,10 @@ def test_the_kernel_says_whom_it_killed_for_memory(ended, status):
     ],
 )
 def test_an_exception_is_read_with_what_it_came_from(error, status):
-    assert point._failure(error)["status"] == status
+    assert isolated._failure(error)["status"] == status
     wrapped = ValueError("the layer failed")
     wrapped.__cause__ = error
-    assert point._failure(wrapped)["status"] == status
+    assert isolated._failure(wrapped)["status"] == status
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +169,7 @@ def test_a_real_step_with_room_for_half_of_its_tensors_is_out_of_memory(dtype):
 
 
 def test_a_mistake_has_failed_whatever_the_limit(tmp_path):
-    mistake = point._failure(LabkitError("there is no layer out of memory"))
+    mistake = isolated._failure(LabkitError("there is no layer out of memory"))
     answer, starts = run_fake(tmp_path, f"say(**{mistake!r})", always=True)
     assert (answer["status"], starts) == (FAILED, 1)
     assert answer["detail"] == "there is no layer out of memory"
@@ -170,7 +177,7 @@ def test_a_mistake_has_failed_whatever_the_limit(tmp_path):
 
 def test_a_worker_does_not_outlive_the_process_that_started_it():
     code = (
-        "from labkit.memory.point import run_in_process\n"
+        "from labkit.memory.process.isolated import run_in_process\n"
         "from labkit.memory.settings import StepSettings\n"
         "run_in_process(StepSettings(model='tiny-llama', target='cpu', seq_len=4096,"
         " batch_size=4), limit=None, steps=1000)\n"

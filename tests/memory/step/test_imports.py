@@ -7,14 +7,14 @@ import sys
 import pytest
 import torch
 
-from labkit.memory import imports
-from labkit.memory.build import load_config
 from labkit.memory.settings import StepSettings
+from labkit.memory.step import imports
+from labkit.memory.step.build import load_config
 
 AFTERWARDS = """
 import functools, gc, inspect, sys
 before = functools.lru_cache, inspect.getframeinfo
-from labkit.memory.imports import import_libraries
+from labkit.memory.step.imports import import_libraries
 import_libraries()
 for heavy in ("scipy.optimize", "torch._inductor.compile_fx"):
     assert heavy not in sys.modules, heavy

@@ -6,8 +6,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from labkit.memory.measured import measure
 from labkit.memory.settings import StepSettings
-from labkit.memory.trace import trace
-from labkit.memory.tracker import StorageTracker, replay
+from labkit.memory.trace.tracing import trace
+from labkit.memory.trace.tracker import StorageTracker, replay
 
 KIB = 1024
 

@@ -19,7 +19,7 @@ from contextlib import contextmanager
 
 from labkit.errors import LabkitError
 from labkit.machine.hardware import GIB
-from labkit.memory.point import mentions_memory
+from labkit.memory.process.isolated import mentions_memory
 
 
 def is_shortage(error: BaseException) -> bool:

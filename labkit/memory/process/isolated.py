@@ -51,7 +51,7 @@ EXACT = {
     "MALLOC_ARENA_MAX": "1",
 }
 DONE, OUT_OF_MEMORY, FAILED = "done", "out of memory", "failed"
-WORKER = ("-m", "labkit.memory.point")
+WORKER = ("-m", "labkit.memory.process.isolated")
 WARMUP = 2
 POLL_SECONDS = 0.01
 # A process that sleeps for so many looks without using the processor waits for something that a

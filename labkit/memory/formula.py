@@ -31,9 +31,8 @@ Nothing here imports PyTorch.
 
 from dataclasses import dataclass
 
-from labkit.memory.kept import kept_per_token, residual_bytes, unsaved_inputs_per_token
-from labkit.memory.settings import BYTES, StepSettings
-from labkit.memory.shapes import (
+from labkit.memory.activations import kept_per_token, residual_bytes, unsaved_inputs_per_token
+from labkit.memory.architectures import (
     Shape,
     adapted,
     block_weights,
@@ -41,6 +40,7 @@ from labkit.memory.shapes import (
     quantised_weights,
     shape_of,
 )
+from labkit.memory.settings import BYTES, StepSettings
 from labkit.memory.sharding import Sizes, shard, state_bytes, trained_bytes
 
 RULE_OF_18 = {
