@@ -152,7 +152,7 @@ def train(
         print("\n".join(f"{name:<{width}}  {text}" for name, text in describe_fields().items()))
         return
     loaded = load_config(config, _key_values(context.args))
-    from labkit.train import train_repeatedly
+    from labkit.train.run import train_repeatedly
 
     def score(record: results.RunRecord) -> None:
         from labkit.evaluate import evaluate as evaluate_run

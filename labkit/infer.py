@@ -243,10 +243,10 @@ def load_generator(name: str, *, dtype: str = "auto", exact: bool = False) -> Ge
     Raises:
         LabkitError: there is no such model, or it is one that reads with an encoder.
     """
-    from labkit import fast
     from labkit.machine import arithmetic
     from labkit.machine.heap import keep_heap
     from labkit.models import load
+    from labkit.train import fast_step
 
     path = model_path(name)
     import torch
@@ -255,7 +255,7 @@ def load_generator(name: str, *, dtype: str = "auto", exact: bool = False) -> Ge
 
     if not torch.cuda.is_available():
         keep_heap()
-        fast.group_queries()
+        fast_step.group_queries()
     model = load.load_model(path, dtype=dtype)
     if load.quantisation(path) is None:
         # Adapters are stored in float32, but training multiplied them in the compute type too.
@@ -263,7 +263,7 @@ def load_generator(name: str, *, dtype: str = "auto", exact: bool = False) -> Ge
         if exact and not torch.cuda.is_available():
             computes_in = torch.float32
         model = model.to(computes_in)
-    fast.contiguous_head(model)
+    fast_step.contiguous_head(model)
     check_writes(name, model.config)
     if torch.cuda.is_available() and model.device.type != "cuda":
         model = model.to("cuda")

@@ -11,7 +11,7 @@ from labkit import infer
 from labkit.bench import answering
 from labkit.console import run_tool
 from labkit.runs.config import RunConfig
-from labkit.train import train
+from labkit.train.run import train
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from labkit.errors import LabkitError
 from labkit.models import registry
 from labkit.runs import records
 from labkit.runs.config import RunConfig
-from labkit.train import train
+from labkit.train.run import train
 
 Run = Callable[..., RunConfig]
 

@@ -12,13 +12,14 @@ from typing import Any
 import pytest
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 
-from labkit import __version__, cli, infer, trainer
+from labkit import __version__, cli, infer
 from labkit.datasets import tatqa
 from labkit.errors import LabkitError
 from labkit.machine import arithmetic
 from labkit.models.load import load_model
 from labkit.runs import records
 from labkit.runs.config import FIELDS, RunConfig
+from labkit.train import trainer
 
 pytestmark = pytest.mark.usefixtures("runs", "few_objects")
 
@@ -430,8 +431,8 @@ LIGHT = [
     "labkit.models.load", "labkit.datasets.tatqa", "labkit.datasets.answers",
     "labkit.datasets.score", "labkit.datasets.encode", "labkit.datasets.tables.generate",
     "labkit.datasets.sharing", "labkit.stats", "labkit.machine.meter", "labkit.runs.progress",
-    "labkit.fast", "labkit.methods", "labkit.infer", "labkit.evaluate", "labkit.train",
-    "labkit.checkpoints", "labkit.memory.formula", "labkit.cli",
+    "labkit.train.fast_step", "labkit.methods", "labkit.infer", "labkit.evaluate",
+    "labkit.train.run", "labkit.checkpoints", "labkit.memory.formula", "labkit.cli",
 ]  # fmt: skip
 
 

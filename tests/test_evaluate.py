@@ -19,7 +19,7 @@ from labkit.evaluate import evaluate, majority_answer, worked_examples
 from labkit.models import load
 from labkit.runs import records
 from labkit.runs.config import RunConfig
-from labkit.train import train
+from labkit.train.run import train
 
 pytestmark = pytest.mark.usefixtures("runs", "few_objects")
 

@@ -213,7 +213,7 @@ def test_a_prompt_longer_than_the_model_s_window_gives_way_to_the_answer(
 
 def test_an_adapter_answers_as_trained(tiny_run: Callable[..., Any], few_reports: Path) -> None:
     """A run by its name; adapters are cast to the type their base is loaded in."""
-    from labkit.train import train
+    from labkit.train.run import train
 
     record = train(tiny_run(name="mine"), quiet=True)
     generator = load_generator("mine", dtype="float32")

@@ -57,20 +57,21 @@ def main(spec: dict[str, Any]) -> dict[str, Any]:
     import transformers
     from datasets import Dataset
 
-    from labkit import fast, methods
+    from labkit import methods
     from labkit.bench.costs import Profiled
     from labkit.machine.heap import keep_heap
     from labkit.machine.meter import Meter
     from labkit.models import load
     from labkit.quiet import quiet, quiet_bitsandbytes
     from labkit.runs.progress import Progress
-    from labkit.trainer import LabTrainer, MeterCallback, trainer_arguments
+    from labkit.train import fast_step
+    from labkit.train.trainer import LabTrainer, MeterCallback, trainer_arguments
 
     quiet_bitsandbytes()
     samples = [json.loads(line) for line in Path(spec["data"]).read_text().splitlines()]
     config, without = run_config(spec), set(spec.get("without", ()))
     longest = max(len(sample["input_ids"]) for sample in samples)
-    plan = fast.plan(config, steps=LONG_RUN, longest=longest, cuda=False)
+    plan = fast_step.plan(config, steps=LONG_RUN, longest=longest, cuda=False)
     plan = replace(
         plan,
         compile_layers=plan.compile_layers and "compile" not in without,
@@ -106,7 +107,7 @@ def main(spec: dict[str, Any]) -> dict[str, Any]:
             meter=meter, labelled_logits=plan.labelled_logits and trainer.has_plain_logits()
         )
         if plan.compile_layers:
-            fast.compile_layers(model)
+            fast_step.compile_layers(model)
         trainer.train()
     return {
         "seconds": [step["seconds"] for step in meter.steps],

@@ -26,7 +26,7 @@ from labkit.models import load
 from labkit.quiet import quiet_bitsandbytes
 from labkit.runs import records, run_folder
 from labkit.runs.config import RunConfig, load_config
-from labkit.train import encode_split, prepare
+from labkit.train.run import encode_split, prepare
 
 
 def batches(config: RunConfig, model_path: Path) -> list[list[dict[str, Any]]]:
@@ -35,7 +35,7 @@ def batches(config: RunConfig, model_path: Path) -> list[list[dict[str, Any]]]:
     Raises:
         LabkitError: steps that would differ in their number of samples, which TRL's cannot.
     """
-    from labkit.trainer import EpochSampler
+    from labkit.train.trainer import EpochSampler
 
     tokenizer = load.load_tokenizer(model_path)
     rows = encode_split(tokenizer, config, "train", shared=True)

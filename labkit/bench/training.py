@@ -100,9 +100,9 @@ def measure_training(
     from transformers import LlamaConfig, LlamaForCausalLM
     from transformers.initialization import no_init_weights
 
-    from labkit import fast
     from labkit.machine.heap import keep_heap
     from labkit.switchback import convert
+    from labkit.train import fast_step
 
     if platform.libc_ver()[0] == "glibc":
         keep_heap()
@@ -111,7 +111,7 @@ def measure_training(
     narrow = spec["dtype"] == "bfloat16"
     length = spec["seq_len"]
     size = vocabulary(spec["widths"], spec["layers"])
-    short = device == "cpu" and length <= fast.EAGER_ATTENTION_MAX_LENGTH
+    short = device == "cpu" and length <= fast_step.EAGER_ATTENTION_MAX_LENGTH
     config = LlamaConfig(
         **{**spec["widths"], "vocab_size": size}, num_hidden_layers=spec["layers"],
         tie_word_embeddings=False, use_cache=False, max_position_embeddings=length,
@@ -131,14 +131,14 @@ def measure_training(
     elif tiles:
         _use_tiles(model, spec["min_features"])
     if spec["compiled"]:
-        fast.compile_layers(model)
+        fast_step.compile_layers(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6, fused=True)
     input_ids = torch.randint(size, (spec["batch_size"], length), device=device)
     batch = {"input_ids": input_ids, "labels": input_ids.clone()}
 
     def step() -> None:
         with torch.autocast(device, dtype=torch.bfloat16, enabled=narrow):
-            loss = fast.labelled_loss(model, batch, None)
+            loss = fast_step.labelled_loss(model, batch, None)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()

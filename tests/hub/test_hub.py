@@ -191,7 +191,7 @@ def test_a_home_is_closed_to_the_others_and_models_to_everybody(hub, lab):
 TRAIN = """\
 import os
 from labkit.runs.config import RunConfig
-from labkit.train import train
+from labkit.train.run import train
 
 print("kernel", os.getpid())
 config = RunConfig(model="tiny-llama", data="tables", max_train_samples=16, max_steps=400,
@@ -237,7 +237,7 @@ from labkit import doctor
 print(doctor.render(doctor.report(), width=96))"""
 FULL = """\
 from labkit import profiles, results
-from labkit.train import train
+from labkit.train.run import train
 
 train(profiles.run_config("full", name="too-large", per_device_train_batch_size=8,
                           max_train_samples=None))"""

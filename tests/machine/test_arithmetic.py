@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from labkit import train
 from labkit.errors import LabkitError
 from labkit.machine import arithmetic
 from labkit.runs.config import RunConfig
+from labkit.train import run
 
 AVX512_BF16 = {"float32": 100e9, "bfloat16": 210e9, "float16": 5e9, "bandwidth": 25e9, "int8": 3e11}
 AVX2 = {"float32": 80e9, "bfloat16": 9e9, "float16": 11e9, "bandwidth": 20e9, "int8": 1e11}
@@ -228,8 +228,8 @@ def test_a_run_is_known_by_the_type_it_resolves_to(
     for rates, dtype in ((AVX2, "float32"), (AVX512_BF16, "bfloat16")):
         machine(rates)
         arithmetic.kept_file().unlink(missing_ok=True)
-        auto = train.prepare(tiny_run(dtype="auto"))
-        assert auto.sha256 == train.prepare(tiny_run(dtype=dtype)).sha256
+        auto = run.prepare(tiny_run(dtype="auto"))
+        assert auto.sha256 == run.prepare(tiny_run(dtype=dtype)).sha256
         assert auto.config.dtype == dtype
 
 
@@ -237,9 +237,9 @@ def test_the_record_says_the_type(
     machine: Any, runs: Path, tiny_run: Callable[..., RunConfig]
 ) -> None:
     machine(AVX2)
-    record = train.train(tiny_run(dtype="auto"), quiet=True)
+    record = run.train(tiny_run(dtype="auto"), quiet=True)
     assert record.summary["arithmetic"] == record.config["dtype"] == "float32"
-    again = train.train(tiny_run(dtype="float32"), quiet=True)
+    again = run.train(tiny_run(dtype="float32"), quiet=True)
     assert again.id == record.id
 
 

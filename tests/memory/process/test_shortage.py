@@ -8,8 +8,8 @@ import torch
 from labkit.errors import LabkitError
 from labkit.memory.process import shortage
 from labkit.runs import records
-from labkit.train import train
-from labkit.trainer import LabTrainer
+from labkit.train.run import train
+from labkit.train.trainer import LabTrainer
 
 
 def allocate_too_much() -> None:

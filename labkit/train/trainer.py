@@ -21,7 +21,6 @@ from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 from trl import SFTConfig, SFTTrainer
 
-from labkit import fast
 from labkit.errors import LabkitError, nearest
 from labkit.files import write_json
 from labkit.machine import arithmetic
@@ -29,6 +28,7 @@ from labkit.machine.meter import Meter
 from labkit.quiet import quiet
 from labkit.runs.config import RunConfig
 from labkit.runs.progress import Progress
+from labkit.train import fast_step
 
 
 class EpochSampler(LengthGroupedSampler):
@@ -72,7 +72,7 @@ class LabTrainer(SFTTrainer):
         sample = self.data_collator([self.train_dataset[0]])
         inputs = {k: sample[k].to(self.args.device) for k in ("input_ids", "labels")}
         with self.accelerator.autocast():
-            return fast.has_plain_logits(self.model.eval(), inputs)
+            return fast_step.has_plain_logits(self.model.eval(), inputs)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.args.train_sampling_strategy != "group_by_length":
@@ -109,7 +109,7 @@ class LabTrainer(SFTTrainer):
             self.meter.see_batch(int(real.sum()), padded=real.numel(), samples=samples)
         if self.labelled_logits and not return_outputs:
             with self.accelerator.autocast():
-                loss = fast.labelled_loss(
+                loss = fast_step.labelled_loss(
                     self.accelerator.unwrap_model(model), inputs, num_items_in_batch
                 )
         else:
@@ -182,7 +182,9 @@ class MeterCallback(TrainerCallback):
                 shutil.rmtree(old, ignore_errors=True)
 
 
-def trainer_arguments(config: RunConfig, folder: Path, plan: fast.Plan, *, cuda: bool) -> SFTConfig:
+def trainer_arguments(
+    config: RunConfig, folder: Path, plan: fast_step.Plan, *, cuda: bool
+) -> SFTConfig:
     """Return a run's settings in the trainer's words.
 
     Raises:

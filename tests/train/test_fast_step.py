@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from labkit import fast, methods
+from labkit import methods
 from labkit.datasets import encode, sharing, tatqa
 from labkit.machine import heap
 from labkit.models import load
 from labkit.runs.config import RunConfig
+from labkit.train import fast_step
 
 ARCHITECTURES = ["tiny-llama", "tiny-gemma", "tiny-phi", "tiny-bloom", "tiny-mamba"]
 
@@ -75,7 +76,7 @@ def test_labelled_loss_is_the_model_s_own_loss(
     exact = model(**batch).loss
     exact.backward()
     wanted = gradients(model)
-    loss = fast.labelled_loss(model, batch, None)
+    loss = fast_step.labelled_loss(model, batch, None)
     loss.backward()
     torch.testing.assert_close(loss, exact, rtol=1e-6, atol=1e-6)
     assert_same_gradients(gradients(model), wanted)
@@ -97,7 +98,7 @@ def test_accumulated_batches_add_up_to_the_mean_over_all_labels(
     wanted = gradients(model)
     total = 0.0
     for part in parts:
-        loss = fast.labelled_loss(model, padded(part), count)
+        loss = fast_step.labelled_loss(model, padded(part), count)
         loss.backward()
         total += loss.item()
     assert total == pytest.approx(exact.item(), rel=1e-5)
@@ -117,7 +118,7 @@ def test_with_adapters_only_their_gradients_appear_and_they_are_the_same(
     batch = padded(encoded[0])
     model(**batch).loss.backward()
     wanted = gradients(model)
-    fast.labelled_loss(model, batch, None).backward()
+    fast_step.labelled_loss(model, batch, None).backward()
     assert_same_gradients(gradients(model), wanted)
     assert all("lora_" in name for name in wanted)
 
@@ -131,7 +132,7 @@ def test_every_answer_s_end_is_learned(
     assert tokenizer.pad_token_id == end
     model = load.load_model(tiny_llama, dtype="float32")
     for group in encoded:
-        _, labels_N = fast.labelled_logits(model, padded(group))
+        _, labels_N = fast_step.labelled_logits(model, padded(group))
         assert int((labels_N == end).sum()) == len(group)
         assert labels_N[-1] == end
 
@@ -159,7 +160,7 @@ def test_shared_prompts_are_the_same_sum_of_losses(
     assert sum(len(r["input_ids"]) for r in rows) < 0.7 * sum(len(s["input_ids"]) for s in samples)
     batch = sharing.SharedPromptCollator(2)(rows)
     assert (batch["segment_ids"] == sharing.PADDING_SEGMENT).any()
-    loss = fast.labelled_loss(model, batch, count)
+    loss = fast_step.labelled_loss(model, batch, count)
     loss.backward()
     torch.testing.assert_close(loss, exact, rtol=1e-5, atol=1e-5)
     assert_same_gradients(gradients(model), wanted)
@@ -168,11 +169,11 @@ def test_shared_prompts_are_the_same_sum_of_losses(
 def test_models_that_share_prompts_are_those_tested_and_their_kin() -> None:
     config = RunConfig()
     shares = {name for name in ARCHITECTURES
-              if fast.shares_prompts(config, name.removeprefix("tiny-"))}  # fmt: skip
+              if fast_step.shares_prompts(config, name.removeprefix("tiny-"))}  # fmt: skip
     assert shares == set(SHARED)
     for off in ({"fast": False}, {"share_prompts": False},
                 {"attn_implementation": "flash_attention_2"}):  # fmt: skip
-        assert not fast.shares_prompts(RunConfig(**off), "llama")
+        assert not fast_step.shares_prompts(RunConfig(**off), "llama")
 
 
 def test_a_long_report_is_cut_into_sequences_that_fit(encoded: list[list[dict[str, Any]]]) -> None:
@@ -189,7 +190,7 @@ def test_plain_models_have_plain_logits(
     tiny_model: Callable[[str], Path], encoded: list[list[dict[str, Any]]], name: str
 ) -> None:
     model = load.load_model(tiny_model(name), dtype="float32")
-    assert fast.has_plain_logits(model, padded(encoded[0][:1]))
+    assert fast_step.has_plain_logits(model, padded(encoded[0][:1]))
 
 
 @pytest.mark.parametrize(
@@ -210,25 +211,27 @@ def test_models_that_change_their_logits_are_noticed(
     )  # fmt: skip
     model = transformers.AutoModelForCausalLM.from_config(config)
     nn.init.normal_(model.get_output_embeddings().weight)
-    assert not fast.has_plain_logits(model, padded(encoded[0][:1]))
+    assert not fast_step.has_plain_logits(model, padded(encoded[0][:1]))
 
 
-def plan(*, steps: int = 100, longest: int = 200, cuda: bool = False, **changes: Any) -> fast.Plan:
+def plan(
+    *, steps: int = 100, longest: int = 200, cuda: bool = False, **changes: Any
+) -> fast_step.Plan:
     config = RunConfig(**{"dtype": "bfloat16", **changes})
-    return fast.plan(config, steps=steps, longest=longest, cuda=cuda)
+    return fast_step.plan(config, steps=steps, longest=longest, cuda=cuda)
 
 
 @pytest.fixture
 def this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Linux with glibc and a C++ compiler, whatever runs the test."""
-    monkeypatch.setattr(fast, "_compiler", lambda: "/usr/bin/g++")
+    monkeypatch.setattr(fast_step, "_compiler", lambda: "/usr/bin/g++")
     monkeypatch.setattr(heap.platform, "libc_ver", lambda: ("glibc", "2.36"))
 
 
 @pytest.mark.usefixtures("this_machine")
 def test_on_a_cpu_with_everything_all_tricks_are_on() -> None:
     chosen = plan()
-    assert chosen == fast.Plan(
+    assert chosen == fast_step.Plan(
         attn_implementation="eager", compile_layers=True, labelled_logits=True,
         group_by_length=True, share_prompts=True, keep_heap=True, notes=(),
     )  # fmt: skip
@@ -237,7 +240,7 @@ def test_on_a_cpu_with_everything_all_tricks_are_on() -> None:
 @pytest.mark.usefixtures("this_machine")
 def test_fast_false_is_the_stock_trainer() -> None:
     chosen = plan(fast=False)
-    assert chosen == fast.Plan(
+    assert chosen == fast_step.Plan(
         attn_implementation="sdpa", compile_layers=False, labelled_logits=False,
         group_by_length=False, share_prompts=False, keep_heap=False, notes=(),
     )  # fmt: skip
@@ -253,21 +256,21 @@ def test_what_is_asked_for_wins() -> None:
 
 @pytest.mark.usefixtures("this_machine")
 def test_short_runs_are_not_compiled_and_long_samples_not_eager() -> None:
-    assert not plan(steps=fast.COMPILE_MIN_STEPS - 1).compile_layers
-    assert plan(steps=fast.COMPILE_MIN_STEPS).compile_layers
-    assert plan(longest=fast.EAGER_ATTENTION_MAX_LENGTH).attn_implementation == "eager"
-    assert plan(longest=fast.EAGER_ATTENTION_MAX_LENGTH + 1).attn_implementation == "sdpa"
+    assert not plan(steps=fast_step.COMPILE_MIN_STEPS - 1).compile_layers
+    assert plan(steps=fast_step.COMPILE_MIN_STEPS).compile_layers
+    assert plan(longest=fast_step.EAGER_ATTENTION_MAX_LENGTH).attn_implementation == "eager"
+    assert plan(longest=fast_step.EAGER_ATTENTION_MAX_LENGTH + 1).attn_implementation == "sdpa"
 
 
 @pytest.mark.usefixtures("this_machine")
 def test_what_only_pays_in_bfloat16_is_off_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fast.arithmetic, "fastest", lambda: "float32")
+    monkeypatch.setattr(fast_step.arithmetic, "fastest", lambda: "float32")
     for chosen in (plan(dtype="float32"), plan(dtype="auto")):
         assert (chosen.attn_implementation, chosen.compile_layers) == ("sdpa", False)
         assert chosen.labelled_logits and chosen.share_prompts and chosen.keep_heap
     assert plan(dtype="float32", torch_compile="on").compile_layers
     assert plan(dtype="float32", attn_implementation="eager").attn_implementation == "eager"
-    assert fast.has_fused_attention("llama") and not fast.has_fused_attention("bloom")
+    assert fast_step.has_fused_attention("llama") and not fast_step.has_fused_attention("bloom")
     # On a GPU auto is bfloat16, whatever the processor beside it is good at.
     assert plan(dtype="auto", cuda=True) == plan(dtype="bfloat16", cuda=True)
 
@@ -286,7 +289,7 @@ def test_a_gpu_needs_no_cpu_tricks() -> None:
 def test_without_a_compiler_layers_run_uncompiled(
     monkeypatch: pytest.MonkeyPatch, asked: str
 ) -> None:
-    monkeypatch.setattr(fast, "_compiler", lambda: None)
+    monkeypatch.setattr(fast_step, "_compiler", lambda: None)
     chosen = plan(torch_compile=asked)
     assert not chosen.compile_layers
     assert any("compiler" in note for note in chosen.notes)
@@ -305,11 +308,11 @@ def test_the_compiler_is_the_one_that_is_there(
 ) -> None:
     monkeypatch.delenv("CXX", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert fast._compiler() is None
+    assert fast_step._compiler() is None
     program = tmp_path / "clang++"
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
-    assert fast._compiler() == str(program)
+    assert fast_step._compiler() == str(program)
 
 
 def test_compiled_code_is_kept_for_one_kind_of_processor(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,7 +321,7 @@ def test_compiled_code_is_kept_for_one_kind_of_processor(monkeypatch: pytest.Mon
         monkeypatch.setenv("ATEN_CPU_CAPABILITY", capability)
         monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "put back afterwards")
         monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
-        fast.compile_layers(torch.nn.Linear(1, 1))
+        fast_step.compile_layers(torch.nn.Linear(1, 1))
         places.add(os.environ["TORCHINDUCTOR_CACHE_DIR"])
     assert len(places) == 2
 
@@ -336,12 +339,12 @@ def test_compiled_layers_give_the_same_loss_and_gradients(
     assert len({batch["input_ids"].shape for batch in batches}) > 1
     plain = []
     for batch in batches:
-        fast.labelled_loss(model, batch, None).backward()
-        plain.append((fast.labelled_loss(model, batch, None).item(), gradients(model)))
-    assert fast.compile_layers(model) == 2
+        fast_step.labelled_loss(model, batch, None).backward()
+        plain.append((fast_step.labelled_loss(model, batch, None).item(), gradients(model)))
+    assert fast_step.compile_layers(model) == 2
     torch._dynamo.utils.counters.clear()
     for batch, (loss, wanted) in zip(batches, plain, strict=True):
-        compiled = fast.labelled_loss(model, batch, None)
+        compiled = fast_step.labelled_loss(model, batch, None)
         compiled.backward()
         assert compiled.item() == pytest.approx(loss, rel=1e-5)
         assert_same_gradients(gradients(model), wanted)

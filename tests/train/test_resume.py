@@ -17,10 +17,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from labkit import train, trainer
 from labkit.errors import LabkitError
 from labkit.runs import records, run_folder
 from labkit.runs.config import RunConfig
+from labkit.train import run, trainer
 
 pytestmark = pytest.mark.usefixtures("runs", "few_objects")
 Run = Callable[..., RunConfig]
@@ -30,7 +30,7 @@ import os
 os.environ["LABKIT_RUNS"] = runs
 from labkit import trainer
 from labkit.runs.config import from_mapping
-from labkit.train import train
+from labkit.train.run import train
 exec(before)
 train(from_mapping(config, where="child"), quiet=True)
 """
@@ -51,7 +51,7 @@ trainer.MeterCallback.on_step_begin = lambda *_, **__: time.sleep(600)
 @pytest.fixture(scope="module")
 def server() -> Any:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["labkit.train", "labkit.trainer"])
+    context.set_forkserver_preload(["labkit.train.run", "labkit.train.trainer"])
     return context
 
 
@@ -88,7 +88,7 @@ def weights(record: records.RunRecord) -> dict[str, torch.Tensor]:
 
 
 def trained(config: RunConfig, **changes: Any) -> records.RunRecord:
-    return train.train(config, quiet=True, **changes)
+    return run.train(config, quiet=True, **changes)
 
 
 def assert_same_run(one: records.RunRecord, other: records.RunRecord) -> None:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labkit import fast, methods
+from labkit import methods
 from labkit.console import say
 from labkit.datasets import encode, sharing, tatqa
 from labkit.datasets.sharing import SharedPromptCollator
@@ -40,6 +40,7 @@ from labkit.runs import records as results
 from labkit.runs import run_folder
 from labkit.runs.config import RunConfig
 from labkit.runs.progress import Progress
+from labkit.train import fast_step
 
 PARTS = (".lock", "record.json", "model", ".model.partial", "checkpoints", "tensorboard")
 """What a run's folder holds."""
@@ -124,7 +125,7 @@ def _run(prepared: Prepared, *, fresh: bool, quiet: bool) -> results.RunRecord:
     config, folder = prepared.config, prepared.folder
     tokenizer = load.load_tokenizer(prepared.model_path)
     model_type = load.config_of(str(prepared.model_path)).model_type
-    shared = fast.shares_prompts(config, model_type)
+    shared = fast_step.shares_prompts(config, model_type)
     train_set = encode_split(tokenizer, config, "train", shared=shared)
     dev_set = encode_split(tokenizer, config, "dev", shared=shared) if config.eval_steps else None
     quiet_bitsandbytes()
@@ -132,12 +133,12 @@ def _run(prepared: Prepared, *, fresh: bool, quiet: bool) -> results.RunRecord:
     import transformers
 
     from labkit.switchback import convert, freeze_base
-    from labkit.trainer import LabTrainer, MeterCallback, loggers, trainer_arguments
+    from labkit.train.trainer import LabTrainer, MeterCallback, loggers, trainer_arguments
 
     cuda = torch.cuda.is_available()
     steps = total_steps(config, len(train_set))
     longest = max(len(sample["input_ids"]) for sample in train_set)
-    plan = fast.plan(config, steps=steps, longest=longest, cuda=cuda, model_type=model_type)
+    plan = fast_step.plan(config, steps=steps, longest=longest, cuda=cuda, model_type=model_type)
     if plan.keep_heap:
         keep_heap()
     arguments = trainer_arguments(config, folder, plan, cuda=cuda)
@@ -192,7 +193,7 @@ def _run(prepared: Prepared, *, fresh: bool, quiet: bool) -> results.RunRecord:
         progress.say("this model changes its logits, so they are computed at every position")
     trainer.use(meter=meter, labelled_logits=labelled_logits)
     if plan.compile_layers:
-        fast.compile_layers(model)
+        fast_step.compile_layers(model)
         progress.say("compiling the decoder layers: the first step takes longer")
     if checkpoint:
         progress.say(f"going on from step {len(steps_before)}")

@@ -4,7 +4,7 @@ import pytest
 
 from labkit.errors import LabkitError
 from labkit.switchback import SwitchBackLinear
-from labkit.train import train, train_repeatedly
+from labkit.train.run import train, train_repeatedly
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from trl import SFTTrainer
 
-from labkit import fast, methods, train, trainer
+from labkit import methods
 from labkit.datasets import tatqa
 from labkit.errors import LabkitError
 from labkit.machine.meter import Meter
@@ -22,6 +22,8 @@ from labkit.models import load
 from labkit.runs import records, run_folder
 from labkit.runs.config import RunConfig
 from labkit.runs.progress import Progress
+from labkit.train import fast_step, trainer
+from labkit.train import run as train
 
 pytestmark = pytest.mark.usefixtures("runs", "few_objects")
 Run = Callable[..., RunConfig]
@@ -56,7 +58,7 @@ def test_loss_trace_and_weights_are_those_of_the_stock_trainer(
                       max_steps=5, weight_decay=0.1, report_to="tensorboard")  # fmt: skip
     tokenizer = load.load_tokenizer(config.model)
     data = train._as_dataset(train.encode_split(tokenizer, config, "train", shared=False))
-    plan = fast.plan(config.replace(fast=False), steps=5, longest=300, cuda=False)
+    plan = fast_step.plan(config.replace(fast=False), steps=5, longest=300, cuda=False)
 
     def run(kind: type[SFTTrainer]) -> tuple[SFTTrainer, torch.nn.Module]:
         torch.manual_seed(0)
@@ -330,7 +332,8 @@ def test_evaluations_are_recorded_and_not_timed(
     config = tiny_run()
     rows = train.encode_split(tokenizer, config, "dev", shared=True)
     losses = [
-        fast.labelled_loss(model, train.SharedPromptCollator(2)([row]), None).item() for row in rows
+        fast_step.labelled_loss(model, train.SharedPromptCollator(2)([row]), None).item()
+        for row in rows
     ]
     found = record.summary["eval_losses"][-1]["loss"]
     assert min(losses) - 1e-3 <= found <= max(losses) + 1e-3
@@ -583,7 +586,7 @@ def test_an_error_of_ours_is_not_renamed(tiny_run: Run, monkeypatch: pytest.Monk
     def broken(*args: Any, **kwargs: Any) -> None:
         raise ZeroDivisionError("a fault in the code")
 
-    monkeypatch.setattr(fast, "labelled_logits", broken)
+    monkeypatch.setattr(fast_step, "labelled_logits", broken)
     monkeypatch.setattr(trainer.LabTrainer, "has_plain_logits", lambda self: True)
     with pytest.raises(ZeroDivisionError):
         trained(tiny_run(name="mine"))
