@@ -47,22 +47,23 @@ def infer(
     if not all_:
         if figure is not None or max_samples is not None or fresh:
             raise LabkitError("--figure, --max-samples and --fresh belong to --all: add it")
-        from labkit import infer as infer_
-        from labkit import views
+        from labkit.inference import generate as infer_
+        from labkit.inference import show
 
         rows = infer_.compare(models, infer_.parse_sids(sid or ""), data=data, split=split,
                               dtype=dtype)  # fmt: skip
-        emit({"samples": rows}, json_, views.render(rows, colour=sys.stdout.isatty()))
+        emit({"samples": rows}, json_, show.render(rows, colour=sys.stdout.isatty()))
         return
-    from labkit import comparison, plots
+    from labkit import plots
+    from labkit.inference import compare
 
-    found = comparison.compare_scores(
+    found = compare.compare_scores(
         models, data=data, split=split, max_samples=max_samples, dtype=dtype, fresh=fresh
     )
     if figure is not None:
         drawn, alt = plots.paired_differences(found)
         plots.save_figure(drawn, figure, alt=alt)
-    emit(found, json_, comparison.render(found))
+    emit(found, json_, compare.render(found))
 
 
 def eval_(
@@ -84,7 +85,7 @@ def eval_(
     json_: Json = False,
 ) -> None:
     """Score a model with 95 % intervals: TAT-QA's score, or tasks of lm-eval by name."""
-    from labkit import evaluate
+    from labkit.inference import evaluate
 
     tasks = [name.strip() for name in task.split(",")]
     others = [name for name in tasks if name != "tatqa"]
@@ -93,7 +94,7 @@ def eval_(
     outcomes: list[dict[str, Any]] = []
     texts = []
     if others:
-        from labkit import harness
+        from labkit.inference.lm_eval_tasks import run as harness
 
         outcomes = harness.evaluate_tasks(
             model, others, data=data, split=split, max_samples=max_samples, dtype=dtype, fresh=fresh
@@ -123,7 +124,7 @@ def eval_(
 
 def merge(run: Run, out: Out, dtype: StoredDtype = "bfloat16", json_: Json = False) -> None:
     """Turn an adapter and its base into one full model."""
-    from labkit import export
+    from labkit.inference import export
 
     made = export.merge(run, out, dtype=dtype)
     emit(made, json_, f"{made['out']}: {made['base']} with its {made['method']} adapter added, "
@@ -142,9 +143,9 @@ def quantize(
     json_: Json = False,
 ) -> None:
     """Make a smaller model, and measure its memory, speed and score beside the original's."""
-    from labkit import export
-    from labkit import infer as infer_
     from labkit.datasets import tatqa
+    from labkit.inference import export
+    from labkit.inference import generate as infer_
     from labkit.models import load
 
     if max_samples:  # what cannot be measured should not cost a model first

@@ -155,7 +155,7 @@ def train(
     from labkit.train.run import train_repeatedly
 
     def score(record: results.RunRecord) -> None:
-        from labkit.evaluate import evaluate as evaluate_run
+        from labkit.inference.evaluate import evaluate as evaluate_run
 
         evaluate_run(record.name, data=loaded.data)
 

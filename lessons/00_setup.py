@@ -67,7 +67,7 @@ predicted_seconds = None
 # A model is two things: a **tokenizer**, which turns text into numbers and back, and the **weights**. labkit looks for both in the shared folder first, then in your cache, and downloads them only when they are nowhere.
 
 # %%
-from labkit.infer import load_generator, model_path
+from labkit.inference.generate import load_generator, model_path
 
 generator = load_generator(model_name)
 model, tokenizer = generator.model, generator.tokenizer

@@ -140,7 +140,7 @@ plots.show(figure, alt=alt)
 # A falling loss says that the training questions became likelier. Whether the model can answer questions on reports it has never seen is another question, and it needs two yardsticks. The **majority** answer is the most frequent answer of the training split: it shows what can be had without reading. The **untouched model with two worked examples** in its prompt knows the answer format from them: what fine-tuning adds beyond it is the task.
 
 # %%
-from labkit.evaluate import evaluate
+from labkit.inference.evaluate import evaluate
 
 data = lora_config.data
 scores = {
@@ -157,7 +157,7 @@ figure, alt = plots.score_bars(scores)
 plots.show(figure, alt=alt)
 
 # %%
-from labkit.evaluate import score_table
+from labkit.inference.evaluate import score_table
 
 score_table(scores)
 
@@ -404,7 +404,7 @@ print(proof.sentence(equal, a="plain TRL", b="labkit"))
 # Numbers hide what a model does. Take a question, and read what each model writes.
 
 # %%
-from labkit.infer import compare
+from labkit.inference.generate import compare
 
 compare([lora_config.model, lora.name, full.name], [0], data=data)
 

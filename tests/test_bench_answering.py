@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from labkit import infer
 from labkit.bench import answering
 from labkit.console import run_tool
+from labkit.inference import generate
 from labkit.runs.config import RunConfig
 from labkit.train.run import train
 
@@ -18,8 +18,8 @@ from labkit.train.run import train
 def adapter(tiny_run: Callable[..., RunConfig], runs: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """Return a run; whatever is loaded here gets a head of its own, or nobody would say a word."""
 
-    def talkative(name: str, **settings: Any) -> infer.Generator:
-        generator = infer.load_generator(name, **settings)
+    def talkative(name: str, **settings: Any) -> generate.Generator:
+        generator = generate.load_generator(name, **settings)
         head = generator.model.get_output_embeddings()
         draw = torch.Generator().manual_seed(0)
         weight = torch.randn(head.weight.shape, generator=draw).to(head.weight.dtype)
@@ -55,7 +55,7 @@ def test_an_answer_that_differs_is_counted(
     asked = answering.plain
     count = iter(range(100))
 
-    def sometimes_wrong(generator: infer.Generator, sample: Any) -> str:
+    def sometimes_wrong(generator: generate.Generator, sample: Any) -> str:
         return asked(generator, sample) + ("?" if next(count) % 4 == 0 else "")
 
     monkeypatch.setattr(answering, "plain", sometimes_wrong)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from labkit import evaluate
 from labkit.bench import stock_run
 from labkit.errors import LabkitError
+from labkit.inference import evaluate
 from labkit.models import registry
 from labkit.runs import records
 from labkit.runs.config import RunConfig

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 
-from labkit import __version__, cli, infer
+from labkit import __version__, cli
 from labkit.datasets import tatqa
 from labkit.errors import LabkitError
+from labkit.inference import generate
 from labkit.machine import arithmetic
 from labkit.models.load import load_model
 from labkit.runs import records
@@ -327,7 +328,7 @@ def test_infer_prints_samples(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        infer.Generator, "_complete_groups",
+        generate.Generator, "_complete_groups",
         lambda self, groups, max_new_tokens: [["7 # million"] * len(g) for g in groups],
     )  # fmt: skip
     words = ["infer", places["model"], "--sid", "0-1,3", "--data", places["data"]]
@@ -431,8 +432,9 @@ LIGHT = [
     "labkit.models.load", "labkit.datasets.tatqa", "labkit.datasets.answers",
     "labkit.datasets.score", "labkit.datasets.encode", "labkit.datasets.tables.generate",
     "labkit.datasets.sharing", "labkit.stats", "labkit.machine.meter", "labkit.runs.progress",
-    "labkit.train.fast_step", "labkit.methods", "labkit.infer", "labkit.evaluate",
-    "labkit.train.run", "labkit.checkpoints", "labkit.memory.formula", "labkit.cli",
+    "labkit.train.fast_step", "labkit.methods", "labkit.inference.generate",
+    "labkit.inference.evaluate", "labkit.train.run", "labkit.checkpoints", "labkit.memory.formula",
+    "labkit.cli",
 ]  # fmt: skip
 
 

@@ -23,7 +23,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from labkit.errors import LabkitError
-from labkit.infer import Generator, load_generator
+from labkit.inference.generate import Generator, load_generator
 from labkit.models import load
 from labkit.serve import batching, limits, server
 from labkit.serve.limits import Guard, Limits, Prefix

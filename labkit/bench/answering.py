@@ -19,14 +19,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from labkit import export
 from labkit.bench import harness
 from labkit.console import run_tool, say
 from labkit.datasets import encode, tatqa
 from labkit.datasets.tatqa import Sample
 from labkit.errors import LabkitError
 from labkit.files import write_json
-from labkit.infer import MAX_NEW_TOKENS, Generator, load_generator
+from labkit.inference import export
+from labkit.inference.generate import MAX_NEW_TOKENS, Generator, load_generator
 from labkit.quiet import quiet_bitsandbytes
 
 ARITHMETIC: dict[str, dict[str, Any]] = {

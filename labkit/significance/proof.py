@@ -23,8 +23,8 @@ from labkit.console import run_tool
 from labkit.datasets import tatqa
 from labkit.datasets.score import score_answer
 from labkit.errors import LabkitError
-from labkit.evaluate import evaluate
 from labkit.files import write_json
+from labkit.inference.evaluate import evaluate
 from labkit.runs import records
 
 MARGIN = 0.05

@@ -34,9 +34,9 @@ from labkit.datasets.answers import parse_answer
 from labkit.datasets.score import score_answer
 from labkit.datasets.tatqa import Sample
 from labkit.errors import LabkitError
+from labkit.inference.show import SideBySide
 from labkit.models import registry
 from labkit.runs import records
-from labkit.views import SideBySide
 
 MAX_NEW_TOKENS = 64
 SEQUENCES_PER_BATCH = 96

@@ -10,11 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from labkit import infer, views
 from labkit.datasets import encode, tatqa
 from labkit.datasets.score import score_answer
 from labkit.errors import LabkitError
-from labkit.infer import Generator, load_generator
+from labkit.inference import generate, show
+from labkit.inference.generate import Generator, load_generator
 from labkit.models import load
 
 pytestmark = pytest.mark.usefixtures("runs")
@@ -113,7 +113,7 @@ def test_batches_of_any_size_give_the_same_answers(
     samples = tatqa.samples(tatqa.load(str(few_reports), "test"))
     exact = generator.answer(samples, max_new_tokens=5)
     done: list[int] = []
-    monkeypatch.setattr(infer, "SEQUENCES_PER_BATCH", 7)
+    monkeypatch.setattr(generate, "SEQUENCES_PER_BATCH", 7)
     assert generator.answer(samples, max_new_tokens=5, progress=done.append) == exact
     assert len(done) > 2 and done == sorted(done) and done[-1] == len(samples)
     # Samples in another order are answered in that order.
@@ -142,7 +142,7 @@ def test_answers_that_ended_leave_the_batch(
     end, lengths = max(found.items(), key=lambda item: len({n // 4 for n in item[1]}))
     assert min(lengths) <= 4 < 8 < max(lengths), "nothing ends at different times"
     monkeypatch.setattr(generator.model.generation_config, "eos_token_id", [end])
-    monkeypatch.setattr(infer, "STAGE_TOKENS", 4)
+    monkeypatch.setattr(generate, "STAGE_TOKENS", 4)
     plain, batches = generator.model.generate, []
 
     def counted(**settings: Any) -> Any:
@@ -171,7 +171,7 @@ def test_a_report_is_read_once_for_all_its_questions(
     )
     generator.answer(samples, max_new_tokens=1)
     hook.remove()
-    prefix = infer.sharing.common_prefix_length(ids)
+    prefix = generate.sharing.common_prefix_length(ids)
     longest = max(map(len, ids))
     assert prefix > 0.6 * longest
     assert sum(seen) == prefix + len(ids) * (longest - prefix)
@@ -241,7 +241,7 @@ def test_a_reply_is_read_back_and_scored_as_the_score_does(few_reports: Path) ->
         ("nothing of the kind # million", ("nothing of the kind",), "million"),
         ("", (), ""),
     ]:
-        reply = infer.read_reply(sample, text)
+        reply = generate.read_reply(sample, text)
         assert (reply.text, reply.values, reply.scale) == (text, values, scale)
         assert (reply.em, reply.f1) == score_answer(list(values), scale, sample.question)
 
@@ -254,7 +254,7 @@ SIDS = {
 
 @pytest.mark.parametrize(("text", "sids"), SIDS.items())
 def test_sample_ids(text: str, sids: list[int]) -> None:
-    assert infer.parse_sids(text) == sids
+    assert generate.parse_sids(text) == sids
 
 
 @pytest.mark.parametrize(
@@ -264,22 +264,22 @@ def test_sample_ids(text: str, sids: list[int]) -> None:
 )  # fmt: skip
 def test_what_is_no_sample_id_is_one_sentence(text: str) -> None:
     with pytest.raises(LabkitError, match=r"is not a sample id: write 100, 3,7 or 0-4,9"):
-        infer.parse_sids(text)
+        generate.parse_sids(text)
 
 
 @given(st.lists(st.integers(0, 10**6), min_size=1, max_size=20))
 def test_sample_ids_written_out_come_back(sids: list[int]) -> None:
-    assert infer.parse_sids(",".join(map(str, sids))) == sids
+    assert generate.parse_sids(",".join(map(str, sids))) == sids
 
 
 def test_side_by_side_is_json_with_every_model_s_answer(
     tiny_model: Callable[[str], Path], few_reports: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(infer.Generator.answer, "__kwdefaults__", {
-        **(infer.Generator.answer.__kwdefaults__ or {}), "max_new_tokens": 4})  # fmt: skip
+    monkeypatch.setattr(generate.Generator.answer, "__kwdefaults__", {
+        **(generate.Generator.answer.__kwdefaults__ or {}), "max_new_tokens": 4})  # fmt: skip
     models = [str(tiny_model("tiny-llama")), str(tiny_model("tiny-phi"))]
     pool = tatqa.samples(tatqa.load(str(few_reports), "test"))
-    rows = infer.compare(models, [5, 0], data=str(few_reports))
+    rows = generate.compare(models, [5, 0], data=str(few_reports))
     assert json.loads(json.dumps(rows)) == rows
     assert [row["sid"] for row in rows] == [5, 0]
     for row, sample in zip(rows, [pool[5], pool[0]], strict=True):
@@ -293,15 +293,15 @@ def test_side_by_side_is_json_with_every_model_s_answer(
             assert (answer["em"], answer["f1"]) == score_answer(
                 answer["values"], answer["scale"], sample.question
             )
-        shown = views.render([row])
+        shown = show.render([row])
         assert sample.question.text in shown and sample.question.answer[0] in shown
         assert all(model in shown for model in models)
     # One model named twice is asked once and shown once.
-    twice = infer.compare([models[0], models[0]], [0], data=str(few_reports))
+    twice = generate.compare([models[0], models[0]], [0], data=str(few_reports))
     assert [answer["model"] for answer in twice[0]["answers"]] == models[:1]
 
 
 def test_a_sample_outside_the_split_says_which_there_are(few_reports: Path) -> None:
     count = len(tatqa.samples(tatqa.load(str(few_reports), "test")))
     with pytest.raises(LabkitError, match=rf"no sample {count}: .* has 0 to {count - 1}$"):
-        infer.compare(["tiny-llama"], [0, count], data=str(few_reports))
+        generate.compare(["tiny-llama"], [0, count], data=str(few_reports))

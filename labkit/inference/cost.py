@@ -25,7 +25,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from labkit.datasets.tatqa import Sample
-from labkit.infer import Generator, load_generator
+from labkit.inference.generate import Generator, load_generator
 
 if TYPE_CHECKING:
     import pandas

@@ -9,8 +9,8 @@ import torch
 import transformers
 from peft import LoraConfig, get_peft_model
 
-from labkit import decoding
-from labkit.infer import load_generator
+from labkit.inference import cost
+from labkit.inference.generate import load_generator
 from labkit.machine import arithmetic
 from labkit.models import load
 
@@ -20,17 +20,15 @@ from labkit.models import load
 def test_the_formula_is_what_the_model_keeps(tiny_model, name, tokens, batch):
     for dtype, width in [("float32", 4), ("bfloat16", 2)]:
         model = load.load_model(tiny_model(name), dtype=dtype)
-        formula = decoding.kv_cache_bytes(
+        formula = cost.kv_cache_bytes(
             model.config, tokens=tokens, batch=batch, bytes_per_number=width
         )
-        assert decoding.measured_kv_cache_bytes(model, tokens=tokens, batch=batch) == formula
+        assert cost.measured_kv_cache_bytes(model, tokens=tokens, batch=batch) == formula
 
 
 def test_the_cache_of_known_models():
     """Llama 2 7B keeps half a megabyte a token, Llama 3 8B a quarter of that: 8 of 32 heads."""
-    sizes = [
-        decoding.kv_cache_bytes(load.config_of(n), tokens=1) for n in ("llama-2-7b", "llama-3-8b")
-    ]
+    sizes = [cost.kv_cache_bytes(load.config_of(n), tokens=1) for n in ("llama-2-7b", "llama-3-8b")]
     assert sizes == [2 * 32 * 4096 * 2, 2 * 32 * 1024 * 2]
 
 
@@ -38,7 +36,7 @@ def test_shared_tensors_count_once(tiny_llama):
     model = load.load_model(tiny_llama, dtype="bfloat16")
     buffers = sum(b.nbytes for b in model.buffers())
     distinct = {p.data_ptr(): p.nbytes for p in model.parameters()}
-    assert decoding.weights_bytes(model) == sum(distinct.values()) + buffers
+    assert cost.weights_bytes(model) == sum(distinct.values()) + buffers
 
 
 @pytest.fixture
@@ -61,8 +59,8 @@ def test_forms_answer_and_take_what_their_bits_take(even_llama, tmp_path, monkey
     settings = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
     get_peft_model(load.load_model(even_llama, dtype="float32"), settings).save_pretrained(adapter)
     costs, texts = {}, {}
-    for label, generator in decoding.variants(str(even_llama), str(adapter)):
-        costs[label] = decoding.cost(label, generator, prompt_tokens=8, new_tokens=2, repeats=1)
+    for label, generator in cost.variants(str(even_llama), str(adapter)):
+        costs[label] = cost.cost(label, generator, prompt_tokens=8, new_tokens=2, repeats=1)
         texts[label] = generator.chat("Hello", max_new_tokens=6)
         if label == "merged, bf16":
             merged = {n: p.clone() for n, p in generator.model.named_parameters()}
@@ -86,7 +84,7 @@ def test_forms_answer_and_take_what_their_bits_take(even_llama, tmp_path, monkey
     wanted = dict(exact.named_parameters())
     assert all(torch.equal(p, wanted[n].bfloat16()) for n, p in merged.items())
     assert texts["untouched, bf16"] != texts["merged, bf16"]
-    assert list(decoding.cost_table(list(costs.values())).index) == list(costs)
+    assert list(cost.cost_table(list(costs.values())).index) == list(costs)
 
 
 def test_a_fine_tuned_model_is_found_beside_its_base(tmp_path: Path):
@@ -94,10 +92,10 @@ def test_a_fine_tuned_model_is_found_beside_its_base(tmp_path: Path):
                  "Meta-Llama-3-8B-Instruct", "Meta-Llama-3-8B-Instruct-FFT", "gemma-2b",
                  "orphan-Lora"]:  # fmt: skip
         (tmp_path / name).mkdir()
-    found = decoding.families(tmp_path)
+    found = cost.families(tmp_path)
     assert {base: list(labels) for base, labels in found.items()} == {
         "Llama-2-7b-chat-hf": ["untouched", "LoRA", "full"],
         "Meta-Llama-3-8B-Instruct": ["untouched", "full"],
     }
     assert found["Llama-2-7b-chat-hf"]["LoRA"] == tmp_path / "Llama-2-7b-chat-hf-Lora"
-    assert decoding.families(None) == decoding.families(tmp_path / "missing") == {}
+    assert cost.families(None) == cost.families(tmp_path / "missing") == {}

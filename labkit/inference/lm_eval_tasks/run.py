@@ -39,7 +39,7 @@ from labkit.console import say
 from labkit.datasets import encode, tatqa
 from labkit.errors import LabkitError, nearest
 from labkit.files import fingerprint, write_json
-from labkit.infer import load_generator, model_path
+from labkit.inference.generate import load_generator, model_path
 from labkit.machine import arithmetic
 from labkit.runs import records
 from labkit.stats import RESAMPLES, mean_interval

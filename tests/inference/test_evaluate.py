@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from labkit import evaluate as evaluation
-from labkit import infer
 from labkit.datasets import encode, tatqa
 from labkit.datasets.score import score_answer, score_file, score_predictions
 from labkit.errors import LabkitError
-from labkit.evaluate import evaluate, majority_answer, worked_examples
+from labkit.inference import evaluate as evaluation
+from labkit.inference import generate as infer
+from labkit.inference.evaluate import evaluate, majority_answer, worked_examples
 from labkit.models import load
 from labkit.runs import records
 from labkit.runs.config import RunConfig

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from labkit import comparison as comparing
-from labkit import evaluate as evaluation
 from labkit import plots
-from labkit.comparison import compare_predictions, compare_scores, difference_interval
 from labkit.datasets import tatqa
 from labkit.datasets.score import score_answer
 from labkit.errors import LabkitError
+from labkit.inference import compare as comparing
+from labkit.inference import evaluate as evaluation
+from labkit.inference.compare import compare_predictions, compare_scores, difference_interval
 
 pytestmark = pytest.mark.usefixtures("runs")
 WRONG: list[Any] = [["no such thing"], "million"]

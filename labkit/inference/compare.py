@@ -28,8 +28,8 @@ from labkit.datasets import tatqa
 from labkit.datasets.score import score_answer
 from labkit.datasets.tatqa import Sample
 from labkit.errors import LabkitError
-from labkit.evaluate import MAJORITY, evaluate, interval
-from labkit.infer import model_path
+from labkit.inference.evaluate import MAJORITY, evaluate, interval
+from labkit.inference.generate import model_path
 
 EXAMPLES_PER_TYPE = 2
 
@@ -198,7 +198,7 @@ def _disagreements(
 
 def render(comparison: dict[str, Any]) -> str:
     """Return a comparison as tables in percent, with the questions where models disagree."""
-    from labkit.views import reading, sign
+    from labkit.inference.show import reading, sign
 
     lines = [f"{comparison['n']} questions of {comparison['data']}/{comparison['split']}", ""]
     width = max(map(len, comparison["models"]))

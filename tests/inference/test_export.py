@@ -9,9 +9,9 @@ import pytest
 import torch
 from peft import LoraConfig, PrefixTuningConfig, PromptTuningConfig, get_peft_model
 
-from labkit import export, infer
 from labkit.datasets import tatqa
 from labkit.errors import LabkitError
+from labkit.inference import export, generate
 from labkit.models import load
 
 pytestmark = pytest.mark.usefixtures("runs")
@@ -29,7 +29,7 @@ def adapter(tiny_llama: Path, tmp_path: Path) -> Path:
 
 def answers(path: Path, data: Path, dtype: str) -> list[str]:
     samples = tatqa.samples(tatqa.load(str(data), "test"))[:8]
-    generator = infer.load_generator(str(path), dtype=dtype, exact=True)
+    generator = generate.load_generator(str(path), dtype=dtype, exact=True)
     return [reply.text for reply in generator.answer(samples, max_new_tokens=8)]
 
 

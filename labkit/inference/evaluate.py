@@ -24,7 +24,7 @@ from labkit.datasets.answers import format_answer
 from labkit.datasets.tatqa import Sample
 from labkit.errors import LabkitError
 from labkit.files import fingerprint, write_json
-from labkit.infer import model_path
+from labkit.inference.generate import model_path
 from labkit.machine import arithmetic
 from labkit.runs import records
 from labkit.runs.progress import Progress
@@ -165,7 +165,7 @@ def _generate(
     model: str, samples: Sequence[Sample], shots: Sequence[Sample], *, dtype: str, exact: bool,
     quiet: bool,
 ) -> dict[str, list[Any]]:  # fmt: skip
-    from labkit.infer import load_generator
+    from labkit.inference.generate import load_generator
 
     generator = load_generator(model, dtype=dtype, exact=exact)
     progress = Progress(total=len(samples), label=f"{Path(model).name}  answering", quiet=quiet)

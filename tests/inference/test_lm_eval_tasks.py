@@ -13,11 +13,11 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from labkit import harness
 from labkit.datasets.answers import parse_answer
 from labkit.errors import LabkitError
-from labkit.evaluate import evaluate
-from labkit.harness import documents
+from labkit.inference.evaluate import evaluate
+from labkit.inference.lm_eval_tasks import documents
+from labkit.inference.lm_eval_tasks import run as harness
 
 
 def run(model: Path, data: Path, task: str, count: int | None = 4) -> tuple[dict[str, Any], Any]:

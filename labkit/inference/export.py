@@ -31,8 +31,8 @@ from typing import Any
 
 from labkit.datasets import encode, tatqa
 from labkit.errors import LabkitError, nearest
-from labkit.evaluate import evaluate
-from labkit.infer import MAX_NEW_TOKENS, load_generator, model_path
+from labkit.inference.evaluate import evaluate
+from labkit.inference.generate import MAX_NEW_TOKENS, load_generator, model_path
 from labkit.machine import arithmetic
 from labkit.models import load, registry
 from labkit.quiet import quiet

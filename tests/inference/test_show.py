@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from labkit.views import SideBySide, differ, marked, reading, render, sign, to_html
+from labkit.inference.show import SideBySide, differ, marked, reading, render, sign, to_html
 
 
 def answer(model: str, values: list[str], *, scale: str = "", em: float = 0, f1: float = 0,
