@@ -23,11 +23,11 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from labkit.checkpoints import judge
+from labkit.checkpoints.checking import judge
+from labkit.checkpoints.marks import Graded, Mark
 from labkit.checkpoints.plausible import contradictions, impossible, point_problems
 from labkit.checkpoints.questions import Question, load_questions, parse
 from labkit.checkpoints.rules import Evidence
@@ -41,32 +41,6 @@ FEWEST_TIMED_STEPS = 3
 FEWEST_SHARED_WORDS = 12
 MOST_NAMES = 3
 STATES = ("consistent", "incomplete", "contradicts", "refused", "unanswered")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mark:
-    """What one answer is worth, and why."""
-
-    state: str
-    """consistent, incomplete, contradicts, refused (not an answer) or unanswered"""
-    points: float = 0.0
-    explanation: str = ""
-    found: tuple[str, ...] = ()
-    """what contradicts or is missing"""
-
-
-@dataclass(kw_only=True)
-class Graded:
-    """One submission with its marks by question."""
-
-    submission: Submission
-    marks: dict[str, Mark]
-    flags: list[str] = field(default_factory=list)
-
-    @property
-    def points(self) -> float:
-        """Points of all questions together."""
-        return sum(mark.points for mark in self.marks.values())
 
 
 def grade(place: Path) -> tuple[list[Graded], list[str]]:

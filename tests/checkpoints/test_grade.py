@@ -10,6 +10,7 @@ import nbformat
 import pytest
 
 from labkit.checkpoints import check, grade, hand_in
+from labkit.checkpoints.marks import Graded
 from labkit.checkpoints.questions import load_questions
 from labkit.checkpoints.submissions import read
 from labkit.errors import LabkitError
@@ -54,7 +55,7 @@ def rows(file: Path) -> dict[str, dict[str, str]]:
         return {row["student"]: row for row in csv.DictReader(lines)}
 
 
-def graded(class_: Path) -> dict[str, grade.Graded]:
+def graded(class_: Path) -> dict[str, Graded]:
     return {each.submission.student: each for each in grade.grade(class_)[0]}
 
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from labkit import course, doctor
-from labkit.doctor import minutes
+from labkit.course import build
+from labkit.doctor import checks, minutes
 from labkit.machine import arithmetic, hardware
 from labkit.machine.hardware import GIB
 from labkit.models import load
@@ -35,9 +35,9 @@ def machine(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
 
 
 def test_report_is_json_and_changes_nothing(tmp_path: Path) -> None:
-    findings = doctor.report()
+    findings = checks.report()
     assert json.loads(json.dumps(findings)) == findings
-    assert [f["what"] for f in findings] == list(doctor.CHECKS)
+    assert [f["what"] for f in findings] == list(checks.CHECKS)
     assert {f["status"] for f in findings} <= {"ok", "warn", "fail"}
     # Nothing is left but what the processor reaches, which every command reads.
     assert [path.name for path in tmp_path.rglob("*") if path.suffix == ".json"] == [
@@ -46,14 +46,14 @@ def test_report_is_json_and_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_a_check_that_breaks_does_not_stop_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken() -> doctor.Finding:
+    def broken() -> checks.Finding:
         raise RuntimeError("driver mismatch")
 
-    monkeypatch.setitem(doctor.CHECKS, "GPU", broken)
-    findings = {f["what"]: f for f in doctor.report()}
+    monkeypatch.setitem(checks.CHECKS, "GPU", broken)
+    findings = {f["what"]: f for f in checks.report()}
     assert findings["GPU"]["status"] == "warn"
     assert "RuntimeError: driver mismatch" in findings["GPU"]["detail"]
-    assert len(findings) == len(doctor.CHECKS)
+    assert len(findings) == len(checks.CHECKS)
 
 
 RATES = {
@@ -64,20 +64,20 @@ RATES = {
 
 def test_the_fast_type_is_said_with_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arithmetic, "rates", lambda fresh=False: RATES["avx2"])
-    said = doctor.CHECKS["arithmetic"]()["detail"]
+    said = checks.CHECKS["arithmetic"]()["detail"]
     assert said.startswith("float32 is the fast type") and "160 GFLOP/s, bfloat16 18" in said
     monkeypatch.setattr(arithmetic, "rates", lambda fresh=False: RATES["amx"])
-    assert doctor.CHECKS["arithmetic"]()["detail"].startswith("bfloat16 is the fast type")
+    assert checks.CHECKS["arithmetic"]()["detail"].startswith("bfloat16 is the fast type")
 
 
 def test_every_lesson_has_its_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     lessons = [path.stem for path in Path("lessons").glob("[0-9][0-9]_*.py")]
-    assert sorted(lessons) == list(course.LESSONS)
-    assert [name[:2] for name in course.LESSONS] == list(minutes.work(profiles.PROFILES["cpu"]))
+    assert sorted(lessons) == list(build.LESSONS)
+    assert [name[:2] for name in build.LESSONS] == list(minutes.work(profiles.PROFILES["cpu"]))
     monkeypatch.setattr(arithmetic, "rates", lambda fresh=False: RATES["avx2"])
     monkeypatch.setenv("LABKIT_PROFILE", "smoke")
-    detail = doctor.CHECKS["lessons"]()["detail"]
-    assert all(f"{name[:2]} " in detail for name in course.LESSONS) and "in all" in detail
+    detail = checks.CHECKS["lessons"]()["detail"]
+    assert all(f"{name[:2]} " in detail for name in build.LESSONS) and "in all" in detail
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
@@ -116,7 +116,7 @@ def test_cores(
     machine(monkeypatch, **changes)
     if threads:
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
-    finding = doctor.check_cores()
+    finding = checks.check_cores()
     assert finding["status"] == status
     assert said in finding["advice"]
 
@@ -124,19 +124,19 @@ def test_cores(
 def test_cores_that_the_hub_promises_and_does_not_enforce(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, cores=64)
     monkeypatch.setenv("CPU_LIMIT", "2.0")
-    finding = doctor.check_cores()
+    finding = checks.check_cores()
     assert finding["status"] == "warn" and "promises 2 but does not" in finding["detail"]
     assert finding["advice"].endswith("set OMP_NUM_THREADS=2")
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert doctor.check_cores()["status"] == "ok"
+    assert checks.check_cores()["status"] == "ok"
     monkeypatch.setenv("CPU_LIMIT", "None")  # as the hub writes no limit
-    assert doctor.check_cores()["status"] == "ok"
+    assert checks.check_cores()["status"] == "ok"
 
 
 def test_memory_limit_of_the_control_group_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "memory_limit_bytes", lambda: 2 * GIB)
     monkeypatch.setattr(hardware, "memory_available_bytes", lambda: GIB)
-    finding = doctor.check_memory()
+    finding = checks.check_memory()
     assert finding["status"] == "warn"
     assert "1.0 GiB left of 2.0 GiB (control group" in finding["detail"]
 
@@ -145,13 +145,13 @@ def test_a_promise_of_the_hub_is_told_from_a_limit(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(hardware, "memory_limit_bytes", lambda: None)
     monkeypatch.setattr(hardware, "memory_available_bytes", lambda: 20 * GIB)
     monkeypatch.setenv("MEM_LIMIT", str(4 * GIB))
-    finding = doctor.check_memory()
+    finding = checks.check_memory()
     assert finding["status"] == "ok"
     assert "promises 4.0 GiB but does not enforce it" in finding["detail"]
-    assert doctor.check_training("lora")["status"] == "ok"
+    assert checks.check_training("lora")["status"] == "ok"
     monkeypatch.setenv("MEM_LIMIT", str(GIB))
-    assert doctor.check_memory()["status"] == "warn"
-    assert "no, 1.0 GiB are left" in doctor.check_training("lora")["detail"]
+    assert checks.check_memory()["status"] == "warn"
+    assert "no, 1.0 GiB are left" in checks.check_training("lora")["detail"]
 
 
 @pytest.mark.parametrize(("size", "status"), [(64 * 2**20, "warn"), (GIB, "ok")])
@@ -159,8 +159,8 @@ def test_shared_memory(
     size: int, status: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=size, free=size))
-    assert doctor.check_shared_memory(tmp_path)["status"] == status
-    assert doctor.check_shared_memory(tmp_path / "absent")["status"] == "ok"
+    assert checks.check_shared_memory(tmp_path)["status"] == status
+    assert checks.check_shared_memory(tmp_path / "absent")["status"] == "ok"
 
 
 def test_gpu_says_who_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -172,44 +172,44 @@ def test_gpu_says_who_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
     }
     other = {"pid": 1, "user": "anna", "bytes": 24 * GIB}
     monkeypatch.setattr(hardware, "gpus", lambda: [{**card, "users": [other]}])
-    finding = doctor.check_gpu()
+    finding = checks.check_gpu()
     assert finding["status"] == "warn"
     assert finding["detail"] == "A40: 20.0 GiB free of 44.0 GiB, used by anna"
     mine = {"pid": os.getpid(), "user": "me", "bytes": GIB}
     monkeypatch.setattr(
         hardware, "gpus", lambda: [{**card, "free_bytes": 43 * GIB, "users": [mine]}]
     )
-    assert doctor.check_gpu()["status"] == "ok"
+    assert checks.check_gpu()["status"] == "ok"
 
 
 def test_models_folder(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert doctor.check_models_folder()["status"] == "ok"
+    assert checks.check_models_folder()["status"] == "ok"
     monkeypatch.setenv("LABKIT_MODELS", str(tmp_path / "absent"))
-    finding = doctor.check_models_folder()
+    finding = checks.check_models_folder()
     assert finding["status"] == "fail"
     assert "No such file" in finding["detail"]
     monkeypatch.setenv("LABKIT_MODELS", str(tmp_path))
-    assert doctor.check_models_folder()["status"] == "warn"
+    assert checks.check_models_folder()["status"] == "warn"
     monkeypatch.setenv("LABKIT_MODELS", str(tiny_llama.parent))
-    finding = doctor.check_models_folder()
+    finding = checks.check_models_folder()
     assert finding["status"] == "ok"
     assert "tiny-llama" in finding["detail"]
 
 
 def test_embedded_model(embedded_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    finding = doctor.check_embedded_model()
+    finding = checks.check_embedded_model()
     assert finding["status"] == "warn"
     assert finding["advice"] == "run labkit fetch"
     monkeypatch.setenv("LABKIT_MODELS", str(embedded_model.parent))
-    assert doctor.check_embedded_model()["detail"] == str(embedded_model)
+    assert checks.check_embedded_model()["detail"] == str(embedded_model)
 
 
 @pytest.mark.parametrize(
     ("check", "setting"),
-    [(doctor.check_cache, "LABKIT_CACHE"), (doctor.check_runs, "LABKIT_RUNS")],
+    [(checks.check_cache, "LABKIT_CACHE"), (checks.check_runs, "LABKIT_RUNS")],
 )
 def test_places_to_write(
-    check: Callable[[], doctor.Finding],
+    check: Callable[[], checks.Finding],
     setting: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -264,12 +264,12 @@ def test_a_quota_is_read_for_the_right_disk(
     command.write_text(f"#!/bin/sh\ncat {tmp_path}/table\nexit 1\n")  # 1: over the quota
     command.chmod(0o755)
     monkeypatch.setenv("PATH", f"{command.parent}:{os.environ['PATH']}")
-    finding = doctor.check_runs()
+    finding = checks.check_runs()
     assert (left in finding["detail"]) if left else ("your quota" not in finding["detail"])
     short = left is not None and left[0] == "0"
     assert finding["status"] == ("warn" if short else "ok")
     command.write_text("#!/bin/sh\necho none\n")
-    assert "your quota" not in doctor.check_runs()["detail"]
+    assert "your quota" not in checks.check_runs()["detail"]
     monkeypatch.setenv("PATH", str(tmp_path))
     assert hardware.quota_left_bytes(tmp_path) is None
 
@@ -278,32 +278,32 @@ def test_a_disk_can_run_out_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyP
     counts = SimpleNamespace(f_files=10**6, f_favail=7)
     monkeypatch.setattr(os, "statvfs", lambda path: counts)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=90 * GIB))
-    finding = doctor.check_runs()
+    finding = checks.check_runs()
     assert finding["status"] == "warn" and "room for 7 more files only" in finding["detail"]
     counts.f_files = counts.f_favail = 0  # not counted, as on btrfs
-    assert doctor.check_runs()["status"] == "ok"
+    assert checks.check_runs()["status"] == "ok"
 
 
 def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert doctor.check_home()["status"] == "ok"
+    assert checks.check_home()["status"] == "ok"
     (tmp_path / "a-file").write_text("")
     monkeypatch.setenv("HOME", str(tmp_path / "a-file" / "home"))
-    finding = doctor.check_home()
+    finding = checks.check_home()
     assert finding["status"] == "fail" and "JupyterLab cannot save" in finding["advice"]
 
 
 def test_profile(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert doctor.check_profile()["detail"] == "cpu: lessons use smollm2-135m-instruct"
+    assert checks.check_profile()["detail"] == "cpu: lessons use smollm2-135m-instruct"
     monkeypatch.setenv("LABKIT_PROFILE", "gpuu")
-    finding = doctor.check_profile()
+    finding = checks.check_profile()
     assert finding["status"] == "fail" and "did you mean 'gpu'" in finding["detail"]
     monkeypatch.setenv("LABKIT_PROFILE", "gpu")
     monkeypatch.setattr(hardware, "gpus", list)
-    finding = doctor.check_profile()
+    finding = checks.check_profile()
     assert finding["status"] == "warn" and "there is no GPU" in finding["detail"]
     monkeypatch.setattr(hardware, "gpus", lambda: [{}])
-    finding = doctor.check_profile()
+    finding = checks.check_profile()
     assert finding["status"] == "warn" and "tinyllama-1.1b, which is not here" in finding["detail"]
 
 
@@ -314,11 +314,11 @@ def test_versions_against_a_lock(tmp_path: Path) -> None:
     plain = torch.__version__.split("+")[0]  # what a lock names for every build
     lock = tmp_path / "requirements.lock"
     lock.write_text(f"# comment\nnumpy=={numpy.__version__}\ntorch=={plain}\nno-such-thing==1.0\n")
-    finding = doctor.check_versions(lock)
+    finding = checks.check_versions(lock)
     assert finding["status"] == "ok"
     assert finding["detail"].startswith("2 packages as in requirements.lock, 1 not installed")
     lock.write_text(f"numpy==0.0.1\ntorch=={plain}\n")
-    finding = doctor.check_versions(lock)
+    finding = checks.check_versions(lock)
     assert finding["status"] == "warn"
     assert f"numpy {numpy.__version__} instead of 0.0.1" in finding["detail"]
 
@@ -327,16 +327,16 @@ def test_lock_is_found_from_inside_a_checkout(tmp_path: Path) -> None:
     (tmp_path / "labkit").mkdir()
     (tmp_path / "requirements.lock").write_text("")
     (tmp_path / "lessons").mkdir()
-    assert doctor.find_lock(tmp_path / "lessons") == tmp_path / "requirements.lock"
+    assert checks.find_lock(tmp_path / "lessons") == tmp_path / "requirements.lock"
 
 
 def test_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert doctor.check_compiler()["status"] == "warn"
+    assert checks.check_compiler()["status"] == "warn"
     compiler = tmp_path / "clang++"
     compiler.write_text("#!/bin/sh\n")
     compiler.chmod(compiler.stat().st_mode | stat.S_IXUSR)
-    assert doctor.check_compiler()["detail"] == str(compiler)
+    assert checks.check_compiler()["detail"] == str(compiler)
 
 
 @pytest.mark.parametrize(
@@ -349,7 +349,7 @@ def test_kernel(argv0: str, status: str, tmp_path: Path, monkeypatch: pytest.Mon
     spec |= {"display_name": "Python 3", "language": "python"}
     (tmp_path / "kernels" / "python3" / "kernel.json").write_text(json.dumps(spec))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))  # searched before the environment's own
-    finding = doctor.check_kernel()
+    finding = checks.check_kernel()
     assert finding["status"] == status
     assert (argv0 if argv0 != "python" else sys.executable) in finding["detail"]
 
@@ -361,34 +361,34 @@ def test_missing_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
         raise NoSuchKernel(name)
 
     monkeypatch.setattr(KernelSpecManager, "get_kernel_spec", absent)
-    assert doctor.check_kernel()["status"] == "fail"
+    assert checks.check_kernel()["status"] == "fail"
 
 
 def test_memory_rule_uses_the_models_own_numbers(embedded_model: Path) -> None:
     count = load.load_model(embedded_model).num_parameters()
-    difference = doctor.training_bytes("full") - doctor.training_bytes("lora")
+    difference = checks.training_bytes("full") - checks.training_bytes("lora")
     assert difference == (16 - 2) * count
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_what_fits(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    need = doctor.training_bytes(method)
+    need = checks.training_bytes(method)
     monkeypatch.setattr(hardware, "memory_available_bytes", lambda: need)
-    assert doctor.check_training(method)["status"] == "ok"
+    assert checks.check_training(method)["status"] == "ok"
     monkeypatch.setattr(hardware, "memory_available_bytes", lambda: need - 1)
-    finding = doctor.check_training(method)
+    finding = checks.check_training(method)
     assert finding["status"] == "warn"
     assert "gradient_checkpointing" in finding["advice"]
 
 
 def test_table_for_people() -> None:
-    findings: list[doctor.Finding] = [
+    findings: list[checks.Finding] = [
         {"what": "memory", "status": "ok", "detail": "plenty [1]", "advice": ""},
         {"what": "GPU", "status": "warn", "detail": "busy", "advice": "wait"},
     ]
-    text = doctor.render(findings, width=60)
+    text = checks.render(findings, width=60)
     lines = [line.rstrip() for line in text.splitlines()]
     assert lines[0] == "ok    memory  plenty [1]"
     assert lines[1:3] == ["warn  GPU     busy", "              → wait"]
     assert lines[-1] == "1 ok, 1 warn, 0 fail: the course runs here, within what the warnings say"
-    assert max(map(len, doctor.render(doctor.report(), width=70).splitlines())) <= 78
+    assert max(map(len, checks.render(checks.report(), width=70).splitlines())) <= 78

@@ -84,8 +84,8 @@ class SkipUngraded(NbGraderPreprocessor):
 class LessonExport(ExportPlugin):
     """A table with a row for each student and lesson: points, and how many there are.
 
-    `nbgrader export --exporter=labkit.course.grading.LessonExport`. nbgrader's own export has a
-    row per assignment, and the whole course is one.
+    `nbgrader export --exporter=labkit.course.nbgrader_plugins.LessonExport`. nbgrader's own export
+    has a row per assignment, and the whole course is one.
     """
 
     def export(self, gradebook: Gradebook) -> None:

@@ -13,11 +13,11 @@ from pathlib import Path
 import nbformat
 import pytest
 
-import labkit.course
-from labkit.course import lesson_paths, pairing, run, run_course, site
+from labkit.course import build, execution, pairing, run_course, site
+from labkit.course.build import lesson_paths
 from labkit.errors import LabkitError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HEADER = """\
 # ---
 # jupyter:
@@ -244,8 +244,8 @@ def test_a_run_says_where_it_is_and_passes_on_what_cells_print(course):
 def test_a_course_says_how_long_it_takes_and_how_far_off_it_was(tmp_path, monkeypatch):
     (tmp_path / "00_setup.py").write_text(LESSON)
     shutil.copy(ROOT / "lessons/jupytext.toml", tmp_path)
-    monkeypatch.setattr(labkit.course.hardware, "gpus", list)
-    monkeypatch.setattr(labkit.course.minutes, "lesson_seconds", lambda profile: {"00": 4800.0})
+    monkeypatch.setattr(build.hardware, "gpus", list)
+    monkeypatch.setattr(build.minutes, "lesson_seconds", lambda profile: {"00": 4800.0})
     said: list[str] = []
     result = run_course(lessons_dir=tmp_path, out_dir=tmp_path / "site", say=said.append)
     assert "about 80 min 00 s on this machine" in said[0]
@@ -254,7 +254,7 @@ def test_a_course_says_how_long_it_takes_and_how_far_off_it_was(tmp_path, monkey
     (lesson,) = result["lessons"]
     assert lesson["predicted_seconds"] == 4800.0 and 0 < lesson["seconds"] < 4800
     # A lesson of somebody's own is not predicted.
-    assert labkit.course.expected_seconds([tmp_path / "00_mine.py"], "cpu") == {}
+    assert build.expected_seconds([tmp_path / "00_mine.py"], "cpu") == {}
 
 
 def test_kernels_share_one_run_folder_and_the_profile(course):
@@ -371,17 +371,17 @@ def test_ctrl_c_reaches_the_cell_so_that_it_can_save_its_work(training, lessons,
 
 
 def test_a_quiet_cell_is_not_silence(lessons, monkeypatch):
-    monkeypatch.setattr(run, "HEARTBEAT_SECONDS", 0.5)
+    monkeypatch.setattr(execution, "HEARTBEAT_SECONDS", 0.5)
     (lessons / "00_sums.py").write_text(HEADER + "# %%\nimport time\n\ntime.sleep(4)\n")
     notebook = pairing.build(lessons / "00_sums.py")
     said: list[str] = []
-    run.execute(notebook, name="00_sums", cwd=lessons, environment={}, say=said.append)
+    execution.execute(notebook, name="00_sums", cwd=lessons, environment={}, say=said.append)
     assert len([line for line in said if line.startswith("00_sums · cell 1 of 1")]) >= 3
 
 
 def test_of_a_line_rewritten_in_place_the_last_version_is_shown():
     said: list[str] = []
-    client = run.LessonClient(nbformat.v4.new_notebook(), say=said.append)
+    client = execution.LessonClient(nbformat.v4.new_notebook(), say=said.append)
     client.pass_on("10 %\r50 %\r")
     client.pass_on("100 %\nnext ")
     client.pass_on("line\n\n")

@@ -8,14 +8,15 @@ import time
 import pytest
 
 from labkit import cli, plots
-from labkit import sweep as sweeping
 from labkit.errors import LabkitError
 from labkit.machine import arithmetic
 from labkit.memory.process import needs as process
 from labkit.memory.process.isolated import DONE, FAILED, OUT_OF_MEMORY, run_in_process
 from labkit.memory.settings import StepSettings
 from labkit.runs import records
-from labkit.sweep import bisect, largest_batch, parse_bytes, parse_sizes, parse_variants, sweep
+from labkit.sweep import batch_sizes as sweeping
+from labkit.sweep import largest_batch, parse_bytes, parse_sizes, parse_variants, sweep
+from labkit.sweep.batch_sizes import bisect
 
 GIB = 2**30
 HELD = 400 * 2**20
