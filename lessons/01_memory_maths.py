@@ -323,7 +323,7 @@ calculator("llama-3-8b", device="a100-40gb")
 # %%
 import itertools
 
-from labkit.memory.validate import published_rows
+from labkit.bench.records.memory_validation import published_rows
 
 rows = list(itertools.islice(published_rows(), published_count))
 for row in rows:

@@ -332,12 +332,13 @@ for label in (
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from labkit.bench import costs, harness
+from labkit.bench import paired
+from labkit.bench.step import stages as costs
 
 with TemporaryDirectory() as folder:
     setup = costs.embedded_spec(Path(folder) / "samples.jsonl", method="lora", **profile.stages)
-    stages = harness.in_fresh_process(
-        "labkit.bench.costs:stages", say=print, spec=setup, order=profile.stage_order
+    stages = paired.in_fresh_process(
+        "labkit.bench.step.stages:stages", say=print, spec=setup, order=profile.stage_order
     )
 
 # %%
@@ -368,11 +369,11 @@ for row in (stages[0], stages[-1]):
 # None of this may cost anything in what is learned. Rounding differs, so losses drift apart after a while, and only the trained models can be compared. The course trained LoRA once with plain TRL, on the same questions in the same steps, and asked both models the test split:
 
 # %%
+from labkit.bench.records import equal_quality
 from labkit.datasets import tatqa
-from labkit.significance import proof
 
-equal = proof.read(tatqa.data_dir() / "results" / "fast_quality.json")
-print(proof.sentence(equal, a="plain TRL", b="labkit"))
+equal = equal_quality.read(tatqa.data_dir() / "results" / "fast_quality.json")
+print(equal_quality.sentence(equal, a="plain TRL", b="labkit"))
 
 # %% [markdown]
 # ## Every setting in one table

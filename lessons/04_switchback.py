@@ -431,8 +431,9 @@ predicted_ratio_end_to_end = None
 # First every part of a step apart. What is measured stays in `runs/bench`: run this again, or `labkit bench kernels` and `labkit bench switchback` in a terminal, and you get it at once. The first time it takes a quarter of an hour in all. Leave the machine alone meanwhile.
 
 # %%
-from labkit.bench import misread, report
-from labkit.bench import switchback as bench
+from labkit.bench.paired import interval
+from labkit.bench.switchback import grid as bench
+from labkit.bench.switchback import misread, report
 from labkit.runs import records
 
 grid = bench.quick_grid(tokens=(16,)) if quick else bench.Grid()
@@ -478,7 +479,7 @@ print(*report.control_lines(outcome["rows"]))
 for mode in ("full", "frozen"):
     rows = [row for row in outcome["rows"] if row["mode"] == mode]
     best = max(rows, key=lambda row: row["ratio"]["value"])
-    print(f"{mode}: at best {report.interval(best['ratio'])}, {bench.name_of(best)},")
+    print(f"{mode}: at best {interval(best['ratio'])}, {bench.name_of(best)},")
     print(f"    against {best['baseline']}; int8 wins at", end=" ")
     print(sum(report.verdict(row) == "faster" for row in rows), "and loses at", end=" ")
     print(sum(report.verdict(row) == "slower" for row in rows), f"of {len(rows)} sizes")
@@ -535,13 +536,13 @@ print(f"{training_ratios[0]['ratio']:.2f}× for a training on an A40")
 # Training both ways on three seeds takes hours, so the course did it for you: the embedded model, every weight trained, 210 linear layers in 16 bit or in int8, the same batches on both sides, and the questions of the test split. The record holds which of them each model has right; the test is made here, from those.
 
 # %%
-from labkit.significance import proof
+from labkit.bench.records import equal_quality
 
-quality = proof.read(tatqa.data_dir() / "results" / "switchback_quality.json")
-print(proof.sentence(quality, a="16 bit", b="int8"))
+quality = equal_quality.read(tatqa.data_dir() / "results" / "switchback_quality.json")
+print(equal_quality.sentence(quality, a="16 bit", b="int8"))
 print(f"{quality['all']['n']} questions, {len(quality['seeds'])} seeds a side")
 figure, ax = plots.new_figure(width=7.2, height=2.6)
-plots.show(figure, alt=proof.draw(ax, quality, a="16 bit", b="int8"))
+plots.show(figure, alt=equal_quality.draw(ax, quality, a="16 bit", b="int8"))
 
 # %% [markdown]
 # Two seeds of the *same* arithmetic differ as well, because rounding makes trainings drift apart as another seed would. That is why one run a side says so little, and why intervals of single seeds are wider than that of their mean. `data/results/README.md` has the commands that made the record.

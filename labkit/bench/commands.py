@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from labkit import plots
-from labkit.bench.harness import Plan
-from labkit.bench.switchback import QUICK, Grid
+from labkit.bench.paired import Plan
+from labkit.bench.switchback.grid import QUICK, Grid
 from labkit.console import Json, emit
 from labkit.errors import LabkitError
 from labkit.runs import records
@@ -49,8 +49,8 @@ def switchback(
 
     Takes about a quarter of an hour on two cores; what is done is kept, and a second call goes on.
     """
-    from labkit.bench import report
-    from labkit.bench import switchback as bench
+    from labkit.bench.switchback import grid as bench
+    from labkit.bench.switchback import report
 
     folder = output_dir or records.runs_dir() / "bench"
     grid = _grid(quick, tokens=tokens, layers=layers, pairs=pairs, backend=backend)
@@ -77,8 +77,8 @@ def kernels(
     json_: Json = False,
 ) -> None:
     """Time the parts of a layer's step apart: quantising, ordering, products, scaling back."""
-    from labkit.bench import report
-    from labkit.bench import switchback as bench
+    from labkit.bench.switchback import grid as bench
+    from labkit.bench.switchback import report
 
     folder = output_dir or records.runs_dir() / "bench"
     grid = _grid(quick, tokens=tokens, pairs=pairs, backend=backend)
@@ -112,7 +112,7 @@ def step(
 
     What is done is kept, and a second call goes on.
     """
-    from labkit.bench import step as bench
+    from labkit.bench.step import compare as bench
 
     settings: dict[str, Any] = {**(bench.QUICK if quick else {}), "ablate": ablate}
     for key, value in (("models", models), ("methods", methods)):

@@ -507,7 +507,7 @@ def test_the_example_for_modal_compiles_and_names_what_modal_documents():
         ["app.function", "modal.concurrent", "modal.web_server"]  # fmt: skip
     assert (
         "labkit.cli" in source
-        and (Path(server.__file__).parents[3] / "requirements.lock").is_file()
+        and (Path(server.__file__).parents[2] / "requirements.lock").is_file()
     )
 
 

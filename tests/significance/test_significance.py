@@ -12,9 +12,9 @@ import pytest
 from scipy import stats as scipy_stats
 
 from labkit import cli, plots, stats
+from labkit.bench.records import equal_quality
 from labkit.errors import LabkitError
 from labkit.significance import compare as significance
-from labkit.significance import proof
 
 compare = significance.compare
 
@@ -374,7 +374,7 @@ def test_equal_quality_over_seeds_is_shown_or_not(share: float, equal: bool) -> 
         for side, each in (("a", 0.6), ("b", share))
     }
     reports = [f"report {i // 6}" for i in range(600)]
-    found = proof.conclude(runs, reports, 0.05)
+    found = equal_quality.conclude(runs, reports, 0.05)
     assert found["all"]["equivalent"] is equal
     assert found["em"]["b"] == pytest.approx(
         sum(run["right"].count("1") for run in runs["b"]) / 1800
@@ -396,15 +396,15 @@ def test_a_kept_comparison_is_concluded_anew_and_shown(tmp_path: Path) -> None:
         kept[side] = [{"seed": seed, "right": bits(draw, 0.6)} for seed in (42, 43)]
     kept |= {"em": {"a": 0.99, "b": 0.1}, "seeds": [], "all": {"equivalent": False}}  # made up
     (tmp_path / "kept.json").write_text(json.dumps(kept))
-    found = proof.read(tmp_path / "kept.json")
+    found = equal_quality.read(tmp_path / "kept.json")
     assert found["em"]["b"] == pytest.approx(
         sum(run["right"].count("1") for run in kept["b"]) / 1200
     )
-    said = proof.sentence(found, a="one", b="other")
+    said = equal_quality.sentence(found, a="one", b="other")
     assert f"one {100 * found['em']['a']:.1f} %" in said
     assert ("not shown" in said) is not found["all"]["equivalent"]
     figure, axes = plots.new_figure()
-    alt = proof.draw(axes, found, a="one", b="other")
+    alt = equal_quality.draw(axes, found, a="one", b="other")
     assert said in alt
     points = [container.lines[0].get_xdata()[0] for container in axes.containers]
     expected = [100 * test["difference"]["value"] for test in [*found["seeds"], found["all"]]]

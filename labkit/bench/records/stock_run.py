@@ -1,13 +1,14 @@
 """A run of stock TRL on the batches of a labkit run, kept beside it: do both learn as much?
 
     labkit train --config lora --max-steps 150 --repeat 2 --name fast
-    python -m labkit.bench.stock_run --config lora --max-steps 150 --seeds 42 43 --name stock
-    python -m labkit.significance.proof stock fast --seeds 42 43 --output fast_quality.json
+    python -m labkit.bench.records.stock_run --config lora --max-steps 150 \
+        --seeds 42 43 --name stock
+    python -m labkit.bench.records.equal_quality stock fast --seeds 42 43 --output fast_quality.json
 
-`labkit train` puts the questions on a report into one sequence. Stock TRL (`stock_trl.py`) gets
+`labkit train` puts the questions on a report into one sequence. Stock TRL (`step/stock_arm.py`) gets
 each of them as a sample of its own, with the whole report before it, and the same ones in each
 step; learning rate, schedule, adapters and optimizer are those of the configuration. What differs
-is what `fast.py` does, the rounding that comes of it, and the adapters' random start.
+is what `fast_step.py` does, the rounding that comes of it, and the adapters' random start.
 """
 
 import argparse
@@ -17,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from labkit.bench import step
+from labkit.bench.step import compare
 from labkit.console import run_tool, say
 from labkit.datasets import encode, tatqa
 from labkit.errors import LabkitError
@@ -96,7 +97,7 @@ def stock_run(config: RunConfig) -> records.RunRecord:
         }  # fmt: skip
         started = records.now()
         say(f"{config.name}: {len(steps)} steps of {len(steps[0])} samples")
-        made = step.train_stock(spec, say)
+        made = compare.train_stock(spec, say)
         taught = zip(steps, made["seconds"], made["losses"], strict=True)
         return records.RunRecord(
             id=records.new_id(), name=config.name, status="done", started_at=started,
@@ -116,7 +117,7 @@ def stock_run(config: RunConfig) -> records.RunRecord:
 
 def main(arguments: list[str] | None = None) -> None:
     """Train one stock run a seed."""
-    parser = argparse.ArgumentParser(prog="python -m labkit.bench.stock_run")
+    parser = argparse.ArgumentParser(prog="python -m labkit.bench.records.stock_run")
     parser.add_argument("--config", default="lora")
     parser.add_argument("--max-steps", type=int, default=150)
     parser.add_argument("--seeds", type=int, nargs="+", default=(42, 43))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from labkit.bench import answering
+from labkit.bench.records import answering
 from labkit.console import run_tool
 from labkit.inference import generate
 from labkit.runs.config import RunConfig

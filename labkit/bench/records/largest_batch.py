@@ -1,7 +1,7 @@
 """Predicted against measured largest batches, under real limits, as one record.
 
-    python -m labkit.sweep.proof --output data/results/largest_batch.json
-    python -m labkit.sweep.proof --dtype float32 --output data/results/largest_batch_float32.json
+    python -m labkit.bench.records.largest_batch --output data/results/largest_batch.json
+    python -m labkit.bench.records.largest_batch --dtype float32 --output …_float32.json
 
 For each method, with and without gradient checkpointing, at two lengths and under four limits: the
 largest batch by prediction, and the one found by running steps of the embedded model under the
@@ -60,13 +60,13 @@ def _row(largest: Largest, *, held_out: bool) -> dict[str, Any]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the comparison and write its record."""
-    parser = argparse.ArgumentParser(prog="python -m labkit.sweep.proof")
+    parser = argparse.ArgumentParser(prog="python -m labkit.bench.records.largest_batch")
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     given = parser.parse_args(arguments)
     output, chosen = given.output, "" if given.dtype == "bfloat16" else f"--dtype {given.dtype} "
     record: dict[str, Any] = {
-        "command": f"python -m labkit.sweep.proof {chosen}--output {output.name}",
+        "command": f"python -m labkit.bench.records.largest_batch {chosen}--output {output.name}",
         "model": MODEL,
         "dtype": given.dtype,
         "started_at": records.now(),

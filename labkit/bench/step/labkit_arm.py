@@ -1,7 +1,7 @@
-"""The same fine-tuning as `stock_trl.py`, the way `labkit train` does it by default.
+"""The same fine-tuning as `stock_arm.py`, the way `labkit train` does it by default.
 
 Run as a module in a process of its own, with the same JSON object as its argument and one more
-key, `without`: tricks of `fast.py` to leave off, which is how each is measured on its own.
+key, `without`: tricks of `fast_step.py` to leave off, which is how each is measured on its own.
 
     compile     decoder layers run eagerly
     attention   PyTorch's fused attention at every length
@@ -21,16 +21,8 @@ from typing import Any
 
 from labkit.runs.config import RunConfig
 
-TRICKS = ("compile", "attention", "logits", "heap", "casts")
-NARROW_TRICKS = ("compile", "attention", "casts")
-"""Those that only change a step in bfloat16: `fast.plan` leaves the others off in float32."""
 LONG_RUN = 300
 """Steps of the run that a few steps stand for: what only a long run earns back is on."""
-
-
-def tricks_of(spec: dict[str, Any]) -> tuple[str, ...]:
-    """Return the tricks that a step of `spec` uses."""
-    return tuple(t for t in TRICKS if spec["bf16"] or t not in NARROW_TRICKS)
 
 
 def run_config(spec: dict[str, Any]) -> RunConfig:
@@ -58,7 +50,7 @@ def main(spec: dict[str, Any]) -> dict[str, Any]:
     from datasets import Dataset
 
     from labkit import methods
-    from labkit.bench.costs import Profiled
+    from labkit.bench.step.profile import Profiled
     from labkit.machine.heap import keep_heap
     from labkit.machine.meter import Meter
     from labkit.models import load

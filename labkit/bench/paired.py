@@ -45,7 +45,7 @@ from labkit.runs import records
 
 BASELINE, CONTROL = "a", "a_again"
 SAY_EVERY_SECONDS = 45.0
-PRELOADED = ["labkit.bench.layers", "transformers.models.llama.modeling_llama"]
+PRELOADED = ["labkit.bench.switchback.layers", "transformers.models.llama.modeling_llama"]
 """What the server of fresh processes imports: what takes seconds, and starts no threads."""
 Say = Callable[[str], None]
 Run = dict[str, Any]
@@ -319,3 +319,8 @@ def _child(answer: Connection, target: str, threads: int, arguments: dict[str, A
 def plan_dict(plan: Plan) -> dict[str, Any]:
     """Return a plan as JSON."""
     return asdict(plan)
+
+
+def interval(ratio: dict[str, float]) -> str:
+    """Return a ratio with its 95 % interval as text."""
+    return f"{ratio['value']:.2f}× ({ratio['low']:.2f} to {ratio['high']:.2f})"

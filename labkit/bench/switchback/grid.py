@@ -1,7 +1,7 @@
 """`labkit bench switchback` and `labkit bench kernels`: int8 against the fastest without, by size.
 
 The grid is tokens × shapes × mode × weight scale (see `layers.py`), then a whole training step (see
-`training.py`). A round is a process of its own, where the baseline, the baseline again and both
+`model_step.py`). A round is a process of its own, where the baseline, the baseline again and both
 scales take turns on layers made for it; every training run is a process. Where in memory a layer
 happens to lie changes its time for as long as it lives, by more than a tenth now and then, so
 layers that are made once and timed often would show a difference between a thing and itself.
@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from labkit import stats
-from labkit.bench import harness
-from labkit.bench.harness import BASELINE, CONTROL, Ledger, Plan, Run, Say
+from labkit.bench import paired
+from labkit.bench.paired import BASELINE, CONTROL, Ledger, Plan, Run, Say
 from labkit.console import in_notebook
 from labkit.errors import LabkitError, nearest
 from labkit.files import write_json
@@ -154,22 +154,22 @@ def switchback(
 
 def _measure(case: dict[str, Any], grid: Grid, say: Say) -> dict[str, Any]:
     """Time one size and mode: the fastest way twice and both scales, in every process."""
-    tried = harness.in_fresh_process(
-        "labkit.bench.layers:measure_baselines", say=say, case=case, backend=grid.backend,
-        weight_gradient=grid.weight_gradient,
+    tried = paired.in_fresh_process(
+        "labkit.bench.switchback.layers:measure_baselines", say=say, case=case,
+        backend=grid.backend, weight_gradient=grid.weight_gradient,
     )  # fmt: skip
     kinds = {BASELINE: tried["baseline"], CONTROL: tried["baseline"], **{s: s for s in SCALES}}
     if tried["plain"] != tried["baseline"]:
         kinds[PLAIN] = tried["plain"]
 
     def measure(order: list[str]) -> Any:
-        return harness.in_fresh_process(
-            "labkit.bench.layers:measure_round", say=say, case=case, plan=grid.plan,
+        return paired.in_fresh_process(
+            "labkit.bench.switchback.layers:measure_round", say=say, case=case, plan=grid.plan,
             kinds=[kinds[arm] for arm in order], backend=grid.backend,
             weight_gradient=grid.weight_gradient, dtype=tried["dtype"],
         )  # fmt: skip
 
-    runs = harness.by_round(measure, list(kinds), grid.plan.pairs)
+    runs = paired.by_round(measure, list(kinds), grid.plan.pairs)
     return {**tried, "runs": runs}
 
 
@@ -177,7 +177,7 @@ def _rows(case: dict[str, Any], measured: dict[str, Any]) -> list[dict[str, Any]
     kept = {k: value for k, value in measured.items() if k != "runs"}
     rows = []
     for scale in SCALES:
-        found = harness.conclude(measured["runs"], scale)
+        found = paired.conclude(measured["runs"], scale)
         split = {"int8": found["ratio"], "tiles": _tiles(measured["runs"])}
         rows.append({**case, "weight_scale": scale, **kept, **found, "split": split})
     return rows
@@ -185,14 +185,14 @@ def _rows(case: dict[str, Any], measured: dict[str, Any]) -> list[dict[str, Any]
 
 def _tiles(runs: list[Run], fair: str = BASELINE, plain: str = PLAIN) -> dict[str, float] | None:
     """Return what tiles give the baseline: the ratio of its time without them to that with."""
-    without = harness.times(runs, plain)
-    return stats.paired_ratio(without, harness.times(runs, fair))["ratio"] if without else None
+    without = paired.times(runs, plain)
+    return stats.paired_ratio(without, paired.times(runs, fair))["ratio"] if without else None
 
 
 def _in_short(measured: dict[str, Any]) -> str:
     said = []
     for scale in SCALES:
-        ratio = harness.conclude(measured["runs"], scale)["ratio"]
+        ratio = paired.conclude(measured["runs"], scale)["ratio"]
         said.append(f"{scale} {ratio['value']:.2f}× ({ratio['low']:.2f} to {ratio['high']:.2f})")
     return f"{', '.join(said)} of {measured['baseline']}"
 
@@ -207,10 +207,10 @@ def end_to_end(grid: Grid, ledger: Ledger, say: Say) -> dict[str, Any]:
     converted (layers in int8), tokens (of a step), weight_scale, compiled, dtype, baseline (plain
     or tiles), split (as in rows) and runs.
     """
-    from labkit.bench import training
+    from labkit.bench.switchback import model_step
 
     spec = {
-        "widths": training.TINY if grid.tiny else training.TINYLLAMA,
+        "widths": model_step.TINY if grid.tiny else model_step.TINYLLAMA,
         "layers": grid.layers, "batch_size": grid.batch_size, "seq_len": grid.seq_len,
         "weight_gradient": grid.weight_gradient,
         "weight_scale": grid.weight_scale, "backend": grid.backend, "compiled": grid.compiled,
@@ -218,19 +218,19 @@ def end_to_end(grid: Grid, ledger: Ledger, say: Say) -> dict[str, Any]:
     }  # fmt: skip
     plan = grid.training_plan
     known: list[Run] = ledger.get("end to end") or []
-    dtype, tiles = ledger.get("end to end in") or harness.in_fresh_process(
-        "labkit.bench.training:choose", say=say, spec=spec
+    dtype, tiles = ledger.get("end to end in") or paired.in_fresh_process(
+        "labkit.bench.switchback.model_step:choose", say=say, spec=spec
     )
     spec["dtype"] = dtype
     ledger.put("end to end in", [dtype, tiles])
     number = (4 if tiles else 3) * plan.pairs
     if len(known) < number:
-        training.check_memory(spec)
+        model_step.check_memory(spec)
         say(f"end to end: {number} training runs, a process each")
 
     def runner(arm: str) -> Any:
-        return lambda: harness.in_fresh_process(
-            "labkit.bench.training:measure_training", say=say, spec=spec, plan=plan,
+        return lambda: paired.in_fresh_process(
+            "labkit.bench.switchback.model_step:measure_training", say=say, spec=spec, plan=plan,
             switchback=arm == "switchback", tiles=arm == "tiles",
         )  # fmt: skip
 
@@ -243,12 +243,12 @@ def end_to_end(grid: Grid, ledger: Ledger, say: Say) -> dict[str, Any]:
     runners = {BASELINE: runner(fair), "switchback": runner("switchback"), CONTROL: runner(fair)}
     if tiles:
         runners[PLAIN] = runner("plain")
-    runs = harness.alternate(runners, plan.pairs, kept=known, on_run=keep)
+    runs = paired.alternate(runners, plan.pairs, kept=known, on_run=keep)
     (converted,) = {run["converted"] for run in runs if run["arm"] == "switchback"}
-    found = harness.conclude(runs, "switchback")
+    found = paired.conclude(runs, "switchback")
     given = _tiles(runs)
     if given is not None and given["value"] < 1:  # tiles lose here: the fair opponent is without
-        found |= {key: value for key, value in harness.conclude(
+        found |= {key: value for key, value in paired.conclude(
             runs, "switchback", baseline=PLAIN, again=CONTROL).items()
             if not key.startswith("a_a")}  # fmt: skip
         fair, given = "plain", None
@@ -286,9 +286,9 @@ def kernels(
         name = name_of(case)
         measured = ledger.get(name)
         if measured is None:
-            measured = harness.in_fresh_process(
-                "labkit.bench.layers:measure_parts", say=say, case=case, plan=grid.parts_plan,
-                backend=grid.backend,
+            measured = paired.in_fresh_process(
+                "labkit.bench.switchback.layers:measure_parts", say=say, case=case,
+                plan=grid.parts_plan, backend=grid.backend,
             )  # fmt: skip
             ledger.put(name, measured)
             say(f"[{index + 1}/{len(work)}] {name}")
@@ -305,8 +305,8 @@ def summarise_parts(measured: dict[str, Any]) -> dict[str, Any]:
 
     runs: Sequence[Run] = measured["runs"]
     names = [n for n in dict.fromkeys(run["arm"] for run in runs) if n not in (BASELINE, CONTROL)]
-    taken = {name: harness.times(runs, name) for name in names}
-    same = stats.paired_ratio(harness.times(runs, BASELINE), harness.times(runs, CONTROL))
+    taken = {name: paired.times(runs, name) for name in names}
+    same = stats.paired_ratio(paired.times(runs, BASELINE), paired.times(runs, CONTROL))
     return {
         "backend": measured["backend"],
         "seconds": {name: median(values) for name, values in taken.items()},

@@ -1,8 +1,8 @@
 """`labkit bench step`: a whole fine-tuning step, stock TRL against labkit's default.
 
 Stock is `SFTTrainer(model=PATH, args=SFTConfig(use_cpu=True, activation_checkpointing=False, …))`
-with PEFT's default LoRA or none (`stock_trl.py`); labkit is what `labkit train` does with the same
-model, method, batches and seed (`finetuning.py`). Every run is a process, stock takes part twice
+with PEFT's default LoRA or none (`stock_arm.py`); labkit is what `labkit train` does with the same
+model, method, batches and seed (`labkit_arm.py`). Every run is a process, stock takes part twice
 (A/A), and the first steps of each run are dropped: they compile, allocate and choose kernels.
 
 TRL trains under bfloat16 autocast unless it is told otherwise. Where this machine multiplies
@@ -12,13 +12,12 @@ comes* takes part beside it there, one step a run, since a step of it takes minu
 Every sample has `seq_len` random tokens and a loss on the last 12, as an answer to a question has.
 How far the hardware would go is measured in the same call: the best rate at which this machine
 multiplies matrices of the type that is fast here.
-`fraction_of_matmul_peak` is the products that a step cannot do without (`roofline.step_flops`,
+`fraction_of_matmul_peak` is the products that a step cannot do without (`step_time.step_flops`,
 logits only where there is a label) at that rate, over the step's time.
 """
 
 import json
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -30,24 +29,19 @@ from statistics import median
 from typing import Any
 
 from labkit import stats
-from labkit.bench import harness
-from labkit.bench.finetuning import tricks_of
-from labkit.bench.harness import BASELINE, CONTROL, Ledger, Plan, Run, Say
-from labkit.bench.report import interval
-from labkit.bench.training import TINY, TINYLLAMA
+from labkit.bench import paired
+from labkit.bench.paired import BASELINE, CONTROL, Ledger, Plan, Run, Say, interval
+from labkit.bench.step.spec import EMBEDDED, LABELLED, PEFT_DEFAULT, tricks_of, write_samples
+from labkit.bench.switchback.model_step import TINY, TINYLLAMA
 from labkit.errors import LabkitError
 from labkit.files import write_json
 from labkit.machine import arithmetic
 
-LABELLED = 12
-EMBEDDED = "smollm2-135m-instruct"
 SHAPED = "tinyllama-shaped"
 MODELS = (EMBEDDED, SHAPED)
 METHODS = ("lora", "full")
 HEADLINE = ("lora", 160)
 AS_IT_COMES = "stock as it comes"
-PEFT_DEFAULT = {"r": 8, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"],
-                "task_type": "CAUSAL_LM"}  # fmt: skip
 OURS = {"OMP_WAIT_POLICY": "passive", "TRANSFORMERS_SDPA_FORCE_GQA": "1"}
 """What labkit sets for itself, and stock must not inherit."""
 
@@ -103,7 +97,9 @@ def step(
     ledger = Ledger(output_dir / "step.json", settings=asdict(steps), fresh=fresh)
     peak = ledger.get("matmul")
     if peak is None:
-        peak = harness.in_fresh_process("labkit.bench.step:matmul_peak", say=say, tiny=steps.tiny)
+        peak = paired.in_fresh_process(
+            "labkit.bench.step.compare:matmul_peak", say=say, tiny=steps.tiny
+        )
         ledger.put("matmul", peak)
     rows: list[dict[str, Any]] = []
     found: list[dict[str, Any]] = []
@@ -117,12 +113,12 @@ def step(
                 facts = {"model": model, "method": method, "seq_len": length}
                 tokens = steps.batch_size * length
                 for arm in dict.fromkeys(run["arm"] for run in runs):
-                    seconds = median(harness.times(runs, arm))
+                    seconds = median(paired.times(runs, arm))
                     peaks = [run["peak_rss_bytes"] for run in runs if run["arm"] == arm]
                     rows.append({"name": f"{name} {_ARMS.get(arm, arm)}", **facts, "arm": arm,
                                  "tokens_per_second": tokens / seconds,
                                  "peak_bytes": max(peaks)})  # fmt: skip
-                compared = harness.conclude(runs, "labkit")
+                compared = paired.conclude(runs, "labkit")
                 share = flops / peak["flops_per_second"] / compared["seconds"]["candidate"]
                 found.append({"name": name, **facts, **compared, "fraction_of_matmul_peak": share,
                               "warmup_seconds": _warmup(runs),
@@ -152,7 +148,7 @@ def _measure(
     plan, known = steps.plan, ledger.get(name) or []
     data = output_dir / f"step-{length}.jsonl"
     count = plan.warmup + plan.steps
-    _write_samples(data, folder, length, steps.batch_size * count)
+    write_samples(data, folder, length, steps.batch_size * count)
     spec = {
         "model": str(folder), "data": str(data), "lora": PEFT_DEFAULT if method == "lora" else None,
         "bf16": not steps.tiny and arithmetic.fastest() == "bfloat16", "seed": 42,
@@ -194,19 +190,19 @@ def _measure(
         say(f"[run {len(runs)}/{total}] {arm}: {last['median']:.3f} s a step, "
             f"{rate:,.0f} tokens/s")  # fmt: skip
 
-    return harness.alternate(runners, plan.pairs, kept=known, on_run=keep)
+    return paired.alternate(runners, plan.pairs, kept=known, on_run=keep)
 
 
 def train_stock(spec: dict[str, Any], say: Say) -> Run:
-    """Train with stock TRL in a process of its own, as `stock_trl.main` says."""
+    """Train with stock TRL in a process of its own, as `stock_arm.main` says."""
     clean = {k: v for k, v in os.environ.items() if OURS.get(k) != v}
-    command = [sys.executable, "-P", str(Path(__file__).with_name("stock_trl.py"))]
+    command = [sys.executable, "-P", str(Path(__file__).with_name("stock_arm.py"))]
     return _run([*command, json.dumps(spec)], clean, say)
 
 
 def train_ours(spec: dict[str, Any], say: Say) -> Run:
     """Train labkit's way in a process of its own, as `finetuning.main` says."""
-    command = [sys.executable, "-m", "labkit.bench.finetuning"]
+    command = [sys.executable, "-m", "labkit.bench.step.labkit_arm"]
     return _run([*command, json.dumps(spec)], dict(os.environ), say)
 
 
@@ -219,7 +215,7 @@ def _run(command: Sequence[str], env: dict[str, str], say: Say) -> Run:
     try:
         while True:
             try:
-                out, err = process.communicate(timeout=harness.SAY_EVERY_SECONDS)
+                out, err = process.communicate(timeout=paired.SAY_EVERY_SECONDS)
                 break
             except subprocess.TimeoutExpired:
                 say(f"  still measuring ({time.monotonic() - started:.0f} s)")
@@ -250,7 +246,7 @@ def matmul_peak(*, tiny: bool = False) -> dict[str, float]:
         a, b = torch.randn(m, k, dtype=dtype), torch.randn(n, k, dtype=dtype)
         out = torch.empty(m, n, dtype=dtype)
         product = lambda a=a, b=b, out=out: torch.mm(a, b.t(), out=out)  # noqa: E731
-        timed = harness.time_run(product, Plan(warmup=3, steps=5, run_seconds=0.5, max_steps=400))
+        timed = paired.time_run(product, Plan(warmup=3, steps=5, run_seconds=0.5, max_steps=400))
         rate = 2 * m * k * n / median(timed["seconds"])
         if rate > best["flops_per_second"]:
             best = {"flops_per_second": rate, "m": m, "k": k, "n": n}
@@ -281,8 +277,8 @@ def _model_folder(model: str, steps: Steps, output_dir: Path) -> Path:
         return registry.resolve("tiny-llama" if steps.tiny else EMBEDDED)
     folder = output_dir / f"{SHAPED}-{'tiny' if steps.tiny else steps.layers}"
     if not (folder / "config.json").is_file():
-        harness.in_fresh_process(
-            "labkit.bench.step:make_shaped", say=lambda line: None, folder=folder,
+        paired.in_fresh_process(
+            "labkit.bench.step.compare:make_shaped", say=lambda line: None, folder=folder,
             widths=TINY if steps.tiny else TINYLLAMA, layers=steps.layers,
             tokenizer=registry.resolve("tiny-llama" if steps.tiny else EMBEDDED),
         )  # fmt: skip
@@ -305,18 +301,6 @@ def make_shaped(folder: Path, widths: dict[str, int], layers: int, tokenizer: Pa
     partial.rename(folder)
 
 
-def _write_samples(file: Path, folder: Path, length: int, count: int) -> None:
-    vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
-    draw = random.Random(0)
-    lines = []
-    for _ in range(count):
-        ids = [draw.randrange(vocabulary) for _ in range(length)]
-        labels = [-100] * (length - LABELLED) + ids[-LABELLED:]
-        lines.append(json.dumps({"input_ids": ids, "labels": labels}))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("\n".join(lines) + "\n")
-
-
 def _warmup(runs: Sequence[Run]) -> dict[str, float]:
     """Return the time of the steps that are dropped, by arm: what compiling costs."""
     arms = dict.fromkeys(run["arm"] for run in runs)
@@ -325,10 +309,10 @@ def _warmup(runs: Sequence[Run]) -> dict[str, float]:
 
 def _against(arm: str, runs: Sequence[Run]) -> dict[str, float] | None:
     """Return an arm's time over labkit's, with its interval; None where it took no part."""
-    theirs = harness.times(runs, arm)
+    theirs = paired.times(runs, arm)
     if not theirs:
         return None
-    ratio: dict[str, float] = stats.paired_ratio(theirs, harness.times(runs, "labkit"))["ratio"]
+    ratio: dict[str, float] = stats.paired_ratio(theirs, paired.times(runs, "labkit"))["ratio"]
     return ratio
 
 
@@ -336,9 +320,9 @@ def _without(runs: Sequence[Run]) -> dict[str, dict[str, float]]:
     """Return, for every trick, the time without it over the time with it."""
     prefix = "labkit without "
     arms = [a for a in dict.fromkeys(r["arm"] for r in runs) if a.startswith(prefix)]
-    ours = harness.times(runs, "labkit")
+    ours = paired.times(runs, "labkit")
     return {
-        arm.removeprefix(prefix): stats.paired_ratio(harness.times(runs, arm), ours)["ratio"]
+        arm.removeprefix(prefix): stats.paired_ratio(paired.times(runs, arm), ours)["ratio"]
         for arm in arms
     }
 

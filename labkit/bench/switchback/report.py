@@ -8,6 +8,8 @@ import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from labkit.bench.paired import interval
+
 ALPHA = 0.05
 Row = dict[str, Any]
 
@@ -40,11 +42,6 @@ def verdict(row: Row) -> str:
     if row["p_holm"] >= ALPHA:
         return "≈"
     return "faster" if row["ratio"]["value"] > 1 else "slower"
-
-
-def interval(ratio: dict[str, float]) -> str:
-    """Return a ratio with its 95 % interval as text."""
-    return f"{ratio['value']:.2f}× ({ratio['low']:.2f} to {ratio['high']:.2f})"
 
 
 def render(outcome: dict[str, Any]) -> str:
@@ -233,7 +230,7 @@ def draw_parts(ax: Any, rows: Sequence[Row], *, scale: str = "row") -> str:
 
 def draw_pairs(ax: Any, found: dict[str, Any]) -> str:
     """Draw the ratio of every pair end to end, with mean and interval, beside the A/A control."""
-    from labkit.bench.harness import BASELINE, CONTROL, times
+    from labkit.bench.paired import BASELINE, CONTROL, times
 
     base = times(found["runs"], BASELINE)
     for place, (arm, name) in enumerate((("switchback", "ratio"), (CONTROL, "a_a"))):

@@ -8,13 +8,13 @@ import statistics
 
 import pytest
 
-from labkit.memory import validate
+from labkit.bench.records import memory_validation
 from labkit.memory.formula import analytic
 from labkit.memory.measured import measure
 from labkit.memory.settings import StepSettings
 from labkit.memory.trace.tracing import trace
 
-RECORD = json.loads((validate.DATA / "results" / "memory_validation.json").read_text())
+RECORD = json.loads((memory_validation.DATA / "results" / "memory_validation.json").read_text())
 ROWS, SUMMARY = RECORD["rows"], RECORD["summary"]
 MIB = 2**20
 
@@ -28,9 +28,9 @@ def settings_of(row: dict, target: str) -> StepSettings:
 
 
 def test_the_summary_is_that_of_the_rows():
-    assert set(ROWS) == set(SUMMARY) == set(validate.KINDS)
+    assert set(ROWS) == set(SUMMARY) == set(memory_validation.KINDS)
     for name, rows in ROWS.items():
-        assert validate.summary(rows) == SUMMARY[name]
+        assert memory_validation.summary(rows) == SUMMARY[name]
 
 
 def test_traced_against_measured():
@@ -91,8 +91,8 @@ def test_time_ranges():
 def test_formulas_and_ranges_are_still_those_of_the_record():
     for row in ROWS["analytic"]:
         assert analytic(settings_of(row, "cuda")).peak_bytes == row["analytic_bytes"]
-    assert json.loads(json.dumps(list(validate.time_rows()))) == ROWS["time"]
-    table = json.loads((validate.DATA / "memory_published.json").read_text())["rows"]
+    assert json.loads(json.dumps(list(memory_validation.time_rows()))) == ROWS["time"]
+    table = json.loads((memory_validation.DATA / "memory_published.json").read_text())["rows"]
     assert [row["peak"] for row in table] == [row["published"] for row in ROWS["published"]]
 
 
@@ -108,8 +108,8 @@ def test_traces_and_steps_are_still_those_of_the_record():
 
 
 def test_a_record_is_written_with_a_line_for_each_row(tmp_path):
-    found = validate.record({"time": list(validate.time_rows())})
-    validate.write(found, tmp_path / "deep" / "record.json")
+    found = memory_validation.record({"time": list(memory_validation.time_rows())})
+    memory_validation.write(found, tmp_path / "deep" / "record.json")
     text = (tmp_path / "deep" / "record.json").read_text()
     assert json.loads(text) == json.loads(json.dumps(found))
     assert text.count('"published_seconds"') == len(found["rows"]["time"])

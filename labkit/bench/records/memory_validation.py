@@ -1,6 +1,6 @@
 """Holding the columns against each other and against the world.
 
-    python -m labkit.memory.validate --output data/results/memory_validation.json
+    python -m labkit.bench.records.memory_validation --output data/results/memory_validation.json
 
 makes the committed record (about a quarter of an hour on two cores); `--only published` (or
 another part) prints one part of it. The parts:
@@ -34,7 +34,7 @@ from labkit.memory.formula import analytic
 from labkit.memory.settings import StepSettings
 from labkit.memory.step_time import step_seconds
 
-DATA = Path(__file__).resolve().parents[2] / "data"
+DATA = Path(__file__).resolve().parents[3] / "data"
 UNITS = {"GB": 1e9, "GiB": GIB}
 
 
@@ -245,7 +245,8 @@ def record(parts: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Return rows by part as they are committed: with command, versions, machine and summaries."""
     libraries = ("torch", "transformers", "peft", "trl", "bitsandbytes", "labkit")
     return {
-        "command": "python -m labkit.memory.validate --output data/results/memory_validation.json",
+        "command": "python -m labkit.bench.records.memory_validation "
+        "--output data/results/memory_validation.json",
         "versions": {name: version(name) for name in libraries},
         "machine": f"{platform.machine()}, {cores()} cores",
         "summary": {name: summary(rows) for name, rows in parts.items()},

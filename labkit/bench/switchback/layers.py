@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from labkit.bench import ways
-from labkit.bench.harness import BASELINE, CONTROL, Plan, Run, alternate, time_run
+from labkit.bench.paired import BASELINE, CONTROL, Plan, Run, alternate, time_run
+from labkit.bench.switchback import ways
 from labkit.switchback import SwitchBackLinear, backends, cpu
 
 SCALES = ("row", "tensor")

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from labkit import cli, stats
-from labkit.bench import harness, layers, report, training, ways
-from labkit.bench import switchback as bench
-from labkit.bench.harness import Ledger, Plan
+from labkit.bench import paired
+from labkit.bench.paired import Ledger, Plan
+from labkit.bench.switchback import grid as bench
+from labkit.bench.switchback import layers, model_step, report, ways
 from labkit.errors import LabkitError
 
 
@@ -45,9 +46,9 @@ def silent(line: str) -> None:
 
 
 def test_every_second_round_is_the_reverse_of_the_one_before() -> None:
-    assert harness.orders(["a", "b"], 4) == [["a", "b"], ["b", "a"], ["b", "a"], ["a", "b"]]
+    assert paired.orders(["a", "b"], 4) == [["a", "b"], ["b", "a"], ["b", "a"], ["a", "b"]]
     for arms in (["a", "b", "c"], ["a", "b", "c", "d"]):
-        rounds = harness.orders(arms, 10)
+        rounds = paired.orders(arms, 10)
         assert all(sorted(order) == arms for order in rounds)
         assert all(second == first[::-1] for first, second in zip(rounds[::2], rounds[1::2]))  # noqa: B905
         places = {arm: sum(order.index(arm) for order in rounds) for arm in arms}
@@ -66,7 +67,7 @@ def test_warm_up_is_dropped_and_what_comes_before_a_step_is_not_timed() -> None:
     def before() -> None:
         clock.now += 100.0
 
-    timed = harness.time_run(step, plan, before=before, clock=clock)
+    timed = paired.time_run(step, plan, before=before, clock=clock)
     assert timed == {"seconds": [1.0, 2.0, 3.0], "warmup_seconds": [9.0, 5.0]}
 
 
@@ -74,15 +75,15 @@ def test_warm_up_is_dropped_and_what_comes_before_a_step_is_not_timed() -> None:
 def test_a_run_goes_on_until_it_is_long_enough(run_seconds: float, expected: int) -> None:
     clock = Clock()
     plan = Plan(warmup=1, steps=2, run_seconds=run_seconds - 1e-9, max_steps=25)
-    timed = harness.time_run(clock.step(0.1), plan, clock=clock)
+    timed = paired.time_run(clock.step(0.1), plan, clock=clock)
     assert len(timed["seconds"]) == expected
 
 
-def measured(clock: Clock, arms: dict[str, float], pairs: int = 10) -> list[harness.Run]:
+def measured(clock: Clock, arms: dict[str, float], pairs: int = 10) -> list[paired.Run]:
     plan = Plan(warmup=1, steps=3, run_seconds=0.0)
     steps = {arm: clock.step(seconds) for arm, seconds in arms.items()}
-    return harness.alternate(
-        {arm: lambda s=step: harness.time_run(s, plan, clock=clock) for arm, step in steps.items()},
+    return paired.alternate(
+        {arm: lambda s=step: paired.time_run(s, plan, clock=clock) for arm, step in steps.items()},
         pairs,
     )
 
@@ -91,7 +92,7 @@ def test_a_known_ratio_comes_out_on_a_machine_that_grows_slower() -> None:
     """By the end everything takes half as long again; one arm after the other would be fooled."""
     arms = {"a": 1.25, "fast": 1.0, "a_again": 1.25}
     runs = measured(Clock(drift=0.5 / 120, noise=0.01), arms)
-    found = harness.conclude(runs, "fast")
+    found = paired.conclude(runs, "fast")
     assert found["ratio"]["value"] == pytest.approx(1.25, rel=0.01)
     assert found["ratio"]["low"] < 1.25 < found["ratio"]["high"]
     assert found["p_value"] < 1e-6
@@ -99,14 +100,14 @@ def test_a_known_ratio_comes_out_on_a_machine_that_grows_slower() -> None:
     clock = Clock(drift=0.5 / 120)
     plan = Plan(warmup=1, steps=3, run_seconds=0.0)
     blocks = [
-        [harness.time_run(clock.step(s), plan, clock=clock) for _ in range(10)] for s in (1.25, 1.0)
+        [paired.time_run(clock.step(s), plan, clock=clock) for _ in range(10)] for s in (1.25, 1.0)
     ]
     means = [sum(sum(run["seconds"]) for run in block) for block in blocks]
     assert means[0] / means[1] < 1.15, "this clock does fool the naive order"
 
 
 def test_equal_arms_are_not_told_apart() -> None:
-    found = harness.conclude(measured(Clock(noise=0.05), {"a": 1.0, "b": 1.0, "a_again": 1.0}), "b")
+    found = paired.conclude(measured(Clock(noise=0.05), {"a": 1.0, "b": 1.0, "a_again": 1.0}), "b")
     assert found["p_value"] > 0.05 and found["a_a_p_value"] > 0.05
 
 
@@ -118,19 +119,19 @@ def test_a_round_s_times_go_to_the_arms_in_the_order_they_were_asked() -> None:
         asked.append(order)
         return [{"seconds": [taken[arm]], "warmup_seconds": []} for arm in order]
 
-    runs = harness.by_round(measure, list(taken), 4)
-    assert asked == harness.orders(list(taken), 4) and asked[0] == asked[1][::-1]
+    runs = paired.by_round(measure, list(taken), 4)
+    assert asked == paired.orders(list(taken), 4) and asked[0] == asked[1][::-1]
     assert all(run["median"] == taken[run["arm"]] for run in runs)
     assert [run["arm"] for run in runs if run["round"] == 3] == asked[3]
     with pytest.raises(ValueError):
-        harness.by_round(lambda order: [], ["a"], 4)
+        paired.by_round(lambda order: [], ["a"], 4)
 
 
 def test_what_is_concluded_is_the_paired_test_of_the_medians() -> None:
     runs = measured(Clock(noise=0.05), {"a": 1.1, "b": 1.0, "a_again": 1.1})
-    found = harness.conclude(runs, "b")
-    base, other = harness.times(runs, "a"), harness.times(runs, "b")
-    assert len(base) == 10 and base != harness.times(runs, "a_again")
+    found = paired.conclude(runs, "b")
+    base, other = paired.times(runs, "a"), paired.times(runs, "b")
+    assert len(base) == 10 and base != paired.times(runs, "a_again")
     exact = stats.paired_ratio(base, other)
     assert found["ratio"] == exact["ratio"] and found["p_value"] == exact["p_value"]
     detectable = found["detectable"]
@@ -140,7 +141,7 @@ def test_what_is_concluded_is_the_paired_test_of_the_medians() -> None:
         "seconds", "times",
     }  # fmt: skip
     assert found["times"] == {
-        arm: harness.times(runs, name)
+        arm: paired.times(runs, name)
         for arm, name in (("baseline", "a"), ("candidate", "b"), ("again", "a_again"))
     }
 
@@ -148,12 +149,12 @@ def test_what_is_concluded_is_the_paired_test_of_the_medians() -> None:
 def test_an_interrupted_comparison_goes_on_where_it_was() -> None:
     arms = {"a": 1.25, "b": 1.0}
     plan = Plan(warmup=0, steps=1, run_seconds=0.0)
-    whole = harness.alternate(
+    whole = paired.alternate(
         {k: lambda s=s: {"seconds": [s], "warmup_seconds": []} for k, s in arms.items()}, 6
     )
     kept: list[Any] = []
 
-    def stop(runs: list[harness.Run]) -> None:
+    def stop(runs: list[paired.Run]) -> None:
         kept[:] = json.loads(json.dumps(runs))
         if len(runs) == 5:
             raise KeyboardInterrupt
@@ -164,22 +165,22 @@ def test_an_interrupted_comparison_goes_on_where_it_was() -> None:
         def run() -> dict[str, list[float]]:
             calls.append(arm)
             clock = Clock()
-            return harness.time_run(clock.step(arms[arm]), plan, clock=clock)
+            return paired.time_run(clock.step(arms[arm]), plan, clock=clock)
 
         return run
 
     runners = {arm: runner(arm) for arm in arms}
     with pytest.raises(KeyboardInterrupt):
-        harness.alternate(runners, 6, on_run=stop)
+        paired.alternate(runners, 6, on_run=stop)
     assert len(calls) == len(kept) == 5
-    assert harness.alternate(runners, 6, kept=kept) == whole
+    assert paired.alternate(runners, 6, kept=kept) == whole
     assert len(calls) == 12
 
 
 def test_a_time_of_nothing_is_refused() -> None:
     nothing = {"seconds": [0.0], "warmup_seconds": []}
     with pytest.raises(ValueError, match="took 0.0 seconds"):
-        harness.alternate({"a": lambda: nothing}, 2)
+        paired.alternate({"a": lambda: nothing}, 2)
 
 
 @pytest.mark.parametrize(
@@ -217,14 +218,14 @@ def test_a_ledger_gives_back_what_it_was_given_for_the_same_settings_only(tmp_pa
 
 
 def test_a_fresh_process_answers_refuses_fails_and_dies() -> None:
-    assert harness.in_fresh_process("os:getpid", say=silent) != os.getpid()
-    assert harness.in_fresh_process("torch:get_num_threads", say=silent, threads=1) == 1
+    assert paired.in_fresh_process("os:getpid", say=silent) != os.getpid()
+    assert paired.in_fresh_process("torch:get_num_threads", say=silent, threads=1) == 1
     with pytest.raises(LabkitError, match="no device is called 'h1000'"):
-        harness.in_fresh_process("labkit.machine.datasheets:find", say=silent, name="h1000")
+        paired.in_fresh_process("labkit.machine.datasheets:find", say=silent, name="h1000")
     with pytest.raises(RuntimeError, match="JSONDecodeError"):
-        harness.in_fresh_process("json:loads", say=silent, s="{")
+        paired.in_fresh_process("json:loads", say=silent, s="{")
     with pytest.raises(LabkitError, match="ended with code 9, most likely for want of memory"):
-        harness.in_fresh_process("os:_exit", say=silent, status=9)
+        paired.in_fresh_process("os:_exit", say=silent, status=9)
 
 
 # The ways that are compared.
@@ -250,7 +251,7 @@ def test_what_tiles_give_is_the_ratio_of_the_opponent_without_them() -> None:
     assert row["split"]["tiles"] is None and report.split_lines([row]) == []
 
 
-def measured_with_noise(taken: dict[str, float]) -> list[harness.Run]:
+def measured_with_noise(taken: dict[str, float]) -> list[paired.Run]:
     return measured(Clock(noise=0.01), taken)
 
 
@@ -279,7 +280,7 @@ def test_a_step_does_all_products_of_its_mode(kind: str, mode: str) -> None:
 def test_parts_are_those_of_the_published_table_and_compute_the_product() -> None:
     found = layers.parts({k: v for k, v in CASE.items() if k != "mode"}, "reference")
     published = json.loads(
-        (Path(__file__).parents[1] / "data" / "switchback_published.json").read_text()
+        (Path(__file__).parents[2] / "data" / "switchback_published.json").read_text()
     )["a100_layer"]["rows"][0]["milliseconds"]
     ours = {name.replace("bf16", "fp16") for name in found}
     wide = layers.parts({k: v for k, v in CASE.items() if k != "mode"}, "reference", torch.float32)
@@ -296,18 +297,18 @@ def test_parts_are_those_of_the_published_table_and_compute_the_product() -> Non
 @pytest.mark.parametrize(("layer_count", "dtype"), [(1, "bfloat16"), (3, "float32")])
 def test_the_trained_model_is_a_llama_of_the_said_size(layer_count: int, dtype: str) -> None:
     spec = {
-        "widths": training.TINY, "layers": layer_count, "batch_size": 2, "seq_len": 24,
+        "widths": model_step.TINY, "layers": layer_count, "batch_size": 2, "seq_len": 24,
         "weight_scale": "row", "backend": "reference", "min_features": 0, "compiled": False,
         "weight_gradient": "torch", "dtype": dtype,
     }  # fmt: skip
     plan = Plan(warmup=1, steps=2, run_seconds=0.0, max_steps=2)
-    assert training.choose(spec)[0] in ("float32", "bfloat16")
-    plain = training.measure_training(spec, plan, switchback=False)
-    int8 = training.measure_training(spec, plan, switchback=True)
+    assert model_step.choose(spec)[0] in ("float32", "bfloat16")
+    plain = model_step.measure_training(spec, plan, switchback=False)
+    int8 = model_step.measure_training(spec, plan, switchback=True)
     assert plain["parameters"] == int8["parameters"]
-    assert plain["parameters"] == training.parameters(training.TINY, layer_count)
+    assert plain["parameters"] == model_step.parameters(model_step.TINY, layer_count)
     assert (plain["converted"], int8["converted"]) == (0, 7 * layer_count)
-    tiles = training.measure_training(spec, plan, switchback=False, tiles=True)
+    tiles = model_step.measure_training(spec, plan, switchback=False, tiles=True)
     assert (tiles["converted"], tiles["parameters"]) == (0, plain["parameters"])
     assert len(plain["seconds"]) == 2 and len(plain["warmup_seconds"]) == 1
 
@@ -316,19 +317,24 @@ def test_tinyllama_s_widths_are_tinyllama_s() -> None:
     from labkit.models.specs import MODELS
 
     config = MODELS["tinyllama-1.1b"].config
-    assert {key: config[key] for key in training.TINYLLAMA} == training.TINYLLAMA
-    assert config["num_hidden_layers"] == training.TINYLLAMA_LAYERS
-    assert training.parameters(training.TINYLLAMA, 22) == 1_100_048_384
+    assert {key: config[key] for key in model_step.TINYLLAMA} == model_step.TINYLLAMA
+    assert config["num_hidden_layers"] == model_step.TINYLLAMA_LAYERS
+    assert model_step.parameters(model_step.TINYLLAMA, 22) == 1_100_048_384
 
 
 def test_a_shallow_model_keeps_the_vocabulary_s_share() -> None:
     def share(layers: int) -> float:
-        table = training.vocabulary(training.TINYLLAMA, layers) * training.TINYLLAMA["hidden_size"]
-        return 2 * table / training.parameters(training.TINYLLAMA, layers)
+        table = (
+            model_step.vocabulary(model_step.TINYLLAMA, layers)
+            * model_step.TINYLLAMA["hidden_size"]
+        )
+        return 2 * table / model_step.parameters(model_step.TINYLLAMA, layers)
 
-    whole = 2 * training.TINYLLAMA["vocab_size"] * training.TINYLLAMA["hidden_size"]
-    shrunk = 2 * training.vocabulary(training.TINYLLAMA, 2) * training.TINYLLAMA["hidden_size"]
-    layers_alone = training.parameters(training.TINYLLAMA, 2) - shrunk
+    whole = 2 * model_step.TINYLLAMA["vocab_size"] * model_step.TINYLLAMA["hidden_size"]
+    shrunk = (
+        2 * model_step.vocabulary(model_step.TINYLLAMA, 2) * model_step.TINYLLAMA["hidden_size"]
+    )
+    layers_alone = model_step.parameters(model_step.TINYLLAMA, 2) - shrunk
     assert whole / (whole + layers_alone) > 0.5
     assert share(22) == pytest.approx(1 / 8, abs=0.01)
     assert share(2) == pytest.approx(share(22), rel=0.03)
@@ -342,7 +348,7 @@ def test_the_grid_s_shapes_are_tinyllama_s() -> None:
 
 def test_a_model_that_does_not_fit_is_refused_before_anything_runs() -> None:
     with pytest.raises(LabkitError, match="use fewer --layers"):
-        training.check_memory({"widths": training.TINYLLAMA, "layers": 4000})
+        model_step.check_memory({"widths": model_step.TINYLLAMA, "layers": 4000})
 
 
 # The commands.
@@ -353,12 +359,12 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Run what would be benchmarked here, without compiling; return what was run."""
     ran: list[str] = []
 
-    def call(target: str, *, say: harness.Say, **arguments: Any) -> Any:
+    def call(target: str, *, say: paired.Say, **arguments: Any) -> Any:
         ran.append(target)
         module, _, function = target.partition(":")
         return getattr(importlib.import_module(module), function)(**arguments)
 
-    monkeypatch.setattr(harness, "in_fresh_process", call)
+    monkeypatch.setattr(paired, "in_fresh_process", call)
     monkeypatch.setattr(torch, "compile", lambda module: module)
     return ran
 

@@ -3,7 +3,7 @@
     labkit train --config full --max-steps 150 --repeat 3 --evaluate --name linear
     labkit train --config full --max-steps 150 --repeat 3 --evaluate --name switchback \\
         --use-switchback true --switchback-min-features 0
-    python -m labkit.significance.proof linear switchback --output switchback_quality.json
+    python -m labkit.bench.records.equal_quality linear switchback --output switchback_quality.json
 
 Two models trained from one seed start alike and see the same batches; rounding makes them drift
 apart, as another seed would, so a question that one answers and the other does not says little, and
@@ -128,7 +128,7 @@ def draw(axes: Any, found: dict[str, Any], *, a: str, b: str) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Compare the runs and write the record."""
-    parser = argparse.ArgumentParser(prog="python -m labkit.significance.proof")
+    parser = argparse.ArgumentParser(prog="python -m labkit.bench.records.equal_quality")
     parser.add_argument("a")
     parser.add_argument("b")
     parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from labkit.bench import stock_run
+from labkit.bench.records import stock_run
 from labkit.errors import LabkitError
 from labkit.inference import evaluate
 from labkit.models import registry

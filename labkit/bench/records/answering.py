@@ -1,6 +1,6 @@
 """Does it matter how a model is asked? And how much faster is asking many questions at once?
 
-    python -m labkit.bench.answering my-lora --output data/results/answering.json
+    python -m labkit.bench.records.answering my-lora --output data/results/answering.json
 
 Three pairs should give the same answers, letter by letter: an adapter beside its base and merged
 into it; questions in batches that share prefixes and each on its own; a model as it was and loaded
@@ -19,7 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from labkit.bench import harness
+from labkit.bench import paired
 from labkit.console import run_tool, say
 from labkit.datasets import encode, tatqa
 from labkit.datasets.tatqa import Sample
@@ -76,7 +76,7 @@ def identical(
 def speed(
     adapter: str, samples: Sequence[Sample], *, pairs: int, alone: int = 12, together: int = 192
 ) -> dict[str, Any]:
-    """Return `harness.conclude` of seconds a question: the plain loop over labkit's batches."""
+    """Return `paired.conclude` of seconds a question: the plain loop over labkit's batches."""
     plainly = load_generator(adapter, dtype="bfloat16")
     scoring = load_generator(adapter, dtype="bfloat16", exact=True)
     few = random.Random(0).sample(list(samples), min(alone, len(samples)))
@@ -94,10 +94,10 @@ def speed(
     batched = timed(lambda: scoring.answer(many), len(many))
     plain(plainly, few[0])
     scoring.answer(few)
-    runs = harness.alternate(
-        {harness.BASELINE: one_by_one, "batched": batched, harness.CONTROL: one_by_one}, pairs
+    runs = paired.alternate(
+        {paired.BASELINE: one_by_one, "batched": batched, paired.CONTROL: one_by_one}, pairs
     )
-    return harness.conclude(runs, "batched")
+    return paired.conclude(runs, "batched")
 
 
 def measure(adapter: str, *, questions: int, singles: int, pairs: int) -> dict[str, Any]:
@@ -108,14 +108,14 @@ def measure(adapter: str, *, questions: int, singles: int, pairs: int) -> dict[s
     """
     if min(questions, singles) < 1:
         raise LabkitError(f"questions={questions}, singles={singles}: ask one or more of each")
-    harness.Plan(pairs=pairs)
+    paired.Plan(pairs=pairs)
     samples = tatqa.samples(tatqa.load("tables", "test"))[:questions]
     with tempfile.TemporaryDirectory() as folder:
         merged = {dtype: Path(folder) / dtype for dtype in ("float32", "bfloat16")}
         for dtype, path in merged.items():
             export.merge(adapter, path, dtype=dtype)
         return {
-            "facts": harness.facts(),
+            "facts": paired.facts(),
             "speed": speed(adapter, samples, pairs=pairs),
             "identical": identical(adapter, merged, samples, singles=singles),
         }
@@ -123,7 +123,7 @@ def measure(adapter: str, *, questions: int, singles: int, pairs: int) -> dict[s
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, and write the record."""
-    parser = argparse.ArgumentParser(prog="python -m labkit.bench.answering")
+    parser = argparse.ArgumentParser(prog="python -m labkit.bench.records.answering")
     parser.add_argument("adapter")
     parser.add_argument("--questions", type=int, default=720)
     parser.add_argument("--singles", type=int, default=120)

@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from statistics import mean
 from typing import Any
 
-from labkit.bench.harness import BASELINE, CONTROL, Run, times
+from labkit.bench.paired import BASELINE, CONTROL, Run, times
 
 Steps = list[list[float]]
 """The step times of every round's run."""

@@ -9,14 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from labkit.bench import finetuning, step
-from labkit.bench.harness import Plan
+from labkit.bench.paired import Plan
+from labkit.bench.step import compare, labkit_arm
+from labkit.bench.step.spec import PEFT_DEFAULT, write_samples
 from labkit.errors import LabkitError
 from labkit.methods import attach_lora
 from labkit.models.load import load_model
 from labkit.runs.config import RunConfig
 
-STOCK = Path(step.__file__).with_name("stock_trl.py")
+STOCK = Path(compare.__file__).with_name("stock_arm.py")
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +39,12 @@ def test_losses_are_stock_s_at_every_one_of_fifty_steps(
 ) -> None:
     spec = {
         "model": str(tiny_llama), "data": str(samples), "bf16": False, "batch_size": 2,
-        "lora": step.PEFT_DEFAULT if method == "lora" else None, "steps": 50,
+        "lora": PEFT_DEFAULT if method == "lora" else None, "steps": 50,
         "learning_rate": 1e-2 if method == "lora" else 1e-3, "seed": 42,
     }  # fmt: skip
     stock = runpy.run_path(str(STOCK))["main"](spec)
     # Compiling and the heap change no arithmetic that this could show, and last.
-    ours = finetuning.main({**spec, "without": ["compile", "heap"]})
+    ours = labkit_arm.main({**spec, "without": ["compile", "heap"]})
     assert ours["attn_implementation"] == "sdpa"  # in float32 it is the faster
     assert len(ours["losses"]) == len(stock["losses"]) == 50
     assert ours["losses"] == pytest.approx(stock["losses"], rel=0.01)
@@ -65,9 +66,9 @@ def pretend(
         seconds = times[kind] * (1 + 0.001 * (next(count) ** 2 % 11))
         return {"seconds": [9.0, *[seconds] * 3], "losses": [1.0] * 4, "peak_rss_bytes": 1000}
 
-    monkeypatch.setattr(step, "_run", run)
+    monkeypatch.setattr(compare, "_run", run)
     monkeypatch.setattr(
-        step.harness, "in_fresh_process",
+        compare.harness, "in_fresh_process",
         lambda *args, **kwargs: {"flops_per_second": 1e9, "m": 1, "k": 1, "n": 1},
     )  # fmt: skip
     return called
@@ -86,7 +87,7 @@ def test_adapter_inputs_are_copied_to_float32_only_without_that_trick(tiny_llama
         model(input_ids=ids)
         assert seen and set(seen) == {torch.bfloat16}
         seen.clear()
-        finetuning.cast_adapter_inputs(model)
+        labkit_arm.cast_adapter_inputs(model)
         model(input_ids=ids)
     assert seen and set(seen) == {torch.float32}
 
@@ -102,8 +103,8 @@ def test_what_is_reported_is_what_the_processes_took(
     # Toy models run in float32, where not every trick does something.
     tricks = dict.fromkeys(("logits", "heap"), 3.0)
     called = pretend(monkeypatch, {"stock": 6.0, "labkit": 2.0, **tricks})
-    steps = step.Steps(methods=("lora",), lengths=(160,), tiny=True, ablate=True, plan=PLAN)
-    outcome = step.step(steps, output_dir=tmp_path)
+    steps = compare.Steps(methods=("lora",), lengths=(160,), tiny=True, ablate=True, plan=PLAN)
+    outcome = compare.step(steps, output_dir=tmp_path)
     assert outcome["ratio"]["vs_stock_trl"]["value"] == pytest.approx(3.0, rel=0.01)
     (found,) = outcome["comparisons"]
     assert found["pairs"] == 4 and found["a_a"]["low"] < 1.01
@@ -114,16 +115,16 @@ def test_what_is_reported_is_what_the_processes_took(
     assert speeds["labkit"] == pytest.approx(8 * 160 / 2.0, rel=0.01)
     assert speeds["a"] == pytest.approx(8 * 160 / 6.0, rel=0.01)
     assert {"name", "tokens_per_second", "peak_bytes"} <= outcome["cases"][0].keys()
-    flops = step._step_flops(tiny_llama, "lora", 8, 160)
+    flops = compare._step_flops(tiny_llama, "lora", 8, 160)
     expected = flops / 1e9 / found["seconds"]["candidate"]
     assert outcome["fraction_of_matmul_peak"] == pytest.approx(expected)
     for command, env in called:
         assert env["MY_OWN"] == "kept"
         assert ("OMP_WAIT_POLICY" in env) == ("stock_trl" not in command[-2])
-    assert "lora smollm2-135m-instruct 160" in step.render(outcome)
+    assert "lora smollm2-135m-instruct 160" in compare.render(outcome)
     # A second call has nothing left to do.
     before = len(called)
-    again = step.step(steps, output_dir=tmp_path)
+    again = compare.step(steps, output_dir=tmp_path)
     assert len(called) == before and again["ratio"] == outcome["ratio"]
 
 
@@ -132,7 +133,7 @@ def test_where_float32_is_fast_stock_is_told_so_and_takes_part_as_it_comes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, fast: str
 ) -> None:
     called = pretend(monkeypatch, {"stock": 6.0, "labkit": 2.0})
-    quick = step._run
+    quick = compare._run
 
     def run(command: list[str], env: dict[str, str], say: Any) -> dict[str, Any]:
         spec, made = json.loads(command[-1]), quick(command, env, say)
@@ -140,10 +141,10 @@ def test_where_float32_is_fast_stock_is_told_so_and_takes_part_as_it_comes(
             return {**made, "seconds": [90.0]}
         return made
 
-    monkeypatch.setattr(step, "_run", run)
-    monkeypatch.setattr(step.arithmetic, "fastest", lambda: fast)
-    steps = step.Steps(methods=("lora",), lengths=(160,), plan=PLAN)
-    (found,) = step.step(steps, output_dir=tmp_path)["comparisons"]
+    monkeypatch.setattr(compare, "_run", run)
+    monkeypatch.setattr(compare.arithmetic, "fastest", lambda: fast)
+    steps = compare.Steps(methods=("lora",), lengths=(160,), plan=PLAN)
+    (found,) = compare.step(steps, output_dir=tmp_path)["comparisons"]
     assert found["ratio"]["value"] == pytest.approx(3.0, rel=0.01)
     specs = [json.loads(command[-1]) for command, _ in called]
     if fast == "bfloat16":
@@ -156,7 +157,7 @@ def test_where_float32_is_fast_stock_is_told_so_and_takes_part_as_it_comes(
 
 def test_samples_have_labels_on_their_last_tokens_only(tiny_llama: Path, tmp_path: Path) -> None:
     file = tmp_path / "samples.jsonl"
-    step._write_samples(file, tiny_llama, 40, 3)
+    write_samples(file, tiny_llama, 40, 3)
     lines = [json.loads(line) for line in file.read_text().splitlines()]
     assert len(lines) == 3
     for sample in lines:
@@ -167,7 +168,7 @@ def test_samples_have_labels_on_their_last_tokens_only(tiny_llama: Path, tmp_pat
 def test_a_shaped_model_is_one_that_stock_can_load(tiny_llama: Path, tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    step.make_shaped(tmp_path / "shaped", step.TINY, 2, tiny_llama)
+    compare.make_shaped(tmp_path / "shaped", compare.TINY, 2, tiny_llama)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "shaped")
     assert model.config.num_hidden_layers == 2 and model.config.hidden_size == 64
     assert AutoTokenizer.from_pretrained(tmp_path / "shaped").eos_token
@@ -187,12 +188,12 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 @pytest.mark.parametrize(("settings", "said"), WRONG, ids=str)
 def test_wrong_settings_are_a_sentence(settings: dict[str, Any], said: str) -> None:
     with pytest.raises(LabkitError, match=said):
-        step.Steps(**settings)
+        compare.Steps(**settings)
 
 
 def test_a_killed_process_is_a_sentence(tmp_path: Path) -> None:
     command = ["/bin/sh", "-c", "kill -9 $$"]
     with pytest.raises(LabkitError, match="killed by signal 9"):
-        step._run(command, {}, lambda line: None)
+        compare._run(command, {}, lambda line: None)
     with pytest.raises(RuntimeError, match="no such luck"):
-        step._run(["/bin/sh", "-c", "echo no such luck >&2; exit 3"], {}, lambda line: None)
+        compare._run(["/bin/sh", "-c", "echo no such luck >&2; exit 3"], {}, lambda line: None)

@@ -19,7 +19,7 @@ import gc
 import platform
 from typing import Any
 
-from labkit.bench.harness import Plan, time_run
+from labkit.bench.paired import Plan, time_run
 from labkit.errors import LabkitError
 from labkit.machine import hardware
 
@@ -75,7 +75,7 @@ def choose(spec: dict[str, Any]) -> tuple[str, bool]:
     """
     import torch
 
-    from labkit.bench import layers, ways
+    from labkit.bench.switchback import layers, ways
     from labkit.switchback import SwitchBackLinear, cpu
 
     SwitchBackLinear(1, 1, backend=spec["backend"])  # builds what the backend needs
@@ -155,7 +155,7 @@ def _use_tiles(model: Any, min_features: int) -> None:
     """Compute the weight gradient of the layers that `convert` would take as SwitchBack does."""
     from torch import nn
 
-    from labkit.bench.ways import TileGradientLinear
+    from labkit.bench.switchback.ways import TileGradientLinear
 
     for name, layer in list(model.named_modules()):
         if type(layer) is not nn.Linear or name == "lm_head":

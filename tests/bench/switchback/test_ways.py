@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from labkit.bench import ways
+from labkit.bench.switchback import ways
 
 CPU = torch.device("cpu")
 # A processor without bfloat16 instructions has no kernel for that, and any has one in float32.

@@ -9,7 +9,7 @@ import pytest
 from labkit.bench.gpu import reading, report
 from labkit.machine.datasheets import find
 
-COMMITTED = Path(__file__).parents[1] / "data" / "results" / "gpu.json"
+COMMITTED = Path(__file__).parents[3] / "data" / "results" / "gpu.json"
 
 
 def record(**parts: dict[str, Any]) -> dict[str, Any]:
