@@ -11,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 
-from labkit import cli, stats
+from labkit import stats
 from labkit.bench import paired
 from labkit.bench.paired import Ledger, Plan
 from labkit.bench.switchback import grid as bench
 from labkit.bench.switchback import layers, model_step, report, ways
+from labkit.cli import program
 from labkit.errors import LabkitError
 
 
@@ -372,7 +373,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[Any, str]:
     capsys.readouterr()
     with pytest.raises(SystemExit) as exit_:
-        cli.main([*arguments, "--json"])
+        program.main([*arguments, "--json"])
     assert exit_.value.code == 0
     captured = capsys.readouterr()
     (line,) = captured.out.splitlines()
@@ -465,7 +466,7 @@ def test_mistakes_are_one_line(
 ) -> None:
     out = tmp_path / "out"
     with pytest.raises(SystemExit) as exit_:
-        cli.main(["bench", "switchback", "--output-dir", str(out), *arguments])
+        program.main(["bench", "switchback", "--output-dir", str(out), *arguments])
     assert exit_.value.code == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert not out.exists()

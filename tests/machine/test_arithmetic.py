@@ -255,7 +255,7 @@ def test_the_record_says_the_type(
 def test_a_wrong_type_is_one_sentence(
     command: list[str], said: str, runs: Path, tiny_llama: Path, capsys: Any
 ) -> None:
-    from labkit.cli import main
+    from labkit.cli.program import main
 
     with pytest.raises(SystemExit) as ended:
         main([str(tiny_llama) if word == "MODEL" else word for word in command])

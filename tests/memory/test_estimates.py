@@ -193,7 +193,7 @@ def test_no_network_and_no_weights(tmp_path):
     ],
 )
 def test_the_command_says_what_is_wrong_and_exits_with_2(arguments, sentence, capsys):
-    from labkit.cli import main
+    from labkit.cli.program import main
 
     with pytest.raises(SystemExit) as exit_:
         main(["estimate", *arguments.split()])

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from labkit import cli, plots, stats
+from labkit import plots, stats
 from labkit.bench.records import equal_quality
+from labkit.cli import program
 from labkit.errors import LabkitError
 from labkit.significance import compare as significance
 
@@ -299,7 +300,7 @@ def test_what_cannot_be_compared_is_one_sentence(
     with pytest.raises(LabkitError, match=sentence):
         compare(tmp_path / "a", tmp_path / "b", output_dir=out)
     with pytest.raises(SystemExit) as exit_:
-        cli.main(["stats", str(tmp_path / "a"), str(tmp_path / "b"), "--output-dir", str(out)])
+        program.main(["stats", str(tmp_path / "a"), str(tmp_path / "b"), "--output-dir", str(out)])
     assert exit_.value.code == 2
     captured = capsys.readouterr()
     assert captured.out == "" and len(captured.err.splitlines()) == 1
@@ -352,12 +353,12 @@ def test_the_command_prints_one_object(
     a, b = sides(0.1)
     arguments = ["stats", str(a), str(b), "--output-dir", str(tmp_path / "o"), "--json"]
     with pytest.raises(SystemExit) as exit_:
-        cli.main(arguments)
+        program.main(arguments)
     assert exit_.value.code == 0
     outcome = json.loads(capsys.readouterr().out)
     assert outcome["results"][0]["significant"]
     with pytest.raises(SystemExit):
-        cli.main(arguments[:-1])
+        program.main(arguments[:-1])
     out = capsys.readouterr().out
     assert outcome["sentence"] in out and "A/A control, A against itself" in out
 

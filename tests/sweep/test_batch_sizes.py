@@ -7,7 +7,8 @@ import time
 
 import pytest
 
-from labkit import cli, plots
+from labkit import plots
+from labkit.cli import program
 from labkit.errors import LabkitError
 from labkit.machine import arithmetic
 from labkit.memory.process import needs as process
@@ -264,7 +265,7 @@ def test_the_command_prints_one_object(simulated, capsys, tmp_path):
     limit = need(3, seq_len=512)
     words = ["sweep", "tiny-llama", "--device", "cpu", "--seq-len", "512", "--batch-sizes", "1,2"]
     with pytest.raises(SystemExit) as stop:
-        cli.main([*words, "--memory-limit", str(limit), "--plot", str(picture), "--json"])
+        program.main([*words, "--memory-limit", str(limit), "--plot", str(picture), "--json"])
     assert not stop.value.code
     out, err = capsys.readouterr()
     printed = json.loads(out)
@@ -302,7 +303,7 @@ BAD = [
 def test_a_mistake_is_one_sentence_and_leaves_nothing(simulated, runs, capsys, words, sentence):
     device = [] if "--device" in words else ["--device", "cpu"]
     with pytest.raises(SystemExit) as stop:
-        cli.main(["sweep", *words, *device, "--json"])
+        program.main(["sweep", *words, *device, "--json"])
     out, err = capsys.readouterr()
     assert stop.value.code == 2 and out == ""
     assert len(err.splitlines()) == 1 and sentence in err

@@ -5,7 +5,7 @@
         --seeds 42 43 --name stock
     python -m labkit.bench.records.equal_quality stock fast --seeds 42 43 --output fast_quality.json
 
-`labkit train` puts the questions on a report into one sequence. Stock TRL (`step/stock_arm.py`) gets
+`labkit train` puts the questions on a report into one sequence. Stock TRL (`stock_arm.py`) gets
 each of them as a sample of its own, with the whole report before it, and the same ones in each
 step; learning rate, schedule, adapters and optimizer are those of the configuration. What differs
 is what `fast_step.py` does, the rounding that comes of it, and the adapters' random start.

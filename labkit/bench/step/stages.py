@@ -1,7 +1,7 @@
 """What each trick takes off a training step, and from which of its costs (`profile`).
 
-`stages` trains the same steps again and again, first without any trick of `fast_step`, then with one
-more each time, in the order of `ORDER`. A stage is one short run, so its ratio has no interval:
+`stages` trains the same steps again and again, first without any trick of `fast_step`, then with
+one more each time, in the order of `ORDER`. A stage is one short run, so its ratio has no interval:
 it is for looking, and `labkit bench step --ablate` is for claims.
 """
 

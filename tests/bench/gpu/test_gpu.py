@@ -14,11 +14,11 @@ import psutil
 import pytest
 import torch
 
-from labkit import cli
 from labkit.bench import gpu
 from labkit.bench.gpu import card, kernels, memory, report, run, training
 from labkit.bench.gpu.card import Card
 from labkit.bench.gpu.run import Part
+from labkit.cli import program
 from labkit.errors import LabkitError
 from labkit.files import write_json
 from labkit.memory.settings import StepSettings
@@ -140,7 +140,7 @@ def test_mistakes_are_one_sentence(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     with pytest.raises(SystemExit) as caught:
-        cli.main(["bench", "gpu", *words, "--output-dir", str(tmp_path / "out")])
+        program.main(["bench", "gpu", *words, "--output-dir", str(tmp_path / "out")])
     out, err = capsys.readouterr()
     assert caught.value.code == 2 and not out and len(err.splitlines()) == 1
     assert ("too short" if words else "no CUDA device here (CUDA_VISIBLE_DEVICES='')") in err

@@ -13,16 +13,17 @@ from typing import Annotated, Any
 import typer
 
 import labkit
-from labkit import __version__, asking_commands
-from labkit.bench import commands as bench_commands
-from labkit.checkpoints import commands as checkpoint_commands
-from labkit.console import FREE_FORM, Json
-from labkit.console import emit as _emit
-from labkit.console import key_values as _key_values
+from labkit import __version__
+from labkit.cli import answering
+from labkit.cli import bench as bench_commands
+from labkit.cli import checkpoints as checkpoint_commands
+from labkit.cli import serve as serve_commands
+from labkit.cli import stats as significance_commands
+from labkit.cli import sweep as sweep_commands
+from labkit.cli.options import FREE_FORM, Json
+from labkit.cli.options import emit as _emit
+from labkit.cli.options import key_values as _key_values
 from labkit.errors import LabkitError
-from labkit.serve import commands as serve_commands
-from labkit.significance import commands as significance_commands
-from labkit.sweep import commands as sweep_commands
 
 app = typer.Typer(
     add_completion=False,
@@ -300,17 +301,13 @@ def course(
     _emit(outcome, json_, f"open {outcome['site']}")
 
 
-app.command()(asking_commands.infer)
-app.command(name="eval")(asking_commands.eval_)
-app.command()(asking_commands.merge)
-app.command()(asking_commands.quantize)
+app.command()(answering.infer)
+app.command(name="eval")(answering.eval_)
+app.command()(answering.merge)
+app.command()(answering.quantize)
 app.command(context_settings=FREE_FORM)(checkpoint_commands.check)
 app.command()(checkpoint_commands.grade)
 app.command()(significance_commands.stats)
 app.command()(serve_commands.serve)
 app.command()(serve_commands.chat)
 app.command()(sweep_commands.sweep)
-
-
-if __name__ == "__main__":
-    main()

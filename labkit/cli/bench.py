@@ -10,7 +10,7 @@ import typer
 from labkit import plots
 from labkit.bench.paired import Plan
 from labkit.bench.switchback.grid import QUICK, Grid
-from labkit.console import Json, emit
+from labkit.cli.options import Json, emit
 from labkit.errors import LabkitError
 from labkit.runs import records
 

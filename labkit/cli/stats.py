@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from labkit.console import Json, emit
+from labkit.cli.options import Json, emit
 
 Side = "records, Trainer logs, lm-eval results or scores: a file or a folder"
 

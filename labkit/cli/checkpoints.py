@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from labkit.console import Json, emit, key_values
+from labkit.cli.options import Json, emit, key_values
 from labkit.errors import LabkitError
 
 
@@ -18,22 +18,22 @@ def check(
     json_: Json = False,
 ) -> None:
     """Answer a checkpoint question with --field value, or show where the answers stand."""
-    from labkit.checkpoints import checking
+    from labkit import checkpoints
 
     words = key_values(context.args)
     if hand_in is not None:
         if question is not None or words:
             raise LabkitError("--hand-in takes every answer: leave the question out")
-        packed = checking.hand_in(hand_in)
+        packed = checkpoints.hand_in(hand_in)
         emit(packed, json_, f"{packed['answers']} answers and {packed['runs']} runs in {hand_in}")
     elif question is None:
         if words:
             raise LabkitError(f"--{next(iter(words))}: say which question it answers, such as 02.1")
-        rows = checking.status()
-        emit({"questions": rows}, json_, checking.render_status(rows))
+        rows = checkpoints.status()
+        emit({"questions": rows}, json_, checkpoints.render_status(rows))
     else:
-        verdict = checking.answer(question, words)
-        rows = [row for row in checking.status() if row["id"] == verdict.about]
+        verdict = checkpoints.answer(question, words)
+        rows = [row for row in checkpoints.status() if row["id"] == verdict.about]
         emit({"questions": rows, "verdict": verdict.to_json()}, json_, str(verdict))
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from labkit.console import Json, emit
+from labkit.cli.options import Json, emit
 from labkit.errors import LabkitError
 
 Models = Annotated[list[str], typer.Argument(help="registry names, runs, or folders")]

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from labkit.console import Json, emit
+from labkit.cli.options import Json, emit
 from labkit.errors import LabkitError, nearest
 
 Largest = Annotated[
@@ -64,7 +64,7 @@ def sweep(
 
     Each is predicted, then run in a process of its own. What was measured is kept.
     """
-    from labkit.sweep import batch_sizes as sweeping
+    from labkit import sweep as sweeping
 
     device = _device(device)
     limit = sweeping.parse_bytes(memory_limit) if memory_limit is not None else None
@@ -109,7 +109,7 @@ def sweep(
 def _device(name: str | None) -> str:
     from labkit.machine.hardware import DEVICES, gpus
     from labkit.memory.estimates import this_device
-    from labkit.sweep.batch_sizes import here
+    from labkit.sweep import here
 
     if name is None:
         return here()

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 
-from labkit import __version__, cli
+from labkit import __version__
+from labkit.cli import program
 from labkit.datasets import tatqa
 from labkit.errors import LabkitError
 from labkit.inference import generate
@@ -46,7 +47,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(*arguments: str) -> int:
     with pytest.raises(SystemExit) as caught:
-        cli.main(list(arguments))
+        program.main(list(arguments))
     code = caught.value.code
     assert isinstance(code, int)
     return code
@@ -187,8 +188,8 @@ def places(
 
 
 def test_every_command_has_ten_mistakes() -> None:
-    names = {c.name or c.callback.__name__ for c in cli.app.registered_commands if c.callback}
-    groups = {group.name for group in cli.app.registered_groups}
+    names = {c.name or c.callback.__name__ for c in program.app.registered_commands if c.callback}
+    groups = {group.name for group in program.app.registered_groups}
     tried = {"eval" if name == "eval_" else name for name in names} | groups
     assert set(MISTAKES) <= tried
     assert all(len(rows) >= 10 for rows in MISTAKES.values())
@@ -223,7 +224,7 @@ def test_an_unknown_command_is_one_line(here: Path, capfd: pytest.CaptureFixture
 
 def test_debug_shows_where_it_happened(here: Path) -> None:
     with pytest.raises(LabkitError, match="no run 'nope'"):
-        cli.main(["runs", "rm", "nope", "--debug"])
+        program.main(["runs", "rm", "nope", "--debug"])
     command = [sys.executable, "-m", "labkit.cli", "runs", "rm", "nope"]
     shown = subprocess.run([*command, "--debug"], capture_output=True, text=True)
     assert shown.returncode != 0 and "Traceback" in shown.stderr and "results.py" in shown.stderr
@@ -423,7 +424,7 @@ WORDS = [
 
 @pytest.mark.parametrize(("words", "pairs"), WORDS)
 def test_settings_are_read_from_words(words: list[str], pairs: dict[str, str]) -> None:
-    assert cli._key_values(words) == pairs
+    assert program._key_values(words) == pairs
 
 
 LIGHT = [
