@@ -3,6 +3,7 @@
     check("02.2", lora_run=lora, full_run=full, time_ratio=1.4, memory_ratio=2.1, explanation="…")
 
     lessons/      what each lesson asks: questions_NN.yaml, rules_NN.py, exercises_NN.py
+    collecting    finds them by their names
     questions     reads the questions, and values as the types of their fields
     rules         the parts that rules are built from
     answers       answers.json: what was said, when, about which runs

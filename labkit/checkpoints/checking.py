@@ -18,7 +18,7 @@ from typing import Any
 
 from labkit.checkpoints import answers, exercises
 from labkit.checkpoints.card import Verdict
-from labkit.checkpoints.lessons import collect
+from labkit.checkpoints.collecting import collect
 from labkit.checkpoints.questions import Question, from_words, load_questions, parse, question
 from labkit.checkpoints.rules import Evidence
 

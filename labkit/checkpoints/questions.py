@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from labkit.checkpoints.lessons import FOLDER
+from labkit.checkpoints.collecting import FOLDER
 from labkit.errors import LabkitError, nearest
 from labkit.runs import records as results
 

@@ -155,7 +155,7 @@ def test_answers_without_their_records_are_refused_in_a_sentence(class_, right_a
 
 
 def test_a_rule_that_breaks_is_a_remark_and_stops_nobody(class_, monkeypatch):
-    from labkit.checkpoints.lessons import collect
+    from labkit.checkpoints.collecting import collect
 
     def broken(values, evidence):
         yield values["a field nobody has"]

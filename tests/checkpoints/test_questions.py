@@ -12,7 +12,7 @@ import torch
 
 from labkit.checkpoints import check, judge, status
 from labkit.checkpoints.answers import answers_file
-from labkit.checkpoints.lessons import collect
+from labkit.checkpoints.collecting import collect
 from labkit.checkpoints.questions import TYPES, load_questions, parse
 from labkit.checkpoints.rules import Evidence
 from labkit.errors import LabkitError

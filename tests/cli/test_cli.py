@@ -227,7 +227,7 @@ def test_debug_shows_where_it_happened(here: Path) -> None:
         program.main(["runs", "rm", "nope", "--debug"])
     command = [sys.executable, "-m", "labkit.cli", "runs", "rm", "nope"]
     shown = subprocess.run([*command, "--debug"], capture_output=True, text=True)
-    assert shown.returncode != 0 and "Traceback" in shown.stderr and "results.py" in shown.stderr
+    assert shown.returncode != 0 and "Traceback" in shown.stderr and "records.py" in shown.stderr
     plain = subprocess.run(command, capture_output=True, text=True)
     assert plain.returncode == 2 and plain.stderr.startswith("labkit: no run 'nope'")
     assert "Traceback" not in plain.stderr and plain.stdout == ""

@@ -24,7 +24,7 @@ from labkit.files import write_json
 from labkit.machine import hardware
 from labkit.machine.hardware import GIB
 from labkit.runs import records
-from labkit.sweep.batch_sizes import Largest, largest_batch, say_largest
+from labkit.sweep import Largest, largest_batch, say_largest
 
 MODEL = "smollm2-135m-instruct"
 LENGTHS = (64, 128)
