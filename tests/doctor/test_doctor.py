@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from labkit.course import build
-from labkit.doctor import checks, minutes
+from labkit.doctor import checks, minutes, software, training_bytes
 from labkit.machine import arithmetic, hardware
 from labkit.machine.hardware import GIB
 from labkit.models import load
@@ -327,7 +327,7 @@ def test_lock_is_found_from_inside_a_checkout(tmp_path: Path) -> None:
     (tmp_path / "labkit").mkdir()
     (tmp_path / "requirements.lock").write_text("")
     (tmp_path / "lessons").mkdir()
-    assert checks.find_lock(tmp_path / "lessons") == tmp_path / "requirements.lock"
+    assert software.find_lock(tmp_path / "lessons") == tmp_path / "requirements.lock"
 
 
 def test_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,13 +366,13 @@ def test_missing_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_memory_rule_uses_the_models_own_numbers(embedded_model: Path) -> None:
     count = load.load_model(embedded_model).num_parameters()
-    difference = checks.training_bytes("full") - checks.training_bytes("lora")
+    difference = training_bytes("full") - training_bytes("lora")
     assert difference == (16 - 2) * count
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_what_fits(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    need = checks.training_bytes(method)
+    need = training_bytes(method)
     monkeypatch.setattr(hardware, "memory_available_bytes", lambda: need)
     assert checks.check_training(method)["status"] == "ok"
     monkeypatch.setattr(hardware, "memory_available_bytes", lambda: need - 1)

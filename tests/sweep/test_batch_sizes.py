@@ -15,8 +15,17 @@ from labkit.memory.process import needs as process
 from labkit.memory.process.isolated import DONE, FAILED, OUT_OF_MEMORY, run_in_process
 from labkit.memory.settings import StepSettings
 from labkit.runs import records
+from labkit.sweep import (
+    Largest,
+    Point,
+    largest_batch,
+    parse_bytes,
+    parse_sizes,
+    parse_variants,
+    render,
+    sweep,
+)
 from labkit.sweep import batch_sizes as sweeping
-from labkit.sweep import largest_batch, parse_bytes, parse_sizes, parse_variants, sweep
 from labkit.sweep.batch_sizes import bisect
 
 GIB = 2**30
@@ -81,13 +90,13 @@ def test_a_sweep_predicts_first_and_stops_a_variant_where_memory_ends(simulated)
     assert done["epoch_seconds"] == pytest.approx(101 * 0.5)
     failed = plain[-1].to_json(samples=101)
     assert [failed[k] for k in ("peak_bytes", "step_seconds", "tokens_per_second")] == [None] * 3
-    text = sweeping.render(points, samples=100)
+    text = render(points, samples=100)
     assert OUT_OF_MEMORY in text and "min/epoch" in text
 
 
 def test_accumulated_samples_count():
     settings = settings_for(batch_size=2, gradient_accumulation_steps=4)
-    point = sweeping.Point(
+    point = Point(
         settings=settings, status=DONE, predicted_peak_bytes=1, predicted_process_bytes=2,
         memory_limit_bytes=None, step_seconds=2.0, steps=1,
     )  # fmt: skip
@@ -183,7 +192,7 @@ def test_what_holds_and_what_does_not():
     for predicted, measured, holds in [(3, 3, True), (2, 3, True), (1, 3, False), (4, 3, False),
                                        (18, 20, True), (17, 20, False), (0, 1, True),
                                        (8, 9, True), (7, 9, False)]:  # fmt: skip
-        found = sweeping.Largest(
+        found = Largest(
             settings=settings_for(), memory_limit_bytes=1, predicted=predicted, measured=measured
         )
         assert found.holds is holds

@@ -28,8 +28,8 @@ Run = Callable[..., RunConfig]
 CHILD = """
 import os
 os.environ["LABKIT_RUNS"] = runs
-from labkit import trainer
 from labkit.runs.config import from_mapping
+from labkit.train import trainer
 from labkit.train.run import train
 exec(before)
 train(from_mapping(config, where="child"), quiet=True)
