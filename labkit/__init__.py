@@ -11,7 +11,7 @@ import os
 # need, and a training step can become several times slower. Waiting threads sleep instead.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Also read once: torch's C++ side warns of memory the profiler did not see being allocated, which
-# `labkit.allocator` counts by other means.
+# `labkit.machine.cpu_allocator` counts by other means.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 
 __version__ = "0.1.0"

@@ -25,7 +25,7 @@
 # The cell below holds the parameters of the lesson. The profile says how much is run: `smoke` is a quick pass for tests, `cpu` is for two cores and is the default, `gpu` takes a bigger model. Nothing else in the lesson depends on the machine.
 
 # %% tags=["parameters"]
-from labkit import profiles
+from labkit.runs import profiles
 
 profile = profiles.current()
 model_name = profiles.model()
@@ -67,7 +67,7 @@ predicted_seconds = None
 # A model is two things: a **tokenizer**, which turns text into numbers and back, and the **weights**. labkit looks for both in the shared folder first, then in your cache, and downloads them only when they are nowhere.
 
 # %%
-from labkit.infer import load_generator, model_path
+from labkit.inference.generate import load_generator, model_path
 
 generator = load_generator(model_name)
 model, tokenizer = generator.model, generator.tokenizer
@@ -124,7 +124,7 @@ for part, count in parts.most_common():
 
 # %% tags=["nbval-check-output"]
 from labkit.datasets import tatqa
-from labkit.datasets.prompts import render_report
+from labkit.datasets.encode import render_report
 
 samples = tatqa.samples(tatqa.load("tables", "test"))
 sample = next(s for s in samples if s.question.answer_type == "span")
@@ -137,7 +137,7 @@ print("Question:", sample.question.text)
 # The model does not see a question but a stretch of tokens. An instruction-tuned model has learned a **chat template**: marks that say who speaks. This is the text that it is given, down to the mark after which it is its turn.
 
 # %% tags=["nbval-check-output"]
-from labkit.datasets.prompts import prompt_text
+from labkit.datasets.encode import prompt_text
 
 text = prompt_text(tokenizer, sample)
 print(text[-200:])
@@ -188,7 +188,7 @@ print(f"weights fetched while writing: {loaded_bytes / seconds_per_token / 2**30
 # And what does the memory deliver? labkit measures it by copying a large array.
 
 # %%
-from labkit import arithmetic
+from labkit.machine import arithmetic
 
 bandwidth = arithmetic.device("cpu").bandwidth_bytes_per_second
 print(f"memory of this machine: {bandwidth / 2**30:.1f} GiB/s")

@@ -22,8 +22,8 @@
 # Most answers to "does it fit?" multiply the parameters by a constant. You start with the best known of these rules, find out what it leaves out, and end with three columns that agree: a **formula**, a **trace** of the real model's step with tensors that have shapes and no storage, and a **measurement**.
 
 # %% tags=["parameters"]
-from labkit import profiles
 from labkit.memory import estimates
+from labkit.runs import profiles
 
 profile = profiles.current()
 model_name = profiles.model()
@@ -37,7 +37,7 @@ published_count = 3 if profile.name == "smoke" else None
 # Training in **mixed precision** multiplies matrices in 16 bits, because that is fast, and changes the weights in 32, because a small update added to a 16-bit number is rounded away. With AdamW, each trained parameter is then there five times:
 
 # %% tags=["nbval-check-output"]
-from labkit.memory.analytic import RULE_OF_18
+from labkit.memory.formula import RULE_OF_18
 
 for line, size in RULE_OF_18.items():
     print(f"{size:>2}  {line}")
@@ -265,7 +265,7 @@ for name, vocabulary in {"Llama 2": 32_000, "Llama 3": 128_256, "SmolLM2": 49_15
 # %%
 import dataclasses
 
-from labkit.memory.analytic import analytic
+from labkit.memory.formula import analytic
 
 plain = four_samples.settings
 for label, change in {
@@ -323,7 +323,7 @@ calculator("llama-3-8b", device="a100-40gb")
 # %%
 import itertools
 
-from labkit.memory.validate import published_rows
+from labkit.bench.records.memory_validation import published_rows
 
 rows = list(itertools.islice(published_rows(), published_count))
 for row in rows:
@@ -353,7 +353,7 @@ plots.show(figure, alt=alt)
 
 # %%
 from labkit.bench.gpu import reading
-from labkit.switchback.figures import print_table
+from labkit.switchback.teaching.figures import print_table
 
 card = reading.read()
 subjects = ("peak memory", "largest batch", "step times")

@@ -33,7 +33,7 @@
 # Both runs below train on the same questions, in the same order, for the same number of steps. The profile says how many.
 
 # %% tags=["parameters"]
-from labkit import profiles
+from labkit.runs import profiles
 
 profile = profiles.current()
 lora_config = profiles.run_config("lora")
@@ -55,8 +55,8 @@ for key in lora_settings:
 # An adapter of rank $r$ on a layer with $n$ inputs and $m$ outputs has $r(n + m)$ numbers, where the layer itself has $nm$. These are the linear layers of one block of the model:
 
 # %%
-from labkit.methods import linear_names
 from labkit.models import load, registry
+from labkit.models.layers import linear_names
 
 model = load.load_model(registry.resolve(lora_config.model))
 layers = linear_names(model)
@@ -140,7 +140,7 @@ plots.show(figure, alt=alt)
 # A falling loss says that the training questions became likelier. Whether the model can answer questions on reports it has never seen is another question, and it needs two yardsticks. The **majority** answer is the most frequent answer of the training split: it shows what can be had without reading. The **untouched model with two worked examples** in its prompt knows the answer format from them: what fine-tuning adds beyond it is the task.
 
 # %%
-from labkit.evaluate import evaluate
+from labkit.inference.evaluate import evaluate
 
 data = lora_config.data
 scores = {
@@ -157,7 +157,7 @@ figure, alt = plots.score_bars(scores)
 plots.show(figure, alt=alt)
 
 # %%
-from labkit.evaluate import score_table
+from labkit.inference.evaluate import score_table
 
 score_table(scores)
 
@@ -179,9 +179,9 @@ print("LoRA against full:", "told apart" if apart else "not told apart")
 # Read the table from top to bottom: what is trained, how long a step takes, how many tokens go through in a second, and how much memory the tensors of a step need at its highest point. *Resident* is what the operating system gave the process; it also holds Python, the libraries, and memory that was freed and kept.
 
 # %%
-from labkit import results
+from labkit.runs import records
 
-results.cost_table({"LoRA": lora, "full": full})
+records.cost_table({"LoRA": lora, "full": full})
 
 # %%
 GIB = 2**30
@@ -224,7 +224,7 @@ for label, gib in states.items():
 # One setting is changed at a time and a few steps are run, just enough to see the peak. A step's peak does not depend on how many steps there are. The last two probes are small steps in two types: the one that is fast on this machine and the other, which may be many times slower.
 
 # %%
-from labkit import arithmetic
+from labkit.machine import arithmetic
 
 baseline = profiles.probe_config("lora", r=16)
 computes_in = arithmetic.resolve(baseline.dtype)
@@ -332,12 +332,13 @@ for label in (
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from labkit.bench import costs, harness
+from labkit.bench import paired
+from labkit.bench.step import stages as costs
 
 with TemporaryDirectory() as folder:
     setup = costs.embedded_spec(Path(folder) / "samples.jsonl", method="lora", **profile.stages)
-    stages = harness.in_fresh_process(
-        "labkit.bench.costs:stages", say=print, spec=setup, order=profile.stage_order
+    stages = paired.in_fresh_process(
+        "labkit.bench.step.stages:stages", say=print, spec=setup, order=profile.stage_order
     )
 
 # %%
@@ -368,11 +369,11 @@ for row in (stages[0], stages[-1]):
 # None of this may cost anything in what is learned. Rounding differs, so losses drift apart after a while, and only the trained models can be compared. The course trained LoRA once with plain TRL, on the same questions in the same steps, and asked both models the test split:
 
 # %%
+from labkit.bench.records import equal_quality
 from labkit.datasets import tatqa
-from labkit.significance import proof
 
-equal = proof.read(tatqa.data_dir() / "results" / "fast_quality.json")
-print(proof.sentence(equal, a="plain TRL", b="labkit"))
+equal = equal_quality.read(tatqa.data_dir() / "results" / "fast_quality.json")
+print(equal_quality.sentence(equal, a="plain TRL", b="labkit"))
 
 # %% [markdown]
 # ## Every setting in one table
@@ -404,7 +405,7 @@ print(proof.sentence(equal, a="plain TRL", b="labkit"))
 # Numbers hide what a model does. Take a question, and read what each model writes.
 
 # %%
-from labkit.infer import compare
+from labkit.inference.generate import compare
 
 compare([lora_config.model, lora.name, full.name], [0], data=data)
 

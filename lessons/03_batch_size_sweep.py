@@ -33,8 +33,8 @@
 # For a small batch it grows with $B$. For a large one it comes ever closer to $s / b$ and stays there, while the memory goes on growing.
 
 # %% tags=["parameters"]
-from labkit import profiles
 from labkit import sweep as sweeping
+from labkit.runs import profiles
 
 profile = profiles.current()
 model_name = profiles.model()
@@ -198,7 +198,7 @@ print(f"smallest batch within a tenth of the highest: {best}   predicted: {predi
 # The last of these has a number that depends on the hardware alone. A product of a weight with $n$ tokens does $2n$ operations for the two bytes of the weight: $n$ operations per byte. A device that does $P$ operations and reads $W$ bytes in a second is busy reading as long as $n < P / W$, and busy computing beyond. This is the **roofline**:
 
 # %% tags=["nbval-check-output"]
-from labkit.devices import DEVICES
+from labkit.machine.datasheets import DEVICES
 
 for name in ("t4", "rtx-3090", "a100-40gb", "h100"):
     card = DEVICES[name]

@@ -22,7 +22,7 @@
 # Tensor cores multiply 8-bit integers at twice the rate of 16-bit floats. **SwitchBack** uses that for training. The library that carried it deleted it, so here you build it yourself.
 
 # %% tags=["parameters"]
-from labkit import profiles
+from labkit.runs import profiles
 
 profile = profiles.current()
 model_name = profiles.model()
@@ -90,7 +90,7 @@ predicted_snr_with_outlier = None
 # labkit multiplies two random matrices exactly and in int8, a scale per row, for growing inner dimensions. In the second case one feature of the first matrix is 30 times larger, and the second matrix uses that feature 30 times less, as layers with such features learn to.
 
 # %%
-from labkit.switchback import figures, noise
+from labkit.switchback.teaching import figures, noise
 
 inner = [64, 256, 1024, 4096, 16384]
 ordinary = noise.noise_by_inner_dimension(inner)
@@ -148,7 +148,7 @@ predicted_change_with_tokens = None  # "grows", "falls" or "stays"
 # The model answers questions on reports, as in lesson 02, and every linear layer is watched: its inputs X on the way forward, its gradients G on the way back. The products of each layer are computed exactly and in int8. Of a few layers X and G are kept whole.
 
 # %%
-from labkit.datasets import prompts, tatqa
+from labkit.datasets import encode, tatqa
 from labkit.models import load, registry
 
 folder = registry.resolve(model_name)
@@ -156,7 +156,7 @@ tokenizer = load.load_tokenizer(folder)
 model = load.load_model(folder, dtype="float32")
 
 candidates = tatqa.samples(tatqa.load("tables", "dev"))[:24]
-encoded = [prompts.encode(tokenizer, sample, max_length=512) for sample in candidates]
+encoded = [encode.encode(tokenizer, sample, max_length=512) for sample in candidates]
 samples = sorted(encoded, key=lambda sample: len(sample["input_ids"]))[:number_of_samples]
 print(number_of_samples, "samples,", sum(len(s["input_ids"]) for s in samples), "tokens")
 
@@ -302,7 +302,7 @@ def quantize_rowwise_kernel(x_ptr, q_ptr, absmax_ptr, K, stride_x, BLOCK_K: tl.c
 # No GPU is needed to check it. Triton's **interpreter** runs the kernel with NumPy, program by program, and every memory access is compared with the tensors it was given. Then the **compiler** turns the same source into machine code for two generations of NVIDIA GPUs, where its registers can be counted. A `print` inside the kernel works.
 
 # %% tags=["nbval-check-output"]
-from labkit.switchback.kernel_check import check_quantize_rowwise
+from labkit.switchback.teaching.kernel_check import check_quantize_rowwise
 
 kernel_is_right = check_quantize_rowwise(quantize_rowwise_kernel)
 
@@ -317,7 +317,7 @@ kernel_is_right = check_quantize_rowwise(quantize_rowwise_kernel)
 # Helpers: `reference` is the exact arithmetic of this lesson, `sound_linear` a linear layer that is right.
 
 # %% tags=["nbval-check-output"]
-from labkit.switchback import defects
+from labkit.switchback.teaching import defects
 
 defects.show(1)
 bug_1 = None
@@ -431,12 +431,13 @@ predicted_ratio_end_to_end = None
 # First every part of a step apart. What is measured stays in `runs/bench`: run this again, or `labkit bench kernels` and `labkit bench switchback` in a terminal, and you get it at once. The first time it takes a quarter of an hour in all. Leave the machine alone meanwhile.
 
 # %%
-from labkit import results
-from labkit.bench import misread, report
-from labkit.bench import switchback as bench
+from labkit.bench.paired import interval
+from labkit.bench.switchback import grid as bench
+from labkit.bench.switchback import misread, report
+from labkit.runs import records
 
 grid = bench.quick_grid(tokens=(16,)) if quick else bench.Grid()
-folder = results.runs_dir() / "bench"
+folder = records.runs_dir() / "bench"
 parts = bench.kernels(grid, output_dir=folder)
 print("backend:", parts["rows"][0]["backend"])
 
@@ -478,7 +479,7 @@ print(*report.control_lines(outcome["rows"]))
 for mode in ("full", "frozen"):
     rows = [row for row in outcome["rows"] if row["mode"] == mode]
     best = max(rows, key=lambda row: row["ratio"]["value"])
-    print(f"{mode}: at best {report.interval(best['ratio'])}, {bench.name_of(best)},")
+    print(f"{mode}: at best {interval(best['ratio'])}, {bench.name_of(best)},")
     print(f"    against {best['baseline']}; int8 wins at", end=" ")
     print(sum(report.verdict(row) == "faster" for row in rows), "and loses at", end=" ")
     print(sum(report.verdict(row) == "slower" for row in rows), f"of {len(rows)} sizes")
@@ -535,13 +536,13 @@ print(f"{training_ratios[0]['ratio']:.2f}× for a training on an A40")
 # Training both ways on three seeds takes hours, so the course did it for you: the embedded model, every weight trained, 210 linear layers in 16 bit or in int8, the same batches on both sides, and the questions of the test split. The record holds which of them each model has right; the test is made here, from those.
 
 # %%
-from labkit.significance import proof
+from labkit.bench.records import equal_quality
 
-quality = proof.read(tatqa.data_dir() / "results" / "switchback_quality.json")
-print(proof.sentence(quality, a="16 bit", b="int8"))
+quality = equal_quality.read(tatqa.data_dir() / "results" / "switchback_quality.json")
+print(equal_quality.sentence(quality, a="16 bit", b="int8"))
 print(f"{quality['all']['n']} questions, {len(quality['seeds'])} seeds a side")
 figure, ax = plots.new_figure(width=7.2, height=2.6)
-plots.show(figure, alt=proof.draw(ax, quality, a="16 bit", b="int8"))
+plots.show(figure, alt=equal_quality.draw(ax, quality, a="16 bit", b="int8"))
 
 # %% [markdown]
 # Two seeds of the *same* arithmetic differ as well, because rounding makes trainings drift apart as another seed would. That is why one run a side says so little, and why intervals of single seeds are wider than that of their mean. `data/results/README.md` has the commands that made the record.

@@ -25,7 +25,7 @@
 # Lesson 02 left three models: the untouched one, the one with LoRA adapters, and the one that was fine-tuned in full. The same configurations give the finished runs at once; only where they are missing does training start.
 
 # %% tags=["parameters"]
-from labkit import profiles
+from labkit.runs import profiles
 
 profile = profiles.current()
 quick = profile.name == "smoke"
@@ -46,10 +46,10 @@ full = train(full_config)
 # Both learned from questions on reports. The samples below come from the test split, about reports that neither has seen.
 
 # %%
-from labkit import infer
+from labkit.inference import generate
 
 labels = {lora_config.model: "untouched", lora.name: "LoRA", full.name: "full"}
-rows = infer.compare(list(labels), samples_to_guess, data=lora_config.data)
+rows = generate.compare(list(labels), samples_to_guess, data=lora_config.data)
 
 # %% [markdown]
 # ## Predict: who wrote what?
@@ -106,7 +106,7 @@ print(f"{found} of {len(rows)} found")
 # ## Measure: the whole test split
 
 # %%
-from labkit.evaluate import evaluate, score_table
+from labkit.inference.evaluate import evaluate, score_table
 
 scores = {
     "untouched": evaluate(lora_config.model, data=lora_config.data, max_samples=eval_samples),
@@ -224,21 +224,22 @@ check.exercise("kv_cache_bytes", kv_cache_bytes)
 # Let the model read sequences of several lengths and count the bytes of what it keeps.
 
 # %%
-from labkit import arithmetic, decoding
+from labkit.inference import cost
+from labkit.machine import arithmetic
 
-generator = infer.load_generator(lora_config.model)
+generator = generate.load_generator(lora_config.model)
 config = generator.model.config
 measured = {
-    n: decoding.measured_kv_cache_bytes(generator.model, tokens=n) for n in (16, 64, prompt_tokens)
+    n: cost.measured_kv_cache_bytes(generator.model, tokens=n) for n in (16, 64, prompt_tokens)
 }
 for n, size in measured.items():
-    formula = decoding.kv_cache_bytes(
+    formula = cost.kv_cache_bytes(
         config, tokens=n, bytes_per_number=generator.model.dtype.itemsize
     )
     print(f"{n:>5} tokens: {size / 2**20:7.2f} MiB measured, {formula / 2**20:7.2f} MiB by formula")
 
-weights = decoding.weights_bytes(generator.model)
-per_token = decoding.kv_cache_bytes(
+weights = cost.weights_bytes(generator.model)
+per_token = cost.kv_cache_bytes(
     config, tokens=1, bytes_per_number=generator.model.dtype.itemsize
 )
 print(f"{generator.model.dtype}: {per_token:,} bytes a token")
@@ -254,7 +255,7 @@ from labkit.models import load
 for name in ("smollm2-135m-instruct", "llama-2-7b", "llama-3-8b"):
     other = load.config_of(name)
     heads, kv_heads = other.num_attention_heads, other.num_key_value_heads
-    size = decoding.kv_cache_bytes(other, tokens=4096)
+    size = cost.kv_cache_bytes(other, tokens=4096)
     print(f"{name}: {heads} query heads, {kv_heads} of keys and values")
     print(f"   {size / 2**30:.2f} GiB for 4096 tokens, {heads // kv_heads} times that unshared")
 
@@ -266,15 +267,15 @@ for name in ("smollm2-135m-instruct", "llama-2-7b", "llama-3-8b"):
 # %%
 costs = []
 scored = [] if quick else asked[:120]
-computes_in = decoding.label_of(arithmetic.resolve("auto"))
-for label, variant in decoding.variants(lora_config.model, lora.name):
+computes_in = cost.label_of(arithmetic.resolve("auto"))
+for label, variant in cost.variants(lora_config.model, lora.name):
     imitated = label.endswith("bf16") and computes_in != "bf16"
     asking = [] if imitated else scored
     settings = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens}
     settings["repeats"] = 1 if imitated else repeats
-    costs.append(decoding.cost(label, variant, asking, **settings))
+    costs.append(cost.cost(label, variant, asking, **settings))
     print(label, "is measured")
-decoding.cost_table(costs)
+cost.cost_table(costs)
 
 # %%
 figure, alt = plots.bars(
@@ -332,7 +333,7 @@ for row in record["identical"]:
 # %%
 import os
 
-families = decoding.families(os.environ.get("LABKIT_MODELS")) if profile.name == "gpu" else {}
+families = cost.families(os.environ.get("LABKIT_MODELS")) if profile.name == "gpu" else {}
 family_scores = {}
 for base, folders in families.items():
     family_scores[base] = {

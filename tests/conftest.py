@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from labkit.config import RunConfig
 from labkit.datasets import tatqa
 from labkit.models import registry, tiny
+from labkit.runs.config import RunConfig
 
 
 @pytest.fixture(scope="session")

@@ -19,8 +19,8 @@ from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 
-from labkit import fast, trainer
-from labkit.config import RunConfig
+from labkit.runs.config import RunConfig
+from labkit.train import fast_step, trainer
 
 
 def parameters(function: Any) -> dict[str, Any]:
@@ -103,7 +103,7 @@ def test_arguments_of_a_run_keep_their_values(tmp_path: Path) -> None:
     config = RunConfig(
         dtype="bfloat16", seed=7, warmup_steps=0.25, eval_steps=3, lr_scheduler_type="cosine"
     )
-    plan = fast.plan(config, steps=9, longest=9, cuda=False)
+    plan = fast_step.plan(config, steps=9, longest=9, cuda=False)
     found = trainer.trainer_arguments(config, tmp_path, plan, cuda=False)
     assert isinstance(found, transformers.TrainingArguments)
     for name in ("max_steps", "learning_rate", "weight_decay", "max_grad_norm", "seed",
@@ -231,7 +231,7 @@ def test_adapters_are_float32_unless_told_otherwise() -> None:
 
 
 def test_loftq_has_two_settings() -> None:
-    from labkit.config import LOFTQ_KEYS
+    from labkit.runs.config import LOFTQ_KEYS
 
     assert set(parameters(peft.LoftQConfig)) == set(LOFTQ_KEYS)
 

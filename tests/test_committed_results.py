@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from labkit import stats
-from labkit.bench.switchback import name_of
-from labkit.significance import proof
+from labkit.bench.records import equal_quality
+from labkit.bench.switchback.grid import name_of
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "data" / "results"
@@ -169,7 +169,7 @@ QUALITY = json.loads((RESULTS / "switchback_quality.json").read_text())
 def test_models_fine_tuned_in_int8_are_as_good():
     sides = {side: QUALITY[side] for side in ("a", "b")}
     assert QUALITY["margin"] == 0.05
-    again = proof.conclude(sides, QUALITY["reports"], QUALITY["margin"])
+    again = equal_quality.conclude(sides, QUALITY["reports"], QUALITY["margin"])
     assert again == {key: QUALITY[key] for key in again}
     assert again["all"]["equivalent"] and all(seed["equivalent"] for seed in again["seeds"])
     assert again["all"]["n"] == len(QUALITY["reports"]) >= 600
@@ -213,7 +213,7 @@ FAST = json.loads((RESULTS / "fast_quality.json").read_text())
 
 def test_the_fast_step_learns_as_much_as_stock_trl():
     sides = {side: FAST[side] for side in ("a", "b")}
-    again = proof.conclude(sides, FAST["reports"], FAST["margin"])
+    again = equal_quality.conclude(sides, FAST["reports"], FAST["margin"])
     assert again == {key: FAST[key] for key in again}
     assert FAST["margin"] == 0.05 and again["all"]["equivalent"] and again["all"]["n"] == 720
     for stock, ours in zip(FAST["a"], FAST["b"], strict=True):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from labkit import plots
-from labkit.course import run
+from labkit.course import execution
 from labkit.errors import LabkitError
 
 ALT = "Loss falls from two to one in ten steps."
@@ -63,7 +63,7 @@ def test_a_notebook_shows_it_once_with_its_text(tmp_path):
         f"axes.plot([2, 1])\nplots.show(figure, alt={ALT!r})"
     )
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
-    run.execute(notebook, name="figure", cwd=tmp_path, environment={}, say=lambda line: None)
+    execution.execute(notebook, name="figure", cwd=tmp_path, environment={}, say=lambda line: None)
     (output,) = notebook.cells[0].outputs
     assert output.metadata["image/png"]["alt"] == ALT
     with Image.open(io.BytesIO(base64.b64decode(output.data["image/png"]))) as shown:

@@ -1,9 +1,8 @@
 """Benchmarks that can't flatter themselves: two ways to do one thing, side by side.
 
-Read in this order: `harness.py` (runs in alternating order, the control, what is concluded),
-`ways.py` (all ways to compute a linear layer, of which the fastest is the opponent), `layers.py`
-(its step and its parts), `training.py` (a whole fine-tuning step),
-`switchback.py` (the grid of `labkit bench switchback` and `kernels`), `report.py` (tables and
-figures). `step.py` compares whole fine-tuning with stock TRL: `stock_trl.py` and `finetuning.py`
-are what its processes run. `gpu/` holds what the course says of GPUs against the card that is here.
+paired       runs in alternating order, the control, what is concluded
+step/        a whole fine-tuning step, stock TRL against labkit
+switchback/  int8 against the fastest way to compute a linear layer here
+records/     long measurements whose records are committed
+gpu/         what the course says of GPUs, held against the card that is here
 """

@@ -14,11 +14,12 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-from labkit import results
 from labkit.checkpoints.card import Verdict
 from labkit.checkpoints.questions import Question
 from labkit.checkpoints.rules import Evidence
 from labkit.errors import LabkitError
+from labkit.files import write_json
+from labkit.runs import records as results
 
 SCHEMA = 1
 
@@ -108,7 +109,7 @@ def record(
         with FileLock(lock, timeout=10):
             given = read()
             entry["attempts"] = given.get(asked.id, {}).get("attempts", 0) + 1
-            results.write_json(file, {"schema": SCHEMA, "answers": {**given, asked.id: entry}})
+            write_json(file, {"schema": SCHEMA, "answers": {**given, asked.id: entry}})
     except (OSError, TimeoutError) as error:
         raise LabkitError(f"the answer cannot be recorded in {file}: {error}") from None
     return {

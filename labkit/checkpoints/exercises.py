@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from labkit.checkpoints.card import Verdict
-from labkit.checkpoints.lessons import collect
+from labkit.checkpoints.collecting import collect
 from labkit.errors import LabkitError, nearest
 
 TIME_LIMIT_SECONDS = 20.0

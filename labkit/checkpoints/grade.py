@@ -23,50 +23,24 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from labkit import results
-from labkit.checkpoints import judge
+from labkit.checkpoints.checking import judge
+from labkit.checkpoints.marks import Graded, Mark
 from labkit.checkpoints.plausible import contradictions, impossible, point_problems
 from labkit.checkpoints.questions import Question, load_questions, parse
 from labkit.checkpoints.rules import Evidence
 from labkit.checkpoints.submissions import Submission, find, printable, read
 from labkit.errors import LabkitError
 from labkit.models.registry import known_names
+from labkit.runs import records
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "＝", "＋", "－", "＠", "|", "%")
 FEWEST_TIMED_STEPS = 3
 FEWEST_SHARED_WORDS = 12
 MOST_NAMES = 3
 STATES = ("consistent", "incomplete", "contradicts", "refused", "unanswered")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mark:
-    """What one answer is worth, and why."""
-
-    state: str
-    """consistent, incomplete, contradicts, refused (not an answer) or unanswered"""
-    points: float = 0.0
-    explanation: str = ""
-    found: tuple[str, ...] = ()
-    """what contradicts or is missing"""
-
-
-@dataclass(kw_only=True)
-class Graded:
-    """One submission with its marks by question."""
-
-    submission: Submission
-    marks: dict[str, Mark]
-    flags: list[str] = field(default_factory=list)
-
-    @property
-    def points(self) -> float:
-        """Points of all questions together."""
-        return sum(mark.points for mark in self.marks.values())
 
 
 def grade(place: Path) -> tuple[list[Graded], list[str]]:
@@ -251,7 +225,7 @@ def write_grades(place: Path, out: Path) -> dict[str, Any]:
 
 def write_together(contents: Mapping[Path, str]) -> None:
     """Write files so that none of them changes unless all are complete on the disk."""
-    temporary = {path: path.with_name(f".{path.name}.{results.new_id()}") for path in contents}
+    temporary = {path: path.with_name(f".{path.name}.{records.new_id()}") for path in contents}
     try:
         for path, text in contents.items():
             temporary[path].write_text(text, encoding="utf-8", newline="")

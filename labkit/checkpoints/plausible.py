@@ -21,11 +21,11 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from labkit import results
-from labkit.devices import find
 from labkit.errors import LabkitError
-from labkit.measure import WARMUP_STEPS
-from labkit.results import RunRecord
+from labkit.machine.datasheets import find
+from labkit.machine.meter import WARMUP_STEPS
+from labkit.runs import records
+from labkit.runs.records import RunRecord
 
 CLOSE = 1e-6
 HIGHEST_CLOCK = 6e9
@@ -40,8 +40,8 @@ PACKED = 0.5
 @cache
 def model_numbers(name: str) -> tuple[int, int, int] | None:
     """Return (parameters, weights in the layers, layers) of a named model; None for others."""
+    from labkit.memory.architectures import block_weights, parameters, shape_of
     from labkit.memory.settings import StepSettings
-    from labkit.memory.shapes import block_weights, parameters, shape_of
     from labkit.models.registry import known_names
 
     if name not in known_names():
@@ -104,7 +104,7 @@ def contradictions(record: RunRecord) -> Iterator[str]:
     """Yield where a finished record does not follow from its own parts, a sentence each."""
     config, summary = record.config, record.summary
     known = {"model": record.model, "data": record.data, "libraries": record.versions}
-    if results.content_sha256(config, **known) != record.sha256:
+    if records.content_sha256(config, **known) != record.sha256:
         yield "its hash is not that of its settings, data, model and versions"
     if record.seed != config.get("seed"):
         yield "its seed is not that of its settings"

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from labkit import results
-from labkit.checkpoints.lessons import FOLDER
+from labkit.checkpoints.collecting import FOLDER
 from labkit.errors import LabkitError, nearest
+from labkit.runs import records as results
 
 TYPES = ("number", "integer", "text", "choice", "run")
 LONGEST_TEXT = 20_000

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
-from labkit.config import FIELDS, from_mapping
 from labkit.errors import LabkitError
-from labkit.results import RunRecord, Status
+from labkit.runs.config import FIELDS, from_mapping
+from labkit.runs.records import RunRecord, Status
 
 LARGEST = 1e30
 LONGEST = 20_000

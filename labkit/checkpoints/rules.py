@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Literal
 
-from labkit import results
-from labkit.results import RunRecord
+from labkit.runs import records as results
+from labkit.runs.records import RunRecord
 
 CLOSE = 0.05
 CHANGE = 0.03

@@ -32,7 +32,7 @@ from typing import Any
 from labkit.checkpoints.card import MIME
 from labkit.checkpoints.records import as_point, as_record
 from labkit.errors import LabkitError
-from labkit.results import RunRecord
+from labkit.runs.records import RunRecord
 
 MIB = 2**20
 LIMITS = {"answers.json": 2 * MIB, "record.json": 4 * MIB, "point": MIB, ".ipynb": 16 * MIB}

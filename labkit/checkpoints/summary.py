@@ -15,7 +15,7 @@ from labkit.checkpoints.questions import load_questions
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from labkit.checkpoints.grade import Graded
+    from labkit.checkpoints.marks import Graded
 
 # state → (letter in the table, words, colour)
 STATES = {

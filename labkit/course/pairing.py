@@ -26,7 +26,7 @@ import jupytext
 import nbformat
 from nbformat import NotebookNode
 
-from labkit.course import run
+from labkit.course import execution
 from labkit.errors import LabkitError
 
 PERCENT = {"extension": ".py", "format_name": "percent"}
@@ -116,7 +116,7 @@ def sync(source: Path, *, execute: bool = False) -> bool:
         stored = build(source)
         with tempfile.TemporaryDirectory() as runs:
             environment = {"LABKIT_PROFILE": "smoke", "LABKIT_RUNS": runs}
-            run.execute(stored, name=source.stem, cwd=source.parent, environment=environment)
+            execution.execute(stored, name=source.stem, cwd=source.parent, environment=environment)
     elif target.exists():
         stored = nbformat.read(target, as_version=4)
     else:

@@ -18,7 +18,7 @@ on short reports and less on long ones. It is the training-time twin of the shar
 from collections.abc import Sequence
 from typing import Any
 
-from labkit.datasets.prompts import IGNORED
+from labkit.datasets.encode import IGNORED
 
 PADDING_SEGMENT = -1
 

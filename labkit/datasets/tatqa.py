@@ -207,7 +207,7 @@ def data_dir() -> Path:
 
 def tatqa_dir() -> Path:
     """Where `labkit fetch tatqa` puts the official files."""
-    from labkit.models.files import cache_dir
+    from labkit.files import cache_dir
 
     return cache_dir() / "tatqa"
 
@@ -219,7 +219,7 @@ def fetch_tatqa(*, progress: bool = True) -> Path:
     recorded beside the file, in NAME.sha256, and every later one has to match it. Raises
     LabkitError when a file cannot be had or is not what it should be.
     """
-    from labkit.models.files import download
+    from labkit.files import download
 
     folder = tatqa_dir()
     for split, part in TATQA_FILES.items():
@@ -231,7 +231,8 @@ def fetch_tatqa(*, progress: bool = True) -> Path:
 
 def _recorded_sha256(url: str, path: Path) -> str:
     """The sha256 recorded at the first download of `path`, which happens here if need be."""
-    from labkit.models.files import locked, say, sha256_file, writing
+    from labkit.console import say
+    from labkit.files import locked, sha256_file, writing
 
     record = path.with_suffix(".sha256")
     with locked(path.with_name(f".{path.name}.first.lock"), path.name), writing(path.parent):

@@ -2,7 +2,7 @@
 
 from typing import Literal, TypedDict
 
-from labkit.hardware import GIB
+from labkit.machine.hardware import GIB
 
 EMBEDDED = "smollm2-135m-instruct"
 Status = Literal["ok", "warn", "fail"]

@@ -15,10 +15,10 @@ from typing import Literal
 
 import psutil
 
-from labkit import arithmetic, hardware
 from labkit.doctor import minutes
 from labkit.doctor.finding import EMBEDDED, Finding, finding, gib
-from labkit.hardware import GIB
+from labkit.machine import arithmetic, hardware
+from labkit.machine.hardware import GIB
 from labkit.models import registry
 
 

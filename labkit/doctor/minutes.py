@@ -21,7 +21,8 @@ Times are for a run from nothing on the embedded model. Records that are there a
 
 from dataclasses import dataclass
 
-from labkit import arithmetic, profiles
+from labkit.machine import arithmetic
+from labkit.runs import profiles
 
 BLOCK_WEIGHTS = 106.2e6
 ADAPTERS = 4.9e6

@@ -8,11 +8,13 @@ import os
 import shutil
 from pathlib import Path
 
-from labkit import hardware, profiles, results
 from labkit.doctor.finding import EMBEDDED, Finding, finding, gib
 from labkit.errors import LabkitError
-from labkit.hardware import GIB
-from labkit.models import fetch, registry
+from labkit.files import cache_dir
+from labkit.machine import hardware
+from labkit.machine.hardware import GIB
+from labkit.models import registry
+from labkit.runs import profiles, records
 
 FEWEST_FILES = 1000
 
@@ -62,12 +64,12 @@ def check_embedded_model() -> Finding:
 
 def check_cache() -> Finding:
     """Whether the cache can be written, and the space on its disk."""
-    return _writable("cache", fetch.cache_dir(), "set LABKIT_CACHE to a folder of yours")
+    return _writable("cache", cache_dir(), "set LABKIT_CACHE to a folder of yours")
 
 
 def check_runs() -> Finding:
     """Whether runs can be written where they go, and the space there."""
-    return _writable("runs", results.runs_dir(), "set LABKIT_RUNS to a folder of yours")
+    return _writable("runs", records.runs_dir(), "set LABKIT_RUNS to a folder of yours")
 
 
 def check_home() -> Finding:

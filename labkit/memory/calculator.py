@@ -12,14 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from labkit.devices import DEVICES
 from labkit.errors import LabkitError
-from labkit.hardware import GIB
-from labkit.memory.analytic import analytic
+from labkit.machine.datasheets import DEVICES
+from labkit.machine.hardware import GIB
+from labkit.memory.architectures import parameters, shape_of
 from labkit.memory.estimates import COMMON_GPUS, LABELS, TableRow, largest, needed, settings_for
 from labkit.memory.estimates import table as table_of_all
+from labkit.memory.formula import analytic
 from labkit.memory.settings import METHODS, StepSettings
-from labkit.memory.shapes import parameters, shape_of
 from labkit.models import registry
 
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192)
@@ -49,7 +49,7 @@ def fit(model: str, *, device: str, **choices: Any) -> Fit:
     `choices` are fields of `StepSettings`. Raises `LabkitError` for unknown names, combinations
     that exclude each other, and architectures without formulas.
     """
-    from labkit.devices import find
+    from labkit.machine.datasheets import find
 
     card = find(device)
     settings = settings_for(card, model, **choices)

@@ -22,14 +22,14 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from labkit.arithmetic import device, of_step
 from labkit.errors import LabkitError, nearest
-from labkit.hardware import GIB, Device, gpus
-from labkit.memory.analytic import Analytic, analytic, evaluation_bytes, kv_cache_bytes
-from labkit.memory.imports import import_libraries
-from labkit.memory.roofline import step_seconds
+from labkit.machine.arithmetic import device, of_step
+from labkit.machine.hardware import GIB, Device, gpus
+from labkit.memory.architectures import shape_of
+from labkit.memory.formula import Analytic, analytic, evaluation_bytes, kv_cache_bytes
 from labkit.memory.settings import METHODS, StepSettings
-from labkit.memory.shapes import shape_of
+from labkit.memory.step.imports import import_libraries
+from labkit.memory.step_time import step_seconds
 
 CUDA_CONTEXT_BYTES = 6 * GIB // 10
 CUDA_GAPS = 0.06
@@ -164,7 +164,7 @@ def settings_for(card: Device, model: str, **choices: Any) -> StepSettings:
 
 def _traced(settings: StepSettings) -> Any:
     import_libraries()
-    from labkit.memory.trace import trace
+    from labkit.memory.trace.tracing import trace
 
     return trace(settings)
 

@@ -9,7 +9,7 @@ are hollow.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from labkit.hardware import GIB
+from labkit.machine.hardware import GIB
 from labkit.memory.estimates import LABELS, Estimate
 from labkit.memory.report import COLOURS
 

@@ -3,10 +3,10 @@
 The step is the one that `trace` runs, on tensors that have storages. Weights are random, which
 changes no size. Two steps run: the first leaves the optimizer state behind and is not measured.
 
-On the CPU the peak is what the tensor allocator was asked for (`labkit.allocator`), temporaries
-inside operations included. On CUDA it is `max_memory_allocated`, of which the allocator reserves
-more (`max_memory_reserved`), and the driver takes its part on top: three different numbers that
-published figures often do not tell apart.
+On the CPU the peak is what the tensor allocator was asked for (`labkit.machine.cpu_allocator`),
+temporaries inside operations included. On CUDA it is `max_memory_allocated`, of which the allocator
+reserves more (`max_memory_reserved`), and the driver takes its part on top: three different numbers
+that published figures often do not tell apart.
 """
 
 import itertools
@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 
 import torch
 
-from labkit.allocator import CpuRecorder
 from labkit.errors import LabkitError
-from labkit.memory.build import build_step, load_config
+from labkit.machine.cpu_allocator import CpuRecorder
 from labkit.memory.settings import StepSettings
-from labkit.memory.step import Step
-from labkit.models.quiet import quiet
+from labkit.memory.step.build import build_step, load_config
+from labkit.memory.step.training_step import Step
+from labkit.quiet import quiet
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,9 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from labkit.hardware import GIB
+from labkit.machine.hardware import GIB
 from labkit.memory.estimates import LABELS, Estimate, TableRow, estimate, measured_column, table
-from labkit.memory.roofline import MATMUL_SHARE, SPREAD
+from labkit.memory.step_time import MATMUL_SHARE, SPREAD
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

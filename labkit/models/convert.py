@@ -28,7 +28,7 @@ import signal
 import sys
 from pathlib import Path
 
-from labkit.models.quiet import quiet
+from labkit.quiet import quiet
 
 
 def convert_gguf(gguf_file: Path, folder: Path, config: dict) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.errors import LabkitError, nearest
 from labkit.models import registry
-from labkit.models.quiet import quiet, quiet_bitsandbytes
+from labkit.quiet import quiet, quiet_bitsandbytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

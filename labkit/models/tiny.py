@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.errors import LabkitError, nearest
-from labkit.models.quiet import quiet
+from labkit.quiet import quiet
 
 VOCAB_SIZE = 768
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

@@ -29,7 +29,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from labkit.errors import LabkitError, nearest
-from labkit.infer import Generator
+from labkit.inference.generate import Generator
 
 
 @dataclass(frozen=True, kw_only=True)

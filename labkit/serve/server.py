@@ -34,7 +34,7 @@ from transformers.cli.serving.model_manager import ModelManager
 from transformers.cli.serving.server import build_server
 
 from labkit.errors import LabkitError
-from labkit.infer import Generator
+from labkit.inference.generate import Generator
 from labkit.serve.batching import Batchers, GenerationFailed, ServerStops
 from labkit.serve.limits import Guard, Limits, Prefix, error_response
 
@@ -150,7 +150,7 @@ def load_models(given: Sequence[str]) -> dict[str, Generator]:
     Raises:
         LabkitError: one is not there, or two would have the same name.
     """
-    from labkit.infer import load_generator
+    from labkit.inference.generate import load_generator
 
     names = [served_name(text) for text in given]
     for name in names:

@@ -16,8 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from labkit import plots, results, stats
+from labkit import plots, stats
 from labkit.errors import LabkitError
+from labkit.files import write_json
 from labkit.significance.read import KINDS, Answers, Run, read
 
 EXAMPLE_EFFECT = 0.03
@@ -68,7 +69,7 @@ def compare(
     if output_dir is not None:
         figure, alt = draw(outcome)
         plots.save_figure(figure, output_dir / "stats", alt=alt)
-        results.write_json(output_dir / "stats.json", outcome)
+        write_json(output_dir / "stats.json", outcome)
     return outcome
 
 

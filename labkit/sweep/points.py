@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from labkit.hardware import GIB
-from labkit.memory.point import DONE
+from labkit.machine.hardware import GIB
+from labkit.memory.process.isolated import DONE
 from labkit.memory.settings import StepSettings
 
 PREDICTED = "predicted"

@@ -20,8 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from labkit.console import say
 from labkit.errors import LabkitError, nearest
-from labkit.models.files import say
 from labkit.switchback import cpu, reference
 
 BACKENDS = {

@@ -34,7 +34,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labkit.models.files import cache_dir, locked, say
+from labkit.console import say
+from labkit.files import cache_dir, locked
 from labkit.switchback import levels, reference
 from labkit.switchback.reference import (
     quantize_columnwise_and_transpose as quantize_columnwise_and_transpose,

@@ -1,8 +1,8 @@
 """Lesson 01: answers that fit and answers that do not."""
 
-from labkit.devices import DEVICES
-from labkit.memory.analytic import analytic
+from labkit.machine.datasheets import DEVICES
 from labkit.memory.estimates import needed
+from labkit.memory.formula import analytic
 from labkit.memory.settings import StepSettings
 
 LLAMA_3_8B = 8_030_261_248  # as its model card's configuration gives

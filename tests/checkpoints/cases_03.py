@@ -1,6 +1,7 @@
 """Lesson 03: answers that fit the fixture's points and answers that do not."""
 
-from labkit import results
+from labkit.files import write_json
+from labkit.runs import records as results
 
 BASE = {"model": "m", "method": "lora", "seq_len": 64, "gradient_checkpointing": False,
         "gradient_accumulation_steps": 1}  # fmt: skip
@@ -102,4 +103,4 @@ def records(a_record):
             "peak_bytes": peak, "step_seconds": seconds, "memory_limit_bytes": limit,
             "tokens_per_second": tokens / seconds if seconds else None,
         }  # fmt: skip
-        results.write_json(results.runs_dir() / "sweeps" / f"point-{number}.json", point)
+        write_json(results.runs_dir() / "sweeps" / f"point-{number}.json", point)

@@ -15,9 +15,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from labkit import results
-from labkit.config import RunConfig
-from labkit.results import RunRecord
+from labkit.runs import records
+from labkit.runs.config import RunConfig
+from labkit.runs.records import RunRecord
 
 REASON = "the frozen weights need neither gradients nor optimizer state, so less is kept"
 FALLING = [2.0] * 10 + [1.5, 1.2] + [1.0] * 10
@@ -59,7 +59,7 @@ def a_record(
         sha256=f"sha-{name}",
         name=name,
         status=status,
-        started_at=f"2026-01-01T00:00:{len(results.records()):02d}+00:00",
+        started_at=f"2026-01-01T00:00:{len(records.records()):02d}+00:00",
         config=config.to_dict(),
         seed=1,
         versions={"torch": "2"},
@@ -108,7 +108,7 @@ def right_answer(no_runs: Path, model: str) -> Callable[[str], dict[str, Any]]:
     """Return a function from a question to its right answer, its lesson's runs saved."""
 
     def answer(question: str) -> dict[str, Any]:
-        if not results.records() and hasattr(CASES[question[:2]], "records"):
+        if not records.records() and hasattr(CASES[question[:2]], "records"):
             CASES[question[:2]].records(a_record)
         given = {"explanation": REASON, **TABLE[question][0]}
         return {name: model if value == "{model}" else value for name, value in given.items()}

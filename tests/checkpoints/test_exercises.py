@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model
 from scipy.stats import linregress
 
 from labkit.checkpoints import check, exercises
-from labkit.checkpoints.lessons import collect
+from labkit.checkpoints.collecting import collect
 from labkit.checkpoints.lessons.exercises_02 import reference_count, reference_lora_forward
 from labkit.errors import LabkitError
 

@@ -9,12 +9,13 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from labkit import results
 from labkit.checkpoints import check, grade, hand_in
+from labkit.checkpoints.marks import Graded
 from labkit.checkpoints.questions import load_questions
 from labkit.checkpoints.submissions import read
 from labkit.errors import LabkitError
 from labkit.models.registry import known_names
+from labkit.runs import records as results
 
 REAL = Path(__file__).parents[2] / "data" / "results" / "lora_vs_full.lora.json"
 CEILINGS = {"rate": 4, "full_ceiling": 2, "frozen_ceiling": 4}
@@ -54,7 +55,7 @@ def rows(file: Path) -> dict[str, dict[str, str]]:
         return {row["student"]: row for row in csv.DictReader(lines)}
 
 
-def graded(class_: Path) -> dict[str, grade.Graded]:
+def graded(class_: Path) -> dict[str, Graded]:
     return {each.submission.student: each for each in grade.grade(class_)[0]}
 
 
@@ -154,7 +155,7 @@ def test_answers_without_their_records_are_refused_in_a_sentence(class_, right_a
 
 
 def test_a_rule_that_breaks_is_a_remark_and_stops_nobody(class_, monkeypatch):
-    from labkit.checkpoints.lessons import collect
+    from labkit.checkpoints.collecting import collect
 
     def broken(values, evidence):
         yield values["a field nobody has"]

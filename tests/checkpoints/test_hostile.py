@@ -12,6 +12,7 @@ import pytest
 
 from labkit.checkpoints import grade
 from labkit.checkpoints.card import MIME
+from labkit.checkpoints.marks import Graded
 from labkit.checkpoints.questions import load_questions
 from labkit.checkpoints.submissions import MOST_RECORDS, parse_json
 
@@ -37,7 +38,7 @@ def good() -> bytes:
     return value().encode()
 
 
-def graded(place: Path) -> dict[str, grade.Graded]:
+def graded(place: Path) -> dict[str, Graded]:
     return {each.submission.student: each for each in grade.grade(place)[0]}
 
 

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from labkit import devices, results
 from labkit.checkpoints import plausible
 from labkit.checkpoints.records import as_point, as_record
-from labkit.measure import Meter
+from labkit.machine import datasheets
+from labkit.machine.meter import Meter
+from labkit.runs import records
 
 RESULTS = Path(__file__).parents[2] / "data" / "results"
 METHODS = ["lora", "full"]
@@ -22,7 +23,7 @@ def real(method: str) -> dict:
 def rehashed(values: dict) -> dict:
     """Return the record with the hash that its settings have."""
     parts = {"model": values["model"], "data": values["data"], "libraries": values["versions"]}
-    return {**values, "sha256": results.content_sha256(values["config"], **parts)}
+    return {**values, "sha256": records.content_sha256(values["config"], **parts)}
 
 
 def changed(values: dict, path: str, value) -> dict:
@@ -121,7 +122,7 @@ def test_full_training_in_16_bit_keeps_four_bytes_a_weight():
 def test_the_limit_of_a_gpu_is_its_datasheet_s():
     values = changed(real("lora"), "hardware.gpus", GPU)
     record = as_record(values)
-    flops = devices.DEVICES["l4"].flops
+    flops = datasheets.DEVICES["l4"].flops
     assert plausible.peak_flops(record) == max(flops["bfloat16"], flops["tf32"], flops["float16"])
     _, weights, layers = plausible.model_numbers("smollm2-135m-instruct")
     limit = plausible.peak_flops(record) / (2 * weights * 2 * (1 - 1 / layers))

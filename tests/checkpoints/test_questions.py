@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from labkit import results
 from labkit.checkpoints import check, judge, status
 from labkit.checkpoints.answers import answers_file
-from labkit.checkpoints.lessons import collect
+from labkit.checkpoints.collecting import collect
 from labkit.checkpoints.questions import TYPES, load_questions, parse
 from labkit.checkpoints.rules import Evidence
 from labkit.errors import LabkitError
+from labkit.runs import records
 
 FEWEST_WRONG = 5
 
@@ -64,7 +64,7 @@ EXTREMES = [None, 0, 1, -1, 10**29, -(10**29), 1e-29, 0.5]
 
 def test_no_rule_breaks_on_what_a_student_may_type(each_question, right_answer):
     right, asked = right_answer(each_question), load_questions()[each_question]
-    runs = [run.id for run in results.records()]
+    runs = [run.id for run in records.records()]
     for field in asked.fields:
         tried: list = [None, "x", "word " * 9]
         if field.type in ("number", "integer"):
@@ -115,13 +115,13 @@ def test_what_is_missing_is_said(runs, right_answer):
 
 def test_a_claim_no_pair_of_runs_can_support_is_missing_evidence(runs, right_answer):
     for name in ["rank", "unfinished"]:
-        results.remove([name])
+        records.remove([name])
     verdict = check("02.3", **right_answer("02.3"))
     assert verdict.missing == ["r: no two of your runs differ in it alone"]
 
 
 def test_what_was_not_measured_is_not_guessed(runs, right_answer, record):
-    results.remove(["full"])
+    records.remove(["full"])
     record("full", peak=None, step=1.5, method="full")
     verdict = check("02.2", **right_answer("02.2"))
     assert verdict.state == "incomplete"
@@ -129,7 +129,7 @@ def test_what_was_not_measured_is_not_guessed(runs, right_answer, record):
 
 
 def test_a_run_may_be_given_as_record_name_or_id(runs):
-    for given in [results.load("lora"), "lora", "id-lora"]:
+    for given in [records.load("lora"), "lora", "id-lora"]:
         assert "run is not" not in str(check("02.1", run=given, first_loss=2.0))
 
 

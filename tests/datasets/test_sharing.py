@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from labkit import fast
-from labkit.datasets import prompts, tatqa
+from labkit.datasets import encode, tatqa
 from labkit.datasets.sharing import (
     SharedPromptCollator,
     attention_mask,
@@ -12,6 +11,7 @@ from labkit.datasets.sharing import (
     share_prompts,
 )
 from labkit.models import load
+from labkit.train import fast_step
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def encoded_reports(tiny_llama):
     groups = []
     for report in tatqa.load("tables", "dev")[:3]:
         samples = tatqa.samples([report])
-        groups.append([prompts.encode(tokenizer, s, max_length=4000) for s in samples])
+        groups.append([encode.encode(tokenizer, s, max_length=4000) for s in samples])
     return groups
 
 
@@ -52,7 +52,7 @@ def test_loss_and_gradients_are_those_of_separate_samples(
 
     def loss_and_gradients(batch):
         model.zero_grad()
-        loss = fast.labelled_loss(model, batch, None)
+        loss = fast_step.labelled_loss(model, batch, None)
         loss.backward()
         return loss.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None]
 

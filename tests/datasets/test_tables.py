@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from labkit.datasets import answers, prompts, score, tatqa
-from labkit.datasets import tables as generator
+from labkit.datasets import answers, encode, score, tatqa
+from labkit.datasets.tables import generate as generator
 
 DATA = Path(__file__).parents[2] / "data"
 SPLITS = ("train", "dev", "test")
@@ -44,7 +44,8 @@ def text_of(report):
 
 @pytest.mark.parametrize("hash_seed", ["0", "4242"])
 def test_files_are_what_the_generator_writes(tmp_path, hash_seed):
-    subprocess.run([sys.executable, "-m", "labkit.datasets.tables", str(tmp_path)], check=True,
+    command = [sys.executable, "-m", "labkit.datasets.tables.generate", str(tmp_path)]
+    subprocess.run(command, check=True,
                    env={**os.environ, "PYTHONHASHSEED": hash_seed})
     for split in SPLITS:
         made = (tmp_path / f"{split}.json").read_bytes()
@@ -227,7 +228,7 @@ def test_questions_are_clear_within_their_report(splits):
 def test_prompts_render_every_report():
     for split in SPLITS:
         for report in tatqa.read_reports(DATA / "tables" / f"{split}.json"):
-            shown = prompts.render_report(report)
+            shown = encode.render_report(report)
             assert all(p in shown for p in report.paragraphs)
 
 

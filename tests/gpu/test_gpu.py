@@ -15,7 +15,7 @@ from labkit.bench.gpu import kernels, memory
 from labkit.bench.gpu.card import Card
 from labkit.memory.measured import measure
 from labkit.memory.settings import StepSettings
-from labkit.memory.trace import trace
+from labkit.memory.trace.tracing import trace
 
 CARD = Card()
 each_type = pytest.mark.parametrize("dtype", kernels.TYPES)

@@ -190,7 +190,7 @@ def test_a_home_is_closed_to_the_others_and_models_to_everybody(hub, lab):
 
 TRAIN = """\
 import os
-from labkit.config import RunConfig
+from labkit.runs.config import RunConfig
 from labkit.train import train
 
 print("kernel", os.getpid())
@@ -236,13 +236,13 @@ from labkit import doctor
 
 print(doctor.render(doctor.report(), width=96))"""
 FULL = """\
-from labkit import profiles, results
+from labkit.runs import profiles, records
 from labkit.train import train
 
 train(profiles.run_config("full", name="too-large", per_device_train_batch_size=8,
                           max_train_samples=None))"""
 ALIVE = """\
-record = results.load("too-large")
+record = records.load("too-large")
 print("the kernel lives;", record.status, "after", len(record.steps), "steps")"""
 
 

@@ -47,7 +47,7 @@ def test_links_lead_somewhere(text):
 
 
 def test_the_commands_of_the_manual_exist():
-    from labkit.cli import app
+    from labkit.cli.program import app
 
     commands = get_command(app).commands
     for name in re.findall(r"\blabkit ([a-z]+)\b(?! \w+\()", " ".join(code(MANUAL))):

@@ -11,7 +11,7 @@ import pytest
 from jupyterhub.app import JupyterHub
 from traitlets.config import PyFileConfigLoader
 
-from labkit.profiles import PROFILES
+from labkit.runs.profiles import PROFILES
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "lessons/hub-example"

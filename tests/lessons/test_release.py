@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from labkit.course import grading, release
+from labkit.course import nbgrader_plugins, release
 from labkit.errors import LabkitError
 
 LESSONS = Path(__file__).parents[2] / "lessons"
@@ -163,7 +163,8 @@ def cheat(notebook) -> None:
 
 def test_a_solved_submission_gets_every_point_and_an_empty_one_none(graded, copies):
     release.nbgrader(
-        *("export", "--exporter=labkit.course.grading.LessonExport", "--to=grades.csv"), cwd=graded
+        *("export", "--exporter=labkit.course.nbgrader_plugins.LessonExport", "--to=grades.csv"),
+        cwd=graded,
     )
     with (graded / "grades.csv").open(newline="") as file:
         rows = {(row["student"], row["lesson"]): row for row in csv.DictReader(file)}
@@ -273,4 +274,4 @@ def test_a_cell_is_needed_when_a_graded_cell_uses_what_it_binds():
             "def g(b):\n    return a + b", "f(1)"]  # fmt: skip
     cells = [nbformat.v4.new_code_cell(text) for text in code]
     cells[-1].metadata.nbgrader = nbformat.NotebookNode(grade=True, solution=False)
-    assert grading.needed(cells) == {0, 1, 3, 4, 5, 6}
+    assert nbgrader_plugins.needed(cells) == {0, 1, 3, 4, 5, 6}

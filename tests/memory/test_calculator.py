@@ -8,9 +8,9 @@ import pytest
 
 from labkit.errors import LabkitError
 from labkit.memory import figures
-from labkit.memory.analytic import analytic
 from labkit.memory.calculator import VIEW, calculator, fit, fit_html, parameters_of
 from labkit.memory.estimates import needed, table, this_device
+from labkit.memory.formula import analytic
 from labkit.memory.settings import StepSettings
 
 CHOICES = {"method": "lora", "gradient_checkpointing": True, "loss": "chunked", "seq_len": 512}

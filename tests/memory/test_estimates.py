@@ -9,11 +9,11 @@ import sys
 import pytest
 
 from labkit.errors import LabkitError
-from labkit.memory.analytic import analytic
 from labkit.memory.estimates import estimate, find_device, needed, settings_for, table
+from labkit.memory.formula import analytic
 from labkit.memory.report import plot_timeline, render, render_table, timeline_alt
 from labkit.memory.settings import StepSettings
-from labkit.memory.trace import trace
+from labkit.memory.trace.tracing import trace
 
 
 @pytest.fixture(scope="module")
@@ -193,7 +193,7 @@ def test_no_network_and_no_weights(tmp_path):
     ],
 )
 def test_the_command_says_what_is_wrong_and_exits_with_2(arguments, sentence, capsys):
-    from labkit.cli import main
+    from labkit.cli.program import main
 
     with pytest.raises(SystemExit) as exit_:
         main(["estimate", *arguments.split()])
@@ -229,8 +229,8 @@ def test_formulas_need_no_torch():
 
 
 def test_the_time_of_a_step_follows_the_rate_of_its_own_type():
-    from labkit.memory.roofline import step_seconds
-    from labkit.memory.shapes import shape_of
+    from labkit.memory.architectures import shape_of
+    from labkit.memory.step_time import step_seconds
 
     # Emulated bfloat16: 9 GFLOP/s where float32 gives 81; memory so fast that it does not count.
     machine = dataclasses.replace(

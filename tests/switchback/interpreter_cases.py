@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from labkit.switchback import SwitchBackLinear, reference, triton_hopper, triton_kernels
-from labkit.switchback.kernel_check import watched_memory
+from labkit.switchback.teaching.kernel_check import watched_memory
 
 QUANTIZERS = (
     "quantize_rowwise",

@@ -10,7 +10,7 @@ from torch import nn
 
 from labkit.errors import LabkitError
 from labkit.switchback import SwitchBackLinear, backends, reference
-from labkit.switchback.noise import snr_db
+from labkit.switchback.teaching.noise import snr_db
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 SCALES = ["row", "tensor"]

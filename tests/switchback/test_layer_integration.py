@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from labkit.errors import LabkitError
 from labkit.models.specs import MODELS
 from labkit.switchback import SwitchBackLinear, convert
-from labkit.switchback.noise import snr_db
+from labkit.switchback.teaching.noise import snr_db
 
 
 def block(**options) -> nn.Sequential:

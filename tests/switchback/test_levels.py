@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from labkit import cli
+from labkit.cli import program
 from labkit.errors import LabkitError
 from labkit.switchback import backends, cpu, levels
 
@@ -73,7 +73,7 @@ def test_the_command_line_says_so_and_leaves_nothing(told, processor, tmp_path, 
     out = tmp_path / "out"
     try:
         with pytest.raises(SystemExit) as exit_:
-            cli.main(["bench", "switchback", "--quick", "--output-dir", str(out)])
+            program.main(["bench", "switchback", "--quick", "--output-dir", str(out)])
     finally:
         cpu.load.cache_clear()
     assert exit_.value.code == 2 and not out.exists()

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from labkit.switchback import reference
-from labkit.switchback.defects import EveryResultFinite
+from labkit.switchback.teaching.defects import EveryResultFinite
 
 QUANTIZERS = (
     "quantize_rowwise",

@@ -9,7 +9,7 @@ import pytest
 
 from labkit.switchback import triton_hopper
 from labkit.switchback import triton_kernels as kernels
-from labkit.switchback.kernel_check import Compiled, compile_ahead
+from labkit.switchback.teaching.kernel_check import Compiled, compile_ahead
 
 # Bytes of shared memory one program may have (CUDA programming guide, compute capabilities).
 SHARED_BYTES = {80: 163 * 1024, 86: 99 * 1024, 89: 99 * 1024, 90: 227 * 1024}

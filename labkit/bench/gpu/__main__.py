@@ -9,9 +9,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from labkit import results
 from labkit.bench.gpu import report, run
 from labkit.console import run_tool
+from labkit.runs import records
 
 
 def main() -> None:
@@ -19,7 +19,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m labkit.bench.gpu", description=main.__doc__)
     parser.add_argument("--minutes", type=float, default=8.0, help="at most")
     parser.add_argument("--rehearse", action="store_true", help="on the CPU, toy sizes")
-    parser.add_argument("--output-dir", type=Path, default=results.runs_dir() / "bench")
+    parser.add_argument("--output-dir", type=Path, default=records.runs_dir() / "bench")
     parser.add_argument("--fresh", action="store_true", help="measure what is kept again")
     given = parser.parse_args()
     record = run.gpu(

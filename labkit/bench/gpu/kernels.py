@@ -16,10 +16,10 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from labkit.bench import harness
+from labkit.bench import paired
 from labkit.bench.gpu.card import Card
 from labkit.bench.gpu.memory import guarded, in_processes
-from labkit.bench.harness import BASELINE, CONTROL
+from labkit.bench.paired import BASELINE, CONTROL
 
 QUANTIZERS = ("quantize_rowwise", "quantize_columnwise_and_transpose", "quantize_global",
               "quantize_global_transpose")  # fmt: skip
@@ -204,11 +204,11 @@ def _race(case: dict[str, Any], card: Card) -> dict[str, Any]:
         return run
 
     pairs = REHEARSED_PAIRS if card.rehearsal else PAIRS
-    runs = harness.alternate({arm: runner(kind) for arm, kind in arms.items()}, pairs)
+    runs = paired.alternate({arm: runner(kind) for arm, kind in arms.items()}, pairs)
     return {
         "baseline": baseline, "baselines": {k: seconds[k] for k in ("eager", "compiled")},
         "called_seconds": called,
-        "rows": {scale: harness.conclude(runs, scale) for scale in SCALES},
+        "rows": {scale: paired.conclude(runs, scale) for scale in SCALES},
     }  # fmt: skip
 
 

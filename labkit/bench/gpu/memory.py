@@ -25,7 +25,7 @@ from typing import Any
 
 from labkit.bench.gpu.card import Card, out_of_memory
 from labkit.errors import LabkitError
-from labkit.processes import end_with_parent
+from labkit.machine.processes import end_with_parent
 
 STEPS = 4
 GAP_PROBES, MOST_GAP = 4, 0.16
@@ -119,10 +119,10 @@ PARTS = ("small models", "8b", "quantised")
 
 
 def _trace(settings: dict[str, Any], device: dict[str, Any]) -> dict[str, Any]:
-    from labkit.memory.roofline import step_seconds
+    from labkit.memory.architectures import shape_of
     from labkit.memory.settings import StepSettings
-    from labkit.memory.shapes import shape_of
-    from labkit.memory.trace import trace
+    from labkit.memory.step_time import step_seconds
+    from labkit.memory.trace.tracing import trace
 
     step = StepSettings(**settings, target="cuda", compute_capability=device["compute_capability"])
     try:
@@ -139,7 +139,7 @@ def _trace(settings: dict[str, Any], device: dict[str, Any]) -> dict[str, Any]:
 
 def datasheet(name: str) -> Any:
     """Return the datasheet of the card called `name`, or None where the table lacks it."""
-    from labkit.devices import find
+    from labkit.machine.datasheets import find
 
     try:
         return find(name)
@@ -181,7 +181,7 @@ def sentence(error: BaseException) -> str:
 def _step(settings: dict[str, Any], card: Card) -> dict[str, Any]:
     from labkit.memory.measured import measure_step, real_step
     from labkit.memory.settings import StepSettings
-    from labkit.models.quiet import quiet
+    from labkit.quiet import quiet
 
     step = real_step(StepSettings(**settings, target=card.target))  # type: ignore[arg-type]
     found = measure_step(step)
@@ -253,7 +253,7 @@ def largest_batches(card: Card, known: set[str]) -> Iterator[tuple[str, dict[str
 
 def predict_largest(settings: dict[str, Any], memory_bytes: int) -> int:
     """Return the largest batch that `labkit estimate` gives a card of so many bytes."""
-    from labkit.devices import DEVICES
+    from labkit.machine.datasheets import DEVICES
     from labkit.memory.estimates import estimate_on
 
     card = dataclasses.replace(DEVICES["h100"], usable_bytes=memory_bytes)
@@ -290,7 +290,7 @@ def _fits(settings: dict[str, Any], card: Card, tried: dict[int, bool], batch: i
 
     from labkit.memory.measured import real_step
     from labkit.memory.settings import StepSettings
-    from labkit.models.quiet import quiet
+    from labkit.quiet import quiet
 
     if batch in tried:
         return tried[batch]

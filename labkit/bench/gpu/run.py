@@ -26,12 +26,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labkit import results
 from labkit.bench.gpu import kernels, memory, report, training
 from labkit.bench.gpu.card import Card, require
 from labkit.console import run_tool
 from labkit.errors import LabkitError
-from labkit.processes import end_with_parent
+from labkit.files import write_json
+from labkit.machine.processes import end_with_parent
+from labkit.runs import records
 
 Results = Iterator[tuple[str, dict[str, Any]]]
 Say = Callable[[str], None]
@@ -78,9 +79,7 @@ PARTS = (
     Part(name="kernels, speed", measure=kernels.speed, share=0.3, needs=TIMED),
     Part(name="training", measure=training.end_to_end, share=0.4, needs=(*TIMED, "transformers")),
 )
-BACKGROUND = (
-    Part(name="traces", measure=lambda card, known: memory.trace_all(card), share=1.0),
-)
+BACKGROUND = (Part(name="traces", measure=lambda card, known: memory.trace_all(card), share=1.0),)
 """What keeps the processor busy and never the card: it runs beside the first parts. Nothing that
 starts kernels may: the card would share its time between the two, and step times would double."""
 ALONE = "largest batch"
@@ -163,7 +162,7 @@ def versions() -> dict[str, str]:
     """Return the versions of what was measured with, Triton's among them."""
     from importlib import metadata
 
-    found = results.versions()
+    found = records.versions()
     for name in ("triton", "bitsandbytes"):
         try:
             found[name] = metadata.version(name)
@@ -181,7 +180,7 @@ def _keep_only(facts: dict[str, Any], folder: Path, *, fresh: bool) -> None:
     note = folder / "facts.json"
     if fresh or (folder.is_dir() and _read(note) != facts):
         shutil.rmtree(folder, ignore_errors=True)
-    results.write_json(note, facts)
+    write_json(note, facts)
 
 
 def _file(part: str, folder: Path) -> Path:
@@ -214,18 +213,16 @@ def _failed(found: dict[str, dict[str, Any]]) -> set[str]:
 
 
 def _note(part: str, folder: Path, outcome: str) -> None:
-    results.write_json(
-        _file(part, folder), {"outcome": outcome, "results": _results(part, folder)}
-    )
+    write_json(_file(part, folder), {"outcome": outcome, "results": _results(part, folder)})
 
 
 def _write(output_dir: Path, facts: dict[str, Any], folder: Path) -> dict[str, Any]:
     names = (part.name for part in (*BACKGROUND, *PARTS, *FAULTS))
     found = {name: _read(_file(name, folder)) for name in names}
     known = {name: value for name, value in found.items() if value}
-    record = {**facts, "made_at": results.now(), "parts": known}
+    record = {**facts, "made_at": records.now(), "parts": known}
     record["claims"] = report.claims(record)
-    results.write_json(output_dir / "gpu.json", record)
+    write_json(output_dir / "gpu.json", record)
     return record
 
 
@@ -273,7 +270,7 @@ def measure(part: Part, folder: Path, card: Card) -> None:
         del found[name]
     for name, result in part.measure(card, set(found)):
         found[name] = result
-        results.write_json(_file(part.name, folder), {"outcome": "running", "results": found})
+        write_json(_file(part.name, folder), {"outcome": "running", "results": found})
 
 
 def main() -> None:

@@ -10,10 +10,10 @@ bfloat16 autocast, fused AdamW, gradients clipped.
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from labkit.bench import harness
+from labkit.bench import paired
 from labkit.bench.gpu.card import Card, out_of_memory
-from labkit.bench.harness import BASELINE, CONTROL, Plan
-from labkit.bench.training import TINYLLAMA, TINYLLAMA_LAYERS
+from labkit.bench.paired import BASELINE, CONTROL, Plan
+from labkit.bench.switchback.model_step import TINYLLAMA, TINYLLAMA_LAYERS
 
 SEQ_LEN = 512
 LARGEST_BATCH = 64
@@ -56,7 +56,7 @@ def _model(card: Card) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from labkit.models.quiet import quiet
+    from labkit.quiet import quiet
 
     config = LlamaConfig(**sizes(card), tie_word_embeddings=False, use_cache=False,
                          attn_implementation="sdpa")  # fmt: skip
@@ -115,14 +115,14 @@ def _race(model: Any, batch: int, scale: str, card: Card) -> dict[str, Any]:
 
     try:
         step()  # SwitchBack's kernels choose their tiles
-        runs = harness.alternate(
+        runs = paired.alternate(
             {BASELINE: runner(plain), "switchback": runner(int8), CONTROL: runner(plain)},
             plan.pairs,
         )
     finally:
         _use(model, {name: plain[name] for name in names})
     return {
-        **harness.conclude(runs, "switchback"), "batch_size": batch, "weight_scale": scale,
+        **paired.conclude(runs, "switchback"), "batch_size": batch, "weight_scale": scale,
         "seq_len": REHEARSED_LENGTH if card.rehearsal else SEQ_LEN, "converted": len(names),
         "parameters": sum(p.numel() for p in model.parameters()),
     }  # fmt: skip

@@ -10,21 +10,3 @@
 `tests/checkpoints/cases_NN.py` holds for each question a right answer and five wrong ones, and a
 test asks for them.
 """
-
-import importlib
-from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
-from typing import Any
-
-FOLDER = Path(__file__).parent
-
-
-@cache
-def collect(kind: str) -> Mapping[str, Any]:
-    """Return the entries of every lesson's RULES or EXERCISES, in the order of the lessons."""
-    found: dict[str, Any] = {}
-    for path in sorted(FOLDER.glob(f"{kind}_*.py")):
-        module = importlib.import_module(f"{__name__}.{path.stem}")
-        found |= getattr(module, kind.upper())
-    return found

@@ -54,7 +54,7 @@ SMALL = 0.01
 def traced_layer(model: str, mlp: int, kv_heads: int) -> float:
     """Return what the second layer adds to what is kept, in bytes per token, by trace."""
     from labkit.memory.settings import StepSettings
-    from labkit.memory.trace import trace
+    from labkit.memory.trace.tracing import trace
 
     kept = []
     for depth in (1, 2):

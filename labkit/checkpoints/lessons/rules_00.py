@@ -71,8 +71,8 @@ def stored_weights(model: str, *, here: bool) -> tuple[int | None, int | None]:
 
 def registered_parameters(model: str) -> int:
     """Return how many parameters a model of the registry has, from its architecture."""
+    from labkit.memory.architectures import parameters, shape_of
     from labkit.memory.settings import StepSettings
-    from labkit.memory.shapes import parameters, shape_of
 
     shape = shape_of(StepSettings(model=model, method="full", batch_size=1, seq_len=1))
     assert shape is not None

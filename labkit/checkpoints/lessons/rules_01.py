@@ -114,8 +114,8 @@ def _fitted(
 
 
 def _parameters(model: str) -> tuple[int | None, list[Finding]]:
+    from labkit.memory.architectures import parameters, shape_of
     from labkit.memory.settings import StepSettings
-    from labkit.memory.shapes import parameters, shape_of
 
     try:
         shape = shape_of(StepSettings(model=model, method="full"))
@@ -125,7 +125,7 @@ def _parameters(model: str) -> tuple[int | None, list[Finding]]:
 
 
 def _peaks(model: str, method: str, batch_size: int, seq_len: int) -> list[int]:
-    from labkit.memory.analytic import analytic
+    from labkit.memory.formula import analytic
     from labkit.memory.settings import StepSettings
 
     found = []

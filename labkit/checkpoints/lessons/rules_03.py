@@ -211,9 +211,9 @@ def under_a_limit(values: Values, evidence: Evidence) -> Iterator[Finding]:
 
 def _share(batch_size: int, seq_len: int, checkpointing: bool) -> float:
     """Return what a LoRA step of Llama-3-8B needs, as a share of an A100 with 40 GB."""
-    from labkit.devices import find
-    from labkit.memory.analytic import analytic
+    from labkit.machine.datasheets import find
     from labkit.memory.estimates import needed
+    from labkit.memory.formula import analytic
     from labkit.memory.settings import StepSettings
 
     settings = StepSettings(

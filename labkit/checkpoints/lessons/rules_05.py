@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from labkit import results
 from labkit.checkpoints.rules import (
     Evidence,
     Finding,
@@ -16,7 +15,8 @@ from labkit.checkpoints.rules import (
     quotient,
     reasoned,
 )
-from labkit.results import RunRecord
+from labkit.runs import records
+from labkit.runs.records import RunRecord
 
 NEAR = 0.005
 
@@ -77,7 +77,7 @@ def kept_score(run: RunRecord, sid: int | None) -> tuple[float, float] | None:
 
 
 def _predictions(run: RunRecord) -> Iterator[dict[str, Any]]:
-    for path in sorted((results.runs_dir() / "evaluations").glob("*.json")):
+    for path in sorted((records.runs_dir() / "evaluations").glob("*.json")):
         try:
             outcome = json.loads(path.read_text(encoding="utf-8"))
             plain = outcome.get("examples") == 0 and outcome.get("split") == "test"
@@ -124,7 +124,7 @@ def cache(values: Values, evidence: Evidence) -> Iterator[Finding]:
     yield from positive(values, "tokens", "kv_cache_bytes", "weights_bytes", "conversations")
     shape = _shape(values["model"], here=evidence.here) if values["model"] else None
     if shape is not None and values["tokens"]:
-        from labkit.memory.shapes import parameters
+        from labkit.memory.architectures import parameters
 
         one = 2 * shape.layers * shape.kv_heads * shape.head_dim * 2
         source = "what the formula gives for this model and these tokens"
@@ -141,8 +141,8 @@ def cache(values: Values, evidence: Evidence) -> Iterator[Finding]:
 
 def _shape(model: str, *, here: bool) -> Any:
     from labkit.errors import LabkitError
+    from labkit.memory.architectures import shape_of
     from labkit.memory.settings import StepSettings
-    from labkit.memory.shapes import shape_of
     from labkit.models.registry import known_names
 
     if not here and model not in known_names():  # a name opens no file on a grader's machine

@@ -19,6 +19,6 @@ c.CourseDirectory.max_file_size = 20_000  # kB
 c.CourseDirectory.max_dir_size = 100_000_000
 
 # Cells that no exercise depends on are not run: training says nothing about the exercises.
-c.Autograde.autograde_preprocessors.insert(0, "labkit.course.grading.SkipUngraded")
+c.Autograde.autograde_preprocessors.insert(0, "labkit.course.nbgrader_plugins.SkipUngraded")
 c.OverwriteCells.add_missing_cells = True
 c.Execute.timeout = 180  # seconds a cell; a kernel is compiled for two GPUs in one

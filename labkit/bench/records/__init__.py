@@ -1,0 +1,1 @@
+"""Long measurements whose records are committed under `data/results/`: each is a command."""

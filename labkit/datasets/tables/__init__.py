@@ -1,0 +1,1 @@
+"""The generator of the embedded questions: reports with tables, written from word lists."""

@@ -1,0 +1,237 @@
+"""Getting a file onto this machine: once, whole, verified, and safe when thirty start at once.
+
+Four rules make that so, and each is a few lines here or in `models.embedded`.
+
+1. *Verified.* A file counts only when its SHA-256 is the one written in our source. A size
+   alone misses corruption, a name alone misses everything.
+2. *Atomic.* Work happens under a hidden name beside the target; `os.replace`, which POSIX
+   makes atomic within a file system, gives it its real one. So a name that exists is
+   complete, and a process killed at any moment leaves only a hidden rest.
+3. *Locked.* Whoever holds the lock works, the others wait and then find the work done. The
+   kernel releases the lock of a killed process.
+4. *Resumable.* A download continues at the byte where it stopped (RFC 9110, section 14:
+   `Range`); the SHA-256 at the end covers both halves.
+"""
+
+import errno
+import hashlib
+import http.client
+import json
+import os
+import ssl
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from labkit.console import say
+from labkit.errors import LabkitError
+
+
+def cache_dir() -> Path:
+    """Return `$LABKIT_CACHE`, or `~/.cache/labkit`; nothing is created."""
+    return Path(os.environ.get("LABKIT_CACHE") or "~/.cache/labkit").expanduser()
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file as 64 hexadecimal digits."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def progress_bar(
+    label: str, total: int | None, *, start: int = 0, progress: bool = True
+) -> Iterator[Callable[[int], None]]:
+    """Yield a function that is told the bytes done so far; a log gets one line, not a bar."""
+    if not progress or not sys.stderr.isatty():
+        if progress:
+            say(label)
+        yield lambda done: None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=total, initial=start, desc=label, unit="B", unit_scale=True) as bar:
+        yield lambda done: bar.update(done - bar.n) and None
+
+
+# What the disk or its owner refuses, as opposed to what the network does (also an OSError).
+_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
+_REFUSALS |= {errno.EEXIST, errno.EIO}
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turn a full disk or a folder that cannot be written into one sentence naming `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _REFUSALS or isinstance(error, ssl.SSLError):
+            raise
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            advice = "free some space, or set LABKIT_CACHE to a folder on another disk"
+        else:
+            advice = "set LABKIT_CACHE to a folder that you can write to"
+        raise LabkitError(f"cannot write below {path} ({error.strerror}): {advice}") from error
+
+
+@contextmanager
+def locked(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock file at `path`; say so once when another process has it, then wait."""
+    from filelock import FileLock, Timeout
+
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            say(f"another process is fetching {what}; waiting for it")
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def refuse_unless(path: Path, size: int | None, sha256: str) -> None:
+    """Remove `path` and raise `LabkitError` unless it has this size and SHA-256."""
+    found = path.stat().st_size
+    if size is not None and found != size:
+        path.unlink()
+        short = "truncated" if found < size else "too long"
+        raise LabkitError(
+            f"{path.name} is {short} ({found:,} bytes instead of {size:,}) and was removed: "
+            "run the same command again"
+        )
+    digest = sha256_file(path)
+    if digest != sha256:
+        path.unlink()
+        raise LabkitError(
+            f"{path.name} is corrupt (sha256 {digest[:12]}… instead of {sha256[:12]}…) and was "
+            "removed: run the same command again"
+        )
+
+
+def download(
+    url: str, path: Path, sha256: str, *, attempts: int = 3, progress: bool = True
+) -> Path:
+    """Download `url` to `path` and return `path`; at once when it is already there and right.
+
+    Resumes a download that was cut off, by this process or an earlier one. Raises
+    `LabkitError` when the address cannot be reached or the bytes are not those expected;
+    `path` then does not exist, or still holds what it held.
+    """
+    path = Path(path)
+    if path.is_file() and sha256_file(path) == sha256:
+        return path
+    part = path.with_name(f".{path.name}.part")
+    with locked(path.with_name(f".{path.name}.lock"), path.name), writing(path.parent):
+        if path.is_file() and sha256_file(path) == sha256:
+            return path
+        resumed = part.exists()
+        _download_part(url, part, path, attempts, progress)
+        if resumed and sha256_file(part) != sha256:
+            # What was left here may be the beginning of an older version: from the first byte.
+            part.unlink()
+            _download_part(url, part, path, attempts, progress)
+        refuse_unless(part, None, sha256)
+        os.replace(part, path)
+    return path
+
+
+def _download_part(url: str, part: Path, path: Path, attempts: int, progress: bool) -> None:
+    """Call `_continue` until `part` is whole; a sender that answers 4xx is not asked again."""
+    for attempt in range(1, attempts + 1):
+        try:
+            return _continue(url, part, progress)
+        except (OSError, http.client.HTTPException) as error:
+            if getattr(error, "errno", None) in _REFUSALS and not isinstance(error, ssl.SSLError):
+                raise
+            refused = isinstance(error, urllib.error.HTTPError) and error.code < 500
+            if attempt == attempts or refused:
+                reason = getattr(error, "reason", None) or error
+                raise LabkitError(
+                    f"cannot download {url} ({reason}): check the network and run again, which "
+                    f"continues where it stopped, or put the file at {path}"
+                ) from error
+            time.sleep(attempt)
+
+
+def _continue(url: str, part: Path, progress: bool) -> None:
+    """Append to `part` what is missing; `ConnectionError` when the sender stops early."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        response = urllib.request.urlopen(request, timeout=30)
+    except urllib.error.HTTPError as error:
+        # 416: there is nothing after the last byte we have. The hash will tell if that is so.
+        if error.code == 416 and have:
+            return
+        raise
+    with response:
+        if response.status != 206:  # the sender ignores ranges and starts over
+            have = 0
+        length = response.headers.get("Content-Length")
+        total = have + int(length) if length else None
+        label = f"downloading {url.rsplit('/', 1)[-1]}"
+        with (
+            open(part, "ab" if have else "wb") as file,
+            progress_bar(label, total, start=have, progress=progress) as show,
+        ):
+            done = have
+            while block := response.read(1 << 18):
+                file.write(block)
+                show(done := done + len(block))
+    if total is not None and done < total:
+        raise ConnectionError(f"the connection closed after {done:,} of {total:,} bytes")
+
+
+def fingerprint(folder: Path) -> str:
+    """Return a hash that changes with the model in a folder, without reading gigabytes of it.
+
+    Configuration and weights up to 1 GiB a file are hashed whole; of larger files the size and
+    the first and last MiB.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*config.json")):
+        size = file.stat().st_size
+        digest.update(f"{file.name}:{size}:".encode())
+        if size <= 2**30:
+            digest.update(sha256_file(file).encode())
+            continue
+        with file.open("rb") as handle:
+            digest.update(handle.read(2**20))
+            handle.seek(-(2**20), os.SEEK_END)
+            digest.update(handle.read())
+    return digest.hexdigest()
+
+
+def write_json(file: Path, values: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one, never a part.
+
+    Raises:
+        LabkitError: the folder cannot be written, or the disk is full.
+    """
+    temporary = ""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(
+            "w", dir=file.parent, prefix=f".{file.name}.", delete=False, encoding="utf-8"
+        ) as handle:
+            temporary = handle.name
+            json.dump(values, handle, indent=1, allow_nan=False)
+            handle.write("\n")
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, file)
+        temporary = ""
+    except OSError as error:
+        raise LabkitError(f"{file} cannot be written: {error.strerror or error}") from None
+    finally:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)

@@ -1,0 +1,225 @@
+"""Which model is better, and is the difference real? Over a whole split, question by question.
+
+Two models that answer the same questions are compared question by question, which cancels how
+hard each question is. For every pair, overall and within each answer type and source:
+
+* **The size**: mean of (score of b - score of a), with a 95 % bootstrap interval. Questions on
+  one report share its table, so whole reports are resampled (the cluster bootstrap).
+* **McNemar's test** looks only at the questions that one model has right and the other wrong: if
+  neither is better, each side wins half of them, as a coin does. It takes questions as
+  independent; `p_clustered` is the t-test that does not, and is the one to believe when they
+  disagree.
+* **Many pairs, many chances**: with k models there are k(k-1)/2 pairs, so their p-values on all
+  questions are also given after Holm's correction.
+
+A group of a handful of questions shows nothing, and its interval says so.
+
+Sources: McNemar 1947; Holm 1979; Field and Welsh 2007 (the cluster bootstrap).
+"""
+
+import json
+from collections.abc import Hashable, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from labkit import stats
+from labkit.datasets import tatqa
+from labkit.datasets.score import score_answer
+from labkit.datasets.tatqa import Sample
+from labkit.errors import LabkitError
+from labkit.inference.evaluate import MAJORITY, evaluate, interval
+from labkit.inference.generate import model_path
+
+EXAMPLES_PER_TYPE = 2
+
+
+def compare_scores(
+    models: Sequence[str],
+    *,
+    data: str = "tables",
+    split: str = "test",
+    max_samples: int | None = None,
+    dtype: str = "auto",
+    fresh: bool = False,
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """Compare models (names, runs, folders or 'majority') over a split.
+
+    Returns JSON: data, split, n, models, scores {model: what `evaluate` returns}, pairs [{a, b,
+    p_holm, groups {all | answer type | source: {n, difference {value, low, high}, f1_difference,
+    only_a, only_b, p_mcnemar, p_clustered}}}] with differences b - a as fractions, and
+    disagreements [{sid, uid, question, gold, answers}]. Evaluations are kept and used again.
+
+    Raises:
+        LabkitError: fewer than two models, or one that is not there.
+    """
+    models = list(dict.fromkeys(models))
+    if len(models) < 2:
+        raise LabkitError("a comparison needs two models or more: name another one")
+    for name in models:
+        if name != MAJORITY:
+            model_path(name)
+    samples = tatqa.samples(tatqa.load(data, split))[:max_samples]
+    outcomes = {
+        name: evaluate(name, data=data, split=split, max_samples=max_samples, dtype=dtype,
+                       fresh=fresh, quiet=quiet)
+        for name in models
+    }  # fmt: skip
+    predictions = {
+        name: json.loads(Path(outcome["predictions"]).read_text(encoding="utf-8"))
+        for name, outcome in outcomes.items()
+    }
+    return {"data": data, "split": split, "models": models, "scores": outcomes,
+            **compare_predictions(samples, predictions)}  # fmt: skip
+
+
+def compare_predictions(
+    samples: Sequence[Sample], predictions: dict[str, dict[str, list[Any]]]
+) -> dict[str, Any]:
+    """Compare predictions {label: {uid: [values, scale]}} on the same samples.
+
+    Returns n, pairs and disagreements as `compare_scores` describes them.
+    """
+    scores: dict[str, list[tuple[float, float]]] = {name: [] for name in predictions}
+    for name, given in predictions.items():
+        for sample in samples:
+            values, scale = given[sample.question.uid]
+            scores[name].append(score_answer(values, scale, sample.question))
+    pairs: list[dict[str, Any]] = [
+        {"a": a, "b": b, "groups": _groups(samples, scores[a], scores[b])}
+        for a, b in combinations(predictions, 2)
+    ]
+    holm = stats.holm([pair["groups"]["all"]["p_mcnemar"] for pair in pairs])
+    return {
+        "n": len(samples),
+        "pairs": [{**pair, "p_holm": p} for pair, p in zip(pairs, holm, strict=True)],
+        "disagreements": _disagreements(samples, predictions, scores),
+    }
+
+
+def difference_interval(
+    differences: Sequence[float],
+    clusters: Sequence[Hashable],
+    *,
+    confidence: float = 0.95,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Return {value, low, high} of the mean of paired differences, whole clusters resampled.
+
+    Differences of 0 throughout resample to certainty, which they do not show; the interval is
+    then that of a share which none of the clusters has (Clopper and Pearson, both sides).
+    """
+    import numpy as np
+    from scipy import stats as scipy_stats
+
+    n = len(differences)
+    sums_by: dict[Hashable, list[float]] = {}
+    for difference, cluster in zip(differences, clusters, strict=True):
+        sums_by.setdefault(cluster, []).append(difference)
+    sums = np.array([sum(group) for group in sums_by.values()])
+    counts = np.array([len(group) for group in sums_by.values()])
+    mean = float(sums.sum() / n)
+    if len(sums) < 2 or np.ptp(sums / counts) == 0:
+        high = float(scipy_stats.binomtest(0, len(sums)).proportion_ci(confidence).high)
+        return {"value": mean, "low": max(-1.0, mean - high), "high": min(1.0, mean + high)}
+    rng = np.random.default_rng(seed)
+    chosen = rng.integers(0, len(sums), size=(stats.RESAMPLES, len(sums)))
+    means = sums[chosen].sum(1) / counts[chosen].sum(1)
+    tail = 50 * (1 - confidence)
+    low, high = np.percentile(means, [tail, 100 - tail])
+    return {"value": mean, "low": float(low), "high": float(high)}
+
+
+def _groups(
+    samples: Sequence[Sample], a: Sequence[tuple[float, float]], b: Sequence[tuple[float, float]]
+) -> dict[str, Any]:
+    """Compare two models on all questions, on each answer type and on each source."""
+    members: dict[str, list[int]] = {"all": list(range(len(samples)))}
+    for key in ("answer_type", "answer_from"):
+        names = sorted({getattr(s.question, key) for s in samples} - {""})
+        for name in names:
+            members[name if name not in members else f"{name} ({key})"] = [
+                i for i, s in enumerate(samples) if getattr(s.question, key) == name
+            ]
+    return {name: _compare(samples, a, b, indices) for name, indices in members.items()}
+
+
+def _compare(
+    samples: Sequence[Sample], a: Sequence[tuple[float, float]], b: Sequence[tuple[float, float]],
+    indices: Sequence[int],
+) -> dict[str, Any]:  # fmt: skip
+    em_a, em_b = [a[i][0] for i in indices], [b[i][0] for i in indices]
+    reports = [samples[i].report.uid for i in indices]
+    test = stats.mcnemar(em_a, em_b)
+    clustered = None
+    if len(set(reports)) > 1:
+        clustered = stats.paired_difference(em_a, em_b, reports)["p_value"]
+    return {
+        "n": len(indices),
+        "difference": difference_interval([b[i][0] - a[i][0] for i in indices], reports),
+        "f1_difference": difference_interval([b[i][1] - a[i][1] for i in indices], reports),
+        "only_a": test["only_a"],
+        "only_b": test["only_b"],
+        "p_mcnemar": test["p_value"],
+        "p_clustered": clustered,
+    }
+
+
+def _disagreements(
+    samples: Sequence[Sample],
+    predictions: dict[str, dict[str, list[Any]]],
+    scores: dict[str, list[tuple[float, float]]],
+) -> list[dict[str, Any]]:
+    """Return the first questions of each answer type that some models have right and some wrong."""
+    shown: dict[str, int] = {}
+    found = []
+    for sid, sample in enumerate(samples):
+        kind = sample.question.answer_type
+        right = {given[sid][0] for given in scores.values()}
+        if len(right) < 2 or shown.get(kind, 0) >= EXAMPLES_PER_TYPE:
+            continue
+        shown[kind] = shown.get(kind, 0) + 1
+        answers = []
+        for name, given in predictions.items():
+            values, scale = given[sample.question.uid]
+            values = values if isinstance(values, list) else [values]
+            em, f1 = scores[name][sid]
+            answers.append({"model": name, "values": [str(v) for v in values], "scale": scale,
+                            "em": em, "f1": f1})  # fmt: skip
+        found.append({
+            "sid": sid, "uid": sample.question.uid, "question": sample.question.text,
+            "gold": {"answer": list(sample.question.answer), "scale": sample.question.scale,
+                     "answer_type": kind},
+            "answers": answers,
+        })  # fmt: skip
+    return found
+
+
+def render(comparison: dict[str, Any]) -> str:
+    """Return a comparison as tables in percent, with the questions where models disagree."""
+    from labkit.inference.show import reading, sign
+
+    lines = [f"{comparison['n']} questions of {comparison['data']}/{comparison['split']}", ""]
+    width = max(map(len, comparison["models"]))
+    for name, outcome in comparison["scores"].items():
+        lines.append(f"{name:<{width}}  exact match {interval(outcome['metrics']['em'])}   "
+                     f"F1 {interval(outcome['metrics']['f1'])}")  # fmt: skip
+    for pair in comparison["pairs"]:
+        lines += ["", f"{pair['b']} minus {pair['a']} (p = {pair['p_holm']:.2g} after Holm)",
+                  f"{'':<12}{'n':>5}  {'difference in points':<26}{'only a':>7}{'only b':>7}"
+                  f"{'McNemar p':>11}{'clustered p':>13}"]  # fmt: skip
+        for name, row in pair["groups"].items():
+            value, low, high = (100 * row["difference"][k] for k in ("value", "low", "high"))
+            p = "–" if row["p_clustered"] is None else f"{row['p_clustered']:.2g}"
+            lines.append(f"{name:<12}{row['n']:>5}  {value:+6.1f} ({low:+.1f} to {high:+.1f})"
+                         .ljust(45) + f"{row['only_a']:>7}{row['only_b']:>7}"
+                         f"{row['p_mcnemar']:>11.2g}{p:>13}")  # fmt: skip
+    if comparison["disagreements"]:
+        lines += ["", "where they disagree:"]
+    for row in comparison["disagreements"]:
+        lines += [f"  sample {row['sid']} ({row['gold']['answer_type']}): {row['question']}",
+                  f"    {'gold':<{width}}    {reading(row['gold'])}"]  # fmt: skip
+        lines += [f"    {answer['model']:<{width}}  {sign(answer)} {reading(answer)}"
+                  for answer in row["answers"]]  # fmt: skip
+    return "\n".join(lines)

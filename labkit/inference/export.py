@@ -1,0 +1,304 @@
+"""From a trained run to a model that others can load: merged, or smaller.
+
+**Merging.** A LoRA adapter adds (α/r)·B·A to each weight it is on, so the sum can be written down
+once: W = W₀ + (α/r)·B·A. The merged model has the base's shape and speed, and every program that
+loads the base loads it. The sum is made in float32 and rounded once, to the type it is stored in.
+Methods that add *tokens* (prefix, prompt and P-tuning) or gated attention (LLaMA-Adapter) change
+no weight, so there is nothing to add up.
+
+**Quantising** stores the weights of all linear layers but the head in fewer bits (bitsandbytes):
+
+    8bit   int8, one absmax per row; activations are quantised on the fly, outlier columns
+           stay in 16 bit (LLM.int8(), Dettmers et al. 2022, arXiv:2208.07339)
+    nf4    4 bits a weight: 16 levels that are quantiles of a normal distribution, one absmax per
+           64 weights, itself in 8 bit (QLoRA, Dettmers et al. 2023, arXiv:2305.14314)
+
+Embeddings stay as they are, and in a small model they are a fifth of it, so the whole shrinks by
+less than the layers. Fewer bytes to read make a GPU faster that is waiting for memory; on a CPU
+weights are unpacked before each product, so time is the price. `cost` measures it.
+
+Output folders appear whole or not at all.
+"""
+
+import contextlib
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from labkit.datasets import encode, tatqa
+from labkit.errors import LabkitError, nearest
+from labkit.inference.evaluate import evaluate
+from labkit.inference.generate import MAX_NEW_TOKENS, load_generator, model_path
+from labkit.machine import arithmetic
+from labkit.models import load, registry
+from labkit.quiet import quiet
+
+FORMATS = ("8bit", "nf4")
+
+
+def merge(run: str, out: str | Path, *, dtype: str = "bfloat16") -> dict[str, Any]:
+    """Write the full model that an adapter and its base make together to the folder `out`.
+
+    `run` is a run, an adapter folder or a path to one. Returns {run, out, base, method, dtype,
+    bytes}. The folder is loaded by transformers and by every labkit command.
+
+    Raises:
+        LabkitError: no adapter there, one that changes no weights, one of another base, a base
+            that is quantised, or an `out` that holds something already.
+    """
+    if dtype not in load.DTYPES:
+        raise LabkitError(f"dtype {dtype!r} is not known: {nearest(dtype, load.DTYPES)}")
+    path = model_path(run)
+    kind = _mergeable(path)
+    out = _free_folder(out)
+    with _appearing(out) as partial:
+        _merge_into(partial, path, dtype=dtype)
+    return {"run": run, "out": str(out), "base": registry.name_of(load.base_folder(path)),
+            "method": kind, "dtype": dtype, "bytes": weight_bytes(out)}  # fmt: skip
+
+
+def quantize(run: str, out: str | Path, *, to: str) -> dict[str, Any]:
+    """Write a model in fewer bits to the folder `out`; an adapter is merged first.
+
+    `to` is 8bit or nf4. Returns {run, out, to, bytes {original, quantised}}.
+
+    Raises:
+        LabkitError: an unknown format, a model that is quantised already, or what `merge` refuses.
+    """
+    if to not in FORMATS:
+        raise LabkitError(f"--to {to!r} is not a format: {nearest(to, FORMATS)}")
+    path = model_path(run)
+    _refuse_quantised(path, run)
+    if load.adapter_config(path) is not None:
+        _mergeable(path)
+    out = _free_folder(out)
+    with _appearing(out) as partial, tempfile.TemporaryDirectory(dir=out.parent) as merged:
+        plain = path
+        if load.adapter_config(path) is not None:
+            plain = Path(merged)
+            _merge_into(plain, path, dtype="bfloat16")
+        original = weight_bytes(plain)
+        _refuse_odd_widths(plain, run, to)
+        model = load.load_model(plain, quantization_config=_bits(to))
+        with quiet():
+            model.save_pretrained(partial)
+            load.load_tokenizer(plain).save_pretrained(partial)
+    return {"run": run, "out": str(out), "to": to,
+            "bytes": {"original": original, "quantised": weight_bytes(out)}}  # fmt: skip
+
+
+def cost(
+    model: str,
+    *,
+    data: str = "tables",
+    split: str = "test",
+    max_samples: int | None = 40,
+    repeats: int = 3,
+) -> dict[str, Any]:
+    """Measure what a model takes and gives: memory, speed of writing, and score.
+
+    Returns {model, format, bytes {weights, disk}, tokens_per_second, seconds_per_answer, n,
+    metrics {em, f1}, predictions}. `tokens_per_second` is one answer at a time, as in a chat: the
+    median of `repeats`; score and seconds are over the first `max_samples` questions. All of it is
+    calculated in the type that is fast here, or in the one a quantised model was made for.
+    """
+    path = model_path(model)
+    dtype = arithmetic.resolve("auto")
+    generator = load_generator(model, dtype=dtype)
+    weights = weight_bytes_of(generator.model)
+    speeds = [_tokens_per_second(generator) for _ in range(repeats)]
+    del generator
+    outcome = evaluate(
+        model, data=data, split=split, max_samples=max_samples, exact=False, quiet=True
+    )
+    return {
+        "model": model,
+        "format": load.quantisation(path) or {"bfloat16": "bf16"}.get(dtype, dtype),
+        "bytes": {"weights": weights, "disk": weight_bytes(path)},
+        "tokens_per_second": sorted(speeds)[len(speeds) // 2],
+        "seconds_per_answer": outcome["seconds"] / outcome["n"],
+        "n": outcome["n"],
+        "metrics": outcome["metrics"],
+        "predictions": outcome["predictions"],
+    }
+
+
+def render_costs(rows: list[dict[str, Any]]) -> str:
+    """Return costs as a table, each with its ratio to the first row."""
+    first = rows[0]
+    lines = [f"{'':<24}{'format':<8}{'weights':>12}{'tokens/s':>20}{'exact match, 95 %':>26}"]
+    for row in rows:
+        em = row["metrics"]["em"]
+        ratio = row["bytes"]["weights"] / first["bytes"]["weights"]
+        speed = row["tokens_per_second"] / first["tokens_per_second"]
+        size = f"{row['bytes']['weights'] / 2**20:,.0f} MiB"
+        shown = f"{row['tokens_per_second']:.1f}  ({speed:.2f}x)"
+        score = f"{em['value']:.1%} ({em['low']:.1%} to {em['high']:.1%})"
+        name = Path(row["model"]).name
+        lines.append(f"{name:<24}{row['format']:<8}{size:>12}{shown:>20}{score:>26}  "
+                     f"{ratio:.2f} of the bytes, n = {row['n']}")  # fmt: skip
+    return "\n".join(lines)
+
+
+def weight_bytes(folder: Path) -> int:
+    """Return the bytes of the weight files in a model or adapter folder."""
+    files = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
+    return sum(file.stat().st_size for file in files)
+
+
+def weight_bytes_of(model: Any) -> int:
+    """Return the bytes a loaded model's weights and buffers take; tied weights count once."""
+    seen: dict[int, int] = {}
+    for tensor in [*model.parameters(), *model.buffers()]:
+        storage = tensor.untyped_storage()
+        seen[storage.data_ptr()] = storage.nbytes()
+        # bitsandbytes keeps the scales beside the weight, in no buffer.
+        for extra in (getattr(tensor, "SCB", None), *_state_tensors(tensor)):
+            if extra is not None:
+                seen[extra.data_ptr()] = extra.untyped_storage().nbytes()
+    return sum(seen.values())
+
+
+def _state_tensors(tensor: Any) -> list[Any]:
+    state = getattr(tensor, "quant_state", None)
+    nested = getattr(state, "state2", None)
+    found = [getattr(state, "absmax", None), getattr(state, "code", None)]
+    return [*found, getattr(nested, "absmax", None), getattr(nested, "code", None)]
+
+
+def _bits(to: str) -> Any:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if to == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )  # fmt: skip
+
+
+def _mergeable(path: Path) -> str:
+    """Return the adapter's method; LabkitError when there is none, or it changes no weights."""
+    settings = load.adapter_config(path)
+    if settings is None:
+        raise LabkitError(f"{path} holds a full model, not an adapter: there is nothing to merge")
+    from peft import PeftType
+
+    kind = str(settings.get("peft_type", ""))
+    adds_no_weight = {
+        PeftType.PREFIX_TUNING, PeftType.PROMPT_TUNING, PeftType.P_TUNING, PeftType.ADAPTION_PROMPT,
+        PeftType.MULTITASK_PROMPT_TUNING, PeftType.CPT, PeftType.XLORA,
+    }  # fmt: skip
+    if kind not in {str(k.value) for k in PeftType}:
+        raise LabkitError(
+            f"{path} has peft_type {kind!r}: {nearest(kind, [k.value for k in PeftType])}"
+        )
+    if kind in {k.value for k in adds_no_weight}:
+        raise LabkitError(
+            f"{path} is a {kind} adapter, which changes no weight of its base, so it cannot be "
+            "merged: use it as it is, or train with lora"
+        )
+    _refuse_quantised(path, str(path))
+    return kind
+
+
+def _refuse_quantised(path: Path, name: str) -> None:
+    stored = load.quantisation(path)
+    if stored is not None:
+        raise LabkitError(
+            f"{name} is stored in {stored} already: start from the model it was made of"
+        )
+
+
+def _refuse_odd_widths(plain: Path, name: str, to: str) -> None:
+    """On a CPU bitsandbytes multiplies 4-bit weights only where blocks of 64 fill each row."""
+    import torch
+
+    from labkit.models.layers import linear_names
+
+    if to != "nf4" or torch.cuda.is_available():
+        return
+    for layer, module in linear_names(load.load_model(plain)):
+        if int(module.in_features) % 64:
+            raise LabkitError(
+                f"{name}: {layer} reads {module.in_features} numbers, not a multiple of 64, which "
+                "nf4 needs on a CPU: use --to 8bit"
+            )
+
+
+def _merge_into(folder: Path, path: Path, *, dtype: str) -> None:
+    import torch
+
+    from labkit.methods import merge as merge_adapter
+
+    model: Any = merge_adapter(load.load_model(path, dtype="float32"))
+    model = model.to(getattr(torch, dtype))
+    with quiet():
+        model.save_pretrained(folder)
+        load.load_tokenizer(path).save_pretrained(folder)
+
+
+def _free_folder(out: str | Path) -> Path:
+    out = Path(out).expanduser().absolute()
+    try:
+        if out.is_dir() and any(out.iterdir()):
+            raise LabkitError(f"{out} is not empty: choose a folder that is new or empty")
+        if out.exists() and not out.is_dir():
+            raise LabkitError(f"{out} is a file: choose a folder that is new or empty")
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        raise LabkitError(f"{out} cannot be written: {error.strerror}") from None
+    return out
+
+
+@contextlib.contextmanager
+def _appearing(out: Path) -> Iterator[Path]:
+    """Yield a hidden folder beside `out` that takes its name once everything is in it."""
+    made = [p for p in out.parents if not p.exists()]
+    partial = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        yield partial
+        partial.chmod(0o755)
+        for file in partial.iterdir():
+            file.chmod(0o644)
+        os.replace(partial, out)
+        made = []
+    except OSError as error:
+        raise LabkitError(f"{out} cannot be written: {error.strerror or error}") from None
+    finally:
+        if partial is not None:
+            shutil.rmtree(partial, ignore_errors=True)
+        for parent in made:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+
+
+def _tokens_per_second(generator: Any) -> float:
+    import torch
+
+    sample = tatqa.samples(tatqa.load("tables", "test"))[0]
+    ids = encode.encode(
+        generator.tokenizer, sample, max_length=1024, with_answer=False
+    )["input_ids"]  # fmt: skip
+    device = generator.model.device
+    options = {"do_sample": False, "pad_token_id": generator.tokenizer.pad_token_id,
+               "temperature": None, "top_p": None, "top_k": None}  # fmt: skip
+    inputs = torch.tensor([ids], device=device)
+    seconds = {}
+    for count in (1, MAX_NEW_TOKENS // 2):
+        started = time.perf_counter()
+        with torch.inference_mode():
+            generator.model.generate(
+                input_ids=inputs, attention_mask=torch.ones_like(inputs), max_new_tokens=count,
+                min_new_tokens=count, **options,
+            )  # fmt: skip
+        seconds[count] = time.perf_counter() - started
+    # Reading the prompt is in both, so the difference is decoding alone.
+    decoded = MAX_NEW_TOKENS // 2 - 1
+    return decoded / max(seconds[MAX_NEW_TOKENS // 2] - seconds[1], 1e-9)

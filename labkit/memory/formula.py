@@ -1,0 +1,380 @@
+"""What a training step takes, by formula, part by part and phase by phase.
+
+Two things make an estimate wrong by tens of per cent: a forgotten part, and adding parts that
+never meet. With L layers, N = batch × length tokens, V the vocabulary, P parameters of which T
+train, and A bytes that a layer keeps per token (`kept`):
+
+    states         weights + added weights + optimizer state; there all the time
+    forward ends   states + copies + L·A·N + logits
+    head backward  states + copies + L·A·N + gradient of the logits
+    last backward  states + copies + L·A·N + one layer's own
+    first backward states + gradients of T + one layer's own, or of the embedding
+    optimizer      states + gradients of T + what the optimizer makes for itself
+
+and the peak is the highest of the five. Gradient checkpointing replaces L·A·N by L·h·N plus one
+A·N: a layer's input for each, and all of one layer while it is computed again. With accumulated
+gradients those of T are there from the start.
+
+**The rule of 18 bytes per parameter** (mixed precision with Adam, as in Rajbhandari et al. 2020,
+ZeRO, section 3.1) is the states, line by line: fp32 weight 4, its 16-bit copy 2, gradient 4,
+first moment 4, second moment 4. It says nothing of activations and logits, which for short
+answers and a small batch are little, and otherwise most of it. `RULE_OF_18` holds the lines.
+
+Optimizer state per trained element: AdamW two moments in the weight's type; 8-bit AdamW two
+bytes, and two fp32 scales per block of 256 (Dettmers et al. 2022); Adafactor one row and one
+column per matrix (Shazeer & Stern 2018); SGD without momentum nothing. What the step makes for
+itself: the fused kernel nothing; `foreach` one more copy of T, the root of the second moment; the
+loop two copies of the largest tensor.
+
+Nothing here imports PyTorch.
+"""
+
+from dataclasses import dataclass
+
+from labkit.memory.activations import kept_per_token, residual_bytes, unsaved_inputs_per_token
+from labkit.memory.architectures import (
+    Shape,
+    adapted,
+    block_weights,
+    parameters,
+    quantised_weights,
+    shape_of,
+)
+from labkit.memory.settings import BYTES, StepSettings
+from labkit.memory.sharding import Sizes, shard, state_bytes, trained_bytes
+
+RULE_OF_18 = {
+    "weight in fp32": 4,
+    "copy of the weight in 16 bit": 2,
+    "gradient in fp32": 4,
+    "first moment of Adam in fp32": 4,
+    "second moment of Adam in fp32": 4,
+}
+TILE_TOKENS, TILE_VOCABULARY = 4096, 32_768
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analytic:
+    """Parts and phases of a step by formula. Bytes."""
+
+    settings: StepSettings
+    parts: dict[str, int]
+    """each part's own highest value; the names are those of `tracker.PARTS`"""
+    phases: dict[str, int]
+    """the highest moment of each phase"""
+    total_parameters: int
+    trainable_parameters: int
+
+    @property
+    def peak_phase(self) -> str:
+        return max(self.phases, key=lambda name: self.phases[name])
+
+    @property
+    def peak_bytes(self) -> int:
+        return self.phases[self.peak_phase]
+
+
+def analytic(settings: StepSettings) -> Analytic | None:
+    """Return the memory of one step by formula, or None for an architecture without formulas."""
+    shape = shape_of(settings)
+    if shape is None:
+        return None
+    total = parameters(shape)
+    added = added_parameters(shape, settings)
+    trainable = total if settings.method == "full" else added
+    parts = {
+        "weights": weight_bytes(shape, settings),
+        "added_weights": added * BYTES[settings.added_dtype],
+        "weight_copies": copied_bytes(shape, settings),
+        "gradients": trainable * trained_bytes(settings),
+        "optimizer_state": optimizer_state_bytes(shape, settings, trainable),
+        "activations": activation_bytes(shape, settings),
+        "logits_and_loss": logits_bytes(shape, settings)[1],
+        "optimizer_temporary": optimizer_temporary_bytes(shape, settings, trainable),
+        "temporary": layer_temporary_bytes(shape, settings),
+        "inputs": 16 * settings.batch_size * settings.seq_len,
+    }
+    phases = _phases(shape, settings, parts)
+    if settings.num_gpus > 1:
+        parts, phases = _sharded(shape, settings, parts, phases, trainable)
+    if settings.target == "cuda":
+        parts["temporary"] += settings.cublas_workspace_bytes
+        phases = {name: value + settings.cublas_workspace_bytes for name, value in phases.items()}
+    return Analytic(
+        settings=settings,
+        parts={name: round(value) for name, value in parts.items()},
+        phases={name: round(value) for name, value in phases.items()},
+        total_parameters=total + added,
+        trainable_parameters=trainable,
+    )
+
+
+def _sharded(
+    shape: Shape,
+    settings: StepSettings,
+    parts: dict[str, int],
+    phases: dict[str, int],
+    trainable: int,
+) -> tuple[dict[str, int], dict[str, int]]:
+    sizes = _sizes(shape, trainable)
+    changed = {}
+    for name, value in phases.items():
+        # Gradients are all there at the end; before that none is counted beyond the head's.
+        there = parts["gradients"] if name in ("backward.end", "optimizer") else 0
+        held = {**parts, "gradients": there}
+        after = shard(settings, sizes, held, optimizer=name == "optimizer")
+        moved = ("weights", "added_weights", "optimizer_state", "gradients", "sharding_buffers")
+        change = sum(after[part] - held.get(part, 0) for part in moved)
+        if name == "optimizer":
+            change += after["optimizer_temporary"] - parts["optimizer_temporary"]
+        changed[name] = value + change
+    return shard(settings, sizes, parts, optimizer=False), changed
+
+
+def _sizes(shape: Shape, trainable: int) -> Sizes:
+    outside = shape.vocab * shape.hidden * (1 if shape.tied else 2)
+    layer = (parameters(shape) - outside) // shape.layers
+    root = parameters(shape) - shape.layers * layer
+    return Sizes(total=parameters(shape), trainable=trainable, layer=layer, root=root)
+
+
+def _phases(shape: Shape, settings: StepSettings, parts: dict[str, int]) -> dict[str, int]:
+    forward_logits, backward_logits = logits_bytes(shape, settings)
+    base = parts["weights"] + parts["added_weights"] + parts["optimizer_state"] + parts["inputs"]
+    gradients, temporary = parts["gradients"], parts["temporary"]
+    there = gradients if settings.gradient_accumulation_steps > 1 else 0
+    forward = base + there + parts["weight_copies"] + parts["activations"]
+    held = forward
+    if settings.gradient_checkpointing and settings.method == "full":
+        # The copies go with autocast's cache when the forward pass ends, and are made again.
+        again = block_weights(shape) // shape.layers + shape.vocab * shape.hidden
+        held += min(again * BYTES[settings.dtype], parts["weight_copies"]) - parts["weight_copies"]
+    head = 0
+    if settings.method == "full" and not there:
+        head = shape.vocab * shape.hidden * trained_bytes(settings)
+    return {
+        "forward": forward + temporary,
+        "loss": forward + forward_logits,
+        "backward.head": held + max(backward_logits, head + _head_gradient(shape, settings)),
+        "backward.layers": held + head + temporary,
+        "backward.end": base + gradients + max(temporary, _embedding_gradient(shape, settings)),
+        "optimizer": base + gradients + parts["optimizer_temporary"],
+    }
+
+
+def added_parameters(shape: Shape, settings: StepSettings) -> int:
+    """Return the parameters that a method adds: r·(in + out) per adapter, or virtual tokens."""
+    if settings.uses_lora:
+        rank = settings.lora_r
+        return shape.layers * sum(rank * (x.inputs + x.outputs) for x in adapted(shape, settings))
+    if settings.method == "prefix":
+        stacks = 2 if shape.decoder_linears else 1
+        return stacks * settings.num_virtual_tokens * shape.layers * 2 * shape.keys
+    return settings.num_virtual_tokens * shape.hidden if settings.method == "prompt" else 0
+
+
+def weight_bytes(shape: Shape, settings: StepSettings) -> int:
+    """Return the bytes of the pretrained weights: 4.13 or 4.5 bits in nf4, 8 bits in LLM.int8."""
+    total, linear, size = parameters(shape), quantised_weights(shape), BYTES[settings.weight_dtype]
+    if settings.method == "qlora":
+        blocks = linear / 64
+        scales = blocks * (1 + 4 / 256) if settings.double_quant else 4 * blocks
+        return round(linear / 2 + scales) + (total - linear) * size
+    if settings.method == "8bit":
+        rows = shape.layers * sum(x.outputs for x in (*shape.linears, *shape.decoder_linears))
+        return linear + 4 * rows + (total - linear) * size
+    return total * size
+
+
+def copied_bytes(shape: Shape, settings: StepSettings) -> int:
+    """Return what autocast's 16-bit copies of fp32 weights take, kept until their backward."""
+    if not settings.autocast:
+        return 0
+    if settings.method == "full":
+        copied = block_weights(shape) + shape.vocab * shape.hidden
+    else:
+        copied = added_parameters(shape, settings) if settings.uses_lora else 0
+    return copied * BYTES[settings.dtype]
+
+
+def optimizer_state_bytes(shape: Shape, settings: StepSettings, trainable: int) -> int:
+    """Return the optimizer's state; see the essay for the bytes per element."""
+    kind, size = settings.optimizer_kind, trained_bytes(settings)
+    if kind.startswith("adamw_torch"):
+        return 2 * size * trainable
+    if kind == "adamw_bnb_8bit":
+        # The Trainer keeps the moments of embeddings in fp32.
+        embedding = shape.vocab * shape.hidden if settings.method == "full" else 0
+        return round((trainable - embedding) * (2 + 8 / 256) + 8 * embedding)
+    if kind == "adafactor":
+        rows = [x.inputs + x.outputs for x in (*shape.linears, *shape.decoder_linears)]
+        if settings.method == "full":
+            embeddings = (1 if shape.tied else 2) * (shape.vocab + shape.hidden)
+            return 4 * (shape.layers * sum(rows) + embeddings)
+        adapters = [x.inputs + x.outputs + 2 * settings.lora_r for x in adapted(shape, settings)]
+        return 4 * shape.layers * sum(adapters)
+    return 0
+
+
+def optimizer_temporary_bytes(shape: Shape, settings: StepSettings, trainable: int) -> int:
+    """Return what the optimizer step makes for itself and releases."""
+    kind, size = settings.optimizer_kind, trained_bytes(settings)
+    largest = _largest_trained(shape, settings)
+    if kind == "adamw_torch_foreach":
+        return size * trainable
+    if kind == "adamw_torch_loop":
+        return 2 * size * largest
+    if kind == "adafactor":
+        return (2 * 4 + (8 if size == 2 else 0)) * largest
+    return 0
+
+
+def activation_bytes(shape: Shape, settings: StepSettings) -> int:
+    """Return what the layers hold for backward at the end of the forward pass."""
+    tokens = settings.batch_size * _length(settings)
+    full, residual = settings.method == "full", residual_bytes(shape, settings)
+    # The final norm's fp32 copy; under full fine-tuning its output, which the head reads, as well.
+    around: float = 4 * shape.hidden + (2 * residual * shape.hidden if full else 0)
+    layer = kept_per_token(shape, settings)
+    if settings.gradient_checkpointing:
+        stacks = 2 if shape.decoder_linears else 1
+        layer = stacks * residual * shape.hidden
+        if settings.method == "8bit":
+            layer += unsaved_inputs_per_token(shape, settings)
+        if shape.architecture == "t5":
+            # The first block of each stack makes a table of distances, which all others are
+            # given: scores and their mask, for the whole batch.
+            around += (
+                4 * BYTES[settings.dtype] * shape.heads * settings.seq_len / (settings.batch_size)
+            )
+    return round(tokens * (shape.layers * layer + around))
+
+
+def layer_temporary_bytes(shape: Shape, settings: StepSettings) -> int:
+    """Return what one layer makes in its backward pass and releases.
+
+    Gradients of three rows of the MLP's width and of the residual stream; under checkpointing also
+    all that the layer keeps, which is computed again.
+    """
+    tokens, size = settings.batch_size * _length(settings), BYTES[settings.dtype]
+    made: float
+    rows = 3 * shape.mlp if "gate_proj" in {x.name for x in shape.linears} else 2 * shape.mlp
+    made = tokens * (rows * size + 2 * size * shape.hidden)
+    if settings.attention == "eager" and shape.heads > 1:
+        made += tokens * 4 * shape.heads * settings.seq_len  # gradient of the softmax, in fp32
+    if shape.state:
+        made = tokens * 3 * 4 * shape.mlp * shape.state
+    if settings.gradient_checkpointing:
+        made += tokens * kept_per_token(shape, settings)
+    weight = max(x.inputs * x.outputs for x in shape.linears)
+    if settings.method == "full" and settings.autocast:
+        made += size * weight  # a 16-bit gradient before it is cast to fp32
+    if settings.method in ("qlora", "8bit"):
+        made += 2 * weight  # a dequantised weight
+    return round(made)
+
+
+def logits_bytes(shape: Shape, settings: StepSettings) -> tuple[int, int]:
+    """Return what head and loss hold at most in the forward and in the backward pass.
+
+    Full cross-entropy on an fp32 copy: 16-bit logits, the copy and its log-softmax (10 bytes per
+    logit in 16 bit); then log-softmax and two gradients (12). In tiles: one tile of 4096 × 32,768
+    products, and the gradient of the hidden states in fp32; a CPU, without TRL's kernel, has fp32
+    copies of a tile besides (three going forward, seven and a mask going back).
+    """
+    size, scored = BYTES[settings.dtype], settings.batch_size * _scored(settings)
+    hidden = scored * shape.hidden * size if settings.labelled_tokens is not None else 0
+    if settings.loss == "chunked":
+        folded = min(scored, TILE_TOKENS) * min(TILE_VOCABULARY, shape.vocab)
+        tile = folded * size
+        on_cpu = settings.target == "cpu"
+        gradient = 4 * scored * shape.hidden + (29 * folded if on_cpu else 0)
+        if settings.method == "full":
+            gradient += 4 * shape.vocab * shape.hidden
+        if settings.autocast and settings.method == "full":
+            tile += TILE_VOCABULARY * shape.hidden * size
+        return tile + hidden + (12 * folded if on_cpu else 0), tile + gradient + hidden
+    logits = scored * shape.vocab
+    # T5 takes its loss from the logits as they are, which CUDA's autocast makes fp32 anyway.
+    upcast = settings.upcast_logits and shape.architecture != "t5"
+    if upcast or (settings.autocast and settings.target == "cuda"):
+        return (size if size < 4 else 0) * logits + 8 * logits + hidden, 12 * logits + hidden
+    return 2 * size * logits + hidden, 3 * size * logits + hidden
+
+
+def evaluation_bytes(settings: StepSettings, *, batch_size: int) -> int | None:
+    """Return the peak of an evaluation batch between two steps of training.
+
+    Nothing is kept for backward, but all logits are there, 10 bytes each, and the optimizer's
+    state stays: often more than a training step whose loss is computed in tiles or at labelled
+    positions only.
+    """
+    shape = shape_of(settings)
+    if shape is None:
+        return None
+    tokens, size = batch_size * settings.seq_len, BYTES[settings.dtype]
+    logits = tokens * shape.vocab * (8 + (size if size < 4 else 0))
+    rows = tokens * (3 * shape.mlp + 4 * shape.hidden) * size
+    added = added_parameters(shape, settings)
+    trainable = parameters(shape) if settings.method == "full" else added
+    held = weight_bytes(shape, settings) + added * BYTES[settings.added_dtype]
+    held += copied_bytes(shape, settings) + optimizer_state_bytes(shape, settings, trainable)
+    if settings.sharding != "none":
+        states = state_bytes(settings, _sizes(shape, trainable))
+        held = sum(states.values()) - states["gradients"]
+    return held + max(logits, rows)
+
+
+def kv_cache_bytes(settings: StepSettings, *, batch_size: int, tokens: int) -> int | None:
+    """Return the key-value cache of generation: 2 · layers · key width per token and sample.
+
+    A state-space model keeps its state and the convolution's window instead, whatever the length.
+    """
+    shape = shape_of(settings)
+    if shape is None:
+        return None
+    size = BYTES[settings.dtype]
+    if shape.state:
+        return batch_size * shape.layers * shape.mlp * (shape.state + shape.conv) * size
+    stacks = 2 if shape.decoder_linears else 1  # own keys, and those of the encoder's output
+    return batch_size * tokens * 2 * stacks * shape.layers * shape.keys * size
+
+
+def _length(settings: StepSettings) -> int:
+    extra = settings.num_virtual_tokens if settings.method == "prompt" else 0
+    return settings.seq_len + extra
+
+
+def _scored(settings: StepSettings) -> int:
+    if settings.labelled_tokens is not None or settings.loss == "chunked":
+        return min(settings.labelled_tokens or settings.seq_len, settings.seq_len - 1)
+    return _length(settings)
+
+
+def _largest_trained(shape: Shape, settings: StepSettings) -> int:
+    if settings.method == "full":
+        return max(shape.vocab * shape.hidden, *(x.inputs * x.outputs for x in shape.linears))
+    if settings.uses_lora:
+        widths = [max(x.inputs, x.outputs) for x in adapted(shape, settings)]
+        return settings.lora_r * max(widths)
+    return added_parameters(shape, settings)
+
+
+def _head_gradient(shape: Shape, settings: StepSettings) -> int:
+    """Return what is there while the head's weight gets its gradient: 16-bit logit gradients."""
+    if settings.method != "full" or settings.loss == "chunked":
+        return 0
+    size = BYTES[settings.dtype]
+    product = size * shape.vocab * shape.hidden if settings.autocast else 0
+    return size * settings.batch_size * _scored(settings) * shape.vocab + product
+
+
+def _embedding_gradient(shape: Shape, settings: StepSettings) -> int:
+    """Return the embedding's dense gradient beside the head's, when both are one weight.
+
+    Their sum is written over the head's if a cast or the tiled loss made it anew, not over a view.
+    """
+    if settings.method != "full" or not shape.tied:
+        return 0
+    anew = settings.autocast or settings.loss == "chunked"
+    return (1 if anew else 2) * shape.vocab * shape.hidden * trained_bytes(settings)

@@ -1,0 +1,1 @@
+"""One real training step of the real model class, on tensors of any kind."""

@@ -1,0 +1,237 @@
+"""The real model with its optimizer, on tensors of any kind.
+
+The model is built on the `meta` device, where weights cost nothing, adapters are attached, and
+every parameter and buffer is then replaced by whatever `allocate` returns: a fake tensor for a
+trace, a real one for a measurement. Tied weights stay tied. Only the configuration is read, so
+a 70-billion model takes no longer to build than its layers take to be constructed.
+"""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from labkit.errors import LabkitError, nearest
+from labkit.memory.architectures import check_method, config_folder
+from labkit.memory.settings import StepSettings
+from labkit.memory.step.imports import architecture_known
+from labkit.memory.step.quantised import quantise_linears
+from labkit.memory.step.training_step import Step
+from labkit.models import registry
+from labkit.quiet import quiet, quiet_bitsandbytes
+
+Allocate = Callable[[Sequence[int], torch.dtype], torch.Tensor]
+
+
+def load_config(settings: StepSettings, *, depth: int | None = None) -> Any:
+    """Return the transformers configuration of the settings' model, optionally with other depth.
+
+    Reads numbers only: neither weights nor network for a registry name or a local folder. Raises
+    `LabkitError` for an unknown model, an unknown override, or attention the model cannot do.
+    """
+    import transformers
+
+    with quiet():
+        name = settings.model
+        if name in registry.known_names():
+            spec = registry.spec(name)
+            config = transformers.AutoConfig.for_model(spec.architecture, **spec.config)
+        else:
+            config = transformers.AutoConfig.from_pretrained(config_folder(name))
+    check_method(config.model_type, settings)
+    for key, value in settings.config_overrides.items():
+        if not hasattr(config, key):
+            raise LabkitError(
+                f"config_overrides: {name} has no setting {key!r}: {nearest(key, vars(config))}"
+            )
+        setattr(config, key, value)
+    if depth is not None:
+        set_depth(config, depth)
+    # Left open, transformers takes sdpa where the architecture has it and eager elsewhere.
+    config._attn_implementation = "eager" if settings.attention == "eager" else None
+    config.use_cache = False
+    return config
+
+
+def depth_of(config: Any) -> int:
+    """Return how many layers the configuration asks for in each of its stacks."""
+    return int(config.num_hidden_layers)
+
+
+def set_depth(config: Any, depth: int) -> None:
+    config.num_hidden_layers = depth
+    if getattr(config, "num_decoder_layers", None) is not None:
+        config.num_decoder_layers = depth
+    if getattr(config, "layer_types", None):
+        with contextlib.suppress(AttributeError):  # where it is computed, it is right by now
+            config.layer_types = config.layer_types[:depth]
+
+
+def build_step(
+    settings: StepSettings,
+    config: Any,
+    allocate: Allocate,
+    *,
+    recompute: Callable[[], contextlib.AbstractContextManager] = contextlib.nullcontext,
+) -> Step:
+    """Return the step of `settings` for a model of `config`, its tensors from `allocate`.
+
+    `recompute` makes the context in which a checkpointed layer is computed again.
+
+    Raises `LabkitError` for adapter modules that the model does not have, and for methods that
+    its architecture cannot do.
+    """
+    import transformers
+
+    auto = transformers.AutoModelForCausalLM
+    if config.is_encoder_decoder:
+        auto = transformers.AutoModelForSeq2SeqLM
+    with quiet(), torch.device("meta"):
+        model: Any = auto.from_config(config, dtype=getattr(torch, settings.weight_dtype))
+    if settings.gradient_checkpointing:
+        with quiet():
+            model.gradient_checkpointing_enable(
+                {
+                    "use_reentrant": False,
+                    "context_fn": lambda: (contextlib.nullcontext(), recompute()),
+                }
+            )
+    if settings.method in ("qlora", "8bit"):
+        quantise_linears(model, settings)
+    if settings.method != "full":
+        model = attach(model, settings)
+    materialise(model, allocate)
+    model.train()
+    inputs, labels = make_batch(settings, config, allocate)
+    return Step(
+        settings=settings,
+        model=model,
+        optimizer=make_optimizer(settings, model),
+        inputs=inputs,
+        labels=labels,
+    )
+
+
+def attach(model: Any, settings: StepSettings) -> Any:
+    """Return `model` with the added weights of the settings' method, by PEFT."""
+    quiet_bitsandbytes()
+    import peft
+
+    task = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
+    peft_config: Any
+    if settings.uses_lora:
+        peft_config = peft.LoraConfig(
+            task_type=task,
+            r=settings.lora_r,
+            lora_dropout=settings.lora_dropout,
+            target_modules=_lora_targets(model, settings),
+        )
+    else:
+        kind = peft.PrefixTuningConfig if settings.method == "prefix" else peft.PromptTuningConfig
+        peft_config = kind(task_type=task, num_virtual_tokens=settings.num_virtual_tokens)
+    options = {"low_cpu_mem_usage": True} if settings.uses_lora else {}
+    try:
+        with quiet(), architecture_known(model.config.model_type):
+            model = peft.get_peft_model(model, peft_config, autocast_adapter_dtype=False, **options)
+    except ValueError as error:
+        if "not found in the base model" not in str(error):
+            raise LabkitError(
+                f"method {settings.method} does not work with {settings.model}: {error}"
+            ) from None
+        linear = {
+            name.rpartition(".")[2]
+            for name, module in model.named_modules()
+            if isinstance(module, torch.nn.Linear)
+        }
+        raise LabkitError(
+            f"lora_target_modules {','.join(settings.lora_target_modules)}: {settings.model} has "
+            f"no such linear layer: {nearest(settings.lora_target_modules[0], linear)}"
+        ) from None
+    if not settings.cast_adapter_input:
+        for module in model.modules():
+            if hasattr(module, "cast_input_dtype_enabled"):
+                module.cast_input_dtype_enabled = False
+    dtype = getattr(torch, settings.added_dtype)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
+    return model
+
+
+def _lora_targets(model: Any, settings: StepSettings) -> Any:
+    if settings.lora_target_modules != ("all-linear",):
+        return list(settings.lora_target_modules)
+    if model.config.model_type != "mamba":
+        return "all-linear"
+    # The scan reads the weights of out_proj and dt_proj itself: PEFT refuses an adapter on the one,
+    # and one on the other would never be run.
+    return ["in_proj", "x_proj"]
+
+
+def materialise(model: torch.nn.Module, allocate: Allocate) -> None:
+    """Replace every parameter and buffer of `model` by one from `allocate`, keeping ties."""
+    memo: dict[int, torch.nn.Parameter] = {}
+    for module in model.modules():
+        for name, parameter in list(module._parameters.items()):
+            if parameter is None:
+                continue
+            if id(parameter) not in memo:
+                tensor = allocate(parameter.shape, parameter.dtype)
+                memo[id(parameter)] = torch.nn.Parameter(
+                    tensor, requires_grad=parameter.requires_grad
+                )
+            module._parameters[name] = memo[id(parameter)]
+        for name, buffer in list(module._buffers.items()):
+            if buffer is not None:
+                module._buffers[name] = allocate(buffer.shape, buffer.dtype)
+
+
+def make_batch(
+    settings: StepSettings, config: Any, allocate: Allocate
+) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+    """Return the inputs and labels of one micro-batch, all of them token 0."""
+    shape = (settings.batch_size, settings.seq_len)
+    inputs = {"input_ids": allocate(shape, torch.int64)}
+    if settings.padding:
+        inputs["attention_mask"] = allocate(shape, torch.int64)
+    labels = allocate(shape, torch.int64)
+    for tensor in (*inputs.values(), labels):
+        tensor.zero_()
+    if settings.padding:
+        # One position of padding has all the mask made that many have.
+        inputs["attention_mask"][:, :-1] = 1
+    return inputs, labels
+
+
+def make_optimizer(settings: StepSettings, model: torch.nn.Module) -> torch.optim.Optimizer:
+    """Return the optimizer that transformers' Trainer would make, its implementation explicit."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    kind = settings.optimizer_kind
+    if kind.startswith("adamw_torch"):
+        return torch.optim.AdamW(
+            parameters,
+            lr=1e-4,
+            fused=kind == "adamw_torch_fused",
+            foreach=kind == "adamw_torch_foreach",
+        )
+    if kind == "sgd":
+        return torch.optim.SGD(parameters, lr=1e-4, foreach=settings.target == "cuda")
+    if kind == "adafactor":
+        from transformers.optimization import Adafactor
+
+        return Adafactor(parameters, lr=1e-4, scale_parameter=False, relative_step=False)
+    return _adamw_8bit(parameters, model)
+
+
+def _adamw_8bit(parameters: list[torch.nn.Parameter], model: torch.nn.Module) -> Any:
+    quiet_bitsandbytes()
+    import bitsandbytes
+
+    optimizer = bitsandbytes.optim.AdamW8bit(parameters, lr=1e-4)
+    # The Trainer keeps the state of embeddings in 32 bit, as bitsandbytes advises.
+    manager = bitsandbytes.optim.GlobalOptimManager.get_instance()
+    for module in model.modules():
+        if isinstance(module, torch.nn.Embedding):
+            manager.register_module_override(module, "weight", {"optim_bits": 32})
+    return optimizer

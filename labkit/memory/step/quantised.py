@@ -1,0 +1,117 @@
+"""Frozen linear layers on quantised weights, as bitsandbytes computes them.
+
+nf4 (Dettmers et al. 2023, QLoRA) packs two weights into a byte and keeps one fp32 scale for each
+block of 64; double quantisation stores those scales in 8 bits with one fp32 scale per 256 of
+them. Per weight that is
+
+    4 + 32/64 = 4.5 bits          4 + 8/64 + 32/(64·256) = 4.127 bits with double quantisation
+
+LLM.int8 (Dettmers et al. 2022) keeps a byte per weight and one fp32 scale per row.
+
+bitsandbytes' own layer classes wrap their weight in a tensor subclass that cannot hold a fake
+tensor. The functions under them can: these layers hold the same tensors and call the same
+autograd functions, so what is stored and what is allocated is the library's own doing.
+"""
+
+from typing import Any
+
+import torch
+
+from labkit.memory.settings import StepSettings
+
+BLOCK = 64
+NESTED_BLOCK = 256
+
+
+class NF4Linear(torch.nn.Linear):
+    """A frozen linear layer whose weight is nf4. Input (…, in), output (…, out)."""
+
+    def __init__(self, linear: torch.nn.Linear, *, double_quant: bool) -> None:
+        torch.nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.dtype = linear.weight.dtype
+        blocks = -(-linear.weight.numel() // BLOCK)
+        packed = torch.empty(-(-linear.weight.numel() // 2), 1, dtype=torch.uint8)
+        self.weight = torch.nn.Parameter(packed, requires_grad=False)
+        self.bias = linear.bias
+        self.double_quant = double_quant
+        scale_type = torch.uint8 if double_quant else torch.float32
+        self.register_buffer("absmax", torch.empty(blocks, dtype=scale_type))
+        self.register_buffer("code", torch.empty(16))
+        if double_quant:
+            self.register_buffer("nested_absmax", torch.empty(-(-blocks // NESTED_BLOCK)))
+            self.register_buffer("nested_code", torch.empty(256))
+            self.register_buffer("offset", torch.empty(()))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        import bitsandbytes
+        from bitsandbytes.functional import QuantState
+
+        nested = {}
+        if self.double_quant:
+            nested = {
+                "offset": self.offset,
+                "state2": QuantState(
+                    absmax=self.nested_absmax,
+                    blocksize=NESTED_BLOCK,
+                    code=self.nested_code,
+                    dtype=torch.float32,
+                ),
+            }
+        state = QuantState(
+            absmax=self.absmax,
+            shape=torch.Size((self.out_features, self.in_features)),
+            code=self.code,
+            blocksize=BLOCK,
+            quant_type="nf4",
+            dtype=self.dtype,
+            **nested,
+        )
+        return bitsandbytes.matmul_4bit(x, self.weight, quant_state=state, bias=self.bias)
+
+
+class Int8Linear(torch.nn.Linear):
+    """A frozen linear layer with 8-bit weights, LLM.int8 on a GPU. Input (…, in), output (…, out).
+
+    Without outlier columns: which inputs exceed the threshold depends on their values.
+    """
+
+    def __init__(self, linear: torch.nn.Linear) -> None:
+        torch.nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        quantised = torch.empty(linear.weight.shape, dtype=torch.int8)
+        self.weight = torch.nn.Parameter(quantised, requires_grad=False)
+        self.bias = linear.bias
+        self.register_buffer("row_absmax", torch.empty(linear.out_features))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        from bitsandbytes.autograd._functions import MatMul8bitLt, MatmulLtState
+
+        state = MatmulLtState()
+        state.CB, state.SCB = self.weight.data, self.row_absmax
+        state.has_fp16_weights, state.threshold = False, 0.0
+        return MatMul8bitLt.apply(x, self.weight.data, None, self.bias, state)
+
+
+def quantise_linears(model: Any, settings: StepSettings) -> None:
+    """Replace the linear layers of a model on `meta` by quantised ones.
+
+    The head stays as it is, and so do layers that transformers keeps in fp32 for their range
+    (T5's `wo`).
+    """
+    from labkit.quiet import quiet_bitsandbytes
+
+    quiet_bitsandbytes()
+    head = model.get_output_embeddings()
+    kept = set(getattr(model, "_keep_in_fp32_modules", None) or ())
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if not isinstance(child, torch.nn.Linear) or child is head or name in kept:
+                continue
+            with torch.device("meta"):
+                if settings.method == "qlora":
+                    layer: Any = NF4Linear(child, double_quant=settings.double_quant)
+                else:
+                    layer = Int8Linear(child)
+            layer.requires_grad_(False)
+            setattr(module, name, layer)

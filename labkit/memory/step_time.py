@@ -1,0 +1,109 @@
+"""How long a step takes, as a range, from its arithmetic and its traffic.
+
+A matrix product costs 2 operations per weight and token. A forward pass is one product per
+weight, a backward pass two (for the input and for the weight), so for P weights and N tokens
+
+    full fine-tuning             6·P·N        with full checkpointing   8·P·N
+    frozen base (LoRA …)         4·P·N                                  6·P·N
+
+(Kaplan et al. 2020, arXiv:2001.08361, section 2.1), and attention adds 12·L·q·s per token, half of
+it when the kernel skips what causality masks (Chowdhery et al. 2022, PaLM, appendix B).
+
+Three things take the rest of the time, and a percentage of peak FLOP/s says nothing of which:
+
+* large products reach about 70 % of a datasheet's dense rate;
+* everything between products (norms, rotary embedding, activation, casts, the loss) is limited
+  by memory: what a layer keeps for backward is written once, and passed over several times;
+* every operation of an eager model has to be launched: below some thousand tokens a fast GPU waits
+  for Python, and a step takes the same time for one sample as for two.
+
+So the lower end of the range is the sum of the first two, or the third where that is longer, and
+one pass of the optimizer over its state. Real runs lie above it by what is not modelled: imperfect
+overlap, small products, power limits, data loading. Published runs give the width: `SPREAD`.
+"""
+
+from labkit.machine.datasheets import Device
+from labkit.memory.activations import kept_per_token
+from labkit.memory.architectures import Shape, adapted, block_weights, parameters
+from labkit.memory.formula import added_parameters, optimizer_state_bytes
+from labkit.memory.settings import BYTES, StepSettings
+from labkit.memory.sharding import trained_bytes
+
+MATMUL_SHARE = 0.7
+BANDWIDTH_SHARE = 0.8
+# Passes over what is kept: written and read in forward, read in backward, its gradient written
+# and read, and as much again for results that are not kept.
+PASSES = 8
+# Operations a layer launches in forward and backward, and what one launch takes the host.
+LAUNCHES = {"full": 170, "lora": 260, "qlora": 300, "8bit": 400, "prefix": 140, "prompt": 130}
+LAUNCH_SECONDS = 12e-6
+SPREAD = 2.4
+
+
+def step_flops(shape: Shape, settings: StepSettings) -> float:
+    """Return the floating-point operations of one optimizer step on one device."""
+    tokens = settings.batch_size * settings.seq_len
+    scored = settings.batch_size * min(
+        settings.labelled_tokens or settings.seq_len, settings.seq_len
+    )
+    full = settings.method == "full"
+    passes = (6 if full else 4) + (2 if settings.gradient_checkpointing else 0)
+    layers = passes * block_weights(shape) * tokens
+    head = (6 if full else 4) * shape.vocab * shape.hidden * scored
+    if settings.loss == "chunked":
+        head += 2 * shape.vocab * shape.hidden * scored  # its products are made again
+    attention = passes * 2 * shape.layers * shape.queries * settings.seq_len * tokens / 2
+    if shape.state:
+        attention = passes * 6 * shape.layers * shape.mlp * shape.state * tokens
+    adapters = 6 * added_parameters(shape, settings) * tokens if settings.uses_lora else 0
+    return (layers + head + attention + adapters) * settings.gradient_accumulation_steps
+
+
+def step_traffic_bytes(shape: Shape, settings: StepSettings) -> float:
+    """Return the bytes that one optimizer step moves between its products, on one device."""
+    tokens = settings.batch_size * settings.seq_len
+    scored = settings.batch_size * min(
+        settings.labelled_tokens or settings.seq_len, settings.seq_len
+    )
+    again = 1.4 if settings.gradient_checkpointing else 1.0
+    layers = PASSES * again * shape.layers * kept_per_token(shape, settings) * tokens
+    logits = (6 if settings.loss == "chunked" else 40) * shape.vocab * scored
+    micro = layers + logits + 2 * _streamed_weights(shape, settings)
+    total = parameters(shape)
+    trainable = total if settings.method == "full" else added_parameters(shape, settings)
+    state = optimizer_state_bytes(shape, settings, trainable)
+    step = 2 * state + 3 * trained_bytes(settings) * trainable
+    return micro * settings.gradient_accumulation_steps + step
+
+
+def step_seconds(shape: Shape, settings: StepSettings, device: Device) -> tuple[float, float]:
+    """Return the lowest and the highest time that one optimizer step should take, in seconds.
+
+    Sharded or not, it is the time of one device; communication between devices is not in it.
+    """
+    products = step_flops(shape, settings) / (MATMUL_SHARE * device.peak_flops(settings.dtype))
+    bandwidth = BANDWIDTH_SHARE * device.bandwidth_bytes_per_second
+    traffic = step_traffic_bytes(shape, settings) / bandwidth
+    launches = 0.0
+    if device.compute_capability is not None:
+        layers = shape.layers * (2 if shape.decoder_linears else 1)
+        again = 1.3 if settings.gradient_checkpointing else 1.0
+        per_layer = LAUNCHES[settings.method] * again
+        if settings.uses_lora:
+            per_layer += 18 * (len(adapted(shape, settings)) - 2)
+        if shape.state:
+            per_layer += 25 * settings.seq_len  # the scan's loop, without the mamba_ssm kernel
+        launches = LAUNCH_SECONDS * layers * per_layer * settings.gradient_accumulation_steps
+    low = max(products + traffic, launches)
+    return low, SPREAD * low
+
+
+def _streamed_weights(shape: Shape, settings: StepSettings) -> float:
+    """Return the bytes of weights that products read, and that casts or dequantisation write."""
+    weights = block_weights(shape) + shape.vocab * shape.hidden
+    size = BYTES[settings.dtype]
+    if settings.method in ("qlora", "8bit"):
+        return (0.5 + 2 * size) * weights
+    if settings.method == "full" and settings.autocast:
+        return (4 + 2 * size) * weights
+    return size * weights

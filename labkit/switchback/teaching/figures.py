@@ -1,0 +1,176 @@
+"""What lesson 04 draws, on axes that `labkit.plots` made; and the published timings it draws from.
+
+Ratios are 16-bit time / SwitchBack time throughout: above 1 SwitchBack is faster. The original's
+plots show the time *saved*, 1 - t8/t16, where a saving of 33 % is a ratio of 1.5; two figures can
+only be compared once they say which of the two they show. A ratio has a ceiling that needs no
+measuring: with int8 at twice the rate of 16 bit on two of three products, 3 / (½ + ½ + 1) = 1.5.
+
+Source of the timings: see `data/switchback_published.json`.
+"""
+
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from labkit.switchback.teaching.noise import Row, over_layers
+
+KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def published_rows(data_dir: Path) -> tuple[list[Row], list[Row]]:
+    """Return the published layer ratios (one row per width and token count) and fine-tuning ratios.
+
+    A width's row is the mean of its two MLP orientations, width → 4·width and back, as in the
+    original's plots. Layer rows: width, tokens, ratio_tensor, ratio_row, quantize_share (of the
+    "tensor" time). Fine-tuning rows: data, ratio, saving.
+    """
+    published = json.loads((data_dir / "switchback_published.json").read_text())
+    times: dict[tuple[int, int], dict[str, float]] = {}
+    for row in published["a100_layer"]["rows"]:
+        ms = row["milliseconds"]
+        key = min(row["in_features"], row["out_features"]), row["tokens"]
+        total = times.setdefault(key, {"fp16": 0, "tensor": 0, "row": 0, "quantize": 0})
+        total["fp16"] += ms["fp16_y"] + ms["fp16_dx"] + ms["fp16_dw"]
+        for scale in ("tensor", "row"):
+            quantize = ms["quantize_x"] + ms["quantize_g"]
+            quantize += ms[f"quantize_w_{scale}"] + ms[f"quantize_wt_{scale}"]
+            int8 = ms[f"int8_y_{scale}"] + ms[f"int8_dx_{scale}"]
+            total[scale] += int8 + quantize + ms["fp16_dw"]
+            total["quantize"] += quantize if scale == "tensor" else 0
+    layers = [
+        {
+            "width": width,
+            "tokens": tokens,
+            "ratio_tensor": total["fp16"] / total["tensor"],
+            "ratio_row": total["fp16"] / total["row"],
+            "quantize_share": total["quantize"] / total["tensor"],
+        }
+        for (width, tokens), total in sorted(times.items())
+    ]
+    tunings = [
+        {
+            "data": row["data"],
+            "ratio": row["linear_minutes"] / row["switchback_minutes"],
+            "saving": 1 - row["switchback_minutes"] / row["linear_minutes"],
+        }
+        for row in published["fine_tuning"]["rows"]
+    ]
+    return layers, tunings
+
+
+def draw_published(axes: Sequence[Any], layers: Sequence[Row], tunings: Sequence[Row]) -> None:
+    """Draw layer ratios against width, a line per token count, and fine-tuning ratios beside."""
+    left, right = axes
+    widths = sorted({row["width"] for row in layers})
+    for tokens in sorted({row["tokens"] for row in layers}):
+        ratios = [row["ratio_tensor"] for row in layers if row["tokens"] == tokens]
+        left.plot(widths, ratios, label=f"{tokens:,} tokens")
+    left.set_xscale("log")
+    left.set_xticks(widths, [str(w) for w in widths])
+    left.minorticks_off()
+    left.set(xlabel="width of the layer", ylabel="fp16 time / SwitchBack time")
+    left.set_title("A100, one layer, sum of its parts")
+    left.legend(loc="lower right")
+    names = [row["data"] for row in tunings]
+    right.plot(names, [row["ratio"] for row in tunings], linestyle="none", markersize=8)
+    for place, row in enumerate(tunings):
+        right.annotate(
+            f"{row['ratio']:.3f}×",
+            (place, row["ratio"]),
+            xytext=(0, 9),
+            textcoords="offset points",
+            ha="center",
+        )
+    right.set(xlabel="data set", xlim=(-0.5, len(names) - 0.5))
+    right.set_title("A40, TinyLlama, a whole training")
+    for ax in (left, right):
+        ax.set_ylim(0.8, 1.6)
+        ax.axhline(1.0, color="black", linewidth=1)
+        ax.axhline(1.5, color="black", linewidth=1, linestyle=":")
+    right.text(0.03, 1.51, "ceiling 1.5×", transform=right.get_yaxis_transform(), va="bottom")
+    right.text(0.03, 0.99, "no difference", transform=right.get_yaxis_transform(), va="top")
+
+
+def draw_noise(axes: Sequence[Any], made_up: Sequence[Row], outlier: Sequence[Row]) -> None:
+    """Draw noise (rms) and SNR against the inner dimension, without and with an outlier feature."""
+    for label, rows in (("Gaussian", made_up), ("with one outlier feature", outlier)):
+        inner = [row["inner"] for row in rows]
+        axes[0].plot(inner, [row["noise_rms"] for row in rows], label=label)
+        axes[1].plot(inner, [row["snr_db"] for row in rows], label=label)
+    axes[0].set(ylabel="noise of the product (rms)", yscale="log")
+    axes[1].set(ylabel="signal / noise (dB)", ylim=(0, 50))
+    inner = [row["inner"] for row in made_up]
+    for ax in axes:
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(inner, [str(k) for k in inner])
+        ax.set_xlabel("inner dimension")
+    axes[0].yaxis.set_major_formatter("{x:g}")
+    axes[0].legend()
+
+
+def draw_weight_gradients(axes: Sequence[Any], rows: dict[str, list[Row]]) -> None:
+    """Draw noise and the share of wrong signs of dW against tokens: int8 per layer, and bfloat16.
+
+    `rows` holds `weight_gradient_noise` per layer name. The noise is relative to that of the
+    fewest tokens, since layers have gradients of very different size.
+    """
+    for name, table in rows.items():
+        int8 = [row for row in table if row["precision"] == "int8"]
+        tokens = [row["tokens"] for row in int8]
+        first = int8[0]["noise_rms"]
+        axes[0].plot(tokens, [row["noise_rms"] / first for row in int8], label=_short(name))
+        axes[1].plot(tokens, [100 * row["wrong_sign"] for row in int8], label=_short(name))
+    sixteen = [row for row in over_layers(rows) if row["precision"] == "bfloat16"]
+    tokens = [row["tokens"] for row in sixteen]
+    options = {"color": "black", "linestyle": "-", "marker": "*", "label": "16 bit (mean)"}
+    axes[1].plot(tokens, [100 * row["wrong_sign"] for row in sixteen], **options)
+    root = [math.sqrt(t / tokens[0]) for t in tokens]
+    line = {"color": "black", "linestyle": "-", "marker": "", "label": "√ tokens"}
+    axes[0].legend(handles=axes[0].plot(tokens, root, **line), loc="upper left")
+    axes[0].set(ylabel=f"noise of dW / noise at {tokens[0]} tokens", yscale="log")
+    axes[1].set(ylabel="entries of dW with the wrong sign (%)", yscale="log")
+    for ax in axes:
+        ax.set_xscale("log", base=2)
+        ax.set_xticks(tokens, [str(t) for t in tokens])
+        ax.set_xlabel("tokens summed")
+        ax.yaxis.set_major_formatter("{x:g}")
+    axes[1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), title="int8, layer:")
+
+
+def draw_layers(figure: Any, axes: Sequence[Any], table: Sequence[Row]) -> None:
+    """Draw four maps, kind of layer by depth: outliers of X, SNR of y, and what "tensor" costs."""
+    depths = sorted({row["depth"] for row in table})
+    kinds = [kind for kind in KINDS if any(row["kind"] == kind for row in table)]
+    found = {(row["kind"], row["depth"]): row for row in table}
+    maps = (
+        ("outlier factor of X (log₂)", lambda row: math.log2(row["x_outlier"])),
+        ("SNR of y, per-row scale (dB)", lambda row: row["y_row_db"]),
+        ("y: dB lost with one scale for W", lambda row: row["y_row_db"] - row["y_tensor_db"]),
+        ("dX: dB lost with one scale for W", lambda row: row["dx_row_db"] - row["dx_tensor_db"]),
+    )
+    for ax, (title, value) in zip(axes, maps, strict=True):
+        values = [
+            [value(found[k, d]) if (k, d) in found else math.nan for d in depths] for k in kinds
+        ]
+        image = ax.imshow(values, aspect="auto", cmap="cividis", interpolation="nearest")
+        ax.set_yticks(range(len(kinds)), kinds)
+        ax.set_title(title)
+        ax.grid(False)
+        figure.colorbar(image, ax=ax, pad=0.01)
+    axes[-1].set_xlabel("depth (block of the model)")
+
+
+def print_table(rows: Sequence[Row], columns: dict[str, str]) -> None:
+    """Print rows as a table: `columns` maps a key to the format of its values."""
+    cells = [[format(row[key], spec) for key, spec in columns.items()] for row in rows]
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    for line in [list(columns)] + cells:
+        print("  ".join(f"{cell:>{width}}" for cell, width in zip(line, widths, strict=True)))
+
+
+def _short(layer: str) -> str:
+    parts = layer.split(".")
+    depth = next((part for part in parts if part.isdigit()), "")
+    return f"{depth} {parts[-1]}".strip()

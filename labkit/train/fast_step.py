@@ -1,0 +1,214 @@
+"""What makes a training step on a CPU fast, each trick small and with its reason.
+
+A stock step on two cores uses about a quarter of what the matrix units give. The rest goes to
+work nobody asked for, and each of these takes a part of it away:
+
+* **Allocator.** glibc returns every large block to the kernel and asks for it again in the next
+  layer; the kernel then clears each page anew. Told to keep what it has, it does not (`mallopt`).
+* **Logits where there is a loss.** Answers are a tenth of the tokens. The output head is the
+  largest matrix of a small model, so it is applied to labelled positions alone: the loss is
+  the same sum.
+* **Attention.** PyTorch's fused attention has a slow bfloat16 backward on CPUs. For short samples
+  plain matrix products are faster; they store b·heads·s² probabilities, so long samples keep
+  the fused kernel. In float32 the fused kernel is the faster one at any length: LoRA on 8 samples
+  of 160 tokens took 6.9 s a step with it and 8.2 s with plain products (two AVX2 threads).
+* **Compilation.** `torch.compile` fuses the elementwise work of each decoder layer (norms,
+  rotary embedding, SwiGLU, casts, residual). Compiled code is cached on disk between runs. It pays
+  where the products are fast and in bfloat16, with its casts. In float32 on AVX2 the products are
+  most of the step: 6 to 9 s plain, 6.6 to 8.3 s compiled after a first step of 79 s, so it is off.
+* **Shared prompts.** All questions on a report share one sequence that holds the report once
+  (`datasets.sharing`): the same sum of losses for less than half the tokens.
+* **Batches of like length.** Padding is computed too; batches of similar samples have little.
+
+None of them changes what is computed beyond rounding. On a machine that lacks one (no glibc, no
+C++ compiler, a GPU) it stays off, and `plan` says so.
+"""
+
+import os
+import shutil
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from labkit.machine import arithmetic, compiled_code
+from labkit.machine.heap import keeps_heap
+from labkit.runs.config import RunConfig
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+EAGER_ATTENTION_MAX_LENGTH = 512
+COMPILE_MIN_STEPS = 60
+TAKES_ANY_MASK = ("llama", "gemma", "phi", "mistral", "qwen2", "qwen3")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """Which tricks a run uses; `notes` says in a sentence each what was left off and why."""
+
+    attn_implementation: str
+    compile_layers: bool
+    labelled_logits: bool
+    group_by_length: bool
+    share_prompts: bool
+    keep_heap: bool
+    notes: tuple[str, ...] = ()
+
+
+def shares_prompts(config: RunConfig, model_type: str) -> bool:
+    """Whether questions on one report share a sequence: attention must take any mask."""
+    return (
+        config.fast
+        and config.share_prompts
+        and model_type in TAKES_ANY_MASK
+        and config.attn_implementation != "flash_attention_2"
+    )
+
+
+def plan(
+    config: RunConfig, *, steps: int, longest: int, cuda: bool, model_type: str = "llama"
+) -> Plan:
+    """Choose the tricks for a run of `steps` steps whose longest sequence has `longest` tokens."""
+    notes = []
+    narrow = arithmetic.resolve(config.dtype, "cuda" if cuda else "cpu") == "bfloat16"
+    attention = config.attn_implementation
+    if attention == "auto":
+        short = longest <= EAGER_ATTENTION_MAX_LENGTH
+        attention = "eager" if config.fast and narrow and not cuda and short else "sdpa"
+        if not has_fused_attention(model_type):
+            attention = "eager"
+    compiles = config.torch_compile == "on"
+    if config.torch_compile == "auto" and config.fast and not cuda:
+        compiles = narrow and steps >= COMPILE_MIN_STEPS
+    if compiles and not cuda and not _compiler():
+        notes.append("no C++ compiler was found, so decoder layers run uncompiled")
+        compiles = False
+    if config.fast and not cuda and not keeps_heap():
+        notes.append("this is not glibc, so its allocator keeps its own settings")
+    return Plan(
+        attn_implementation=attention,
+        compile_layers=compiles,
+        labelled_logits=config.fast,
+        group_by_length=config.fast,
+        share_prompts=shares_prompts(config, model_type),
+        keep_heap=config.fast and not cuda and keeps_heap(),
+        notes=tuple(notes),
+    )
+
+
+def has_fused_attention(model_type: str) -> bool:
+    """Say whether transformers' class for a model type takes fused attention; Bloom's does not."""
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+
+    if model_type not in CONFIG_MAPPING:  # the loader says what is wrong with it
+        return True
+    kind = MODEL_FOR_CAUSAL_LM_MAPPING.get(CONFIG_MAPPING[model_type], None)
+    return bool(getattr(kind, "_supports_sdpa", True))
+
+
+def group_queries() -> None:
+    """Let fused attention read each key and value head once for all queries that share it.
+
+    transformers copies them for every query head where there is a mask, because CUDA's kernels
+    need that; PyTorch's CPU kernel does not. Same result; most of the time of decoding a batch.
+    """
+    os.environ.setdefault("TRANSFORMERS_SDPA_FORCE_GQA", "1")
+
+
+def contiguous_head(model: "nn.Module") -> None:
+    """Copy the output head's input where it is a slice, before the head is applied.
+
+    Generation needs the logits of the last position, a slice of all hidden states. For a sliced
+    batch PyTorch copies the *weight* once per row, gigabytes for a large vocabulary.
+    """
+    head = model.get_output_embeddings()
+    head.register_forward_pre_hook(lambda module, inputs: (inputs[0].contiguous(), *inputs[1:]))
+
+
+def compile_layers(model: "nn.Module") -> int:
+    """Compile each decoder layer in place, for any batch shape; return how many.
+
+    Layers share one compiled graph, so thirty cost as much as one. The parameters' names stay
+    as they are, so checkpoints do too.
+    """
+    import torch
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    compiled_code.keep_apart()
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, 64)
+    layers = [m for m in model.modules() if isinstance(m, GradientCheckpointingLayer)]
+    for layer in layers:
+        layer.compile(dynamic=True)
+    return len(layers)
+
+
+def labelled_logits(
+    model: "nn.Module", inputs: "dict[str, Any]"
+) -> "tuple[torch.Tensor, torch.Tensor]":
+    """Return the logits (N, V) that predict the N labelled tokens, and those tokens (N,).
+
+    `inputs` holds input_ids and labels, each (batch, length), and attention_mask, or for shared
+    prompts position_ids and segment_ids.
+    """
+    base: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    backbone = {k: v for k, v in inputs.items() if k not in ("labels", "num_items_in_batch")}
+    if "segment_ids" in backbone:
+        backbone["attention_mask"] = _shared_mask(base, backbone.pop("segment_ids"))
+    hidden_BLD = base.base_model(**backbone, use_cache=False).last_hidden_state[:, :-1]
+    labels_BL = inputs["labels"][:, 1:]
+    scored_BL = labels_BL != -100
+    return base.get_output_embeddings()(hidden_BLD[scored_BL]), labels_BL[scored_BL]
+
+
+def _shared_mask(base: Any, segment_ids_BL: "torch.Tensor") -> "torch.Tensor":
+    """Return the mask of shared prompts as the model's attention wants it."""
+    import torch
+
+    from labkit.datasets.sharing import attention_mask
+
+    allowed_B1LL = attention_mask(segment_ids_BL)
+    if base.config._attn_implementation != "eager":
+        return allowed_B1LL
+    dtype = base.get_input_embeddings().weight.dtype
+    if torch.is_autocast_enabled(segment_ids_BL.device.type):
+        dtype = torch.get_autocast_dtype(segment_ids_BL.device.type)
+    return torch.zeros((), dtype=dtype).where(allowed_B1LL, torch.finfo(dtype).min)
+
+
+def labelled_loss(
+    model: "nn.Module", inputs: "dict[str, Any]", num_items: "torch.Tensor | int | None"
+) -> "torch.Tensor":
+    """Return the mean next-token cross-entropy, with logits only where there is a label.
+
+    The sum runs over labelled positions and is divided by `num_items`, the labels of the whole
+    optimizer step, or by this batch's own. Equal to `model(**inputs).loss` up to rounding.
+    """
+    import torch
+
+    logits_NV, labels_N = labelled_logits(model, inputs)
+    total = torch.nn.functional.cross_entropy(logits_NV.float(), labels_N, reduction="sum")
+    return total / (max(labels_N.numel(), 1) if num_items is None else num_items)
+
+
+def has_plain_logits(model: "nn.Module", inputs: "dict[str, Any]") -> bool:
+    """Whether the model's own logits are those of `labelled_logits`.
+
+    They are not where a model caps or scales its logits, or a method adds tokens to the input.
+    """
+    import torch
+
+    with torch.no_grad():
+        ours_NV, _ = labelled_logits(model, inputs)
+        own_BLV = model(**{k: v for k, v in inputs.items() if k != "labels"}).logits[:, :-1]
+    labels_BL = inputs["labels"][:, 1:]
+    if own_BLV.shape[:2] != labels_BL.shape:
+        return False
+    own_NV = own_BLV[labels_BL != -100].float()
+    largest_difference = (own_NV - ours_NV.float()).abs().max()
+    return bool(largest_difference <= 0.02 * own_NV.abs().max())
+
+
+def _compiler() -> str | None:
+    """Return the C++ compiler that inductor would use, if there is one."""
+    return next((found for c in (os.environ.get("CXX"), "g++", "clang++", "c++")
+                 if c and (found := shutil.which(c))), None)  # fmt: skip

@@ -1,0 +1,238 @@
+"""TRL's `SFTTrainer` with the meter in its loop.
+
+Four things differ from the stock trainer: the loss needs logits only at labelled positions
+(see `fast.labelled_loss`; switched off, the stock loss runs), each batch is shown to the meter,
+the order of the data depends on seed and epoch alone, and a checkpoint counts as complete only
+when a marker with the measured steps lies in it.
+
+This module imports torch and TRL when it is imported; only `train` and `bench` do that.
+"""
+
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, TrainerCallback, TrainerState
+from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import SchedulerType
+from transformers.training_args import OptimizerNames
+from trl import SFTConfig, SFTTrainer
+
+from labkit.errors import LabkitError, nearest
+from labkit.files import write_json
+from labkit.machine import arithmetic
+from labkit.machine.meter import Meter
+from labkit.quiet import quiet
+from labkit.runs.config import RunConfig
+from labkit.runs.progress import Progress
+from labkit.train import fast_step
+
+
+class EpochSampler(LengthGroupedSampler):
+    """Batches of like length, in an order that depends on seed and epoch alone.
+
+    The stock sampler draws from the global random state, which dropout moves on: a run that is
+    resumed in a later epoch would see its data in another order.
+    """
+
+    def __init__(self, *, lengths: list[int], group: int, seed: int) -> None:
+        super().__init__(group, lengths=lengths, generator=torch.Generator())
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of this epoch."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        self.generator.manual_seed(self.seed + self.epoch)
+        return super().__iter__()
+
+
+class LabTrainer(SFTTrainer):
+    """SFTTrainer that shows its batches to a meter and may use the labelled-positions loss."""
+
+    meter: Meter | None = None
+    labelled_logits = False
+
+    def use(self, *, meter: Meter | None, labelled_logits: bool) -> None:
+        """Attach the meter and choose the loss; call once after construction."""
+        self.meter = meter
+        self.labelled_logits = labelled_logits
+        # The loss is divided by the labels of the whole step, so accumulation must not again.
+        self.loss_is_scaled_for_ga = True
+        self.remove_callback(PrinterCallback)
+        self.step_loss = 0.0
+
+    def has_plain_logits(self) -> bool:
+        """Whether labelled positions alone give this model's loss, tried on the first sample."""
+        sample = self.data_collator([self.train_dataset[0]])
+        inputs = {k: sample[k].to(self.args.device) for k in ("input_ids", "labels")}
+        with self.accelerator.autocast():
+            return fast_step.has_plain_logits(self.model.eval(), inputs)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        data = self.train_dataset if train_dataset is None else train_dataset
+        return EpochSampler(
+            lengths=[len(ids) for ids in data["input_ids"]],
+            group=self.args.train_batch_size * self.args.gradient_accumulation_steps,
+            seed=self.args.data_seed,
+        )
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        self._signature_columns += ["position_ids", "segment_ids"]
+
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with quiet():  # a bar for every checkpoint
+            super()._save_checkpoint(*args, **kwargs)
+
+    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
+        with quiet():  # a warning that tied weights are stored once
+            super()._load_from_checkpoint(*args, **kwargs)
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return the batch's share of the step's mean loss per label."""
+        training = self.model.training
+        if training and self.meter is not None:
+            if (segments := inputs.get("segment_ids")) is not None:
+                real, samples = segments >= 0, int(segments.amax(1).sum())
+            else:
+                real, samples = inputs["attention_mask"], len(inputs["input_ids"])
+            self.meter.see_batch(int(real.sum()), padded=real.numel(), samples=samples)
+        if self.labelled_logits and not return_outputs:
+            with self.accelerator.autocast():
+                loss = fast_step.labelled_loss(
+                    self.accelerator.unwrap_model(model), inputs, num_items_in_batch
+                )
+        else:
+            loss = super().compute_loss(
+                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+            )
+        if training:
+            self.step_loss += float((loss[0] if return_outputs else loss).detach())
+        return loss
+
+    def restore(self, checkpoint: str) -> None:
+        """Load weights and history of a checkpoint without training on."""
+        self._load_from_checkpoint(checkpoint)
+        self.state = TrainerState.load_from_json(f"{checkpoint}/trainer_state.json")
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write no model card: a checkpoint here is not for publishing."""
+
+
+class MeterCallback(TrainerCallback):
+    """Opens and closes the meter's window around each step, and reports progress."""
+
+    def __init__(self, meter: Meter, progress: Progress, *, marker: str) -> None:
+        self.marker = marker
+        self.meter = meter
+        self.progress = progress
+        self.interrupted = False
+        self.began = False
+        self.trainer: Any = None
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Start the clock."""
+        self.began = True
+        self.meter.begin_step()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Stop the clock, report, and stop the run when Ctrl-C was pressed."""
+        loss, self.trainer.step_loss = self.trainer.step_loss, 0.0
+        if not math.isfinite(loss):
+            raise LabkitError(
+                f"the loss is {loss} at step {state.global_step}: the run has diverged, so lower "
+                f"learning_rate, which is {args.learning_rate}"
+            )
+        self.meter.end_step(state.global_step, loss)
+        self.progress.step(self.meter)
+        if self.interrupted:
+            control.should_save = True
+            control.should_training_stop = True
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Make sure no evaluation is timed as training."""
+        self.meter.evaluation_begins()
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any
+    ) -> None:
+        """Show the loss on the development split; the trainer's state keeps it."""
+        if metrics and "eval_loss" in metrics:
+            self.progress.say(
+                f"step {state.global_step}: development loss {metrics['eval_loss']:.3f}"
+            )
+
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Mark the new checkpoint complete, then remove the older ones."""
+        folder = Path(args.output_dir)
+        newest = folder / f"checkpoint-{state.global_step}"
+        write_json(newest / self.marker, self.meter.steps)
+        for old in folder.glob("checkpoint-*"):
+            if old != newest:
+                shutil.rmtree(old, ignore_errors=True)
+
+
+def trainer_arguments(
+    config: RunConfig, folder: Path, plan: fast_step.Plan, *, cuda: bool
+) -> SFTConfig:
+    """Return a run's settings in the trainer's words.
+
+    Raises:
+        LabkitError: an optimizer or a schedule that transformers does not know.
+    """
+    for key, known in (("optim", OptimizerNames), ("lr_scheduler_type", SchedulerType)):
+        names = [member.value for member in known]
+        if getattr(config, key) not in names:
+            hint = nearest(getattr(config, key), names)
+            raise LabkitError(f"{key} {getattr(config, key)!r} is not known: {hint}")
+    return SFTConfig(
+        output_dir=str(folder / "checkpoints"),
+        use_cpu=not cuda,
+        bf16=arithmetic.resolve(config.dtype) == "bfloat16",
+        max_steps=config.max_steps,
+        num_train_epochs=config.num_train_epochs,
+        per_device_train_batch_size=config.per_device_train_batch_size,
+        per_device_eval_batch_size=config.per_device_train_batch_size,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        learning_rate=config.learning_rate,
+        weight_decay=config.weight_decay,
+        warmup_steps=config.warmup_steps,
+        lr_scheduler_type=config.lr_scheduler_type,
+        optim=config.optim,
+        max_grad_norm=config.max_grad_norm,
+        max_length=None,
+        activation_checkpointing=config.gradient_checkpointing,
+        train_sampling_strategy="group_by_length" if plan.group_by_length else "random",
+        seed=config.seed,
+        data_seed=config.seed,
+        eval_strategy="steps" if config.eval_steps else "no",
+        eval_steps=config.eval_steps or None,
+        save_strategy="steps" if config.keep_weights else "no",
+        save_steps=config.save_steps,
+        save_total_limit=None,  # the callback removes the old one once the new one is complete
+        logging_strategy="steps" if config.report_to == "tensorboard" else "no",
+        logging_steps=1,
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=cuda,
+    )
+
+
+def loggers(config: RunConfig, folder: Path) -> list[Any]:
+    """Return the callback that writes TensorBoard logs, if they are asked for."""
+    if config.report_to != "tensorboard":
+        return []
+    from torch.utils.tensorboard import SummaryWriter
+    from transformers.integrations import TensorBoardCallback
+
+    return [TensorBoardCallback(SummaryWriter(str(folder / "tensorboard")))]

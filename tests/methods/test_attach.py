@@ -1,0 +1,193 @@
+"""Methods against what they promise: the same first forward, the count by hand, an exact merge."""
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from labkit import methods
+from labkit.errors import LabkitError
+from labkit.models import load
+from labkit.models.layers import count_parameters
+from labkit.runs.config import RunConfig
+
+TokenIds = torch.tensor([[5, 17, 300, 4, 99, 250, 31, 8]])
+
+
+def logits(model: nn.Module) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=TokenIds).logits
+
+
+def lora(folder: Path, **changes: Any) -> nn.Module:
+    torch.manual_seed(0)
+    config = RunConfig(**{"dtype": "float32", "r": 4, "lora_alpha": 8, **changes})
+    model = load.load_model(folder, dtype=methods.weights_dtype(config))
+    return methods.METHODS["lora"].attach(model, config)
+
+
+def fill_b(model: nn.Module) -> None:
+    """Give B, which starts at zero, random numbers, so that the adapter does something."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1, generator=generator)
+
+
+@pytest.mark.parametrize(
+    "name", ["tiny-llama", "tiny-gemma", "tiny-phi", "tiny-bloom", "tiny-mamba"]
+)
+def test_lora_starts_as_the_base_model(tiny_model: Callable[[str], Path], name: str) -> None:
+    base = load.load_model(tiny_model(name), dtype="float32")
+    adapted = lora(tiny_model(name))
+    assert torch.equal(logits(adapted), logits(base))
+    fill_b(adapted)
+    assert not torch.allclose(logits(adapted), logits(base), atol=1e-3)
+
+
+TARGETS = {
+    "all-linear": ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"),
+    "q_proj,v_proj": ("q_proj", "v_proj"),
+    "self_attn.o_proj": ("o_proj",),
+}
+
+
+@pytest.mark.parametrize("targets", TARGETS)
+@pytest.mark.parametrize("r", [1, 7])
+def test_trainable_is_r_times_in_plus_out_over_the_targets(
+    tiny_llama: Path, targets: str, r: int
+) -> None:
+    # By hand from the configuration: width 64, MLP 160, 4 heads of 16, 2 key-value heads, 2 layers.
+    shapes = {
+        "q_proj": (64, 64), "k_proj": (64, 32), "v_proj": (64, 32), "o_proj": (64, 64),
+        "gate_proj": (64, 160), "up_proj": (64, 160), "down_proj": (160, 64),
+    }  # fmt: skip
+    expected = 2 * sum(r * sum(shapes[name]) for name in TARGETS[targets])
+    model = lora(tiny_llama, r=r, target_modules=tuple(targets.split(",")))
+    trainable, total = count_parameters(model)
+    per_layer = sum(a * b for a, b in shapes.values()) + 2 * 64
+    base = 2 * per_layer + 768 * 64 + 64  # embeddings are tied to the head, one last norm
+    assert (trainable, total) == (expected, base + expected)
+
+
+def test_full_trains_every_weight_in_float32(tiny_llama: Path) -> None:
+    config = RunConfig(method="full", dtype="bfloat16")
+    assert methods.weights_dtype(config) == "float32"
+    model = load.load_model(tiny_llama, dtype=methods.weights_dtype(config))
+    model = methods.METHODS["full"].attach(model, config)
+    trainable, total = count_parameters(model)
+    assert trainable == total == sum(p.numel() for p in set(model.parameters()))
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+
+
+def test_lora_keeps_a_bfloat16_base_and_float32_adapters(tiny_llama: Path) -> None:
+    model = lora(tiny_llama, dtype="bfloat16")
+    types = {p.requires_grad: set() for p in model.parameters()}
+    for parameter in model.parameters():
+        types[parameter.requires_grad].add(parameter.dtype)
+    assert types == {True: {torch.float32}, False: {torch.bfloat16}}
+    # The forward pass needs autocast then, as the trainer has it.
+    with torch.autocast("cpu", torch.bfloat16):
+        assert logits(model).isfinite().all()
+
+
+@pytest.mark.parametrize("use_rslora", [False, True])
+def test_merge_is_the_unmerged_forward(tiny_llama: Path, use_rslora: bool) -> None:
+    model = lora(tiny_llama, use_rslora=use_rslora)
+    fill_b(model)
+    before = logits(model)
+    name = "model.layers.1.mlp.up_proj"
+    layer = model.get_base_model().get_submodule(name)
+    a, b = (layer.get_submodule(f"lora_{x}.default").weight for x in "AB")
+    scale = 8 / 4**0.5 if use_rslora else 8 / 4
+    weight = layer.base_layer.weight + scale * b @ a
+    merged = methods.merge(copy.deepcopy(model))
+    torch.testing.assert_close(merged.get_submodule(name).weight, weight)
+    torch.testing.assert_close(logits(merged), before, rtol=1e-5, atol=1e-5)
+    assert not hasattr(merged, "peft_config")
+    assert (
+        count_parameters(merged)[1]
+        == count_parameters(load.load_model(tiny_llama, dtype="float32"))[1]
+    )
+
+
+def test_a_model_without_an_adapter_cannot_be_merged(tiny_llama: Path) -> None:
+    with pytest.raises(LabkitError, match="no adapter to merge"):
+        methods.merge(load.load_model(tiny_llama))
+
+
+@pytest.mark.parametrize(
+    ("target", "hint"),
+    [("qproj", "q_proj"), ("up_prj", "up_proj"), ("all_linear", "all-linear"), ("lm_head", "")],
+)
+def test_a_target_the_model_does_not_have_names_the_nearest(
+    tiny_llama: Path, target: str, hint: str
+) -> None:
+    with pytest.raises(LabkitError, match=f"target_modules: .* no linear layer '{target}'.*{hint}"):
+        lora(tiny_llama, target_modules=("q_proj", target))
+
+
+def test_dropout_changes_training_and_not_inference(tiny_llama: Path) -> None:
+    model = lora(tiny_llama, lora_dropout=0.5)
+    fill_b(model)
+    assert torch.equal(logits(model.eval()), logits(model))
+    assert not torch.equal(logits(model.train()), logits(model))
+
+
+@pytest.mark.parametrize("bias", ["all", "lora_only"])
+def test_bias_trains_biases_too(tiny_model: Callable[[str], Path], bias: str) -> None:
+    without = {n for n, p in lora(tiny_model("tiny-phi")).named_parameters() if p.requires_grad}
+    model = lora(tiny_model("tiny-phi"), bias=bias, target_modules=("q_proj",))
+    trained = {n for n, p in model.named_parameters() if p.requires_grad}
+    biases = {n for n in trained if n.endswith("bias")}
+    assert not any(n.endswith("bias") for n in without)
+    assert biases
+    assert all("q_proj" in n for n in biases) == (bias == "lora_only")
+
+
+@pytest.mark.parametrize("start", ["gaussian", "pissa", "olora"])
+def test_other_starts_still_begin_at_the_base_model(tiny_llama: Path, start: str) -> None:
+    base = logits(load.load_model(tiny_llama, dtype="float32"))
+    torch.testing.assert_close(
+        logits(lora(tiny_llama, init_lora_weights=start)), base, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_loftq_without_a_gpu_says_so(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(LabkitError, match="loftq needs a GPU"):
+        lora(tiny_llama, init_lora_weights="loftq", loftq_config={"loftq_bits": 4})
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PEFT's LoftQ quantises on a GPU")
+def test_loftq_comes_nearer_to_the_weight_than_quantising_alone(tiny_llama: Path) -> None:
+    """The base then holds quantised weights, and the adapter starts at what that lost."""
+    name = "model.layers.0.mlp.down_proj"
+    exact = load.load_model(tiny_llama, dtype="float32").get_submodule(name).weight
+    model = lora(
+        tiny_llama, init_lora_weights="loftq", loftq_config={"loftq_bits": 4}, r=16, lora_alpha=16
+    )
+    layer = model.get_base_model().get_submodule(name)
+    quantised = layer.base_layer.weight
+    a, b = (layer.get_submodule(f"lora_{x}.default").weight for x in "AB")
+    assert not torch.equal(quantised, exact)
+    alone, corrected = (exact - quantised).norm(), (exact - quantised - b @ a).norm()
+    assert corrected < alone
+
+
+def test_mamba_s_all_linear_is_what_peft_can_adapt(tiny_model: Callable[[str], Path]) -> None:
+    model = lora(tiny_model("tiny-mamba"))
+    adapted = {n.split(".lora_A")[0].rsplit(".", 1)[-1] for n, _ in model.named_parameters()
+               if "lora_A" in n}  # fmt: skip
+    assert adapted == {"in_proj", "x_proj", "dt_proj"}
+
+
+def test_settings_that_peft_refuses_are_one_sentence(tiny_model: Callable[[str], Path]) -> None:
+    with pytest.raises(LabkitError, match="LoRA cannot be attached: .*out_proj") as caught:
+        lora(tiny_model("tiny-mamba"), target_modules=("out_proj",))
+    assert "\n" not in str(caught.value)
