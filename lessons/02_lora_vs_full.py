@@ -360,7 +360,7 @@ for row in (stages[0], stages[-1]):
 # %% [markdown]
 # - **Loss over the vocabulary.** The stock loss on a CPU scores every position against every token of the vocabulary, though only the answer has labels. Applying the output head to labelled positions alone gives the same sum.
 # - **Attention.** PyTorch's fused kernel has a slow backward pass in bfloat16 on CPUs. For short samples plain products are faster. They store a probability for every pair of positions, so long samples keep the fused kernel, and so does all training in float32, where its backward pass is the faster one.
-# - **Elementwise operations** (norms, rotary embedding, SwiGLU, casts, residual sums) do little arithmetic and read and write everything. Compilation fuses them, so that a value is read once for all of them. Compiling takes a while at the first step and is kept on disk: worth it for long runs only, and in bfloat16: in float32 the products take most of the step.
+# - **Elementwise operations** (norms, rotary embedding, SwiGLU, casts, residual sums) do little arithmetic and read and write everything. Compilation fuses them, so that a value is read once for all of them. Compiling takes a while at the first step and is kept on disk: worth it for long runs only. In float32 the products take most of the step, so it saves less there.
 # - **Copies and casts** between float32 and bfloat16: PEFT copies each input of an adapter to the type of its weights, which autocast undoes at once; labkit leaves that out, and compilation fuses the rest.
 # - **Matrix products** are what is left, and what the step is for.
 #

@@ -105,7 +105,7 @@ def seconds(done: Work, rates: arithmetic.Rates) -> float:
         + done.questions * FLOPS_A_QUESTION / rates.float32
         + done.processes * PROCESS_START
         + done.runs * TRAIN_START
-        + (done.compiled_runs * COMPILING if fast == "bfloat16" else 0.0)
+        + done.compiled_runs * COMPILING
     )
 
 

@@ -14,7 +14,7 @@ EMBEDDED = "smollm2-135m-instruct"
 PEFT_DEFAULT = {"r": 8, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"],
                 "task_type": "CAUSAL_LM"}  # fmt: skip
 TRICKS = ("compile", "attention", "logits", "heap", "casts")
-NARROW_TRICKS = ("compile", "attention", "casts")
+NARROW_TRICKS = ("attention", "casts")
 """Those that only change a step in bfloat16: `fast_step.plan` leaves the others off in float32."""
 
 
