@@ -23,6 +23,9 @@ TESTS ?=
 # Compiled code that one kind of processor kept is not for the other.
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 LABKIT_INT8=avx2 \
         TORCHINDUCTOR_CACHE_DIR=$(abspath build/inductor-avx2)
+# Files in their own order, so that the lessons are not what is left at the end; a test that hangs is
+# ended, with a trace of where.
+PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder --timeout 900 --durations 15
 ARITHMETIC := $(addprefix tests/,machine/test_arithmetic.py train/test_fast_step.py \
         inference/test_evaluate.py sweep bench/test_bench.py bench/step/test_compare.py)
 
@@ -65,12 +68,12 @@ lint: $(STAMP)
 test: lint
 	$(BIN)/labkit fetch
 	TORCHINDUCTOR_CACHE_DIR=$(abspath build/inductor) OMP_NUM_THREADS=1 \
-	  $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --durations 20
+	  $(PY) -m pytest $(PARALLEL)
 	@if grep -qw avx512f /proc/cpuinfo; then $(MAKE) --no-print-directory test-avx2 TESTS="$(ARITHMETIC)"; fi
 
 # The tests on this machine as a processor that has AVX2 and neither bfloat16 nor int8 units.
 test-avx2: $(STAMP)
-	$(AVX2) OMP_NUM_THREADS=1 $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(TESTS)
+	$(AVX2) OMP_NUM_THREADS=1 $(PY) -m pytest $(PARALLEL) $(TESTS)
 
 test-gpu: $(STAMP)
 	$(PY) -m pytest tests/gpu
