@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from labkit.cli.options import Json, emit
+from labkit.cli.options import Dtype, Json, emit
 from labkit.errors import LabkitError
 
 Models = Annotated[list[str], typer.Argument(help="registry names, runs, or folders")]
@@ -14,9 +14,6 @@ Data = Annotated[str, typer.Option(help="'tables', 'tatqa', or a TAT-QA file or 
 Split = Annotated[str, typer.Option(help="train, dev or test")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="do it again even if a result is kept")]
 MaxSamples = Annotated[int | None, typer.Option(min=1, help="only the first samples")]
-Dtype = Annotated[
-    str, typer.Option(help="auto (the type that is fast here), bfloat16, float16 or float32")
-]
 StoredDtype = Annotated[str, typer.Option(help="type in the files: bfloat16, float16 or float32")]
 Run = Annotated[str, typer.Argument(help="a run, or a folder with a model or an adapter")]
 Out = Annotated[Path, typer.Argument(help="folder for the new model, which must be new or empty")]

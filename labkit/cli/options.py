@@ -8,6 +8,9 @@ import typer
 from labkit.errors import LabkitError
 
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout")]
+Dtype = Annotated[
+    str, typer.Option(help="auto (the type that is fast here), bfloat16, float16 or float32")
+]
 FREE_FORM = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 

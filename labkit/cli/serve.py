@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from labkit.cli.options import Json, emit
+from labkit.cli.options import Dtype, Json, emit
 
 Models = Annotated[list[str], typer.Argument(help="registry names, runs, or folders")]
 Host = Annotated[str, typer.Option(help="address to listen on; 0.0.0.0 lets others in")]
@@ -23,6 +23,7 @@ def serve(
     max_requests: Annotated[int, typer.Option(help="requests at once, waiting ones too")] = 128,
     max_batch: MaxBatch = 16,
     idle_minutes: Idle = 60,
+    dtype: Dtype = "auto",
     json_: Json = False,
 ) -> None:
     """Serve models over OpenAI's API, each under its own name."""
@@ -34,7 +35,7 @@ def serve(
         max_batch=max_batch,
     )  # fmt: skip
     server.run(
-        models, host=host, port=port, limits=limits, idle_minutes=idle_minutes,
+        models, host=host, port=port, limits=limits, idle_minutes=idle_minutes, dtype=dtype,
         on_ready=lambda url, names: _ready(f"{url}/v1", names, json_),
     )  # fmt: skip
 
@@ -49,6 +50,7 @@ def chat(
         str | None, typer.Option(help="prefix before a proxy that does not name it itself")
     ] = None,
     idle_minutes: Idle = 60,
+    dtype: Dtype = "auto",
     json_: Json = False,
 ) -> None:
     """Open a chat page on models side by side, with answers read aloud if you like."""
@@ -61,7 +63,7 @@ def chat(
         chat_.add_page(app, url, names, max_tokens=max_tokens, root_path=root_path)
 
     server.run(
-        models, host=host, port=port, idle_minutes=idle_minutes, page=add_page,
+        models, host=host, port=port, idle_minutes=idle_minutes, page=add_page, dtype=dtype,
         limits=Limits(max_tokens=max_tokens, max_batch=max_batch),
         on_ready=lambda url, names: _ready(url, names, json_),
     )  # fmt: skip

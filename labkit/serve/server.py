@@ -144,11 +144,11 @@ def served_name(given: str) -> str:
     return Path(given).expanduser().resolve().name if Path(given).expanduser().is_dir() else given
 
 
-def load_models(given: Sequence[str]) -> dict[str, Generator]:
-    """Load models, runs and adapters, each under its own name.
+def load_models(given: Sequence[str], dtype: str = "auto") -> dict[str, Generator]:
+    """Load models, runs and adapters in a type, each under its own name.
 
     Raises:
-        LabkitError: one is not there, or two would have the same name.
+        LabkitError: one is not there, two would have the same name, or there is no such type.
     """
     from labkit.inference.generate import load_generator
 
@@ -156,7 +156,7 @@ def load_models(given: Sequence[str]) -> dict[str, Generator]:
     for name in names:
         if names.count(name) > 1:
             raise LabkitError(f"two of the models would both be called {name}: rename one folder")
-    return {name: load_generator(text) for name, text in zip(names, given, strict=True)}
+    return {n: load_generator(text, dtype=dtype) for n, text in zip(names, given, strict=True)}
 
 
 def open_port(host: str, port: int) -> socket.socket:
@@ -203,6 +203,7 @@ def run(
     port: int = PORT,
     limits: Limits | None = None,
     idle_minutes: float = 60,
+    dtype: str = "auto",
     on_ready: Callable[[str, list[str]], None] = lambda url, names: None,
     page: Callable[[FastAPI, str, list[str]], None] | None = None,
 ) -> None:
@@ -219,7 +220,7 @@ def run(
         raise LabkitError(f"--idle-minutes {idle_minutes} is not a time: 0 never stops")
     with open_port(host, port) as listener:
         url = url_of(listener)
-        models = load_models(given)
+        models = load_models(given, dtype)
         app, batchers = build_app(models, limits)
         guard = Guard(app, models=models, limits=limits)
         if page is not None:

@@ -403,6 +403,16 @@ def test_a_model_that_cannot_be_served_is_one_sentence_and_frees_the_port(
         assert free_again("127.0.0.1", port)
 
 
+def test_models_are_served_in_the_type_that_is_asked_for(tiny_llama):
+    wide, narrow = (
+        server.load_models([str(tiny_llama)], dtype)["tiny-llama"].model.dtype
+        for dtype in ("float32", "bfloat16")
+    )
+    assert (wide, narrow) == (torch.float32, torch.bfloat16)
+    with pytest.raises(LabkitError, match="dtype 'float33' is not known: did you mean 'float32'"):
+        server.run([str(tiny_llama)], port=0, dtype="float33")
+
+
 def test_limits_that_allow_nothing_are_refused():
     with pytest.raises(LabkitError, match="--max-tokens 0 is too few"):
         Limits(max_tokens=0)
