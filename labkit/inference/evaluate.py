@@ -50,7 +50,7 @@ def evaluate(
 ) -> dict[str, Any]:
     """Score a model (name, run or folder; or 'majority') on a split.
 
-    `dtype` is the type of the weights; `exact` calculates in float32 on a CPU (see `infer`), so
+    `dtype` is the type of the weights; `exact` calculates in float32 on a CPU (see `generate`), so
     that merged and unmerged, batched and single give the same answers. Without it an evaluation
     in bfloat16 takes two bytes a weight instead of four, and half the time where that type is fast.
 

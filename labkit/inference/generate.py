@@ -288,7 +288,7 @@ def compare(
 ) -> SideBySide:
     """Return, for each sample id, the question, its gold answer and every model's reply.
 
-    A list of JSON objects that a notebook shows as tables (`views`).
+    A list of JSON objects that a notebook shows as tables (`show`).
 
     Raises:
         LabkitError: an id outside the split, a model or data set that is not there.

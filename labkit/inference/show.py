@@ -30,7 +30,7 @@ STYLE = """<style>
 
 
 class SideBySide(list[dict[str, Any]]):
-    """Rows of `infer.compare`: a list, shown by a notebook as tables."""
+    """Rows of `generate.compare`: a list, shown by a notebook as tables."""
 
     def _repr_html_(self) -> str:
         return to_html(self)

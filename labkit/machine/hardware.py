@@ -9,7 +9,7 @@ quota, and memory is the smallest limit on the way up the tree of control groups
 How fast its arithmetic is, `arithmetic` measures.
 
 Source: Linux kernel documentation, "Control Group v2" (`memory.max`, `cpu.max`) and "Memory
-Resource Controller" (v1, `memory.limit_in_bytes`). What cards can do is in `devices`.
+Resource Controller" (v1, `memory.limit_in_bytes`). What cards can do is in `datasheets`.
 """
 
 import math

@@ -1,6 +1,6 @@
 """What fits on my card: the formulas behind sliders, with a table for where there are none.
 
-Everything is by formula (`analytic`), so an answer is there while a slider moves. In a running
+Everything is by formula (`formula`), so an answer is there while a slider moves. In a running
 notebook `calculator()` is a form of ipywidgets. On a page without a kernel, such as the course's
 site, or where ipywidgets is not installed, the same object shows the table of all methods on
 common cards instead: a notebook output may carry several forms of itself, and the reader's

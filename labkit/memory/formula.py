@@ -2,7 +2,7 @@
 
 Two things make an estimate wrong by tens of per cent: a forgotten part, and adding parts that
 never meet. With L layers, N = batch × length tokens, V the vocabulary, P parameters of which T
-train, and A bytes that a layer keeps per token (`kept`):
+train, and A bytes that a layer keeps per token (`activations`):
 
     states         weights + added weights + optimizer state; there all the time
     forward ends   states + copies + L·A·N + logits

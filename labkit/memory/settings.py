@@ -1,8 +1,8 @@
 """What decides the memory of a training step, in one frozen dataclass.
 
 All three columns of the memory table answer the same question about the same `StepSettings`:
-`analytic` by formula, `trace` with tensors that have shapes and no storage, `measured` by running
-it. Every field is something a published figure must state before it can be reproduced; figures
+`formula` on paper, `trace` with tensors that have shapes and no storage, `measured` by running it.
+Every field is something a published figure must state before it can be reproduced; figures
 that differ by a factor of two usually differ in one of these and say nothing of it.
 
 Names are those of Hugging Face's `TrainingArguments` and PEFT's `LoraConfig` where they have one.

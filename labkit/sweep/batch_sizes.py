@@ -1,8 +1,8 @@
 """Batch sizes one after another: what each costs, how fast it is, and the largest that fits.
 
 Prediction comes first: a point's memory is traced before it is measured. Then it runs in a process
-of its own under a limit (`memory.point`), so that running out of memory is a result and not a dead
-kernel. What the process needs besides its tensors is in `memory.process`.
+of its own under a limit (`memory.process.isolated`), so that running out of memory is a result and
+not a dead kernel. What the process needs besides its tensors is in `memory.process.needs`.
 
 Memory grows with the batch B as `constant + B · slope`: weights, gradients and optimizer state do
 not care, activations and logits do. Throughput B·s/t(B) rises while the step waits for

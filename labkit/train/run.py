@@ -4,7 +4,7 @@
     attached → save adapter or model → record
 
 TRL's trainer does the work. `LabTrainer` replaces its loss by one that computes logits only
-where there is a label (`fast.labelled_loss`, the same sum), and shows each batch to the meter.
+where there is a label (`fast_step.labelled_loss`, the same sum), and shows each batch to the meter.
 
 A run can die at any moment. Every `save_steps` steps a checkpoint is written with everything
 the next step depends on: weights, optimizer, schedule, random state, position in the data and

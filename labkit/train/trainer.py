@@ -1,9 +1,9 @@
 """TRL's `SFTTrainer` with the meter in its loop.
 
 Four things differ from the stock trainer: the loss needs logits only at labelled positions
-(see `fast.labelled_loss`; switched off, the stock loss runs), each batch is shown to the meter,
-the order of the data depends on seed and epoch alone, and a checkpoint counts as complete only
-when a marker with the measured steps lies in it.
+(see `fast_step.labelled_loss`; switched off, the stock loss runs), each batch is shown to the
+meter, the order of the data depends on seed and epoch alone, and a checkpoint counts as complete
+only when a marker with the measured steps lies in it.
 
 This module imports torch and TRL when it is imported; only `train` and `bench` do that.
 """

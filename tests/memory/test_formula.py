@@ -85,7 +85,7 @@ def test_parts_of_full_fine_tuning_follow_the_rule_of_18():
 
 @pytest.mark.parametrize(("master_weights", "per_element"), [(False, 45.5), (None, 55.5)])
 def test_what_a_llama_2_layer_keeps_per_hidden_element(master_weights, per_element):
-    """The sums of `kept`'s essay; the second is the 56 bytes in circulation."""
+    """The sums of the essay of `activations`; the second is the 56 bytes in circulation."""
     settings = StepSettings(model="llama-2-7b", method="full", master_weights=master_weights)
     shape = shape_of(settings)
     assert kept_per_token(shape, settings) / shape.hidden == pytest.approx(per_element, abs=0.1)

@@ -34,7 +34,7 @@ LIMITS = {
 }
 LIMITS_FLOAT32 = {"lora": (13 * GIB // 8,), "full": (3 * GIB,)}
 HELD_OUT = 3
-"""The last limits: `memory.process` was never adjusted to what they showed."""
+"""The last limits: `memory.process.needs` was never adjusted to what they showed."""
 
 
 def rows(*, model: str = MODEL, dtype: str = "bfloat16") -> Iterator[dict[str, Any]]:

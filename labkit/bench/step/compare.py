@@ -201,7 +201,7 @@ def train_stock(spec: dict[str, Any], say: Say) -> Run:
 
 
 def train_ours(spec: dict[str, Any], say: Say) -> Run:
-    """Train labkit's way in a process of its own, as `finetuning.main` says."""
+    """Train labkit's way in a process of its own, as `labkit_arm.main` says."""
     command = [sys.executable, "-m", "labkit.bench.step.labkit_arm"]
     return _run([*command, json.dumps(spec)], dict(os.environ), say)
 

@@ -255,8 +255,8 @@ def draw_pairs(ax: Any, found: dict[str, Any]) -> str:
 def by_tokens(rows: Sequence[Row], published: Sequence[Row], *, width: int) -> list[Row]:
     """Return measured and published ratios of the MLP layers of one width, by tokens.
 
-    `published` are the layer rows of `switchback.figures.published_rows`. As there, a row is both
-    orientations together. Rows: where, tokens, ratio_row, ratio_tensor (full training).
+    `published` are the layer rows of `switchback.teaching.figures.published_rows`. As there, a row
+    is both orientations together. Rows: where, tokens, ratio_row, ratio_tensor (full training).
     """
     mlp = [r for r in rows if r["mode"] == "full" and r["in_features"] != r["out_features"]
            and min(r["in_features"], r["out_features"]) >= width]  # fmt: skip

@@ -8,7 +8,7 @@ cleared here.
 Where the limit kills instead (a control group's), nothing can be said afterwards. `labkit doctor`
 and `labkit estimate` say it before, and `labkit sweep` tries each point in a process of its own.
 
-Source: Python's `traceback.clear_frames`; `point` knows how a failed allocation reads.
+Source: Python's `traceback.clear_frames`; `isolated` knows how a failed allocation reads.
 """
 
 import gc

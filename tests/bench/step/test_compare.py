@@ -62,13 +62,13 @@ def pretend(
     def run(command: list[str], env: dict[str, str], say: Any) -> dict[str, Any]:
         called.append((command, env))
         spec = json.loads(command[-1])
-        kind = "stock" if "stock_trl" in command[-2] else "".join(spec.get("without", ["labkit"]))
+        kind = "stock" if "stock_arm" in command[-2] else "".join(spec.get("without", ["labkit"]))
         seconds = times[kind] * (1 + 0.001 * (next(count) ** 2 % 11))
         return {"seconds": [9.0, *[seconds] * 3], "losses": [1.0] * 4, "peak_rss_bytes": 1000}
 
     monkeypatch.setattr(compare, "_run", run)
     monkeypatch.setattr(
-        compare.harness, "in_fresh_process",
+        compare.paired, "in_fresh_process",
         lambda *args, **kwargs: {"flops_per_second": 1e9, "m": 1, "k": 1, "n": 1},
     )  # fmt: skip
     return called
@@ -120,7 +120,7 @@ def test_what_is_reported_is_what_the_processes_took(
     assert outcome["fraction_of_matmul_peak"] == pytest.approx(expected)
     for command, env in called:
         assert env["MY_OWN"] == "kept"
-        assert ("OMP_WAIT_POLICY" in env) == ("stock_trl" not in command[-2])
+        assert ("OMP_WAIT_POLICY" in env) == ("stock_arm" not in command[-2])
     assert "lora smollm2-135m-instruct 160" in compare.render(outcome)
     # A second call has nothing left to do.
     before = len(called)
