@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from labkit.errors import LabkitError, nearest, parse_json
-from labkit.older_projects import RENAMED, RETIRED, RETIRED_OPTIM, as_meant, brief
+from labkit.errors import LabkitError, brief, nearest, parse_json
+from labkit.older_projects import RENAMED, RETIRED, RETIRED_OPTIM, as_meant
 
 CONFIGS = Path(__file__).with_name("configs")
 LOFTQ_KEYS = ("loftq_bits", "loftq_iter")

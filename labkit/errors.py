@@ -7,6 +7,7 @@ exits with 2; inside a notebook the sentence is the exception's message.
 
 import difflib
 import json
+import reprlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,14 @@ def nearest(word: str, choices: Iterable[str], most: int = 3) -> str:
         return "did you mean " + " or ".join(repr(c) for c in close) + "?"
     return "choose from " + ", ".join(choices[:20]) + ("…" if len(choices) > 20 else "")
 
+
+def brief(value: Any) -> str:
+    """Return a value as Python writes it, cut where it is long or deep, for a sentence."""
+    return _BRIEF.repr(value)
+
+
+_BRIEF = reprlib.Repr()
+_BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother, _BRIEF.maxlong = 3, 200, 200, 60
 
 MOST_JSON_BYTES = 2**28
 """What is read of a file that somebody else wrote; the official TAT-QA files have 14 MB."""

@@ -6,12 +6,11 @@ not ours (`OLDER_DEFAULTS`): what it leaves out is taken as it was meant there. 
 train is refused, never trained as something else.
 """
 
-import reprlib
 import warnings
 from collections.abc import Mapping
 from typing import Any
 
-from labkit.errors import LabkitError
+from labkit.errors import LabkitError, brief
 
 RENAMED = {
     "train_mode": "method", "lora_rank": "r", "lora_r": "r", "rank": "r",
@@ -101,12 +100,3 @@ def as_meant(values: Mapping[str, Any], where: str) -> dict[str, Any]:
                           stacklevel=3)  # fmt: skip
         values |= missing
     return values
-
-
-def brief(value: Any) -> str:
-    """Return a value as Python writes it, cut where it is long: YAML's links can make it huge."""
-    return _BRIEF.repr(value)
-
-
-_BRIEF = reprlib.Repr()
-_BRIEF.maxlevel, _BRIEF.maxstring, _BRIEF.maxother, _BRIEF.maxlong = 3, 200, 200, 60
