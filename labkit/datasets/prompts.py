@@ -32,6 +32,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from labkit.datasets import reasoning
 from labkit.datasets.answers import format_answer
 from labkit.datasets.tatqa import Report, Sample
 from labkit.errors import LabkitError
@@ -196,9 +197,12 @@ def _texts(tokenizer: Any, sample: Sample, examples: Sequence[Sample]) -> tuple[
     )
     # What follows the end token (a line break in ChatML) is never generated.
     ending = dialogue[len(prompt) :].rstrip() if dialogue.startswith(prompt) else ""
+    # What a model thinks before it answers is not taught, and an answer is no thought: the block
+    # belongs to the prompt, there when the model is trained and there when it is asked.
+    thoughts, ending = reasoning.split_leading(ending)
     if ending.strip() in ("", answer):
         ending = f"{answer}{tokenizer.eos_token or ''}"
-    return prompt, ending
+    return reasoning.closed(prompt + thoughts), ending
 
 
 def _plain(turns: Sequence[dict[str, str]]) -> str:
