@@ -25,6 +25,7 @@ from labkit.datasets.answers import format_answer
 from labkit.datasets.tatqa import Sample
 from labkit.errors import LabkitError
 from labkit.infer import model_path
+from labkit.models import adapters
 from labkit.models.files import fingerprint
 from labkit.progress import Progress
 from labkit.stats import mean_interval
@@ -185,6 +186,8 @@ class _Predictions(dict[str, list[Any]]):
 
 def _key(model: str, *, data: str, split: str, examples: int, n: int, dtype: str) -> str:
     weights = MAJORITY if model == MAJORITY else f"{fingerprint(model_path(model))} {dtype}"
+    if base := adapters.chosen_base():
+        weights += f" on {fingerprint(model_path(base))}"
     parts = [weights, tatqa.data_sha256(data, split), tatqa.data_sha256(data, "train"), split,
              str(examples), str(n), json.dumps(results.versions(), sort_keys=True)]  # fmt: skip
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

@@ -39,7 +39,7 @@ def _control_groups(controller: str, root: Path) -> list[Path]:
     """Return this process's control group for `controller` and all above it, innermost first."""
     base, inner = root / "sys/fs/cgroup", ""
     try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
     for line in lines:
@@ -57,7 +57,7 @@ def _control_groups(controller: str, root: Path) -> list[Path]:
 
 def _read_number(path: Path) -> int | None:
     try:
-        value = int(path.read_text().split()[0])
+        value = int(path.read_text(encoding="utf-8").split()[0])
     except (OSError, ValueError, IndexError):  # absent, or "max"
         return None
     return value if 0 <= value < _UNLIMITED else None
@@ -90,7 +90,8 @@ def memory_available_bytes(root: Path = Path("/")) -> int:
 
 def _inactive_file_bytes(group: Path) -> int:
     try:
-        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        text = (group / "memory.stat").read_text(encoding="utf-8")
+        stat = dict(line.split() for line in text.splitlines())
     except (OSError, ValueError):
         return 0
     return int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
@@ -104,7 +105,7 @@ def cores(root: Path = Path("/")) -> int:
         allowed = float(os.cpu_count() or 1)
     for group in _control_groups("cpu", root):
         try:
-            quota, period = (group / "cpu.max").read_text().split()
+            quota, period = (group / "cpu.max").read_text(encoding="utf-8").split()
             allowed = min(allowed, float(quota) / float(period))
         except (OSError, ValueError):  # not version 2, or "max"
             quota_us = _read_number(group / "cpu.cfs_quota_us")
@@ -140,7 +141,7 @@ def processor(root: Path = Path("/")) -> tuple[str, list[str]]:
     """Return the processor's name and those of FLAGS that it has."""
     name, flags = platform.processor() or platform.machine(), set()
     try:
-        for line in (root / "proc/cpuinfo").read_text().splitlines():
+        for line in (root / "proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             key, _, value = line.partition(":")
             if key.strip() == "model name":
                 name = value.strip()

@@ -304,7 +304,7 @@ def make_shaped(folder: Path, widths: dict[str, int], layers: int, tokenizer: Pa
 
 
 def _write_samples(file: Path, folder: Path, length: int, count: int) -> None:
-    vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
+    vocabulary = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"]
     draw = random.Random(0)
     lines = []
     for _ in range(count):
@@ -312,7 +312,7 @@ def _write_samples(file: Path, folder: Path, length: int, count: int) -> None:
         labels = [-100] * (length - LABELLED) + ids[-LABELLED:]
         lines.append(json.dumps({"input_ids": ids, "labels": labels}))
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("\n".join(lines) + "\n")
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _warmup(runs: Sequence[Run]) -> dict[str, float]:

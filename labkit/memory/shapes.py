@@ -78,7 +78,7 @@ def shape_of(settings: StepSettings) -> Shape | None:
     else:
         path = config_folder(name) / "config.json"
         try:
-            config = json.loads(path.read_text())
+            config = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise LabkitError(f"{path} cannot be read as a configuration: {error}") from None
         architecture = config.get("model_type", "")

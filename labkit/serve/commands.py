@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from labkit.console import Json, emit
+from labkit.console import Base, Json, emit
 
 Models = Annotated[list[str], typer.Argument(help="registry names, runs, or folders")]
 Host = Annotated[str, typer.Option(help="address to listen on; 0.0.0.0 lets others in")]
@@ -23,6 +23,7 @@ def serve(
     max_requests: Annotated[int, typer.Option(help="requests at once, waiting ones too")] = 128,
     max_batch: MaxBatch = 16,
     idle_minutes: Idle = 60,
+    base: Base = None,
     json_: Json = False,
 ) -> None:
     """Serve models over OpenAI's API, each under its own name."""
@@ -49,6 +50,7 @@ def chat(
         str | None, typer.Option(help="prefix before a proxy that does not name it itself")
     ] = None,
     idle_minutes: Idle = 60,
+    base: Base = None,
     json_: Json = False,
 ) -> None:
     """Open a chat page on models side by side, with answers read aloud if you like."""

@@ -311,7 +311,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _read(file: Path, settings: StepSettings) -> Point | None:
     try:
-        values = json.loads(file.read_text())
+        values = json.loads(file.read_text(encoding="utf-8"))
         names = {each.name for each in dataclasses.fields(Point)} - {"settings"}
         return Point(settings=settings, **{name: values[name] for name in names})
     except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged: measure it again
