@@ -6,8 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from labkit.console import Base, Json, emit
+from labkit.console import Json, emit
 from labkit.errors import LabkitError
+from labkit.models.options import Base
 
 Models = Annotated[list[str], typer.Argument(help="registry names, runs, or folders")]
 Data = Annotated[str, typer.Option(help="'tables', 'tatqa', or a TAT-QA file or folder")]

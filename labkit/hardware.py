@@ -186,6 +186,15 @@ def gpus() -> list[dict[str, Any]]:
     return found
 
 
+def thread_count() -> int:
+    """Return the threads that OMP_NUM_THREADS gives a process, else the cores it may use.
+
+    OpenMP allows a list, one number for each level of nesting (4,3,2): the first is ours.
+    """
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(first) if first.isascii() and first.isdigit() and int(first) else cores()
+
+
 def _gpu_users() -> dict[str, list[dict[str, Any]]]:
     """Return the processes on each GPU by its UUID, from nvidia-smi; empty when it cannot tell."""
     query = "--query-compute-apps=gpu_uuid,pid,used_memory"
@@ -193,7 +202,8 @@ def _gpu_users() -> dict[str, list[dict[str, Any]]]:
         out = subprocess.run(
             ["nvidia-smi", query, "--format=csv,noheader,nounits"],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=10,
             check=True,
         ).stdout
@@ -201,10 +211,14 @@ def _gpu_users() -> dict[str, list[dict[str, Any]]]:
         return {}
     users: dict[str, list[dict[str, Any]]] = {}
     for line in out.splitlines():
-        uuid, pid, mebibytes = (part.strip() for part in line.split(","))
+        cells = [part.strip() for part in line.split(",")]
+        # Under MIG or in a container it says "[Insufficient Permissions]", "[N/A]", or a sentence.
+        if len(cells) != 3 or not (cells[1].isascii() and cells[1].isdigit()):
+            continue
+        uuid, pid, mebibytes = cells
         try:
             user = psutil.Process(int(pid)).username()
-        except psutil.Error:  # in another container, or gone
+        except (psutil.Error, KeyError, OverflowError):  # in another container, gone, or nameless
             user = None
         used = int(mebibytes) * 2**20 if mebibytes.isdigit() else None
         users.setdefault(uuid, []).append({"pid": int(pid), "user": user, "bytes": used})
@@ -214,10 +228,8 @@ def _gpu_users() -> dict[str, list[dict[str, Any]]]:
 def describe() -> dict[str, Any]:
     """Return this machine for a run record; bytes, and None for what cannot be known."""
     name, flags = processor()
-    if "torch" in sys.modules:
-        threads = sys.modules["torch"].get_num_threads()
-    else:
-        threads = int(os.environ.get("OMP_NUM_THREADS") or cores())
+    loaded = sys.modules.get("torch")
+    threads = loaded.get_num_threads() if loaded is not None else thread_count()
     return {
         "cpu": name,
         "flags": flags,

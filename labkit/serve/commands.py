@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from labkit.console import Base, Json, emit
+from labkit.console import Json, emit
+from labkit.models.options import Base
 
 Models = Annotated[list[str], typer.Argument(help="registry names, runs, or folders")]
 Host = Annotated[str, typer.Option(help="address to listen on; 0.0.0.0 lets others in")]

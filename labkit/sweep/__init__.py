@@ -20,7 +20,6 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -28,7 +27,7 @@ from typing import Any
 
 from labkit import results
 from labkit.errors import LabkitError
-from labkit.hardware import DEVICES, GIB, cores, gpus, memory_available_bytes
+from labkit.hardware import DEVICES, GIB, gpus, memory_available_bytes, thread_count
 from labkit.memory.estimates import find_device, settings_for
 from labkit.memory.point import DONE, FAILED, OUT_OF_MEMORY, run_in_process
 from labkit.memory.process import check_limit, predict_largest, process_needs
@@ -320,7 +319,7 @@ def _read(file: Path, settings: StepSettings) -> Point | None:
 
 def _key(settings: StepSettings, limit: int | None) -> str:
     """Return the name of what is the same measurement: settings, limit, versions and threads."""
-    threads = os.environ.get("OMP_NUM_THREADS") or cores()
+    threads = thread_count()
     content = [dataclasses.asdict(settings), limit, results.versions(), str(threads)]
     text = json.dumps(content, sort_keys=True, default=list)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
