@@ -15,10 +15,11 @@ import typer
 from labkit import __version__, asking_commands
 from labkit.bench import commands as bench_commands
 from labkit.checkpoints import commands as checkpoint_commands
-from labkit.console import FREE_FORM, Json
+from labkit.console import FREE_FORM, Json, say_anything
 from labkit.console import emit as _emit
 from labkit.console import key_values as _key_values
 from labkit.errors import LabkitError
+from labkit.models.files import name_user
 from labkit.serve import commands as serve_commands
 from labkit.significance import commands as significance_commands
 from labkit.sweep import commands as sweep_commands
@@ -45,6 +46,8 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in arguments
     if debug:
         arguments.remove("--debug")
+    name_user()
+    say_anything()
     plain, warnings.formatwarning = warnings.formatwarning, _format_warning
     try:
         code = app(arguments, prog_name="labkit", standalone_mode=False)

@@ -150,10 +150,11 @@ def compile_layers(model: "nn.Module") -> int:
     Layers share one compiled graph, so thirty cost as much as one. The parameters' names stay
     as they are, so checkpoints do too.
     """
+    from labkit.models.files import cache_dir, name_user
+
+    name_user()
     import torch
     from transformers.modeling_layers import GradientCheckpointingLayer
-
-    from labkit.models.fetch import cache_dir
 
     # A home can be shared by machines of several kinds, and compiled code that was kept by one
     # gives NaN on another: inductor's own keys don't tell their instructions apart.

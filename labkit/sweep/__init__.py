@@ -34,6 +34,7 @@ from labkit.memory.process import check_limit, predict_largest, process_needs
 from labkit.memory.roofline import step_seconds
 from labkit.memory.settings import StepSettings
 from labkit.memory.shapes import shape_of
+from labkit.models.files import take_lock
 from labkit.sweep.points import PREDICTED, Largest, Point, render, say, say_largest
 
 __all__ = [
@@ -294,12 +295,9 @@ def _check_bytes(limit: int | None, device: str) -> None:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold a sweep's folder: one point is measured at a time, or neither time would mean much."""
-    import filelock
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / ".lock")
-        lock.acquire()
+        lock = take_lock(folder / ".lock", timeout=-1)
     except OSError as error:
         raise LabkitError(f"{folder} cannot be written: {error.strerror or error}") from None
     try:
