@@ -18,6 +18,7 @@ from labkit.checkpoints import commands as checkpoint_commands
 from labkit.console import FREE_FORM, Json, say_anything
 from labkit.console import emit as _emit
 from labkit.console import key_values as _key_values
+from labkit.datasets import commands as data_commands
 from labkit.errors import LabkitError
 from labkit.models.files import name_user
 from labkit.serve import commands as serve_commands
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 runs_app = typer.Typer(no_args_is_help=True, help="List and remove runs.")
 app.add_typer(runs_app, name="runs")
+app.add_typer(data_commands.app, name="data")
 app.add_typer(bench_commands.app, name="bench")
 
 Data = Annotated[str, typer.Option(help="'tables', 'tatqa', or a TAT-QA file or folder")]

@@ -88,6 +88,22 @@ def encode(
 
     Raises LabkitError when the sample does not fit even without any paragraph or row.
     """
+    prompt, answer, _ = fitted(tokenizer, sample, max_length, with_answer, examples)
+    return {
+        "input_ids": prompt + answer,
+        "labels": [IGNORED] * len(prompt) + answer,
+        "prompt_length": len(prompt),
+    }
+
+
+def fitted(
+    tokenizer: Any, sample: Sample, max_length: int, with_answer: bool = True,
+    examples: Sequence[Sample] = (),
+) -> tuple[list[int], list[int], Sample]:  # fmt: skip
+    """Return the token ids of prompt and answer, and the sample with what was cut to fit gone.
+
+    Raises LabkitError as `encode` does.
+    """
     cuts = _cut_count(sample) + sum(_cut_count(example) for example in examples)
 
     def encoded(cut: int) -> tuple[list[int], list[int]]:
@@ -95,7 +111,8 @@ def encode(
         prompt, answer = _ids(tokenizer, shorter, fewer)
         return prompt, answer if with_answer else []
 
-    prompt, answer = encoded(0)
+    low = 0
+    prompt, answer = encoded(low)
     if len(prompt) + len(answer) > max_length and cuts:
         # Each cut makes the prompt shorter, so the fewest that suffice are found by halving.
         low, high = 1, cuts
@@ -112,11 +129,7 @@ def encode(
             f"{len(answer)} of answer even without paragraphs and table rows, but max_length is "
             f"{max_length}; raise it to at least {len(prompt) + len(answer)}"
         )
-    return {
-        "input_ids": prompt + answer,
-        "labels": [IGNORED] * len(prompt) + answer,
-        "prompt_length": len(prompt),
-    }
+    return prompt, answer, _cut(sample, examples, low)[0] if low else sample
 
 
 def _user_text(sample: Sample) -> str:
