@@ -186,13 +186,13 @@ def gpus() -> list[dict[str, Any]]:
     return found
 
 
-def thread_count() -> int:
-    """Return the threads that OMP_NUM_THREADS gives a process, else the cores it may use.
+def thread_count(default: int | None = None) -> int:
+    """Return the threads that OMP_NUM_THREADS gives a process, else `default` or the cores it may use.
 
     OpenMP allows a list, one number for each level of nesting (4,3,2): the first is ours.
     """
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return int(first) if first.isascii() and first.isdigit() and int(first) else cores()
+    return int(first) if first.isascii() and first.isdigit() and int(first) else default or cores()
 
 
 def _gpu_users() -> dict[str, list[dict[str, Any]]]:

@@ -26,7 +26,7 @@ def check_cores() -> Finding:
     """Cores that may be used, and threads that fit them."""
     machine = hardware.describe()
     detail = f"{machine['cores']} × {machine['cpu']}"
-    threads = hardware.thread_count()
+    threads = hardware.thread_count(machine["cores"])
     promised = _number("CPU_LIMIT")
     if promised is not None and promised < threads:
         detail += f"; the hub promises {promised:g} but does not enforce it"
