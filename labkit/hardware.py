@@ -192,7 +192,8 @@ def thread_count(default: int | None = None) -> int:
     OpenMP allows a list, one number for each level of nesting (4,3,2): the first is ours.
     """
     first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
-    return int(first) if first.isascii() and first.isdigit() and int(first) else default or cores()
+    given = int(first) if first.isascii() and first.isdigit() else 0
+    return given or default or cores()
 
 
 def _gpu_users() -> dict[str, list[dict[str, Any]]]:
