@@ -187,7 +187,7 @@ def gpus() -> list[dict[str, Any]]:
 
 
 def thread_count(default: int | None = None) -> int:
-    """Return the threads that OMP_NUM_THREADS gives a process, else `default` or the cores it may use.
+    """Return the threads that OMP_NUM_THREADS gives a process, else `default` or the cores.
 
     OpenMP allows a list, one number for each level of nesting (4,3,2): the first is ours.
     """
