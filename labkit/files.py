@@ -14,6 +14,7 @@ Four rules make that so, and each is a few lines here or in `models.embedded`.
 """
 
 import errno
+import getpass
 import hashlib
 import http.client
 import json
@@ -27,15 +28,59 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from labkit.console import say
 from labkit.errors import LabkitError
 
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
 
 def cache_dir() -> Path:
-    """Return `$LABKIT_CACHE`, or `~/.cache/labkit`; nothing is created."""
-    return Path(os.environ.get("LABKIT_CACHE") or "~/.cache/labkit").expanduser()
+    """Return `$LABKIT_CACHE`, or `~/.cache/labkit`; nothing is created.
+
+    A container may run under a number that has neither a name nor a home: then it is a folder of
+    that number's own among the temporary ones.
+    """
+    try:
+        return Path(os.environ.get("LABKIT_CACHE") or "~/.cache/labkit").expanduser()
+    except RuntimeError:
+        return Path(tempfile.gettempdir()) / f"labkit-cache-{os.getuid()}"
+
+
+def name_user() -> None:
+    """Give a user without a name one: PyTorch's compiler asks for it when it is imported."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):
+        os.environ["USER"] = f"uid_{os.getuid()}"
+
+
+def take_lock(path: Path, *, timeout: float) -> "BaseFileLock":
+    """Return the lock at `path`, taken; on file systems without locks, one by a file that exists.
+
+    NFS without its lock service says ENOLCK, others that they know no locks, and a server that was
+    restarted that the file it knew is gone (ESTALE). A lock that is a file names its process, and
+    is taken over when that has ended.
+
+    Raises filelock's Timeout when another process has it, and OSError for what else is wrong.
+    """
+    from filelock import FileLock, SoftFileLock
+
+    lock: BaseFileLock = FileLock(path)
+    try:
+        lock.acquire(timeout=timeout)
+    except (OSError, NotImplementedError) as error:
+        number = getattr(error, "errno", errno.ENOSYS)
+        if isinstance(error, TimeoutError) or number not in _NO_LOCKS:
+            raise
+        lock = SoftFileLock(path.with_name(f"{path.name}.held"))
+        lock.acquire(timeout=timeout)
+    return lock
+
+
+_NO_LOCKS = (errno.ENOLCK, errno.ESTALE, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 def sha256_file(path: Path) -> str:
@@ -62,7 +107,7 @@ def progress_bar(
 
 # What the disk or its owner refuses, as opposed to what the network does (also an OSError).
 _REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR}
-_REFUSALS |= {errno.EEXIST, errno.EIO}
+_REFUSALS |= {errno.EEXIST, errno.EIO, errno.ESTALE, errno.ENAMETOOLONG}
 
 
 @contextmanager
@@ -83,16 +128,15 @@ def writing(path: Path) -> Iterator[None]:
 @contextmanager
 def locked(path: Path, what: str) -> Iterator[None]:
     """Hold the lock file at `path`; say so once when another process has it, then wait."""
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
 
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(path)
         try:
-            lock.acquire(timeout=0)
+            lock = take_lock(path, timeout=0)
         except Timeout:
             say(f"another process is fetching {what}; waiting for it")
-            lock.acquire()
+            lock = take_lock(path, timeout=-1)
     try:
         yield
     finally:

@@ -195,8 +195,12 @@ def paired_difference(
     clusters: Sequence[Hashable] | None = None,
     *,
     alpha: float = 0.05,
+    weights: Sequence[float] | None = None,
 ) -> dict[str, Any]:
     """Test whether the mean of b - a differs from 0, over items that both sides answered.
+
+    With `weights` (words of a text, say) a and b are sums over that many units each, and the mean
+    is that of a unit: the sum of b - a over the sum of the weights.
 
     Items of one cluster (a report) count together; the error is the cluster-robust one of a mean,
     with t of clusters - 1 degrees of freedom. Returns test, n, clusters, difference {value, low,
@@ -204,7 +208,7 @@ def paired_difference(
     """
     from scipy import stats
 
-    mean, error, groups = _clustered_difference(a, b, clusters)
+    mean, error, groups = _clustered_difference(a, b, clusters, weights)
     kind = "clustered t-test of paired differences"
     if error == 0:
         width = 1 - alpha ** (1 / groups) if mean == 0 else 0.0
@@ -292,18 +296,24 @@ def _cluster_sums(
 
 
 def _clustered_difference(
-    a: Sequence[float], b: Sequence[float], clusters: Sequence[Hashable] | None
+    a: Sequence[float],
+    b: Sequence[float],
+    clusters: Sequence[Hashable] | None,
+    weights: Sequence[float] | None = None,
 ) -> tuple[float, float, int]:
     """Return mean of b - a, its cluster-robust standard error, and the number of clusters."""
     differences = [float(y) - float(x) for x, y in zip(a, b, strict=True)]
     n = len(differences)
-    sums, counts = _cluster_sums(differences, range(n) if clusters is None else clusters)
+    names = range(n) if clusters is None else clusters
+    sums, counts = _cluster_sums(differences, names)
+    units = counts if weights is None else _cluster_sums(weights, names)[0]
     groups = len(sums)
     if groups < 2:
         raise ValueError(f"{groups} cluster cannot show a spread: at least two are needed")
-    mean = math.fsum(differences) / n
-    squares = math.fsum((s - mean * c) ** 2 for s, c in zip(sums, counts, strict=True))
-    error = math.sqrt(groups / (groups - 1) * squares) / n
+    total = math.fsum(units)
+    mean = math.fsum(differences) / total
+    squares = math.fsum((s - mean * u) ** 2 for s, u in zip(sums, units, strict=True))
+    error = math.sqrt(groups / (groups - 1) * squares) / total
     return mean, 0.0 if error < 1e-12 else error, groups
 
 

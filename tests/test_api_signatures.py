@@ -124,7 +124,7 @@ def test_arguments_of_a_run_keep_their_values(tmp_path: Path) -> None:
 
 
 def test_arguments_that_are_gone() -> None:
-    """Their keys are in config.RETIRED or RENAMED because of this."""
+    """Their keys are in RETIRED or RENAMED of older_projects because of this."""
     known = set(defaults(trl.SFTConfig))
     gone = {"warmup_ratio", "overwrite_output_dir", "logging_dir", "no_cuda", "max_seq_length"}
     assert not gone & known

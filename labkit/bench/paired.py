@@ -213,7 +213,7 @@ def detectable(spread: float, *, n: int, alpha: float = 0.05, wanted: float = 0.
 
 def default_threads() -> int:
     """Return how many threads a measured process uses: OMP_NUM_THREADS, or the cores it may use."""
-    return int(os.environ.get("OMP_NUM_THREADS") or hardware.cores())
+    return hardware.thread_count()
 
 
 def facts() -> dict[str, Any]:

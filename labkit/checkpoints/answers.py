@@ -18,7 +18,7 @@ from labkit.checkpoints.card import Verdict
 from labkit.checkpoints.questions import Question
 from labkit.checkpoints.rules import Evidence
 from labkit.errors import LabkitError
-from labkit.files import write_json
+from labkit.files import take_lock, write_json
 from labkit.runs import records as results
 
 SCHEMA = 1
@@ -80,8 +80,6 @@ def record(
     Returns what a notebook that is handed in alone carries with the card: the answer, and the
     records and points of a sweep that it rests on.
     """
-    from filelock import FileLock
-
     runs = [value for value in values.values() if isinstance(value, results.RunRecord)]
     rests_on = {run.id: run for run in [*runs, *evidence.used]}
     newest = max(rests_on.values(), key=lambda run: run.started_at, default=None)
@@ -106,7 +104,7 @@ def record(
     lock = file.with_name(f".{file.name}.lock")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(lock, timeout=10):
+        with take_lock(lock, timeout=10):
             given = read()
             entry["attempts"] = given.get(asked.id, {}).get("attempts", 0) + 1
             write_json(file, {"schema": SCHEMA, "answers": {**given, asked.id: entry}})

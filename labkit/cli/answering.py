@@ -8,6 +8,7 @@ import typer
 
 from labkit.cli.options import Dtype, Json, emit
 from labkit.errors import LabkitError
+from labkit.models.options import Base
 
 Models = Annotated[list[str], typer.Argument(help="registry names, runs, or folders")]
 Data = Annotated[str, typer.Option(help="'tables', 'tatqa', or a TAT-QA file or folder")]
@@ -33,6 +34,7 @@ def infer(
     split: Split = "test",
     dtype: Dtype = "auto",
     fresh: Fresh = False,
+    base: Base = None,
     json_: Json = False,
 ) -> None:
     """Show question, gold answer and each model's answer with its score, side by side.
@@ -79,6 +81,7 @@ def eval_(
         typer.Option(help="calculate in float32 on a CPU; without, in --dtype"),
     ] = True,
     fresh: Fresh = False,
+    base: Base = None,
     json_: Json = False,
 ) -> None:
     """Score a model with 95 % intervals: TAT-QA's score, or tasks of lm-eval by name."""
@@ -119,7 +122,13 @@ def eval_(
     emit(together, json_, "\n".join(texts))
 
 
-def merge(run: Run, out: Out, dtype: StoredDtype = "bfloat16", json_: Json = False) -> None:
+def merge(
+    run: Run,
+    out: Out,
+    dtype: StoredDtype = "bfloat16",
+    base: Base = None,
+    json_: Json = False,
+) -> None:
     """Turn an adapter and its base into one full model."""
     from labkit.inference import export
 
@@ -137,6 +146,7 @@ def quantize(
     ] = 40,
     data: Data = "tables",
     split: Split = "test",
+    base: Base = None,
     json_: Json = False,
 ) -> None:
     """Make a smaller model, and measure its memory, speed and score beside the original's."""

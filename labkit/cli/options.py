@@ -1,6 +1,8 @@
 """What every command does alike: results on stdout, settings from `--key value` words."""
 
+import contextlib
 import json
+import sys
 from typing import Annotated, Any
 
 import typer
@@ -16,7 +18,20 @@ FREE_FORM = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 def emit(value: Any, as_json: bool, text: str) -> None:
     """Print a result: one JSON object, or text for people."""
-    print(json.dumps(value, ensure_ascii=False, allow_nan=False) if as_json else text)
+    if as_json:
+        plain = not (sys.stdout.encoding or "").lower().startswith("utf")
+        text = json.dumps(value, ensure_ascii=plain, allow_nan=False)
+        if not plain and not text.isascii():
+            # Half a character, out of a file or a name, can't be printed; escaped it can.
+            text = text.encode("utf-8", "backslashreplace").decode()
+    print(text)
+
+
+def say_anything() -> None:
+    """Let output hold every character: one that the terminal's encoding lacks is written out."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):  # replaced, or closed
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
 def key_values(arguments: list[str]) -> dict[str, str]:

@@ -17,13 +17,15 @@ from labkit import __version__
 from labkit.cli import answering
 from labkit.cli import bench as bench_commands
 from labkit.cli import checkpoints as checkpoint_commands
+from labkit.cli import data as data_commands
 from labkit.cli import serve as serve_commands
 from labkit.cli import stats as significance_commands
 from labkit.cli import sweep as sweep_commands
-from labkit.cli.options import FREE_FORM, Json
+from labkit.cli.options import FREE_FORM, Json, say_anything
 from labkit.cli.options import emit as _emit
 from labkit.cli.options import key_values as _key_values
 from labkit.errors import LabkitError
+from labkit.files import name_user
 
 app = typer.Typer(
     add_completion=False,
@@ -34,6 +36,7 @@ app = typer.Typer(
 )
 runs_app = typer.Typer(no_args_is_help=True, help="List and remove runs.")
 app.add_typer(runs_app, name="runs")
+app.add_typer(data_commands.app, name="data")
 app.add_typer(bench_commands.app, name="bench")
 
 Data = Annotated[str, typer.Option(help="'tables', 'tatqa', or a TAT-QA file or folder")]
@@ -47,6 +50,8 @@ def main(arguments: list[str] | None = None) -> None:
     debug = "--debug" in arguments
     if debug:
         arguments.remove("--debug")
+    name_user()
+    say_anything()
     plain, warnings.formatwarning = warnings.formatwarning, _format_warning
     try:
         code = app(arguments, prog_name="labkit", standalone_mode=False)

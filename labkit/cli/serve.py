@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from labkit.cli.options import Dtype, Json, emit
+from labkit.models.options import Base
 
 Models = Annotated[list[str], typer.Argument(help="registry names, runs, or folders")]
 Host = Annotated[str, typer.Option(help="address to listen on; 0.0.0.0 lets others in")]
@@ -24,6 +25,7 @@ def serve(
     max_batch: MaxBatch = 16,
     idle_minutes: Idle = 60,
     dtype: Dtype = "auto",
+    base: Base = None,
     json_: Json = False,
 ) -> None:
     """Serve models over OpenAI's API, each under its own name."""
@@ -51,6 +53,7 @@ def chat(
     ] = None,
     idle_minutes: Idle = 60,
     dtype: Dtype = "auto",
+    base: Base = None,
     json_: Json = False,
 ) -> None:
     """Open a chat page on models side by side, with answers read aloud if you like."""

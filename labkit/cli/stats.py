@@ -24,6 +24,7 @@ def stats(
 ) -> None:
     """Say whether B is faster or better than A, by how much, and how sure that is."""
     from labkit.significance import compare as significance
+    from labkit.significance import show
 
     outcome = significance.compare(a, b, alpha=alpha, margin=margin, output_dir=output_dir)
-    emit(outcome, json_, f"{significance.render(outcome)}\nfigure and numbers in {output_dir}")
+    emit(outcome, json_, f"{show.render(outcome)}\nfigure and numbers in {output_dir}")

@@ -53,13 +53,13 @@ def parse(source: Path) -> NotebookNode:
     open such a notebook.
     """
     try:
-        notebook = jupytext.reads(source.read_text(), fmt=PERCENT)
+        notebook = jupytext.reads(source.read_text(encoding="utf-8"), fmt=PERCENT)
         kernel = {key: notebook.metadata.kernelspec[key] for key in KERNEL}
     except (KeyError, AttributeError, nbformat.ValidationError):
         raise LabkitError(
             f"{source}: the header needs a kernelspec with {', '.join(KERNEL)}"
         ) from None
-    options = tomllib.loads((source.parent / "jupytext.toml").read_text())
+    options = tomllib.loads((source.parent / "jupytext.toml").read_text(encoding="utf-8"))
     filters = {k: v for k, v in options.items() if k.endswith("_metadata_filter")}
     notebook.metadata = NotebookNode(kernelspec=kernel, jupytext=NotebookNode(filters))
     return notebook
@@ -122,10 +122,10 @@ def sync(source: Path, *, execute: bool = False) -> bool:
     else:
         stored = notebook
     text = nbformat.writes(keep_outputs(notebook, stored)) + "\n"
-    if target.exists() and target.read_text() == text:
+    if target.exists() and target.read_text(encoding="utf-8") == text:
         return False
     partial = target.with_suffix(".partial")
-    partial.write_text(text)
+    partial.write_text(text, encoding="utf-8")
     os.replace(partial, target)
     return True
 

@@ -162,7 +162,8 @@ def release(lessons_dir: Path, gradebook_dir: Path) -> Path:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         for name, notebook in notebooks.items():
-            (folder / f"{name}.ipynb").write_text(nbformat.writes(notebook) + "\n")
+            text = nbformat.writes(notebook) + "\n"
+            (folder / f"{name}.ipynb").write_text(text, encoding="utf-8")
         if not (gradebook_dir / CONFIG).exists():
             shutil.copy(lessons_dir / "hub-example" / "jupyter" / CONFIG, gradebook_dir)
     except OSError as error:

@@ -149,7 +149,7 @@ def page(lesson: Lesson, notebook: NotebookNode, lessons: Sequence[Lesson]) -> s
 
 def style_sheet() -> str:
     """Return the styles of the site, those of highlighted code included."""
-    own = (TEMPLATES / "site" / "style.css").read_text()
+    own = (TEMPLATES / "site" / "style.css").read_text(encoding="utf-8")
     return own + HtmlFormatter(style="default").get_style_defs(".highlight")
 
 
@@ -190,7 +190,7 @@ def write(path: Path, text: str) -> None:
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text)
+        partial.write_text(text, encoding="utf-8")
         os.replace(partial, path)
     except OSError as error:
         with contextlib.suppress(OSError):

@@ -33,13 +33,15 @@ A calculated value is rounded to two decimals, as the data set's numbers are. Wh
 no scale is written four are kept, because the official score also accepts the bare
 ratio 0.2222 for 22.22 percent and looks at four.
 
-The reader sees the text alone, never the gold answer, its type or its scale.
+The reader sees the text alone, never the gold answer, its type or its scale. Reasoning before the
+answer is dropped (`reasoning`).
 """
 
 import math
 import re
 from dataclasses import dataclass
 
+from labkit.datasets import reasoning
 from labkit.datasets.tatqa import SCALES, Question
 
 MOST_CHARACTERS = 400
@@ -103,6 +105,7 @@ def parse_answer(text: str) -> Answer:
     Only the first line that is not blank is read. An expression that cannot be
     calculated is handed on as it stands, so that it is marked wrong, not lost.
     """
+    text, _ = reasoning.drop(text)
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     line, scale = _cut_scale(line)
     if not line.startswith("="):

@@ -32,6 +32,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from labkit.datasets import reasoning
 from labkit.datasets.answers import format_answer
 from labkit.datasets.tatqa import Report, Sample
 from labkit.errors import LabkitError
@@ -87,6 +88,22 @@ def encode(
 
     Raises LabkitError when the sample does not fit even without any paragraph or row.
     """
+    prompt, answer, _ = fitted(tokenizer, sample, max_length, with_answer, examples)
+    return {
+        "input_ids": prompt + answer,
+        "labels": [IGNORED] * len(prompt) + answer,
+        "prompt_length": len(prompt),
+    }
+
+
+def fitted(
+    tokenizer: Any, sample: Sample, max_length: int, with_answer: bool = True,
+    examples: Sequence[Sample] = (),
+) -> tuple[list[int], list[int], Sample]:  # fmt: skip
+    """Return the token ids of prompt and answer, and the sample with what was cut to fit gone.
+
+    Raises LabkitError as `encode` does.
+    """
     cuts = _cut_count(sample) + sum(_cut_count(example) for example in examples)
 
     def encoded(cut: int) -> tuple[list[int], list[int]]:
@@ -94,7 +111,8 @@ def encode(
         prompt, answer = _ids(tokenizer, shorter, fewer)
         return prompt, answer if with_answer else []
 
-    prompt, answer = encoded(0)
+    low = 0
+    prompt, answer = encoded(low)
     if len(prompt) + len(answer) > max_length and cuts:
         # Each cut makes the prompt shorter, so the fewest that suffice are found by halving.
         low, high = 1, cuts
@@ -111,11 +129,7 @@ def encode(
             f"{len(answer)} of answer even without paragraphs and table rows, but max_length is "
             f"{max_length}; raise it to at least {len(prompt) + len(answer)}"
         )
-    return {
-        "input_ids": prompt + answer,
-        "labels": [IGNORED] * len(prompt) + answer,
-        "prompt_length": len(prompt),
-    }
+    return prompt, answer, _cut(sample, examples, low)[0] if low else sample
 
 
 def _user_text(sample: Sample) -> str:
@@ -196,9 +210,12 @@ def _texts(tokenizer: Any, sample: Sample, examples: Sequence[Sample]) -> tuple[
     )
     # What follows the end token (a line break in ChatML) is never generated.
     ending = dialogue[len(prompt) :].rstrip() if dialogue.startswith(prompt) else ""
+    # What a model thinks before it answers is not taught, and an answer is no thought: the block
+    # belongs to the prompt, there when the model is trained and there when it is asked.
+    thoughts, ending = reasoning.split_leading(ending)
     if ending.strip() in ("", answer):
         ending = f"{answer}{tokenizer.eos_token or ''}"
-    return prompt, ending
+    return reasoning.closed(prompt + thoughts), ending
 
 
 def _plain(turns: Sequence[dict[str, str]]) -> str:

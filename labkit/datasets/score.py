@@ -37,7 +37,6 @@ Source: the evaluation script of github.com/NExTplusplus/TAT-QA (tatqa_metric.py
 tatqa_utils.py); bags and alignment: Dua et al., "DROP", NAACL 2019.
 """
 
-import json
 import math
 import re
 import string
@@ -48,7 +47,7 @@ from typing import Any
 import numpy as np
 
 from labkit.datasets.tatqa import Question, Report, read_reports, samples
-from labkit.errors import LabkitError
+from labkit.errors import LabkitError, brief, read_json
 
 _FACTORS = {"hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "percent": 0.01}
 _IGNORED_IN_NUMBERS = str.maketrans("", "", "'\"\\$€£¥%(),[]")
@@ -106,16 +105,9 @@ def score_file(predictions_path: str | Path, gold_path: str | Path) -> dict[str,
     missing, is not JSON or has another shape.
     """
     path = Path(predictions_path)
-    try:
-        predictions = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise LabkitError(f"there is no prediction file {path}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise LabkitError(f"{path} cannot be read as text ({error})") from None
-    except json.JSONDecodeError as error:
-        raise LabkitError(
-            f"{path} is not valid JSON: {error.msg} in line {error.lineno}, column {error.colno}"
-        ) from None
+    if not path.exists():
+        raise LabkitError(f"there is no prediction file {path}")
+    predictions = read_json(path)
     if not isinstance(predictions, dict):
         raise LabkitError(
             f"{path} holds a JSON {type(predictions).__name__}; a prediction file is an object "
@@ -222,7 +214,7 @@ def _factor(word: str) -> float:
 def _checked(uid: str, prediction: Any) -> tuple[Any, str]:
     form = "a prediction is [answer or list of answers, scale]"
     if not isinstance(prediction, list | tuple) or len(prediction) != 2:
-        raise LabkitError(f"the prediction for {uid} is {repr(prediction)[:60]}; {form}")
+        raise LabkitError(f"the prediction for {uid} is {brief(prediction)}; {form}")
     values, scale = prediction
     if not values:
         return [], ""
@@ -231,9 +223,9 @@ def _checked(uid: str, prediction: Any) -> tuple[Any, str]:
     numbers = [isinstance(value, int | float) for value in values]
     if not all(texts) and not all(numbers):
         raise LabkitError(
-            f"the answer for {uid} is {repr(values)[:60]}, neither texts nor numbers throughout; "
+            f"the answer for {uid} is {brief(values)}, neither texts nor numbers throughout; "
             f"{form}"
         )
     if not isinstance(scale, str | None):
-        raise LabkitError(f"the scale for {uid} is {repr(scale)[:40]}, which is not text; {form}")
+        raise LabkitError(f"the scale for {uid} is {brief(scale)}, which is not text; {form}")
     return values, scale or ""

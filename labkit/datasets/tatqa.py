@@ -26,14 +26,14 @@ and Textual Content in Finance", ACL 2021; data CC BY 4.0.
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labkit.errors import LabkitError, nearest
+from labkit.datasets import fields
+from labkit.errors import LabkitError, brief, nearest, read_json
 
 ANSWER_TYPES = ("span", "multi-span", "arithmetic", "count")
 SCALES = ("", "thousand", "million", "billion", "percent")
@@ -248,8 +248,8 @@ def _recorded_sha256(url: str, path: Path) -> str:
                 os.replace(part, path)
             digest = sha256_file(path)
             say(f"{path.name}: checksum not known, first download recorded ({digest[:12]}…)")
-            record.write_text(f"{digest}\n")
-        return record.read_text().strip()
+            record.write_text(f"{digest}\n", encoding="utf-8")
+        return record.read_text(encoding="utf-8").strip()
 
 
 def _get_bytes(url: str, path: Path) -> bytes:
@@ -281,88 +281,75 @@ def _in_folder(folder: Path, split: str, remedy: str) -> Path:
 
 
 def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
-    except FileNotFoundError:
-        raise LabkitError(f"there is no file {path}; give a JSON file in TAT-QA's form") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise LabkitError(f"{path} cannot be read as text ({error})") from None
-    except json.JSONDecodeError as error:
-        raise LabkitError(
-            f"{path} is not valid JSON: {error.msg} in line {error.lineno}, column {error.colno}"
-        ) from None
+    if not path.exists():
+        raise LabkitError(f"there is no file {path}; give a JSON file in TAT-QA's form")
+    return read_json(path)
 
 
 def _report(item: Any, where: str) -> Report:
-    table = _get(item, "table", dict, where)
-    rows = _get(table, "table", list, f"{where}.table")
+    table = fields.get(item, "table", dict, where)
+    rows = fields.get(table, "table", list, f"{where}.table")
     for i, row in enumerate(rows):
         if not isinstance(row, list):
             raise LabkitError(f"{where}.table.table[{i}] is not a list of cells")
+    cells = tuple(
+        tuple(fields.cell(cell, f"{where}.table.table[{i}][{j}]") for j, cell in enumerate(row))
+        for i, row in enumerate(rows)
+    )
     paragraphs = []
-    for i, paragraph in enumerate(_get(item, "paragraphs", list, where)):
+    for i, paragraph in enumerate(fields.get(item, "paragraphs", list, where)):
         place = f"{where}.paragraphs[{i}]"
-        text = _get(paragraph, "text", str, place)
-        paragraphs.append((_get(paragraph, "order", int, place), text))
+        text = fields.get(paragraph, "text", str, place)
+        paragraphs.append((fields.get(paragraph, "order", int, place), text))
     paragraphs.sort(key=lambda pair: pair[0])
-    questions = _get(item, "questions", list, where)
+    questions = fields.get(item, "questions", list, where)
     return Report(
-        uid=_get(table, "uid", str, f"{where}.table"),
-        table=tuple(tuple(str(cell) for cell in row) for row in rows),
+        uid=fields.get(table, "uid", str, f"{where}.table"),
+        table=cells,
         paragraphs=tuple(text for _, text in paragraphs),
         questions=tuple(_question(q, f"{where}.questions[{i}]") for i, q in enumerate(questions)),
     )
 
 
 def _question(item: Any, where: str) -> Question:
-    text = _get(item, "question", str, where)
-    uid = _get(item, "uid", str, where)
+    text = fields.get(item, "question", str, where)
+    uid = fields.get(item, "uid", str, where)
     if "answer" not in item:
         raise LabkitError(
             f"{where} (uid {uid}) has no 'answer': this looks like TAT-QA's blind test file, "
             "which cannot be trained on or scored; use tatqa_dataset_test_gold.json"
         )
-    answer_type = _one_of(item, "answer_type", ANSWER_TYPES, where)
-    scale = _one_of(item, "scale", SCALES, where)
-    answer = item["answer"]
-    if answer_type in ("span", "multi-span"):
-        strings = tuple(str(part) for part in _get(item, "answer", list, where))
-    elif isinstance(answer, bool) or not isinstance(answer, int | float | str):
-        raise LabkitError(f"{where}.answer is not a number, as {answer_type} questions have it")
-    elif answer_type == "count":
-        try:
-            strings = (str(int(answer)),)
-        except ValueError:
-            raise LabkitError(f"{where}.answer is {answer!r}, not a whole number") from None
-    else:
-        strings = (str(answer),)
+    answer_type = fields.one_of(item, "answer_type", ANSWER_TYPES, where)
+    scale = fields.one_of(item, "scale", SCALES, where)
     return Question(
         uid=uid,
         text=text,
-        answer=strings,
+        answer=_answer(item, answer_type, where),
         answer_type=answer_type,
-        answer_from=str(item.get("answer_from", "")),
+        answer_from=fields.cell(item.get("answer_from"), f"{where}.answer_from"),
         scale=scale,
-        derivation=str(item.get("derivation") or ""),
-        order=_get(item, "order", int, where),
+        derivation=fields.cell(item.get("derivation"), f"{where}.derivation"),
+        order=fields.get(item, "order", int, where),
     )
 
 
-def _get(item: Any, key: str, kind: type, where: str) -> Any:
-    if not isinstance(item, dict):
-        raise LabkitError(f"{where} is not a JSON object with the key {key!r}")
-    if key not in item:
-        raise LabkitError(f"{where} has no key {key!r}, which every TAT-QA entry has there")
-    if not isinstance(item[key], kind):
-        raise LabkitError(
-            f"{where}.{key} is a {type(item[key]).__name__}, but TAT-QA has a {kind.__name__} there"
-        )
-    return item[key]
-
-
-def _one_of(item: dict[str, Any], key: str, choices: Sequence[str], where: str) -> str:
-    value = _get(item, key, str, where)
-    if value not in choices:
-        named = ", ".join(repr(choice) for choice in choices)
-        raise LabkitError(f"{where}.{key} is {value!r}, but it is one of {named}")
-    return value
+def _answer(item: dict[str, Any], answer_type: str, where: str) -> tuple[str, ...]:
+    answer = item["answer"]
+    if answer_type in ("span", "multi-span"):
+        parts = fields.get(item, "answer", list, where)
+        for i, part in enumerate(parts):
+            if part is None:
+                raise LabkitError(f"{where}.answer[{i}] is null, but an answer is text or a number")
+        return tuple(fields.cell(part, f"{where}.answer[{i}]") for i, part in enumerate(parts))
+    if isinstance(answer, bool) or not isinstance(answer, int | float | str):
+        raise LabkitError(f"{where}.answer is not a number, as {answer_type} questions have it")
+    if answer_type == "arithmetic":
+        return (fields.cell(answer, f"{where}.answer"),)
+    try:
+        count = int(answer)
+        whole = count >= 0 and (isinstance(answer, str) or count == answer)
+    except (ValueError, OverflowError):
+        whole = False
+    if not whole:
+        raise LabkitError(f"{where}.answer is {brief(answer)}, not a whole number") from None
+    return (str(count),)

@@ -26,7 +26,7 @@ def check_cores() -> Finding:
     """Cores that may be used, and threads that fit them."""
     machine = hardware.describe()
     detail = f"{machine['cores']} × {machine['cpu']}"
-    threads = int(os.environ.get("OMP_NUM_THREADS") or machine["cores"])
+    threads = hardware.thread_count(machine["cores"])
     promised = _number("CPU_LIMIT")
     if promised is not None and promised < threads:
         detail += f"; the hub promises {promised:g} but does not enforce it"

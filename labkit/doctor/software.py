@@ -24,7 +24,8 @@ def check_versions(lock: Path | None = None) -> Finding:
     if lock is None:
         return finding("versions", "ok", "no requirements.lock here to compare with")
     wrong, missing, right = [], [], 0
-    for name, version in re.findall(r"^([\w.\-]+)==([\w.!+\-]+)", lock.read_text(), re.MULTILINE):
+    text = lock.read_text(encoding="utf-8")
+    for name, version in re.findall(r"^([\w.\-]+)==([\w.!+\-]+)", text, re.MULTILINE):
         try:
             # A build for the CPU says so after a plus sign: 2.13.0+cpu.
             installed = importlib.metadata.version(name).split("+")[0]

@@ -25,6 +25,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from labkit.datasets.tatqa import Sample
+from labkit.errors import LabkitError
 from labkit.inference.generate import Generator, load_generator
 
 if TYPE_CHECKING:
@@ -46,11 +47,34 @@ class Cost:
 
 
 def kv_cache_bytes(config: Any, *, tokens: int, batch: int = 1, bytes_per_number: int = 2) -> int:
-    """Return the size of the cache by the formula, from a transformers configuration."""
+    """Return the size of the cache by the formula, from a transformers configuration.
+
+    Raises LabkitError for models whose layers do not all keep a key and a value for each token:
+    what they keep has no formula here, and `measured_kv_cache_bytes` reads it from the model.
+    """
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    kinds = {str(kind) for kind in getattr(config, "layer_types", None) or ["full_attention"]}
+    window = getattr(config, "sliding_window", None) or tokens
+    if kinds <= {"full_attention", "sliding_attention"} and tokens < window:
+        kinds = {"full_attention"}  # a window that is not full yet holds everything
+    odd = [key for key in _KEEPS_LESS if getattr(config, key, None)]
+    if kinds != {"full_attention"} or odd or not getattr(config, "num_attention_heads", None):
+        why = ", ".join([*sorted(kinds - {"full_attention"}), *odd]) or "no attention"
+        raise LabkitError(
+            f"there is no formula for the cache of a {config.model_type} model ({why}): "
+            "measured_kv_cache_bytes reads it from the model, and labkit estimate traces a step"
+        )
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
     return 2 * config.num_hidden_layers * kv_heads * head_dim * bytes_per_number * tokens * batch
+
+
+_KEEPS_LESS = (
+    "is_encoder_decoder", "kv_lora_rank", "num_kv_shared_layers", "multi_query", "mamba_d_state",
+    "layers_block_type", "attn_layer_period", "hybrid_override_pattern", "block_configs",
+    "attention_chunk_size", "full_attn_idxs",
+)  # fmt: skip
 
 
 def measured_kv_cache_bytes(model: Any, *, tokens: int, batch: int = 1) -> int:

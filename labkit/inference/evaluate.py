@@ -26,6 +26,7 @@ from labkit.errors import LabkitError
 from labkit.files import fingerprint, write_json
 from labkit.inference.generate import model_path
 from labkit.machine import arithmetic
+from labkit.models import adapters
 from labkit.runs import records
 from labkit.runs.progress import Progress
 from labkit.stats import mean_interval
@@ -56,7 +57,8 @@ def evaluate(
 
     Returns the JSON of `labkit eval`: model, task, data, split, examples, n, metrics {em, f1:
     {value, low, high}}, by_type {answer type: {n, em, f1}}, by_source, seconds and predictions
-    (a file in the official TAT-QA form). Scores are fractions. A run's record keeps its scores.
+    (a file in the official TAT-QA form); where there are any, cut_off: replies that ended while
+    the model was still reasoning. Scores are fractions. A run's record keeps its scores.
 
     Raises:
         LabkitError: a model, data set or split that is not there.
@@ -86,11 +88,13 @@ def evaluate(
     else:
         predictions = _generate(model, samples, shots, dtype=dtype, exact=exact, quiet=quiet)
     seconds = time.perf_counter() - started
+    cut_off = getattr(predictions, "cut_off", 0)
     file = folder / f"{key}.predictions.json"
     write_json(file, predictions)
     outcome = {"model": model, "task": "tatqa", "data": data, "split": split,
                "examples": examples, "n": len(samples), **summarise(samples, predictions),
-               "seconds": seconds, "predictions": str(file)}  # fmt: skip
+               "seconds": seconds, "predictions": str(file),
+               **({"cut_off": cut_off} if cut_off else {})}  # fmt: skip
     write_json(stored, outcome)
     return _remember(model, outcome)
 
@@ -164,17 +168,27 @@ def worked_examples(data: str, count: int) -> list[Sample]:
 def _generate(
     model: str, samples: Sequence[Sample], shots: Sequence[Sample], *, dtype: str, exact: bool,
     quiet: bool,
-) -> dict[str, list[Any]]:  # fmt: skip
+) -> "_Predictions":  # fmt: skip
     from labkit.inference.generate import load_generator
 
     generator = load_generator(model, dtype=dtype, exact=exact)
     progress = Progress(total=len(samples), label=f"{Path(model).name}  answering", quiet=quiet)
     replies = generator.answer(samples, examples=shots, progress=progress.count)
-    return {reply.uid: [list(reply.values), reply.scale] for reply in replies}
+    predictions = _Predictions((r.uid, [list(r.values), r.scale]) for r in replies)
+    predictions.cut_off = sum(reply.cut_off for reply in replies)
+    return predictions
+
+
+class _Predictions(dict[str, list[Any]]):
+    """Predictions in the official form, and how many replies ended in mid-thought."""
+
+    cut_off = 0
 
 
 def _key(model: str, *, data: str, split: str, examples: int, n: int, dtype: str) -> str:
     weights = MAJORITY if model == MAJORITY else f"{fingerprint(model_path(model))} {dtype}"
+    if base := adapters.chosen_base():
+        weights += f" on {fingerprint(model_path(base))}"
     parts = [weights, tatqa.data_sha256(data, split), tatqa.data_sha256(data, "train"), split,
              str(examples), str(n), json.dumps(records.versions(), sort_keys=True)]  # fmt: skip
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
@@ -206,6 +220,9 @@ def render(outcome: dict[str, Any]) -> str:
     rows = {"all": {"n": outcome["n"], **outcome["metrics"]}, **outcome["by_type"]}
     for name, row in rows.items():
         lines.append(f"{name:<14}{row['n']:>5}   {interval(row['em']):<28} {interval(row['f1'])}")
+    if cut_off := outcome.get("cut_off"):
+        lines.append(f"{cut_off} of {outcome['n']} replies were cut off inside the model's "
+                     "reasoning, before any answer: they count as wrong")  # fmt: skip
     lines.append(f"predictions in {outcome['predictions']}")
     return "\n".join(lines)
 

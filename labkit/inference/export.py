@@ -34,7 +34,7 @@ from labkit.errors import LabkitError, nearest
 from labkit.inference.evaluate import evaluate
 from labkit.inference.generate import MAX_NEW_TOKENS, load_generator, model_path
 from labkit.machine import arithmetic
-from labkit.models import load, registry
+from labkit.models import adapters, load, registry
 from labkit.quiet import quiet
 
 FORMATS = ("8bit", "nf4")
@@ -194,10 +194,6 @@ def _mergeable(path: Path) -> str:
         PeftType.PREFIX_TUNING, PeftType.PROMPT_TUNING, PeftType.P_TUNING, PeftType.ADAPTION_PROMPT,
         PeftType.MULTITASK_PROMPT_TUNING, PeftType.CPT, PeftType.XLORA,
     }  # fmt: skip
-    if kind not in {str(k.value) for k in PeftType}:
-        raise LabkitError(
-            f"{path} has peft_type {kind!r}: {nearest(kind, [k.value for k in PeftType])}"
-        )
     if kind in {k.value for k in adds_no_weight}:
         raise LabkitError(
             f"{path} is a {kind} adapter, which changes no weight of its base, so it cannot be "
@@ -236,7 +232,10 @@ def _merge_into(folder: Path, path: Path, *, dtype: str) -> None:
 
     from labkit.methods import merge as merge_adapter
 
-    model: Any = merge_adapter(load.load_model(path, dtype="float32"))
+    adapted: Any = load.load_model(path, dtype="float32")
+    adapters.untie_trained(adapted)
+    model: Any = merge_adapter(adapted)
+    adapters.mark_untied(model)
     model = model.to(getattr(torch, dtype))
     with quiet():
         model.save_pretrained(folder)

@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from labkit.datasets import encode, sharing, tatqa
+from labkit.datasets import encode, reasoning, sharing, tatqa
 from labkit.datasets.answers import parse_answer
 from labkit.datasets.score import score_answer
 from labkit.datasets.tatqa import Sample
@@ -55,6 +55,8 @@ class Reply:
     scale: str
     em: float
     f1: float
+    cut_off: bool = False
+    """whether the model was still thinking when it had written all the tokens it may"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,7 +159,7 @@ class Generator:
                 cache = self._read(prefix_GP, mask_GT, cache)
                 cache.batch_select_indices(owner_N.to(device))
             written = self._write(ids_NT, mask_NT, cache, max_new_tokens=max_new_tokens)
-        texts = self.tokenizer.batch_decode(written, skip_special_tokens=True)
+        texts = reasoning.decode(self.tokenizer, written)
         answers = iter(text.strip() for text in texts)
         return [[next(answers) for _ in group] for group in groups]
 
@@ -275,7 +277,7 @@ def read_reply(sample: Sample, text: str) -> Reply:
     answer = parse_answer(text)
     em, f1 = score_answer(answer.values, answer.scale, sample.question)
     return Reply(uid=sample.question.uid, text=text, values=answer.values, scale=answer.scale,
-                 em=em, f1=f1)  # fmt: skip
+                 em=em, f1=f1, cut_off=reasoning.drop(text)[1])  # fmt: skip
 
 
 def compare(
@@ -318,7 +320,8 @@ def compare(
                      "answer_type": sample.question.answer_type},
             "answers": [
                 {"model": name, "text": reply[i].text, "values": list(reply[i].values),
-                 "scale": reply[i].scale, "em": reply[i].em, "f1": reply[i].f1}
+                 "scale": reply[i].scale, "em": reply[i].em, "f1": reply[i].f1,
+                 **({"cut_off": True} if reply[i].cut_off else {})}
                 for name, reply in replies.items()
             ],
         }

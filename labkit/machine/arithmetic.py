@@ -31,7 +31,7 @@ import psutil
 
 from labkit.console import in_notebook, say
 from labkit.errors import LabkitError, nearest
-from labkit.files import cache_dir, write_json
+from labkit.files import cache_dir, take_lock, write_json
 from labkit.machine import hardware
 from labkit.machine.datasheets import GIB, Device, find
 
@@ -205,13 +205,13 @@ def _measure_once(
     file: Path, about: dict[str, Any], names: Sequence[str], known: dict[str, float], *, fresh: bool
 ) -> None:
     """Measure what `known` lacks of `names` and keep it; others that start now wait and read."""
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
 
     lock = None
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(file.with_suffix(".lock"))
-        lock.acquire(timeout=60)  # whoever holds it needs seconds, or was stopped in between
+        # Whoever holds it needs seconds, or was stopped in between.
+        lock = take_lock(file.with_suffix(".lock"), timeout=60)
     except (OSError, Timeout, NotImplementedError) as error:
         lock = None
         held = isinstance(error, Timeout)

@@ -39,7 +39,7 @@ def _control_groups(controller: str, root: Path) -> list[Path]:
     """Return this process's control group for `controller` and all above it, innermost first."""
     base, inner = root / "sys/fs/cgroup", ""
     try:
-        lines = (root / "proc/self/cgroup").read_text().splitlines()
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
     for line in lines:
@@ -57,7 +57,7 @@ def _control_groups(controller: str, root: Path) -> list[Path]:
 
 def _read_number(path: Path) -> int | None:
     try:
-        value = int(path.read_text().split()[0])
+        value = int(path.read_text(encoding="utf-8").split()[0])
     except (OSError, ValueError, IndexError):  # absent, or "max"
         return None
     return value if 0 <= value < _UNLIMITED else None
@@ -90,7 +90,8 @@ def memory_available_bytes(root: Path = Path("/")) -> int:
 
 def _inactive_file_bytes(group: Path) -> int:
     try:
-        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        text = (group / "memory.stat").read_text(encoding="utf-8")
+        stat = dict(line.split() for line in text.splitlines())
     except (OSError, ValueError):
         return 0
     return int(stat.get("total_inactive_file", stat.get("inactive_file", 0)))
@@ -104,7 +105,7 @@ def cores(root: Path = Path("/")) -> int:
         allowed = float(os.cpu_count() or 1)
     for group in _control_groups("cpu", root):
         try:
-            quota, period = (group / "cpu.max").read_text().split()
+            quota, period = (group / "cpu.max").read_text(encoding="utf-8").split()
             allowed = min(allowed, float(quota) / float(period))
         except (OSError, ValueError):  # not version 2, or "max"
             quota_us = _read_number(group / "cpu.cfs_quota_us")
@@ -140,7 +141,7 @@ def processor(root: Path = Path("/")) -> tuple[str, list[str]]:
     """Return the processor's name and those of FLAGS that it has."""
     name, flags = platform.processor() or platform.machine(), set()
     try:
-        for line in (root / "proc/cpuinfo").read_text().splitlines():
+        for line in (root / "proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             key, _, value = line.partition(":")
             if key.strip() == "model name":
                 name = value.strip()
@@ -185,6 +186,16 @@ def gpus() -> list[dict[str, Any]]:
     return found
 
 
+def thread_count(default: int | None = None) -> int:
+    """Return the threads that OMP_NUM_THREADS gives a process, else `default` or the cores.
+
+    OpenMP allows a list, one number for each level of nesting (4,3,2): the first is ours.
+    """
+    first = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    given = int(first) if first.isascii() and first.isdigit() else 0
+    return given or default or cores()
+
+
 def _gpu_users() -> dict[str, list[dict[str, Any]]]:
     """Return the processes on each GPU by its UUID, from nvidia-smi; empty when it cannot tell."""
     query = "--query-compute-apps=gpu_uuid,pid,used_memory"
@@ -192,7 +203,8 @@ def _gpu_users() -> dict[str, list[dict[str, Any]]]:
         out = subprocess.run(
             ["nvidia-smi", query, "--format=csv,noheader,nounits"],
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=10,
             check=True,
         ).stdout
@@ -200,10 +212,14 @@ def _gpu_users() -> dict[str, list[dict[str, Any]]]:
         return {}
     users: dict[str, list[dict[str, Any]]] = {}
     for line in out.splitlines():
-        uuid, pid, mebibytes = (part.strip() for part in line.split(","))
+        cells = [part.strip() for part in line.split(",")]
+        # Under MIG or in a container it says "[Insufficient Permissions]", "[N/A]", or a sentence.
+        if len(cells) != 3 or not (cells[1].isascii() and cells[1].isdigit()):
+            continue
+        uuid, pid, mebibytes = cells
         try:
             user = psutil.Process(int(pid)).username()
-        except psutil.Error:  # in another container, or gone
+        except (psutil.Error, KeyError, OverflowError):  # in another container, gone, or nameless
             user = None
         used = int(mebibytes) * 2**20 if mebibytes.isdigit() else None
         users.setdefault(uuid, []).append({"pid": int(pid), "user": user, "bytes": used})
@@ -213,10 +229,8 @@ def _gpu_users() -> dict[str, list[dict[str, Any]]]:
 def describe() -> dict[str, Any]:
     """Return this machine for a run record; bytes, and None for what cannot be known."""
     name, flags = processor()
-    if "torch" in sys.modules:
-        threads = sys.modules["torch"].get_num_threads()
-    else:
-        threads = int(os.environ.get("OMP_NUM_THREADS") or cores())
+    loaded = sys.modules.get("torch")
+    threads = loaded.get_num_threads() if loaded is not None else thread_count()
     return {
         "cpu": name,
         "flags": flags,

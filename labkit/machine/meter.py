@@ -154,7 +154,7 @@ def _larger(new: int, known: int | None) -> int:
 def _reset_peak_rss() -> bool:
     """Make the kernel forget this process's earlier peak (Linux); False where it cannot."""
     try:
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
         return True
     except OSError:
         return False
@@ -162,7 +162,7 @@ def _reset_peak_rss() -> bool:
 
 def _peak_rss() -> int | None:
     try:
-        status = Path("/proc/self/status").read_text()
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
     except OSError:
         return None
     kib = next((line.split()[1] for line in status.splitlines() if line.startswith("VmHWM:")), None)

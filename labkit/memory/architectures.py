@@ -12,17 +12,16 @@ with hidden width h, MLP width m, i = 2h, state size n, rank r of Δ. Embedding 
 vocabulary × h each, once when tied. Only `config.json` or the registry is read.
 """
 
-import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from labkit.errors import LabkitError, nearest
+from labkit.errors import LabkitError, brief, nearest
+from labkit.memory.configurations import ARCHITECTURES, completed, read_config
 from labkit.memory.settings import StepSettings
 from labkit.models import registry
-
-ARCHITECTURES = ("llama", "gemma", "phi", "bloom", "t5", "mamba")
 
 
 @dataclass(frozen=True)
@@ -76,16 +75,56 @@ def shape_of(settings: StepSettings) -> Shape | None:
         spec = registry.spec(name)
         architecture, config = spec.architecture, dict(spec.config)
     else:
-        path = config_folder(name) / "config.json"
-        try:
-            config = json.loads(path.read_text())
-        except (OSError, ValueError) as error:
-            raise LabkitError(f"{path} cannot be read as a configuration: {error}") from None
-        architecture = config.get("model_type", "")
+        architecture, config = read_config(config_folder(name) / "config.json")
     check_method(architecture, settings)
-    if architecture not in ARCHITECTURES:
+    config = {**config, **settings.config_overrides}
+    if architecture not in ARCHITECTURES or not described(architecture, config):
         return None
-    return _READ[architecture]({**_DEFAULTS[architecture], **config, **settings.config_overrides})
+    try:
+        return _checked(_READ[architecture]({**_DEFAULTS[architecture], **config}))
+    except (KeyError, TypeError, ArithmeticError):
+        pass  # an old or a minimal configuration: its class knows the rest, and other names
+    whole = {**_DEFAULTS[architecture], **completed(architecture, config, name)}
+    try:
+        return _checked(_READ[architecture](whole))
+    except (KeyError, TypeError, ArithmeticError) as error:
+        raise LabkitError(f"the configuration of {name} is not one of {architecture}: "
+                          f"{error}") from None  # fmt: skip
+
+
+def _checked(shape: Shape) -> Shape:
+    """Return a shape. Raises TypeError where one of its numbers is none."""
+    for key in ("hidden", "mlp", "layers", "vocab", "heads", "kv_heads", "head_dim"):
+        value = getattr(shape, key)
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise TypeError(f"{key} is {brief(value)}")
+    return shape
+
+
+def described(architecture: str, config: Mapping[str, Any]) -> bool:
+    """Whether the formulas hold for a configuration: those of the plain architecture, no variant.
+
+    Biases, gates, grouped heads and layers of several kinds change weights and what is kept.
+    """
+    kinds = config.get("layer_types") or []
+    if set(map(str, kinds if isinstance(kinds, list) else [kinds])) - {"full_attention"}:
+        return False
+    if config.get("auto_map") or config.get("block_configs"):  # code of the model's own
+        return False
+    heads = config.get("num_attention_heads")
+    return not {
+        "llama": lambda: config.get("attention_bias") or config.get("mlp_bias")
+        or config.get("hidden_act", "silu") != "silu",
+        "gemma": lambda: config.get("attention_bias"),
+        "phi": lambda: config.get("qk_layernorm")
+        or config.get("num_key_value_heads") not in (None, heads),
+        "bloom": lambda: config.get("n_inner") not in (None, 4 * (config.get("hidden_size")
+                                                                  or config.get("n_embed") or 0)),
+        "t5": lambda: "gated" in str(config.get("feed_forward_proj", ""))
+        or config.get("is_gated_act")
+        or config.get("num_decoder_layers") not in (None, config.get("num_layers")),
+        "mamba": lambda: config.get("use_bias") or config.get("use_conv_bias") is False,
+    }[architecture]()  # fmt: skip
 
 
 def check_method(architecture: str, settings: StepSettings) -> None:
@@ -232,8 +271,8 @@ def _phi(config: Mapping[str, Any]) -> Shape:
 
 def _bloom(config: Mapping[str, Any]) -> Shape:
     h = config["hidden_size"]
-    heads = config.get("n_head") or config["num_attention_heads"]
-    layers = config.get("n_layer") or config["num_hidden_layers"]
+    heads = config.get("n_head") or config.get("num_attention_heads") or config["n_head"]
+    layers = config.get("n_layer") or config.get("num_hidden_layers") or config["n_layer"]
     linears = (
         Linear("query_key_value", h, 3 * h, True), Linear("dense", h, h, True),
         Linear("dense_h_to_4h", h, 4 * h, True), Linear("dense_4h_to_h", 4 * h, h, True),
@@ -271,7 +310,8 @@ def _t5(config: Mapping[str, Any]) -> Shape:
 
 def _mamba(config: Mapping[str, Any]) -> Shape:
     h, state = config["hidden_size"], config["state_size"]
-    inner, rank = config["expand"] * h, config.get("time_step_rank") or h // 16
+    given = config.get("time_step_rank")
+    inner, rank = config["expand"] * h, given if isinstance(given, int) else math.ceil(h / 16)
     linears = (
         Linear("in_proj", h, 2 * inner), Linear("x_proj", inner, rank + 2 * state),
         Linear("dt_proj", rank, inner), Linear("out_proj", inner, h),

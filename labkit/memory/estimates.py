@@ -179,6 +179,8 @@ def needed(peak_bytes: int, settings: StepSettings) -> int:
 def _combine(
     settings: StepSettings, card: Device, formula: Analytic | None, traced: Any
 ) -> Estimate:
+    if formula and formula.total_parameters != traced.total_parameters:
+        formula = None  # a variant that the formulas do not describe: its weights are not theirs
     names = [name for name in LABELS if name in traced.parts or (formula and name in formula.parts)]
     parts: dict[str, dict[str, int | None]] = {
         name: {
@@ -187,7 +189,7 @@ def _combine(
         }
         for name in names
     }
-    shape = shape_of(settings)
+    shape = shape_of(settings) if formula else None
     need = needed(traced.peak_bytes, settings)
     ratio = traced.peak_bytes / formula.peak_bytes if formula else None
     return Estimate(

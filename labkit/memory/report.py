@@ -57,6 +57,8 @@ def render(result: Estimate) -> str:
             lines.append(f"{LABELS[name]:34}" + "".join(f"{gib(size):>10}" for size in sizes))
     peaks = [result.peak_bytes[column] for column in columns]
     lines.append(f"{'peak (not the sum)':34}" + "".join(f"{gib(size):>10}" for size in peaks))
+    if result.peak_bytes["analytic"] is None:
+        lines.append("no formula for this architecture: the trace says what its step takes")
     lines += ["", f"peak in {_phase(result.peak_phase)}, at {result.peak_operation}"]
     verb = "fits" if result.fits else "does not fit"
     lines.append(

@@ -234,13 +234,13 @@ def _write_manifest(folder: Path, name: str, source: WheelSource) -> None:
         "note": source.note,
         "files": files,
     }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
 
 def is_complete(folder: Path) -> bool:
     """Tell cheaply (presence and sizes) whether a folder that we wrote is still whole."""
     try:
-        files = json.loads((folder / MANIFEST).read_text())["files"]
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
         return all((folder / f).stat().st_size == entry["bytes"] for f, entry in files.items())
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -253,7 +253,7 @@ def verify(folder: Path) -> int:
     removed, so that the next use fetches it again; any other is left to its owner.
     """
     try:
-        files = json.loads((folder / MANIFEST).read_text())["files"]
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
     except (OSError, ValueError, KeyError, TypeError):
         raise LabkitError(
             f"{folder} has no readable {MANIFEST}, so there is nothing to verify it against"

@@ -9,15 +9,13 @@ bf16 weights take half the bytes of fp32 and are what inference wants; for train
 full fine-tuning load fp32 (small updates vanish in bf16's 8 bits of mantissa).
 """
 
-import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labkit.errors import LabkitError, nearest
-from labkit.models import registry
+from labkit.errors import LabkitError, nearest, read_json
+from labkit.models import adapters, registry
 from labkit.quiet import quiet, quiet_bitsandbytes
 
 if TYPE_CHECKING:
@@ -28,28 +26,13 @@ DTYPES = ("bfloat16", "float16", "float32")
 
 def adapter_config(folder: Path) -> dict[str, Any] | None:
     """Return the PEFT configuration in `folder`, or None when it is not an adapter."""
-    path = folder / "adapter_config.json"
-    if not path.is_file():
-        return None
-    try:
-        return json.loads(path.read_text())
-    except ValueError as error:
-        raise LabkitError(f"{path} is not readable as JSON ({error}): train again") from error
+    return adapters.read_config(folder)
 
 
 def base_folder(folder: Path) -> Path:
     """Return where the base model of the adapter in `folder` is; `folder` itself if plain."""
     adapter = adapter_config(folder)
-    if adapter is None:
-        return folder
-    base = str(adapter.get("base_model_name_or_path") or "")
-    if not os.path.isdir(base) and Path(base).name in registry.known_names():
-        # Trained elsewhere, with the base at a path that does not exist here.
-        base = Path(base).name
-    try:
-        return registry.resolve(base)
-    except LabkitError as error:
-        raise LabkitError(f"the adapter in {folder} needs its base model: {error}") from error
+    return folder if adapter is None else adapters.base_of(folder, adapter)
 
 
 def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase":
@@ -88,6 +71,10 @@ def load_model(path: str | Path, *, dtype: str = "bfloat16", **kw: Any) -> "PreT
     import transformers
 
     base = base_folder(folder)
+    adapters.refuse_ungathered(folder)
+    if base != folder:
+        adapters.refuse_ungathered(base)
+        adapters.refuse_unrepeatable(folder, adapter_config(folder) or {})
     if "quantization_config" in kw or quantisation(base) is not None:
         quiet_bitsandbytes()
     with quiet(), one_sentence(base):
@@ -99,6 +86,7 @@ def load_model(path: str | Path, *, dtype: str = "bfloat16", **kw: Any) -> "PreT
         quiet_bitsandbytes()
         from peft import PeftModel
 
+        adapters.fit_vocabulary(model, folder)
         with quiet(), one_sentence(folder, advice=f"was it trained on {base}?"):
             model = PeftModel.from_pretrained(model, folder, local_files_only=True)
         refuse_foreign(model, folder, base)
@@ -142,7 +130,13 @@ def refuse_foreign(model: "PreTrainedModel", folder: Path, base: Path) -> None:
     with safe_open(file, "pt") as tensors:
         stored = set(tensors.keys())
     places = set(get_peft_model_state_dict(model, save_embedding_layers=False))
-    wrong = (places - stored) | {key for key in stored - places if "embed" not in key}
+    ends = [model.get_input_embeddings(), model.get_output_embeddings()]
+    # An embedding or a head that was resized, or trained whole, is stored as it is.
+    whole = [f".{name.split('base_model.model.')[-1]}."
+             for name, module in model.named_modules() if module in ends]  # fmt: skip
+    wrong = (places - stored) | {
+        key for key in stored - places if "embed" not in key and not any(w in key for w in whole)
+    }
     if wrong:
         raise LabkitError(
             f"the adapter in {folder} does not fit {base}, which has {len(places)} places for "
@@ -154,11 +148,11 @@ def quantisation(path: str | Path) -> str | None:
     """Return '8bit', 'nf4' or another type the model in a folder is stored in, None if plain."""
     folder = base_folder(registry.resolve(str(path)))
     try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        config = read_json(folder / "config.json")
+    except LabkitError:
         return None
-    stored = config.get("quantization_config")
-    if not stored:
+    stored = config.get("quantization_config") if isinstance(config, dict) else None
+    if not isinstance(stored, dict) or not stored:
         return None
     if stored.get("load_in_8bit"):
         return "8bit"

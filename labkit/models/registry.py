@@ -208,5 +208,5 @@ def _has_all_weights(folder: Path) -> bool:
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return True
-    parts = set(json.loads(index.read_text())["weight_map"].values())
+    parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     return all((folder / part).is_file() for part in parts)

@@ -6,8 +6,7 @@ record it already has. So there is one flat dataclass, with the names the field 
 A docstring line under each field says what it does; `labkit train --settings` prints them.
 
 Settings come from a YAML or JSON file, then from `--key value` on the command line. The JSON
-files of the older course projects are read too: `RENAMED` maps their keys, and `RETIRED` says of
-each key that means nothing any more why that is so, instead of ignoring it in silence.
+files of the older course projects are read too (`older_projects`).
 """
 
 import dataclasses
@@ -20,12 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from labkit.errors import LabkitError, nearest
+from labkit.errors import LabkitError, brief, nearest, parse_json
+from labkit.runs.older_projects import RENAMED, RETIRED, RETIRED_OPTIM, as_meant
 
 CONFIGS = Path(__file__).with_name("configs")
 LOFTQ_KEYS = ("loftq_bits", "loftq_iter")
 LARGEST_SEED = 2**32 - 1
 LONGEST_NAME = 200
+MOST_CONFIG_BYTES = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +130,7 @@ class RunConfig:
                         f"loftq_config: unknown key {key!r}: {nearest(str(key), LOFTQ_KEYS)}"
                     )
                 if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                    raise LabkitError(f"loftq_config: {key} must be 1 or more, got {value!r}")
+                    raise LabkitError(f"loftq_config: {key} must be 1 or more, got {brief(value)}")
         positive = ("r", "lora_alpha", "per_device_train_batch_size", "save_steps",
                     "gradient_accumulation_steps", "num_train_epochs", "max_length",
                     "learning_rate")  # fmt: skip
@@ -177,43 +178,6 @@ class RunConfig:
 FIELDS = {f.name: f for f in dataclasses.fields(RunConfig)}
 HINTS = typing.get_type_hints(RunConfig)
 
-RENAMED = {
-    "train_mode": "method", "lora_rank": "r", "lora_r": "r", "rank": "r",
-    "max_seq_length": "max_length", "max_seq_len": "max_length",
-    "model_name_or_path": "model", "model_name": "model", "train_file": "data",
-    "dataset": "data", "run_name": "name", "lora_target_modules": "target_modules",
-    "batch_size": "per_device_train_batch_size", "num_epochs": "num_train_epochs",
-    "lr": "learning_rate", "warmup_ratio": "warmup_steps",
-    "activation_checkpointing": "gradient_checkpointing", "torch_dtype": "dtype",
-}  # fmt: skip
-"""Keys of the older projects and of older libraries, and what they are called here."""
-
-RETIRED = {
-    "template_name": "the model's own chat template is used",
-    "max_prompt_length": "max_length limits prompt and answer together, and the prompt gives way",
-    "output_dir": "a run lives in runs/<name>: set name, or LABKIT_RUNS for the folder",
-    "overwrite_output_dir": "use --fresh to train again",
-    "task_type": "labkit train does supervised fine-tuning",
-    "fp16": "training is in bfloat16 or float32: set dtype, or leave it at auto",
-    "bf16": "set dtype: auto, bfloat16 or float32",
-    "no_cuda": "the GPU is used when there is one",
-    "disable_tqdm": "progress is a line now and then",
-    "logging_steps": "every step is in the record",
-    "logging_dir": "report_to: tensorboard writes to runs/<name>/tensorboard",
-    "save_total_limit": "one checkpoint is kept",
-    "save_strategy": "save_steps says how often",
-    "dataloader_num_workers": "samples are tokenised before training starts",
-    "remove_unused_columns": "only token ids and labels reach the trainer",
-    "deepspeed": "labkit train runs on one device",
-    "distributed": "labkit train runs on one device",
-    "use_unsloth": "fast: true is labkit's own faster step",
-    "local_rank": "labkit train runs on one device",
-    "beta": "it belongs to preference tuning, which labkit train does not do",
-}
-"""Keys that mean nothing here any more, with the reason."""
-
-RETIRED_OPTIM = {"adamw_hf": "adamw_torch_fused"}
-
 
 def from_mapping(values: Mapping[str, Any], *, where: str) -> RunConfig:
     """Build a `RunConfig` from plain values; `where` names their source in errors.
@@ -224,6 +188,7 @@ def from_mapping(values: Mapping[str, Any], *, where: str) -> RunConfig:
     Raises:
         LabkitError: an unknown key (with the nearest right one), a wrong type or value.
     """
+    values = as_meant(values, where)
     settings: dict[str, Any] = {}
     for key, value in values.items():
         key = str(key).replace("-", "_")
@@ -261,22 +226,42 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     if not file.suffix and not file.exists() and (CONFIGS / f"{path}.yaml").exists():
         file = CONFIGS / f"{path}.yaml"
     try:
-        text = file.read_text(encoding="utf-8")
-    except OSError as error:
+        with open(file, "rb") as handle:
+            content = handle.read(MOST_CONFIG_BYTES + 1)
+    except (OSError, ValueError) as error:
         shipped = [p.stem for p in CONFIGS.glob("*.yaml")]
         raise LabkitError(
-            f"configuration {str(path)!r} cannot be read ({error.strerror or error}): "
+            f"configuration {str(path)!r} cannot be read ({getattr(error, 'strerror', error)}): "
             f"name a YAML or JSON file, or a shipped one: {', '.join(sorted(shipped))}"
         ) from None
-    except UnicodeDecodeError:
-        raise LabkitError(f"configuration {file} is not a text file") from None
+    if len(content) > MOST_CONFIG_BYTES:
+        raise LabkitError(f"configuration {file} is larger than {MOST_CONFIG_BYTES / 2**20:g} MiB: "
+                          "name the YAML or JSON file of one run")  # fmt: skip
     try:
-        values = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
-        first = str(error).splitlines()[0]
+        # YAML's and JSON's encodings are the same; a byte-order mark goes.
+        text = content.decode(json.detect_encoding(content))
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text or (b"\0" in content and ":" not in text):
+        raise LabkitError(f"configuration {file} is not a text file")
+    try:
+        values = (parse_json(text.encode(), "it") if file.suffix.lower() == ".json"
+                  else yaml.safe_load(text))  # fmt: skip
+    except RecursionError:
+        raise LabkitError(f"configuration {file} is not valid: nested too deeply") from None
+    except (LabkitError, yaml.YAMLError, ValueError) as error:
+        first = (str(error).splitlines() or [type(error).__name__])[0]
         raise LabkitError(f"configuration {file} is not valid: {first}") from None
     if not isinstance(values, Mapping):
         raise LabkitError(f"configuration {file} must hold 'key: value' lines")
+    if overrides:
+        # What the command line decides is no longer the file's to leave out.
+        said = _canonical(overrides)
+        asked = {key: said[key] for key in ("method", "task_type") if key in said}
+        if asked:
+            names = {*asked, *(k for k, new in RENAMED.items() if new in asked)}
+            values = {k: v for k, v in values.items() if str(k).replace("-", "_") not in names}
+            values |= asked
     base = from_mapping(values, where=str(file))
     if not overrides:
         return base
@@ -303,7 +288,7 @@ def _read(value: Any, hint: Any, *, key: str, where: str) -> Any:
         word = {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
         if word not in args:
             allowed = ", ".join(map(str, args))
-            raise LabkitError(f"{where}: {key} must be one of {allowed}, got {value!r}")
+            raise LabkitError(f"{where}: {key} must be one of {allowed}, got {brief(value)}")
         return word
     if origin is types.UnionType:
         if value is None or (isinstance(value, str) and value.lower() in ("none", "null", "")):
@@ -313,7 +298,7 @@ def _read(value: Any, hint: Any, *, key: str, where: str) -> Any:
         words = value.split(",") if isinstance(value, str) else value
         if isinstance(words, list | tuple) and all(isinstance(w, str) and w.strip() for w in words):
             return tuple(w.strip() for w in words)
-        raise LabkitError(f"{where}: {key} must be names separated by commas, got {value!r}")
+        raise LabkitError(f"{where}: {key} must be names separated by commas, got {brief(value)}")
     if origin is not None:  # a mapping
         if isinstance(value, str):
             try:
@@ -343,7 +328,7 @@ def _read(value: Any, hint: Any, *, key: str, where: str) -> Any:
         except (ValueError, OverflowError):
             pass
     kind = {bool: "true or false", str: "text", int: "a whole number", float: "a number"}[hint]
-    raise LabkitError(f"{where}: {key} must be {kind}, got {value!r}")
+    raise LabkitError(f"{where}: {key} must be {kind}, got {brief(value)}")
 
 
 def describe_fields() -> dict[str, str]:

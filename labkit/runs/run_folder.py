@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.errors import LabkitError
+from labkit.files import take_lock
 
 COMPLETE = "labkit_steps.json"
 """Marks a checkpoint as complete and holds the steps measured up to it."""
@@ -26,10 +27,9 @@ def locked(folder: Path) -> Iterator[None]:
     import filelock
 
     before = [path for path in (folder, folder.parent) if path.exists()]
-    lock = filelock.FileLock(folder / ".lock")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        lock = take_lock(folder / ".lock", timeout=0)
     except filelock.Timeout:
         raise LabkitError(
             f"{folder.name} is being trained by another process: wait for it, or choose another "

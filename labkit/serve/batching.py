@@ -13,6 +13,9 @@ empty until the batch ends. Filling that place at once is *continuous* batching 
 OSDI 2022); transformers has it too, with one setting of the sampling for all requests, which
 does not suit a server that several people share.
 
+A stop string is no part of the answer: the text ends before it, and what might be the beginning of
+one is held back until more is known.
+
 Requests batch only with requests of the same sampling settings. One that brings a seed or stop
 strings is generated alone, so that its answer does not depend on who else was there. Random
 numbers come from a generator of the batch's own: torch's is shared by all threads, and transformers
@@ -29,6 +32,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tokenizers.decoders import DecodeStream
 from transformers.cli.serving.utils import (
     BaseGenerateManager,
     DirectStreamer,
@@ -64,6 +68,8 @@ class Job:
     """transformers' GenerationConfig of this request"""
     on_token: Callable[[int], None]
     on_end: Callable[[Exception | None], None]
+    stopped: Callable[[], bool] = lambda: False
+    """whether the text has come to a stop string, asked after each token"""
     written: int = 0
     ended: bool = False
     group: str = field(init=False)
@@ -82,7 +88,11 @@ class Job:
         except _GenerationCancelled as gone:
             self.end(gone)
         else:
-            if self.written >= self.config.max_new_tokens or token in end_tokens:
+            if token in end_tokens or self.stopped():
+                # It ended by itself, be it with the last token allowed.
+                self.config.max_new_tokens = None
+                self.end()
+            elif self.written >= self.config.max_new_tokens:
                 self.end()
 
     def end(self, error: Exception | None = None) -> None:
@@ -90,6 +100,52 @@ class Job:
         if not self.ended:
             self.ended = True
             self.on_end(error)
+
+
+class StopText:
+    """A text that comes in pieces, cut before the first of some strings."""
+
+    def __init__(self, stops: Sequence[str]) -> None:
+        self.found = False
+        self._stops = [stop for stop in stops if stop]
+        self._held = ""
+
+    def feed(self, piece: str) -> str:
+        """Return what may be sent on, now that `piece` has come."""
+        if self.found:
+            return ""
+        text = self._held + piece
+        places = [text.find(stop) for stop in self._stops if stop in text]
+        if places:
+            self.found, self._held = True, ""
+            return text[: min(places)]
+        longest = max(map(len, self._stops), default=1) - 1
+        begun = next((n for n in range(min(longest, len(text)), 0, -1)
+                      if any(stop.startswith(text[-n:]) for stop in self._stops)), 0)  # fmt: skip
+        self._held = text[len(text) - begun :]
+        return text[: len(text) - begun]
+
+    def rest(self) -> str:
+        """Return what was held back, once nothing more comes."""
+        held, self._held = self._held, ""
+        return held
+
+
+class _StopStreamer(DirectStreamer):
+    """transformers' streamer, whose text ends before a stop string."""
+
+    def __init__(self, cut: StopText, *args: Any) -> None:
+        self._cut = cut
+        super().__init__(*args)
+
+    def _enqueue(self, item: Any) -> None:
+        if item is None and (rest := self._cut.rest()):
+            super()._enqueue(rest)
+        if type(item) is str:  # reasoning and calls of tools are other classes
+            item = self._cut.feed(item)
+            if not item:
+                return
+        super()._enqueue(item)
 
 
 class Batcher(BaseGenerateManager):
@@ -114,7 +170,8 @@ class Batcher(BaseGenerateManager):
 
         loop = asyncio.get_running_loop()
         pieces: asyncio.Queue = asyncio.Queue()
-        streamer = DirectStreamer(processor._tokenizer, loop, pieces, response_parser)
+        cut = StopText(gen_config.stop_strings or [])
+        streamer = _StopStreamer(cut, processor._tokenizer, loop, pieces, response_parser)
         streamer.put(inputs["input_ids"])  # the first thing put is the prompt, which it leaves out
 
         def on_end(error: Exception | None) -> None:
@@ -128,6 +185,7 @@ class Batcher(BaseGenerateManager):
         self._arrived.put(Job(
             model=model, processor=processor, ids=inputs["input_ids"], config=gen_config,
             on_token=lambda token: streamer.put(torch.tensor([token])), on_end=on_end,
+            stopped=lambda: cut.found,
         ))  # fmt: skip
         return pieces, streamer
 
@@ -138,6 +196,13 @@ class Batcher(BaseGenerateManager):
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
         tokens: list[int] = []
+        cut = StopText(gen_config.stop_strings or [])
+        stream = DecodeStream([], skip_special_tokens=True)
+
+        def take(token: int) -> None:
+            tokens.append(token)
+            if gen_config.stop_strings:
+                cut.feed(stream.step(processor._tokenizer, token) or "")
 
         def resolve(error: Exception | None) -> None:
             if done.done():
@@ -149,10 +214,12 @@ class Batcher(BaseGenerateManager):
 
         self._arrived.put(Job(
             model=model, processor=processor, ids=inputs["input_ids"], config=gen_config,
-            on_token=tokens.append, on_end=lambda error: _tell(loop, resolve, error),
+            on_token=take, on_end=lambda error: _tell(loop, resolve, error),
+            stopped=lambda: cut.found,
         ))  # fmt: skip
         await done
         text = processor.decode(tokens, skip_special_tokens=True)
+        text = StopText(gen_config.stop_strings or []).feed(text) if cut.found else text
         return text, inputs["input_ids"].shape[-1], tokens
 
     def stop(self) -> None:
@@ -237,6 +304,9 @@ def _generate(jobs: Sequence[Job], stopping: threading.Event) -> None:
     rows = {"input_ids": [job.ids[0].tolist() for job in jobs]}
     padded = processor.pad(rows, padding_side="left", return_tensors="pt").to(model.device)
     end_tokens = _as_list(config.eos_token_id)
+    # A special token leaves no text that a stop string could be found in.
+    names = set(processor.all_special_tokens) & set(config.stop_strings or [])
+    end_tokens += processor.convert_tokens_to_ids(sorted(names))
 
     class AllEnded(StoppingCriteria):
         def __call__(self, input_ids: Any, scores: Any, **kw: Any) -> Any:
@@ -249,6 +319,7 @@ def _generate(jobs: Sequence[Job], stopping: threading.Event) -> None:
     settings = copy.deepcopy(config)
     settings.max_new_tokens = max(job.config.max_new_tokens for job in jobs)
     settings.pad_token_id = processor.pad_token_id
+    settings.stop_strings = None  # `Job.stopped` sees to them
     with torch.inference_mode():
         model.generate(
             input_ids=padded["input_ids"],

@@ -22,14 +22,15 @@ import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import ValidationError
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from labkit.errors import LabkitError, nearest
 from labkit.inference.generate import Generator
+from labkit.serve.requests import REQUESTS, ChatRequest, CompletionRequest, Request, refusal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,55 +68,6 @@ def error_response(status: int, message: str) -> JSONResponse:
     return JSONResponse(body, status, headers={"Retry-After": "2"} if status == 429 else None)
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class _Text(_Strict):
-    type: Literal["text"]
-    text: str
-
-
-class _Message(_Strict):
-    role: Literal["system", "user", "assistant"]
-    content: str | list[_Text]
-    name: str | None = None
-
-
-class _Request(_Strict):
-    """The fields that both endpoints know. What would change nothing is accepted and dropped."""
-
-    model: str
-    max_tokens: int | None = Field(None, ge=1)
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, gt=0, le=1)
-    frequency_penalty: float | None = Field(None, ge=0, le=2)
-    stop: str | list[str] | None = None
-    seed: int | None = Field(None, ge=0, lt=2**63)
-    stream: bool | None = None
-    stream_options: dict | None = Field(None, exclude=True)
-    user: str | None = Field(None, exclude=True)
-    n: Literal[1] | None = Field(None, exclude=True)
-    presence_penalty: float | None = Field(None, ge=0, le=0, exclude=True)
-
-
-class ChatRequest(_Request):
-    """What `/v1/chat/completions` understands."""
-
-    messages: list[_Message] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
-
-
-class CompletionRequest(_Request):
-    """What `/v1/completions` understands."""
-
-    prompt: str = Field(min_length=1)
-
-
-REQUESTS: dict[str, Any] = {
-    "/v1/chat/completions": ChatRequest,
-    "/v1/completions": CompletionRequest,
-}
 GUARDED = {("POST", path) for path in REQUESTS}
 MOST_READ_PAST, SECONDS_READ_PAST = 2**26, 5.0
 """bytes and seconds of a body that is too large which are read before it is refused"""
@@ -137,22 +89,21 @@ def checked(
     if not isinstance(values, dict):
         raise Refusal(400, 'the body is not a JSON object: send {"model": …}')
     try:
+        json.dumps(values, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise Refusal(400, "the body has half a character (a lone surrogate): send whole "
+                           "ones") from None
+    try:
         request = REQUESTS[path].model_validate(values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            message = f"{where} is not a field that this server knows: leave it out"
-        else:
-            message = f"{where}: {first['msg']}".replace("\n", " ")
-        raise Refusal(400, message) from None
+        raise Refusal(400, refusal(error)) from None
     if request.model not in models:
         raise Refusal(404, f"the model {request.model[:80]!r} is not served here: "
                            f"{nearest(request.model[:80], models)}")  # fmt: skip
     return _within(request, models[request.model], limits)
 
 
-def _within(request: _Request, served: Generator, limits: Limits) -> dict[str, Any]:
+def _within(request: Request, served: Generator, limits: Limits) -> dict[str, Any]:
     """Refuse what does not fit the model's window; fill in how long the answer may get."""
     asked = request.max_tokens
     if isinstance(request, ChatRequest):
@@ -170,18 +121,14 @@ def _within(request: _Request, served: Generator, limits: Limits) -> dict[str, A
     return passed | {"max_tokens": asked or min(limits.max_tokens, room)}
 
 
-def prompt_tokens(request: _Request, served: Generator) -> int:
+def prompt_tokens(request: Request, served: Generator) -> int:
     """Return the number of tokens the model will read."""
     if isinstance(request, CompletionRequest):
         return len(served.tokenizer(request.prompt, verbose=False)["input_ids"])
     assert isinstance(request, ChatRequest)
     if not served.tokenizer.chat_template:
         raise Refusal(400, f"{served.name} has no chat template: use /v1/completions")
-    turns = [
-        {"role": m.role, "content": m.content if isinstance(m.content, str)
-         else " ".join(part.text for part in m.content)}
-        for m in request.messages
-    ]  # fmt: skip
+    turns = [{"role": m.role, "content": m.content} for m in request.messages]
     try:
         text = served.tokenizer.apply_chat_template(
             turns, add_generation_prompt=True, tokenize=False

@@ -19,7 +19,9 @@ from typing import Any
 from labkit import plots, stats
 from labkit.errors import LabkitError
 from labkit.files import write_json
-from labkit.significance.read import KINDS, Answers, Run, read
+from labkit.significance.lm_eval import Answers
+from labkit.significance.read import KINDS, Run, read
+from labkit.significance.show import draw
 
 EXAMPLE_EFFECT = 0.03
 TOLERANCE = {"FLOPs": 0.1, "samples": 0.01, "tokens a step": 0.01}
@@ -94,6 +96,7 @@ def _compare_runs(a: list[Run], b: list[Run], alpha: float) -> Outcome:
         _agree([run.same for run in both], both, "runs", "work")
         rows.append({"name": name or None, **_one_data_set(sides["A"], sides["B"], alpha)})
         notes += _order_note(sides["A"], sides["B"])
+        notes += [note for run in both for note in run.notes]
     differ = sorted(k for k in a[0].own if a[0].own[k] != b[0].own.get(k))
     if differ:
         said = [f"{key} ({a[0].own[key]} against {b[0].own.get(key)})" for key in differ]
@@ -191,14 +194,29 @@ def _compare_answers(
     if set(tasks["A"]) != set(tasks["B"]):
         odd = sorted(set(tasks["A"]) ^ set(tasks["B"]))
         raise LabkitError(f"only one side has {', '.join(odd)}: compare the same tasks")
-    rows = [_one_task(tasks["A"][name], tasks["B"][name], alpha, margin) for name in tasks["A"]]
-    notes = [
-        f"{row['name']}: questions were not logged one by one, so this test can't pair them and is "
-        "weaker than it could be (lm-eval: --log_samples)"
-        for row in rows
-        if not row["paired"]
-    ]
+    rows, notes = [], []
+    for name, found in tasks["A"].items():
+        other = tasks["B"][name]
+        notes += [f"{side}: {note}" for side, one in (("A", found), ("B", other))
+                  for note in one.notes]  # fmt: skip
+        try:
+            rows.append(_one_task(found, other, alpha, margin))
+        except _NothingToGoBy as error:
+            notes.append(str(error))
+    if not rows:
+        raise LabkitError(notes[-1])
+    for row in rows:
+        if not row["paired"]:
+            notes.append(f"{row['name']}: questions were not logged one by one, so this test can't "
+                         "pair them and is weaker than it could be (lm-eval: --log_samples)")
+        if margin is not None and row["unit"] != "share":
+            notes.append(f"{row['name']}: {row['metric']} is no share, so --margin says nothing "
+                         "about it")
     return {"unit": "a question", "results": rows, "a_a": None, "notes": notes}
+
+
+class _NothingToGoBy(LabkitError):
+    """Neither questions nor standard errors: nothing to test."""
 
 
 def _one_task(a: Answers, b: Answers, alpha: float, margin: float | None) -> Outcome:
@@ -211,18 +229,48 @@ def _one_task(a: Answers, b: Answers, alpha: float, margin: float | None) -> Out
             map(math.isfinite, (found.scores or {}).values())
         ):
             raise LabkitError(f"{side}: {found.file} has a score that is not a number")
-    row: Outcome = {"name": a.task, "metric": a.metric, "means": {"a": a.mean, "b": b.mean}}
-    if a.scores and b.scores:
-        if set(a.scores) != set(b.scores):
-            raise LabkitError(f"{a.task}: A and B answered different questions")
-        x, y = list(a.scores.values()), [b.scores[uid] for uid in a.scores]
-        row |= {"paired": True, **stats.paired_difference(x, y, alpha=alpha)}
-        if set(x + y) <= {0.0, 1.0}:
-            row |= stats.mcnemar(x, y)  # its p-value and name; the interval stays
-        if margin is not None:
-            row["equivalence"] = stats.equivalence(x, y, margin=margin, alpha=alpha)
-        return row
-    return row | {"paired": False, **_aggregated(a, b, alpha, margin)}
+    share = a.share and b.share
+    row: Outcome = {
+        "name": a.task, "metric": a.metric, "means": {"a": a.mean, "b": b.mean},
+        "unit": "share" if share else a.metric,
+        "higher_is_better": a.higher_is_better if a.higher_is_better == b.higher_is_better
+        else None,
+    }  # fmt: skip
+    if not share:
+        margin = None
+    if not a.scores or not b.scores:
+        return row | {"paired": False, **_aggregated(a, b, alpha, margin)}
+    if set(a.scores) != set(b.scores):
+        raise LabkitError(f"{a.task}: A and B answered different questions")
+    if a.weights != b.weights:
+        raise LabkitError(f"{a.task}: A and B count other words or bytes in the same questions")
+    x, y = list(a.scores.values()), [b.scores[uid] for uid in a.scores]
+    weights = None if a.weights is None else [a.weights[uid] for uid in a.scores]
+    try:
+        tested = stats.paired_difference(x, y, alpha=alpha, weights=weights)
+    except ValueError as error:
+        raise LabkitError(f"{a.task} cannot be tested: {error}") from None
+    tested["difference"] = _in_metric(tested["difference"], a)
+    row |= {"paired": True, **tested}
+    if set(x + y) <= {0.0, 1.0} and a.form == "mean":
+        row |= stats.mcnemar(x, y)  # its p-value and name; the interval stays
+    if margin is not None:
+        row["equivalence"] = stats.equivalence(x, y, margin=margin, alpha=alpha)
+    return row
+
+
+def _in_metric(difference: dict[str, float], a: Answers) -> dict[str, float]:
+    """Turn a difference of what was kept of questions into one of the metric.
+
+    Log-probabilities are compared, where differences are additive; A's metric is taken as given.
+    """
+    def metric(d: float) -> float:
+        return a.mean * math.expm1(min(-d, 700)) if a.form == "exp" else -d / math.log(2)
+
+    if a.form == "mean":
+        return difference
+    return {"value": metric(difference["value"]), "low": metric(difference["high"]),
+            "high": metric(difference["low"])}  # fmt: skip
 
 
 def _aggregated(a: Answers, b: Answers, alpha: float, margin: float | None) -> Outcome:
@@ -231,8 +279,8 @@ def _aggregated(a: Answers, b: Answers, alpha: float, margin: float | None) -> O
 
     errors = [found.error for found in (a, b)]
     if any(error is None or not math.isfinite(error) for error in errors) or not any(errors):
-        raise LabkitError(f"{a.task}: there are neither questions nor standard errors to go by: "
-                          "run lm-eval with --log_samples")  # fmt: skip
+        raise _NothingToGoBy(f"{a.task}: there are neither questions nor standard errors to go by: "
+                             "run lm-eval with --log_samples")  # fmt: skip
     error = math.hypot(*(float(e or 0) for e in errors))
     mean = b.mean - a.mean
 
@@ -274,16 +322,24 @@ def _run_sentence(row: Outcome, alpha: float, questions: int) -> str:
 
 
 def _answer_sentence(row: Outcome, alpha: float, questions: int) -> str:
-    difference, means = row["difference"], row["means"]
-    points = {key: 100 * value for key, value in difference.items()}
-    said = (f"On {row['name']}, A scores {100 * means['a']:.1f} and B {100 * means['b']:.1f}, "
-            f"{points['value']:+.1f} points ({1 - alpha:.0%} interval {points['low']:+.1f} to "
-            f"{points['high']:+.1f}; {row['test']} over {row['n']} questions, "
-            f"{_p(row, questions)}): ")  # fmt: skip
-    if row["significant"]:
-        said += f"B is {'better' if points['value'] > 0 else 'worse'}."
-    else:
+    share = row["unit"] == "share"
+    scale, form = (100, ".1f") if share else (1, ".4g")
+    a, b = (scale * row["means"][side] for side in "ab")
+    value, low, high = (scale * row["difference"][key] for key in ("value", "low", "high"))
+    better = row["higher_is_better"]
+    what = "scores" if share else f"has a {row['metric']} of"
+    over = f" over {row['n']} questions" if row["n"] else ""
+    said = (f"On {row['name']}, A {what} {a:{form}} and B {b:{form}}"
+            f"{'' if better is not False else ' (less is better)'}, {value:+{form}}"
+            f"{' points' if share else ''} ({1 - alpha:.0%} interval {low:+{form}} to "
+            f"{high:+{form}}; {row['test']}{over}, {_p(row, questions)}): ")  # fmt: skip
+    if not row["significant"]:
         said += "no difference was found, which does not show there is none."
+    elif better is None:
+        said += (f"B is {'higher' if value > 0 else 'lower'}, and nothing says which way is "
+                 "better.")  # fmt: skip
+    else:
+        said += f"B is {'better' if (value > 0) == better else 'worse'}."
     if equal := row.get("equivalence"):
         said += f" Within {100 * equal['margin']:g} points of each other: "
         said += f"{'shown' if equal['equivalent'] else 'not shown'} (p = {equal['p_value']:.2g})."
@@ -294,44 +350,3 @@ def _p(row: Outcome, questions: int) -> str:
     if questions == 1:
         return f"p = {row['p_value']:.2g}"
     return f"p = {row['p_holm']:.2g} after Holm's adjustment for {questions} questions"
-
-
-def render(outcome: Outcome) -> str:
-    """Return the outcome as text: a sentence for each data set or task, the control, notes."""
-    lines = [row["sentence"] for row in outcome["results"]]
-    if outcome["a_a"] is not None:
-        for side, row in outcome["a_a"].items():
-            said = "too few runs to split" if row is None else (
-                f"ratio {row['ratio']['value']:.3f} ({row['ratio']['low']:.3f} to "
-                f"{row['ratio']['high']:.3f}), p = {row['p_value']:.2g}")  # fmt: skip
-            lines.append(f"A/A control, {side.upper()} against itself: {said}")
-    return "\n".join([*lines, *(f"note: {note}" for note in outcome["notes"])])
-
-
-def draw(outcome: Outcome) -> tuple[Any, str]:
-    """Draw effects with their intervals, and every run; return the figure and its alt text."""
-    rows = outcome["results"]
-    figure, ax = plots.new_figure(width=6.8, height=1.5 + 0.6 * len(rows))
-    runs = "ratio" in rows[0]
-    for place, row in enumerate(rows):
-        scale = 1 if runs else 100
-        effect = {k: scale * v for k, v in row["ratio" if runs else "difference"].items()}
-        if runs and row["paired"]:
-            pairs = [x / y for x, y in zip(row["seconds"]["a"], row["seconds"]["b"], strict=True)]
-            ax.plot(pairs, [place + 0.2] * len(pairs), "o", color=plots.COLOURS["sky"],
-                    label="one pair" if place == 0 else None)  # fmt: skip
-        error = [[effect["value"] - effect["low"]], [effect["high"] - effect["value"]]]
-        label = f"{1 - outcome['alpha']:.0%} interval" if place == 0 else None
-        ax.errorbar(effect["value"], place, xerr=error, color=plots.COLOURS["blue"], marker="D",
-                    linestyle="none", capsize=4, label=label)  # fmt: skip
-    if outcome["margin"]:
-        ax.axvspan(-100 * outcome["margin"], 100 * outcome["margin"], color="#d1d9e0", alpha=0.5,
-                   label="margin")  # fmt: skip
-    ax.axvline(1 if runs else 0, color="black", linewidth=1)
-    ax.set_yticks(range(len(rows)), [row["name"] or "all runs" for row in rows])
-    ax.set_ylim(len(rows) - 0.4, -0.6)
-    ax.set_xlabel("time of A / time of B" if runs else "score of B − score of A (points)")
-    ax.grid(axis="y", visible=False)
-    ax.legend(fontsize="small", loc="upper left", bbox_to_anchor=(1, 1))
-    what = "Ratios of times" if runs else "Differences of scores"
-    return figure, f"{what} with intervals. {outcome['sentence']}"

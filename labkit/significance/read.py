@@ -6,9 +6,9 @@ A file is recognised by what it holds:
                       seconds.
     Trainer log       Hugging Face's `trainer_state.json`, the list in its `log_history`, or the
                       metrics of a training (`train_results.json`): all have `train_runtime`. A run
-                      is a whole training, in seconds.
-    lm-eval results   `results_*.json` of lm-eval, with the `samples_*.jsonl` beside it if they were
-                      logged. A unit is a question.
+                      is a whole training, in seconds. Tables of other loggers: `trainer_log.py`.
+    lm-eval results   of every version of lm-eval, with the questions beside them if they were
+                      logged (`lm_eval.py`). A unit is a question.
     labkit score      `labkit score --json`. A unit is a question.
 
 A side is a file or a folder, searched through. Folders in it with two runs or more each are data
@@ -19,14 +19,15 @@ between all runs of a data set (model, data, batch, steps, hardware, FLOPs), and
 agree within a side and may differ between sides: the settings that are compared.
 """
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from labkit.errors import LabkitError
+from labkit.errors import LabkitError, read_json
+from labkit.significance import lm_eval, trainer_log
+from labkit.significance.lm_eval import Answers
 
 WORK = ("max_steps", "num_train_epochs", "per_device_train_batch_size", "max_train_samples",
         "gradient_accumulation_steps", "max_length", "share_prompts")  # fmt: skip
@@ -52,21 +53,7 @@ class Run:
     started: str = ""
     same: dict[str, Any] = field(default_factory=dict)
     own: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Answers:
-    """The scores of one model on one task, by question where that was kept."""
-
-    file: Path
-    task: str
-    metric: str
-    mean: float
-    n: int
-    scores: dict[str, float] | None
-    clusters: dict[str, str] | None = None
-    error: float | None = None
-    same: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def read(side: str, path: Path) -> tuple[str, list[Run] | list[Answers]]:
@@ -77,6 +64,7 @@ def read(side: str, path: Path) -> tuple[str, list[Run] | list[Answers]]:
     if not path.exists():
         raise LabkitError(f"{side}: there is no {path}")
     found: dict[str, list[Any]] = {}
+    without_time: dict[Path, LabkitError] = {}
     for file in [path] if path.is_file() else _files(path):
         values = _load(file, required=path.is_file())
         kind = _kind(values)
@@ -84,10 +72,22 @@ def read(side: str, path: Path) -> tuple[str, list[Run] | list[Answers]]:
             if path.is_file():
                 raise LabkitError(f"{side}: {file} is none of {', '.join(KINDS.values())}")
             continue
-        items = {"record": _record, "trainer": _trainer, "lm-eval": _lm_eval, "score": _score}[kind]
-        found.setdefault(kind, []).extend(items(file, values))
+        items = {"record": _record, "trainer": _trainer, "lm-eval": lm_eval.answers,
+                 "score": _score}[kind]  # fmt: skip
+        try:
+            found.setdefault(kind, []).extend(items(file, values))
+        except trainer_log.NoTime as none:
+            # The folder's other files may have it.
+            without_time[file] = none
+    timed = {run.file.parent for run in found.get("trainer", [])}
+    for file, error in without_time.items():
+        if file.parent not in timed:
+            raise error
     if not found:
-        raise LabkitError(f"{side}: {path} holds none of {', '.join(KINDS.values())}")
+        inner = path.is_dir() and any(path.rglob("checkpoint-*/trainer_state.json"))
+        raise LabkitError(f"{side}: {path} holds none of {', '.join(KINDS.values())}" + (
+            ": only checkpoints, whose logs were saved before the training's time was; it usually "
+            "stands in train_results.json of the output folder" if inner else ""))  # fmt: skip
     if len(found) > 1:
         kinds = " and ".join(KINDS[kind] for kind in sorted(found))
         raise LabkitError(f"{side}: {path} holds {kinds}: give folders of one kind")
@@ -99,21 +99,20 @@ def read(side: str, path: Path) -> tuple[str, list[Run] | list[Answers]]:
 
 def _files(folder: Path) -> list[Path]:
     # A checkpoint's log is that of a training which had not ended.
-    inner = [file.relative_to(folder) for file in sorted(folder.rglob("*.json"))]
+    files = [file for ending in ("*.json", "*.csv") for file in folder.rglob(ending)]
+    inner = sorted(file.relative_to(folder) for file in files if file.is_file())
     return [folder / f for f in inner if not any(p.startswith("checkpoint-") for p in f.parts)]
 
 
 def _load(file: Path, *, required: bool) -> Any:
+    if file.suffix.lower() == ".csv":
+        return trainer_log.read_table(file)
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        if required or file.name == "record.json" or file.name == "trainer_state.json":
-            raise LabkitError(f"{file} cannot be read as JSON: {_first(error)}") from None
+        return read_json(file)
+    except LabkitError:
+        if required or file.name in _ONE_A_FOLDER or file.name.startswith("results"):
+            raise
         return None
-
-
-def _first(error: Exception) -> str:
-    return str(getattr(error, "strerror", None) or error).splitlines()[0]
 
 
 def _kind(values: Any) -> str | None:
@@ -126,7 +125,7 @@ def _kind(values: Any) -> str | None:
         return "record"
     if "train_runtime" in values or isinstance(values.get("log_history"), list):
         return "trainer"
-    if isinstance(values.get("results"), dict) and {"n-shot", "versions"} & set(values):
+    if lm_eval.is_results(values):
         return "lm-eval"
     return "score" if isinstance(values.get("per_question"), dict) else None
 
@@ -158,68 +157,17 @@ def _record(file: Path, values: dict[str, Any]) -> Iterator[Run]:
 
 
 def _trainer(file: Path, values: Any) -> Iterator[Run]:
-    state = values if isinstance(values, dict) else {}
-    history = values if isinstance(values, list) else state.get("log_history") or [values]
-    last = next(
-        (v for v in reversed(history) if isinstance(v, dict) and "train_runtime" in v), None
-    )
-    if last is None:
-        raise LabkitError(f"{file} has no train_runtime: the training did not end")
-    seconds = _time(file, last["train_runtime"])
-    rate = last.get("train_samples_per_second")
+    found = trainer_log.training(file, values)
     yield Run(
         file=file,
         data="",
-        seconds=seconds,
+        seconds=found["seconds"],
         unit="seconds a training",
-        same={
-            "steps": last.get("step", state.get("global_step")),
-            "epochs": last.get("epoch"),
-            "FLOPs": last.get("total_flos"),
-            "samples": seconds * rate if rate else None,
-        },
-        own={"batch": state.get("train_batch_size")},
-    )
-
-
-def _lm_eval(file: Path, values: dict[str, Any]) -> Iterator[Answers]:
-    stamp = file.stem.removeprefix("results_")
-    for task, row in values["results"].items():
-        metrics = [key for key, value in row.items() if _is_metric(key, value)]
-        if not metrics:
-            continue
-        metric = metrics[0]
-        name, _, chosen = metric.partition(",")
-        scores = _samples(file.parent / f"samples_{task}_{stamp}.jsonl", name, chosen)
-        error = row.get(f"{name}_stderr,{chosen}")
-        n = (values.get("n-samples", {}).get(task) or {}).get("effective") or row.get("sample_len")
-        yield Answers(
-            file=file, task=task, metric=name, mean=float(row[metric]), scores=scores,
-            n=len(scores) if scores else int(n or 0),
-            error=float(error) if isinstance(error, int | float) else None,
-            same={"version": values.get("versions", {}).get(task), "metric": metric,
-                  "examples": values.get("n-shot", {}).get(task), "questions": n,
-                  "questions' hash": values.get("task_hashes", {}).get(task)},
-        )  # fmt: skip
-
-
-def _is_metric(key: str, value: Any) -> bool:
-    known = "," in key and "_stderr" not in key
-    return known and isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _samples(file: Path, metric: str, chosen: str) -> dict[str, float] | None:
-    if not file.is_file():
-        return None
-    scores = {}
-    try:
-        for line in file.read_text(encoding="utf-8").splitlines():
-            sample = json.loads(line)
-            if sample.get("filter", chosen) == chosen:
-                scores[str(sample["doc_id"])] = float(sample[metric])
-    except (ValueError, KeyError, TypeError) as error:
-        raise LabkitError(f"{file} is damaged or has no {metric}: {_first(error)}") from None
-    return scores or None
+        same={"steps": found["step"], "epochs": found["epoch"], "FLOPs": found["flos"],
+              "samples": found["samples"], "clock": found["clock"]},
+        own={"batch": found["batch"]},
+        notes=tuple(found["notes"]),
+    )  # fmt: skip
 
 
 def _score(file: Path, values: dict[str, Any]) -> Iterator[Answers]:
@@ -241,12 +189,15 @@ def _time(file: Path, value: Any) -> float:
 
 
 def _once(runs: list[Run]) -> list[Run]:
-    """Count a training once: a Trainer writes its time into up to three files of one folder."""
+    """Count a training once: a Trainer writes its time into up to three files of one folder.
+
+    Its state comes first: it knows of earlier sessions, the other two of the last one alone.
+    """
     found: dict[Path, Run] = {}
-    for run in runs:
-        one_a_folder = run.file.name in _ONE_A_FOLDER
-        found.setdefault(run.file.parent if one_a_folder else run.file, run)
-    return list(found.values())
+    order = {name: place for place, name in enumerate(_ONE_A_FOLDER)}
+    for run in sorted(runs, key=lambda run: order.get(run.file.name, -1)):
+        found.setdefault(run.file.parent if run.file.name in order else run.file, run)
+    return sorted(found.values(), key=lambda run: run.file)
 
 
 _ONE_A_FOLDER = ("trainer_state.json", "train_results.json", "all_results.json", "record.json")

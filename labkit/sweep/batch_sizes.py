@@ -20,15 +20,14 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from labkit.errors import LabkitError
-from labkit.files import write_json
-from labkit.machine.hardware import DEVICES, GIB, cores, gpus, memory_available_bytes
+from labkit.files import take_lock, write_json
+from labkit.machine.hardware import DEVICES, GIB, gpus, memory_available_bytes, thread_count
 from labkit.memory.architectures import shape_of
 from labkit.memory.estimates import find_device, settings_for
 from labkit.memory.process.isolated import DONE, FAILED, OUT_OF_MEMORY, run_in_process
@@ -291,12 +290,9 @@ def _check_bytes(limit: int | None, device: str) -> None:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold a sweep's folder: one point is measured at a time, or neither time would mean much."""
-    import filelock
-
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(folder / ".lock")
-        lock.acquire()
+        lock = take_lock(folder / ".lock", timeout=-1)
     except OSError as error:
         raise LabkitError(f"{folder} cannot be written: {error.strerror or error}") from None
     try:
@@ -307,7 +303,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 def _read(file: Path, settings: StepSettings) -> Point | None:
     try:
-        values = json.loads(file.read_text())
+        values = json.loads(file.read_text(encoding="utf-8"))
         names = {each.name for each in dataclasses.fields(Point)} - {"settings"}
         return Point(settings=settings, **{name: values[name] for name in names})
     except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged: measure it again
@@ -316,7 +312,7 @@ def _read(file: Path, settings: StepSettings) -> Point | None:
 
 def _key(settings: StepSettings, limit: int | None) -> str:
     """Return the name of what is the same measurement: settings, limit, versions and threads."""
-    threads = os.environ.get("OMP_NUM_THREADS") or cores()
+    threads = thread_count()
     content = [dataclasses.asdict(settings), limit, records.versions(), str(threads)]
     text = json.dumps(content, sort_keys=True, default=list)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -122,7 +122,10 @@ def library_file(name: str) -> Path:
     chosen = levels.LEVELS[name]
     native = "-march=native" in chosen.flags
     parts = [
-        *(Path(__file__).with_name(source).read_text() for source in chosen.sources),
+        *(
+            Path(__file__).with_name(source).read_text(encoding="utf-8")
+            for source in chosen.sources
+        ),
         torch.__version__,
         chosen.namespace,
         *chosen.flags,

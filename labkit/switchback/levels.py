@@ -76,7 +76,7 @@ NAMES = (*LEVELS, "none")
 def processor_flags() -> frozenset[str]:
     """Return what the processor says it has; empty where Linux on x86 isn't there to ask."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return frozenset()
     found = (line.partition(":")[2].split() for line in lines if line.startswith("flags"))

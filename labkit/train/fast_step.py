@@ -133,6 +133,9 @@ def compile_layers(model: "nn.Module") -> int:
     Layers share one compiled graph, so thirty cost as much as one. The parameters' names stay
     as they are, so checkpoints do too.
     """
+    from labkit.files import name_user
+
+    name_user()
     import torch
     from transformers.modeling_layers import GradientCheckpointingLayer
 

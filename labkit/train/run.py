@@ -313,7 +313,7 @@ def _checkpoint(folder: Path) -> tuple[Path | None, list[dict[str, Any]]]:
     for file in (folder / "checkpoints").glob(f"checkpoint-*/{run_folder.COMPLETE}"):
         number = int(file.parent.name.rsplit("-", 1)[1])
         with contextlib.suppress(ValueError, KeyError, TypeError):  # damaged: not complete
-            steps = json.loads(file.read_text())
+            steps = json.loads(file.read_text(encoding="utf-8"))
             if [step["step"] for step in steps] == list(range(1, number + 1)):
                 complete[number] = file.parent, steps
     return complete[max(complete)] if complete else (None, [])

@@ -191,6 +191,27 @@ def test_an_answer_always_ends_even_where_the_template_does_not_say_how(template
     assert tokenizer.decode(prompt) == prompt_text(tokenizer, sample)
 
 
+THOUGHTFUL = CHATML.replace(
+    "{{ m['content'] }}", "{% if m['role'] == 'assistant' and loop.last %}<think>\n\n</think>\n\n"
+    "{% endif %}{{ m['content'] }}")  # fmt: skip
+OPENED = CHATML.replace("assistant\n{% endif", "assistant\n[THINK]\n{% endif")
+
+
+@pytest.mark.parametrize("template", [THOUGHTFUL, THINKING, OPENED])
+def test_no_thought_is_taught_and_no_answer_is_taught_as_one(template, sample, example):
+    """The block is closed before the labels begin, and the same when the model is asked."""
+    tokenizer = bytes_tokenizer(template)
+    encoded = encode(tokenizer, sample, max_length=4096, examples=[example])
+    assert answer_of(tokenizer, encoded).startswith(format_answer(sample.question) + "<")
+    assert "think" not in answer_of(tokenizer, encoded).lower()
+    n = encoded["prompt_length"]
+    prompt = tokenizer.decode(encoded["input_ids"][:n])
+    assert prompt.rstrip().lower().endswith(("</think>", "[/think]"))
+    assert encoded["labels"][:n] == [IGNORED] * n
+    asked = encode(tokenizer, sample, max_length=4096, examples=[example], with_answer=False)
+    assert asked["input_ids"] == encoded["input_ids"][:n]
+
+
 def test_the_prompt_is_a_prefix_even_where_tokens_would_merge_across_it(sample):
     # "\n" and "=" would become one token where the prompt ends and the answer begins.
     tokenizer = bytes_tokenizer(CHATML, merges=[("Ċ", "=")])

@@ -15,13 +15,12 @@ from labkit.runs.config import (
     CONFIGS,
     FIELDS,
     HINTS,
-    RENAMED,
-    RETIRED,
     RunConfig,
     describe_fields,
     from_mapping,
     load_config,
 )
+from labkit.runs.older_projects import RENAMED, RETIRED
 
 
 def write(tmp_path: Path, text: str, name: str = "run.yaml") -> Path:
@@ -188,6 +187,118 @@ def test_adamw_hf_says_what_takes_its_place() -> None:
     with pytest.warns(UserWarning, match="adamw_hf is gone from transformers: adamw_torch_fused"):
         config = from_mapping({"optim": "adamw_hf"}, where="seed.json")
     assert config.optim == "adamw_torch_fused"
+
+
+# One file as the older projects have them, 29 keys of which say nothing about the method.
+OLDER = {
+    "output_dir": "output/small", "model_name_or_path": "me/small", "train_file": "data/mine.jsonl",
+    "template_name": "small", "train_mode": "lora", "num_train_epochs": 2,
+    "per_device_train_batch_size": 3, "gradient_accumulation_steps": 5, "learning_rate": 3e-4,
+    "max_seq_length": 700, "logging_steps": 50, "save_steps": 200, "save_total_limit": 2,
+    "lr_scheduler_type": "cosine", "warmup_ratio": 0.02, "lora_rank": 24, "lora_alpha": 12,
+    "lora_dropout": 0.01, "gradient_checkpointing": True, "disable_tqdm": True, "optim": "adamw_hf",
+    "seed": 7, "fp16": True, "report_to": "tensorboard", "dataloader_num_workers": 4,
+    "save_strategy": "steps", "weight_decay": 0.1, "max_grad_norm": 0.5,
+    "remove_unused_columns": False, "deepspeed": "ds.json", "tokenize_num_workers": 8,
+    "logging_first_step": False, "eval_file": "",
+}  # fmt: skip
+
+
+def without(*keys: str, **more: Any) -> dict[str, Any]:
+    return {k: v for k, v in OLDER.items() if k not in keys} | more
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_older_project_s_file_is_the_training_it_was_there(tmp_path: Path) -> None:
+    config = load_config(write(tmp_path, json.dumps(OLDER), "old.json"))
+    assert config == RunConfig(
+        model="me/small", data="data/mine.jsonl", method="lora", max_steps=-1, num_train_epochs=2,
+        per_device_train_batch_size=3, gradient_accumulation_steps=5, learning_rate=3e-4,
+        max_length=700, save_steps=200, lr_scheduler_type="cosine", warmup_steps=0.02, r=24,
+        lora_alpha=12, lora_dropout=0.01, gradient_checkpointing=True, seed=7, weight_decay=0.1,
+        report_to="tensorboard", max_grad_norm=0.5,
+    )  # fmt: skip
+
+
+def test_what_an_older_file_leaves_out_is_what_its_program_took(tmp_path: Path) -> None:
+    """transformers' TrainingArguments says 3 epochs, 8 samples, 5e-5, no warm-up; rank 64."""
+    left_out = without("num_train_epochs", "per_device_train_batch_size", "learning_rate",
+                       "warmup_ratio", "lora_rank", "lora_alpha", "lora_dropout")  # fmt: skip
+    with pytest.warns(UserWarning, match="as its project has it: max_steps -1, num_train_epochs 3"):
+        config = load_config(write(tmp_path, json.dumps(left_out), "old.json"))
+    found = (config.max_steps, config.num_train_epochs, config.learning_rate, config.warmup_steps,
+             config.per_device_train_batch_size, config.r, config.lora_alpha,
+             config.lora_dropout)  # fmt: skip
+    assert found == (-1, 3.0, 5e-5, 0.0, 8, 64, 16, 0.05)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (without("train_mode"), "train_mode is left out.*qlora.*lora or full"),
+        (without("train_mode", "output_dir", "template_name"), "train_mode is left out"),
+        ({"template_name": "x", "model_name_or_path": "m"}, "train_mode is left out"),
+        (without("train_mode", **{"train-mode": "qlora"}), "'qlora' is not a method"),
+        (without(task_type="dpo", beta=0.1), "'dpo' asks for preference tuning"),
+        (without("train_mode", task_type="pretrain"), "'pretrain' asks for continued pretraining"),
+        ({"task-type": "KTO"}, "'KTO' asks for preference tuning"),
+        ({"task_type": "translate"}, "'translate' asks for another task"),
+        ({"task_type": ["sft", "dpo"]}, "asks for another task"),
+        (without(stage="dpo"), "unknown setting 'stage'"),
+    ],
+)
+def test_another_training_is_never_made_of_an_older_file(
+    tmp_path: Path, values: dict[str, Any], message: str
+) -> None:
+    file = write(tmp_path, json.dumps(values), "old.json")
+    with pytest.raises(LabkitError, match=f"old.json: .*{message}"):
+        load_config(file)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_command_line_decides_what_an_older_file_leaves_out(tmp_path: Path) -> None:
+    file = write(tmp_path, json.dumps(without("train_mode", task_type="sft")), "old.json")
+    assert load_config(file, {"train-mode": "full"}).method == "full"
+    assert load_config(file, {"method": "lora", "r": "2"}).r == 2
+    assert from_mapping({"task_type": "CAUSAL_LM"}, where="x") == RunConfig()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+@pytest.mark.parametrize("ending", ["json", "yaml"])
+def test_a_byte_order_mark_is_no_part_of_a_configuration(
+    tmp_path: Path, encoding: str, ending: str
+) -> None:
+    text = '{"r": 4, "name": "größe"}' if ending == "json" else "r: 4\nname: größe\n"
+    file = tmp_path / f"mine 'own' 🙂.{ending}"
+    file.write_bytes(text.encode(encoding))
+    assert (load_config(file).r, load_config(file).name) == (4, "größe")
+
+
+BOMB = "a: &a [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"{chr(98 + i)}: &{chr(98 + i)} [{', '.join('*' + chr(97 + i) for _ in range(9))}]\n"
+    for i in range(9)
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("a.json", "[" * 100_000, "nested too deeply"),
+        ("a.yaml", "[" * 20_000, "is not valid"),
+        ("a.json", '{"r": ' + "9" * 5000 + "}", "is not valid"),
+        ("a.yaml", "when: 2024-13-45\n", "is not valid"),
+        ("a.yaml", "r: 1\n" * 300_000, "larger than 1 MiB"),
+        ("a.yaml", BOMB.replace("j: ", "seed: "), "unknown setting|seed must be"),
+        ("a.json", '{"r": 4', "is not valid"),
+    ],
+)  # fmt: skip
+def test_a_hostile_configuration_is_one_short_sentence(
+    tmp_path: Path, name: str, content: str, message: str
+) -> None:
+    with pytest.raises(LabkitError, match=message) as caught:
+        load_config(write(tmp_path, content, name))
+    assert len(str(caught.value).splitlines()) == 1 and len(str(caught.value)) < 1000
 
 
 def test_a_train_mode_we_do_not_have_says_which_there_are() -> None:

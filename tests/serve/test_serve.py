@@ -259,7 +259,19 @@ HELLO = [{"role": "user", "content": "Hello"}]
         (400, {"temperature": 2.5}, "temperature"),
         (400, {"top_p": 0}, "top_p"),
         (400, {"n": 3}, "n: Input should be 1"),
-        (400, {"tools": []}, "tools is not a field that this server knows"),
+        (400, {"tools": [{"type": "function"}]}, "tools: List should have at most 0 items"),
+        (400, {"response_format": {"type": "json_object"}}, "response_format.type: Input should"),
+        (400, {"logit_bias": {"1": 5}}, "logit_bias: Dictionary should have at most 0 items"),
+        (400, {"logprobs": True}, "logprobs: Input should be False"),
+        (400, {"top_k": 5}, "top_k: Input should be -1 or 0"),
+        (400, {"stop": [3]}, "stop.0: Input should be a valid string"),
+        (400, {"guided_regex": "a+"}, "guided_regex is not a field that this server knows"),
+        (400, {"echo": False}, "echo is not a field"),
+        (400, {"messages": [{"role": "user", "content": None}]}, "messages.0.content"),
+        (400, {"messages": [{"role": "tool", "content": "x"}]}, "messages.0.role"),
+        (400, {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "0.content"),
+        (400, {"messages": [{"role": "assistant", "content": None, "tool_calls": [{}]}]},
+         "messages.0.tool_calls: List should have at most 0 items"),
         (400, {"generation_config": '{"max_new_tokens": 99999}'}, "generation_config is not"),
         (400, {"messages": [{"role": "user", "content": "word " * 900}]}, "but the model reads"),
         (413, {"messages": [{"role": "user", "content": "x" * 30_000}]}, "larger than 20000 bytes"),
@@ -284,6 +296,98 @@ def test_what_is_too_much_or_malformed_is_one_sentence(running, status, body, sa
 def test_a_body_that_is_no_request(running, status, content, says):
     assert_refused(running, status, says, content=content,
                    headers={"Content-Type": "application/json"})  # fmt: skip
+
+
+NOTHING = {
+    "logprobs": False, "top_logprobs": 0, "tools": [], "tool_choice": "none", "functions": [],
+    "response_format": {"type": "text"}, "logit_bias": {}, "parallel_tool_calls": True, "n": 1,
+    "presence_penalty": 0, "stop": [], "store": False, "metadata": {}, "top_k": -1, "min_p": 0.0,
+    "modalities": ["text"], "service_tier": "auto", "repetition_penalty": 1, "user": "me",
+    "reasoning_effort": None, "audio": None, "stream_options": None, "seed": None,
+}  # fmt: skip
+TURNS = [
+    {"role": "developer", "content": "Be brief."},
+    {"role": "user", "content": [{"type": "text", "text": "Who"}, {"text": "are you?"}]},
+    {"role": "assistant", "content": None, "refusal": None, "tool_calls": None, "annotations": []},
+    {"role": "user", "content": [{"type": "input_text", "text": "Again."}]},
+]
+PLAIN = [
+    {"role": "system", "content": "Be brief."}, {"role": "user", "content": "Who are you?"},
+    {"role": "assistant", "content": ""}, {"role": "user", "content": "Again."},
+]  # fmt: skip
+
+
+def post(running: Running, path: str, **body: Any) -> Any:
+    request = {"model": "base", "max_tokens": 10, **body}
+    answer = httpx.post(f"{running.url}/v1/{path}", json=request, timeout=60)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["choices"][0]
+
+
+def test_what_clients_always_send_and_means_nothing_changes_nothing(running):
+    expected = post(running, "chat/completions", messages=PLAIN)
+    assert post(running, "chat/completions", messages=TURNS, **NOTHING) == expected
+    for field, value in NOTHING.items():
+        assert post(running, "chat/completions", messages=PLAIN, **{field: value}) == expected
+    text = post(running, "completions", prompt="Once upon")
+    assert text == post(running, "completions", prompt=["Once upon"], suffix=None, echo=False,
+                        best_of=1, stop="", logprobs=None, logit_bias={}, n=1)  # fmt: skip
+
+
+@pytest.mark.parametrize("body", [
+    {"prompt": ["a", "b"]}, {"prompt": [1, 2]}, {"prompt": []}, {"prompt": "a", "suffix": "end"},
+    {"prompt": "a", "echo": True}, {"prompt": "a", "logprobs": 0}, {"prompt": "a", "best_of": 2},
+    {"prompt": "half \ud83d"},
+])  # fmt: skip
+def test_completions_refuse_what_would_be_ignored(running, body):
+    content, kind = json.dumps({"model": "base", **body}), {"Content-Type": "application/json"}
+    answer = httpx.post(f"{running.url}/v1/completions", content=content, headers=kind, timeout=30)
+    named = [name for name in body if name in answer.json()["error"]["message"]]
+    assert answer.status_code == 400
+    assert named or "half a character" in answer.json()["error"]["message"]
+
+
+def stop_words(text: str) -> list[Any]:
+    """Stop strings that lie within a text: at a token's edges and across them."""
+    return [text[3:6], [text[5:6]], ["nowhere", text[4:9], ""], [text[2:4], text[6:9]]]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("path", ["chat/completions", "completions"])
+def test_the_text_ends_before_a_stop_string(running, client, path, stream):
+    asked = {"messages": HELLO} if path.startswith("chat") else {"prompt": "Once upon"}
+    whole = post(running, path, max_tokens=16, **asked)
+    text = whole["message"]["content"] if path.startswith("chat") else whole["text"]
+    call = client.chat.completions if path.startswith("chat") else client.completions
+    for stop in [*stop_words(text), "never in there", [], "", [""]]:
+        strings = [s for s in ([stop] if isinstance(stop, str) else stop) if s]
+        expected = text[: min((text.find(s) for s in strings if s in text), default=len(text))]
+        answer = call.create(model="base", max_tokens=16, stop=stop, stream=stream, **asked)
+        choices = [chunk.choices[0] for chunk in answer] if stream else answer.choices
+        if path.startswith("completions"):
+            found = "".join(choice.text for choice in choices)
+        elif stream:
+            found = "".join(choice.delta.content or "" for choice in choices)
+        else:
+            found = choices[0].message.content
+        assert found == expected, stop
+        assert choices[-1].finish_reason == ("stop" if expected != text else
+                                             whole["finish_reason"])  # fmt: skip
+
+
+@pytest.mark.parametrize("cuts", [[1] * 12, [3, 3, 3, 3], [12], [5, 1, 6]])
+@pytest.mark.parametrize("stops", [["cde"], ["fgh", "ef"], ["l"], ["xyz"], ["klm"], ["a"], []])
+def test_no_piece_of_a_stop_string_is_sent_before_it_is_known(cuts, stops):
+    text, at = "abcdefghijkl", 0
+    cut = batching.StopText(stops)
+    sent = ""
+    for size in cuts:
+        sent += cut.feed(text[at : at + size])
+        at += size
+        assert not any(stop in sent for stop in stops)
+    places = [text.find(stop) for stop in stops if stop in text]
+    assert sent + cut.rest() == (text[: min(places)] if places else text)
+    assert cut.found is bool(places)
 
 
 def test_a_body_of_unknown_length_is_counted_as_it_comes(running):

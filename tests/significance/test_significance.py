@@ -325,7 +325,7 @@ def test_a_side_with_itself_or_that_is_not_there(sides, tmp_path: Path) -> None:
         compare(a, tmp_path / "nowhere")
     damaged = tmp_path / "b" / "r0" / "record.json"
     damaged.write_text("{")
-    with pytest.raises(LabkitError, match="cannot be read as JSON"):
+    with pytest.raises(LabkitError, match="is not valid JSON"):
         compare(a, tmp_path / "b")
 
 

@@ -42,7 +42,7 @@ def published_rows(path: Path | None = None) -> Iterator[dict[str, Any]]:
     """Trace each published memory figure; yield what was published, what was traced, the error."""
     from labkit.memory.trace.tracing import trace
 
-    table = json.loads((path or DATA / "memory_published.json").read_text())
+    table = json.loads((path or DATA / "memory_published.json").read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as folder:
         models = _folders(table.get("configs", {}), Path(folder))
         for row in table["rows"]:
@@ -70,7 +70,7 @@ def _folders(configs: dict[str, Any], parent: Path) -> dict[str, str]:
     folders = {}
     for name, config in configs.items():
         (parent / name).mkdir()
-        (parent / name / "config.json").write_text(json.dumps(config))
+        (parent / name / "config.json").write_text(json.dumps(config), encoding="utf-8")
         folders[name] = str(parent / name)
     return folders
 
@@ -88,7 +88,8 @@ def row_settings(row: dict[str, Any], *, model: str | None = None) -> StepSettin
 
 def time_rows(path: Path | None = None) -> Iterator[dict[str, Any]]:
     """Predict each published time; yield the range and whether the published value lies in it."""
-    for row in json.loads((path or DATA / "time_published.json").read_text())["rows"]:
+    text = (path or DATA / "time_published.json").read_text(encoding="utf-8")
+    for row in json.loads(text)["rows"]:
         settings = row_settings(row)
         shape = shape_of(settings)
         assert shape is not None
@@ -263,7 +264,8 @@ def write(found: dict[str, Any], path: Path) -> None:
         for name, each in rows.items()
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f'{head[:-2]},\n "rows": {{\n' + ",\n".join(lines) + "\n }\n}\n")
+    text = f'{head[:-2]},\n "rows": {{\n' + ",\n".join(lines) + "\n }\n}\n"
+    path.write_text(text, encoding="utf-8")
 
 
 def main() -> None:

@@ -81,7 +81,8 @@ def stock_run(config: RunConfig) -> records.RunRecord:
         if (prepared.folder / "record.json").exists():
             raise LabkitError(f"there is a run {config.name} already: choose another name")
         data = Path(folder) / "samples.jsonl"
-        data.write_text("".join(json.dumps(s) + "\n" for batch in steps for s in batch))
+        text = "".join(json.dumps(s) + "\n" for batch in steps for s in batch)
+        data.write_text(text, encoding="utf-8")
         targets: str | list[str] = list(config.target_modules)
         lora = {
             "r": config.r, "lora_alpha": config.lora_alpha, "task_type": "CAUSAL_LM",

@@ -60,7 +60,8 @@ def main(spec: dict[str, Any]) -> dict[str, Any]:
     from labkit.train.trainer import LabTrainer, MeterCallback, trainer_arguments
 
     quiet_bitsandbytes()
-    samples = [json.loads(line) for line in Path(spec["data"]).read_text().splitlines()]
+    text = Path(spec["data"]).read_text(encoding="utf-8")
+    samples = [json.loads(line) for line in text.splitlines()]
     config, without = run_config(spec), set(spec.get("without", ()))
     longest = max(len(sample["input_ids"]) for sample in samples)
     plan = fast_step.plan(config, steps=LONG_RUN, longest=longest, cuda=False)

@@ -23,7 +23,7 @@ def write_samples(file: Path, folder: Path, length: int, count: int) -> None:
 
     The loss is on the last `LABELLED`, as an answer to a question has it.
     """
-    vocabulary = json.loads((folder / "config.json").read_text())["vocab_size"]
+    vocabulary = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"]
     draw = random.Random(0)
     lines = []
     for _ in range(count):
@@ -31,7 +31,7 @@ def write_samples(file: Path, folder: Path, length: int, count: int) -> None:
         labels = [-100] * (length - LABELLED) + ids[-LABELLED:]
         lines.append(json.dumps({"input_ids": ids, "labels": labels}))
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("\n".join(lines) + "\n")
+    file.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def tricks_of(spec: dict[str, Any]) -> tuple[str, ...]:

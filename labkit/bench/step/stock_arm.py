@@ -32,7 +32,8 @@ def main(spec: dict[str, Any]) -> dict[str, Any]:
         def on_step_end(self, *args: Any, **kwargs: Any) -> None:
             seconds.append(time.perf_counter() - self.started)
 
-    samples = [json.loads(line) for line in Path(spec["data"]).read_text().splitlines()]
+    text = Path(spec["data"]).read_text(encoding="utf-8")
+    samples = [json.loads(line) for line in text.splitlines()]
     set_seed(spec["seed"])
     with tempfile.TemporaryDirectory() as folder:
         trainer = SFTTrainer(
@@ -57,12 +58,12 @@ def main(spec: dict[str, Any]) -> dict[str, Any]:
             peft_config=LoraConfig(**spec["lora"]) if spec["lora"] else None,
             callbacks=[Clock()],
         )
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak of loading
+        Path("/proc/self/clear_refs").write_bytes(b"5")  # forget the peak of loading
         trainer.train()
     if "save" in spec:
         trainer.save_model(spec["save"])
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    status = Path("/proc/self/status").read_text().splitlines()
+    status = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     peak = next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM:"))
     return {"seconds": seconds, "losses": losses, "peak_rss_bytes": peak}
 

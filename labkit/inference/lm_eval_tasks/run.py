@@ -41,6 +41,7 @@ from labkit.errors import LabkitError, nearest
 from labkit.files import fingerprint, write_json
 from labkit.inference.generate import load_generator, model_path
 from labkit.machine import arithmetic
+from labkit.models import adapters
 from labkit.runs import records
 from labkit.stats import RESAMPLES, mean_interval
 
@@ -80,6 +81,8 @@ def evaluate_tasks(
     dtype = arithmetic.resolve(dtype)
     key = {"weights": fingerprint(model_path(model)), "dtype": dtype, "n": max_samples,
            "data": tatqa.data_sha256(data, split), "versions": records.versions()}  # fmt: skip
+    if base := adapters.chosen_base():
+        key["base"] = fingerprint(model_path(base))
     folders = {
         task: records.runs_dir() / "evaluations" / f"{task}-{_digest({**key, 'task': task})}"
         for task in dict.fromkeys(tasks)
@@ -177,7 +180,8 @@ def _write(folder: Path, model: str, task: str, found: dict[str, Any]) -> None:
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         plain = json.loads(json.dumps(found, default=handle_non_serializable))
-        (partial / "results.json").write_text(json.dumps(plain, indent=2, ensure_ascii=False))
+        text = json.dumps(plain, indent=2, ensure_ascii=False)
+        (partial / "results.json").write_text(text, encoding="utf-8")
         rows = [row for name in samples for row in samples[name]]
         for name, lines in samples.items():
             text = "".join(

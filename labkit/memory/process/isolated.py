@@ -209,7 +209,7 @@ def _watch(child: subprocess.Popen, ended: Ended) -> None:
 def data_bytes(pid: int | str = "self") -> int | None:
     """Return what RLIMIT_DATA counts for a process, with its stack, where the system says it."""
     try:
-        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[5])
+        pages = int(Path(f"/proc/{pid}/statm").read_text(encoding="utf-8").split()[5])
     except (OSError, ValueError, IndexError):
         return None
     return pages * os.sysconf("SC_PAGE_SIZE")
@@ -218,7 +218,7 @@ def data_bytes(pid: int | str = "self") -> int | None:
 def oom_kills() -> int | None:
     """Return how often the kernel has killed for memory since it started, or None if unknown."""
     with contextlib.suppress(OSError, ValueError):
-        for line in Path("/proc/vmstat").read_text().splitlines():
+        for line in Path("/proc/vmstat").read_text(encoding="utf-8").splitlines():
             if line.startswith("oom_kill "):
                 return int(line.split()[1])
     return None

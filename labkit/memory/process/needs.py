@@ -31,7 +31,7 @@ from functools import lru_cache
 from typing import Any
 
 from labkit.errors import LabkitError
-from labkit.machine.hardware import GIB, cores
+from labkit.machine.hardware import GIB, thread_count
 from labkit.memory.architectures import adapted, shape_of
 from labkit.memory.estimates import needed
 from labkit.memory.process.isolated import DONE, run_in_process
@@ -66,7 +66,7 @@ def process_needs(settings: StepSettings) -> tuple[int, int]:
 
 def outside_bytes() -> int:
     """Return what a step takes besides its tensors, whatever it trains."""
-    return HEAP_BYTES + THREAD_BYTES * int(os.environ.get("OMP_NUM_THREADS") or cores())
+    return HEAP_BYTES + THREAD_BYTES * thread_count()
 
 
 def heap_gap_bytes(settings: StepSettings) -> int:

@@ -14,6 +14,7 @@ import torch
 
 from labkit.errors import LabkitError, nearest
 from labkit.memory.architectures import check_method, config_folder
+from labkit.memory.configurations import read_config, whole_config
 from labkit.memory.settings import StepSettings
 from labkit.memory.step.imports import architecture_known
 from labkit.memory.step.quantised import quantise_linears
@@ -38,7 +39,8 @@ def load_config(settings: StepSettings, *, depth: int | None = None) -> Any:
             spec = registry.spec(name)
             config = transformers.AutoConfig.for_model(spec.architecture, **spec.config)
         else:
-            config = transformers.AutoConfig.from_pretrained(config_folder(name))
+            path = config_folder(name) / "config.json"
+            config = whole_config(*read_config(path), name)
     check_method(config.model_type, settings)
     for key, value in settings.config_overrides.items():
         if not hasattr(config, key):
@@ -60,6 +62,8 @@ def depth_of(config: Any) -> int:
 
 
 def set_depth(config: Any, depth: int) -> None:
+    if depth == config.num_hidden_layers:  # T5's two stacks may differ
+        return
     config.num_hidden_layers = depth
     if getattr(config, "num_decoder_layers", None) is not None:
         config.num_decoder_layers = depth

@@ -306,6 +306,8 @@ def _place(name: str) -> tuple[str, int | None]:
 
 
 def _layers_alike(config: Any) -> bool:
+    if getattr(config, "num_decoder_layers", None) not in (None, config.num_hidden_layers):
+        return False
     return len(set(getattr(config, "layer_types", None) or [None])) == 1
 
 

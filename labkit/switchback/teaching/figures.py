@@ -26,7 +26,7 @@ def published_rows(data_dir: Path) -> tuple[list[Row], list[Row]]:
     original's plots. Layer rows: width, tokens, ratio_tensor, ratio_row, quantize_share (of the
     "tensor" time). Fine-tuning rows: data, ratio, saving.
     """
-    published = json.loads((data_dir / "switchback_published.json").read_text())
+    published = json.loads((data_dir / "switchback_published.json").read_text(encoding="utf-8"))
     times: dict[tuple[int, int], dict[str, float]] = {}
     for row in published["a100_layer"]["rows"]:
         ms = row["milliseconds"]

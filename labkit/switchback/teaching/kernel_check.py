@@ -205,7 +205,7 @@ def check_quantize_rowwise(kernel: Callable[..., None] | str) -> bool:
         return False
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "student_kernel.py"
-        path.write_text(PRELUDE + source)
+        path.write_text(PRELUDE + source, encoding="utf-8")
         try:
             results = in_interpreter("exercise", str(path))
             results |= in_interpreter("compile", str(path), interpret=False)

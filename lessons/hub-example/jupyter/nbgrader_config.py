@@ -18,6 +18,8 @@ c.CourseDirectory.max_file_size = 20_000  # kB
 # kB, weights included: nbgrader measures a folder before it leaves anything out.
 c.CourseDirectory.max_dir_size = 100_000_000
 
+# A cell that a student copied, split or turned into Markdown costs nobody a grade.
+c.Autograde.sanitize_preprocessors.insert(0, "labkit.course.repair.RepairCells")
 # Cells that no exercise depends on are not run: training says nothing about the exercises.
 c.Autograde.autograde_preprocessors.insert(0, "labkit.course.nbgrader_plugins.SkipUngraded")
 c.OverwriteCells.add_missing_cells = True

@@ -1,0 +1,102 @@
+"""The JSON files of older fine-tuning projects, and what they mean here.
+
+`RENAMED` maps their keys, and `RETIRED` says of each key that means nothing any more why that is
+so, instead of ignoring it in silence. Such a file leaves much to its program's defaults, which are
+not ours (`OLDER_DEFAULTS`): what it leaves out is taken as it was meant there. What labkit can't
+train is refused, never trained as something else.
+"""
+
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from labkit.errors import LabkitError, brief
+
+RENAMED = {
+    "train_mode": "method", "lora_rank": "r", "lora_r": "r", "rank": "r",
+    "max_seq_length": "max_length", "max_seq_len": "max_length",
+    "model_name_or_path": "model", "model_name": "model", "train_file": "data",
+    "dataset": "data", "run_name": "name", "lora_target_modules": "target_modules",
+    "batch_size": "per_device_train_batch_size", "num_epochs": "num_train_epochs",
+    "lr": "learning_rate", "warmup_ratio": "warmup_steps",
+    "activation_checkpointing": "gradient_checkpointing", "torch_dtype": "dtype",
+}  # fmt: skip
+"""Keys of the older projects and of older libraries, and what they are called here."""
+
+RETIRED = {
+    "template_name": "the model's own chat template is used",
+    "max_prompt_length": "max_length limits prompt and answer together, and the prompt gives way",
+    "output_dir": "a run lives in runs/<name>: set name, or LABKIT_RUNS for the folder",
+    "overwrite_output_dir": "use --fresh to train again",
+    "fp16": "training is in bfloat16 or float32: set dtype, or leave it at auto",
+    "bf16": "set dtype: auto, bfloat16 or float32",
+    "no_cuda": "the GPU is used when there is one",
+    "disable_tqdm": "progress is a line now and then",
+    "logging_steps": "every step is in the record",
+    "logging_dir": "report_to: tensorboard writes to runs/<name>/tensorboard",
+    "save_total_limit": "one checkpoint is kept",
+    "save_strategy": "save_steps says how often",
+    "dataloader_num_workers": "samples are tokenised before training starts",
+    "remove_unused_columns": "only token ids and labels reach the trainer",
+    "deepspeed": "labkit train runs on one device",
+    "distributed": "labkit train runs on one device",
+    "use_unsloth": "fast: true is labkit's own faster step",
+    "local_rank": "labkit train runs on one device",
+    "eval_file": "the development split belongs to the data set: eval_steps says how often",
+    "tokenize_num_workers": "samples are tokenised before training starts",
+    "logging_first_step": "every step is in the record",
+    "logging_strategy": "every step is in the record",
+    "ddp_find_unused_parameters": "labkit train runs on one device",
+    "beta": "it belongs to preference tuning, which labkit train does not do",
+}
+"""Keys that mean nothing here any more, with the reason."""
+
+TASKS = {
+    "pretrain": "continued pretraining on plain text", "pt": "continued pretraining on plain text",
+    "dpo": "preference tuning", "kto": "preference tuning", "orpo": "preference tuning",
+    "ppo": "reinforcement learning", "grpo": "reinforcement learning", "rm": "a reward model",
+}  # fmt: skip
+"""What `task_type` may ask for beside sft, which is what labkit train does."""
+
+OLDER_DEFAULTS: dict[str, Any] = {
+    "max_steps": -1, "num_train_epochs": 3.0, "learning_rate": 5e-5, "warmup_steps": 0.0,
+    "per_device_train_batch_size": 8, "r": 64, "lora_alpha": 16, "lora_dropout": 0.05,
+}  # fmt: skip
+"""What an older project's file means where it says nothing (its `TrainingArguments`, its LoRA)."""
+
+RETIRED_OPTIM = {"adamw_hf": "adamw_torch_fused"}
+
+
+def as_meant(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return settings with what an older project's file leaves out, and without its task.
+
+    Raises LabkitError for a training that labkit does not do.
+    """
+    values = {str(key).replace("-", "_"): value for key, value in values.items()}
+    task = values.pop("task_type", None)
+    word = task.strip().lower() if isinstance(task, str) else task
+    # PEFT's name for what a causal model does stands in the same key.
+    if word not in (None, "", "sft", "causal_lm"):
+        asked = TASKS.get(word) if isinstance(word, str) else None
+        raise LabkitError(
+            f"{where}: task_type {brief(task)} asks for {asked or 'another task'}, and labkit "
+            "train does supervised fine-tuning (sft) only: it would be another training"
+        )
+    older = "model_name_or_path" in values and bool({"train_file", "template_name"} & set(values))
+    if older and not {"train_mode", "method"} & set(values):
+        raise LabkitError(
+            f"{where}: train_mode is left out, which in such a file means qlora, and that is not a "
+            "method of labkit train: set train_mode to lora or full"
+        )
+    if older and "output_dir" in values:
+        given = {RENAMED.get(key, key) for key in values}
+        missing = {k: v for k, v in OLDER_DEFAULTS.items() if k not in given}
+        if values.get("train_mode", values.get("method")) == "full":
+            missing = {k: v for k, v in missing.items() if k not in ("r", "lora_alpha",
+                                                                     "lora_dropout")}  # fmt: skip
+        if missing:
+            said = ", ".join(f"{key} {value:g}" for key, value in missing.items())
+            warnings.warn(f"{where}: what it leaves out is taken as its project has it: {said}",
+                          stacklevel=3)  # fmt: skip
+        values |= missing
+    return values

@@ -1,0 +1,122 @@
+"""Odd cells of one student: repaired, named, and graded like everybody else's."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbgrader.nbgraderformat import MetadataValidator
+
+from labkit.course import release, repair
+from labkit.errors import LabkitError
+
+
+def cell(source: str, name: str = "", kind: str = "code", **mark: Any) -> Any:
+    made = getattr(nbformat.v4, f"new_{kind}_cell")(source)
+    if name:
+        made.metadata.nbgrader = nbformat.NotebookNode(
+            {"grade_id": name, "solution": True, "grade": False, "locked": False, "task": False,
+             "schema_version": 3, "cell_type": "code", **mark})  # fmt: skip
+    return made
+
+
+def sources(cells: list[Any], name: str) -> list[str]:
+    return [c.source for c in cells if c.metadata.get("nbgrader", {}).get("grade_id") == name]
+
+
+ODD: dict[str, tuple[list[Any], list[str], str]] = {
+    # cells, what is graded as "f", what is said
+    "copied": ([cell("def f(): return 2", "f"), cell("x = 1"), cell("def f(): return 1", "f")],
+               ["def f(): return 1"], "is a copy"),
+    "copied twice, side by side": (
+        [cell("def f(): return 1", "f")] + [cell("def f(): return 2", "f") for _ in range(2)],
+        ["def f(): return 2"], "is a copy"),
+    "split": ([cell("def f():", "f"), cell("    return 1", "f")], ["def f():\n    return 1"],
+              "was split"),
+    "split between lines": ([cell("a = 1", "f"), cell("b = a", "f")], ["a = 1\nb = a"],
+                            "was split"),
+    "Markdown": ([cell("def f(): return 1", "f", "markdown")], ["def f(): return 1"],
+                 "was turned into markdown: it is code"),
+    "raw": ([cell("f = 1", "f", "raw")], ["f = 1"], "was turned into raw"),
+    "half a character": ([cell("f = '\ud83d'", "f")], ["f = '\ufffd'"], "half a character"),
+    "no version": ([cell("f = 1", "f", schema_version=None)], ["f = 1"], "schema version"),
+    "no name": ([cell("f = 1", "f"), cell("g = 1", "g", grade_id=None)], ["f = 1"], "plain cell"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_an_odd_cell_is_repaired_and_named(kind: str) -> None:
+    cells, graded, says = ODD[kind]
+    cells, found = repair.repair([nbformat.from_dict(c) for c in cells])
+    assert sources(cells, "f") == graded
+    assert found and all(says in sentence for sentence in found)
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    nbformat.validate(notebook)
+    MetadataValidator().validate_nb(notebook)
+    json.dumps(notebook, ensure_ascii=False).encode()
+    assert repair.repair(cells)[1] == []
+
+
+def test_a_right_notebook_stays_as_it_is() -> None:
+    cells = [cell("x = 1"), cell("def f(): return 1", "f"), cell("f()", "t", grade=True)]
+    before = json.dumps(cells)
+    assert repair.repair(cells)[1] == [] and json.dumps(cells) == before
+
+
+def test_odd_cells_are_named_before_grading(tmp_path: Path) -> None:
+    for name, text in (("broken", "{"), ("list", "[]"), ("none", "{}")):
+        (tmp_path / f"{name}.ipynb").write_text(text)
+    notebook = nbformat.v4.new_notebook(cells=ODD["copied"][0])
+    nbformat.write(notebook, tmp_path / "copied.ipynb")
+    before = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    said = repair.name_cells([tmp_path])
+    assert len(said) == 4 and sum("(f) is a copy" in sentence for sentence in said) == 1
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
+    with pytest.raises(LabkitError, match="there is no folder"):
+        repair.name_cells([tmp_path / "nowhere"])
+
+
+LESSON = nbformat.v4.new_notebook(
+    metadata={"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}},
+    cells=[
+        cell("### BEGIN SOLUTION\ndef f():\n    return 1\n### END SOLUTION", "f"),
+        cell("assert f() == 1", "t", grade=True, solution=False, locked=True, points=1),
+    ],
+)
+
+
+@pytest.fixture(scope="module")
+def gradebook(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One lesson, handed in by a student with each kind of odd cell and by one without."""
+    root = tmp_path_factory.mktemp("gradebook")
+    config = Path(release.__file__).parents[2] / "lessons/hub-example/jupyter" / release.CONFIG
+    (root / release.CONFIG).write_text(config.read_text(encoding="utf-8"), encoding="utf-8")
+    source = root / "source" / "lesson"
+    source.mkdir(parents=True)
+    nbformat.write(LESSON, source / "small.ipynb")
+    release.nbgrader("generate_assignment", "lesson", cwd=root)
+    students = {"right": [cell("def f():\n    return 1", "f")]} | {
+        kind.replace(" ", "-").replace(",", ""): cells for kind, (cells, *_) in ODD.items()
+        if kind in ("copied", "split", "Markdown", "half a character", "no version")
+    }  # fmt: skip
+    for student, cells in students.items():
+        folder = root / "submitted" / student / "lesson"
+        folder.mkdir(parents=True)
+        tests = cell("assert f() == 1", "t", grade=True, solution=False, locked=True, points=1)
+        notebook = nbformat.v4.new_notebook(metadata=LESSON.metadata, cells=[*cells, tests])
+        (folder / "small.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
+    release.nbgrader("autograde", "lesson", "--create", cwd=root)
+    return root
+
+
+def test_everybody_is_graded(gradebook: Path) -> None:
+    done = sorted(p.parent.parent.name for p in gradebook.glob("autograded/*/lesson/small.ipynb"))
+    assert done == sorted(p.name for p in (gradebook / "submitted").iterdir())
+    release.nbgrader("export", "--to=grades.csv", cwd=gradebook)
+    rows = (gradebook / "grades.csv").read_text(encoding="utf-8").splitlines()
+    head = rows[0].split(",")
+    scores = {row.split(",")[head.index("student_id")]: float(row.split(",")[head.index("score")])
+              for row in rows[1:]}  # fmt: skip
+    assert scores == {"right": 1, "copied": 1, "split": 1, "Markdown": 1, "half-a-character": 0,
+                      "no-version": 0}  # fmt: skip

@@ -1,0 +1,131 @@
+"""`labkit data show`: every token with its label, and the mistakes that cost a training."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from labkit import cli
+from labkit.datasets import encode, tatqa
+from labkit.datasets.answers import format_answer
+from labkit.errors import LabkitError
+from labkit.models.load import load_tokenizer
+from labkit.runs.config import RunConfig
+from labkit.train import samples_shown as show
+
+
+@pytest.fixture
+def folder(tmp_path: Path, write_json: Any, make_report: Any) -> Path:
+    for split in tatqa.SPLITS:
+        write_json([make_report(f"{split}{i}") for i in range(2)], f"set/{split}.json")
+    return tmp_path / "set"
+
+
+def test_every_token_is_there_with_the_label_that_training_gives_it(
+    folder: Path, tiny_llama: Path
+) -> None:
+    config = RunConfig(model=str(tiny_llama), data=str(folder))
+    found = show.show(config, count=3)
+    tokenizer = load_tokenizer(tiny_llama)
+    samples = tatqa.samples(tatqa.load(folder, "train"))
+    assert len(found["samples"]) == 3 and found["checked"] == len(samples) == 4
+    for shown, sample in zip(found["samples"], samples, strict=False):
+        encoded = encode.encode(tokenizer, sample, max_length=config.max_length)
+        assert [t["id"] for t in shown["tokens"]] == encoded["input_ids"]
+        trained = [t["id"] for t in shown["tokens"] if t["trained"]]
+        assert tokenizer.decode(trained).startswith(format_answer(sample.question))
+        assert trained[-1] == encoded["input_ids"][-1]
+        assert shown["end_token"] == tokenizer.convert_ids_to_tokens(trained[-1])
+        assert shown["end_trained"] and shown["cut"] == {"paragraphs": [], "rows": 0}
+        text = show.render(found)
+        assert all(f"{token:>8}  {token:>8}" in text for token in trained)
+        assert f"{encoded['input_ids'][0]:>8}  {'–':>8}" in text
+
+
+def test_what_is_cut_to_fit_is_shown(folder: Path, tiny_llama: Path) -> None:
+    whole = show.show(RunConfig(model=str(tiny_llama), data=str(folder)), count=1)["samples"][0]
+    config = RunConfig(model=str(tiny_llama), data=str(folder), max_length=whole["length"] - 1)
+    found = show.show(config, count=1)
+    assert found["samples"][0]["cut"] == {"paragraphs": ["Second paragraph."], "rows": 0}
+    assert "cut to fit: 0 rows, 1 paragraphs\n  Second paragraph." in show.render(found)
+    assert any("lose paragraphs or rows" in warning for warning in found["warnings"])
+
+
+@pytest.mark.parametrize("how", ["the same question", "the same uid", "other spacing"])
+def test_a_question_in_train_and_test_is_said(
+    how: str, folder: Path, write_json: Any, make_report: Any, tiny_llama: Path
+) -> None:
+    config = RunConfig(model=str(tiny_llama), data=str(folder))
+    warned = show.show(config)["warnings"]  # the fixture's reports differ in their uids alone
+    assert any("stand in test as well" in warning for warning in warned)
+    for split, sales in (("train", "7"), ("dev", "8"), ("test", "9")):
+        report = make_report(split)
+        report["table"]["table"][1][1] = sales
+        if split == "test" and how == "the same uid":
+            report["questions"][0]["uid"] = "train-q1"
+        if split == "test" and how != "the same uid":
+            report["table"]["table"][1][1] = "7" if how == "the same question" else " 7 "
+        write_json([report], f"set/{split}.json")
+    (warning,) = show.show(config)["warnings"]
+    assert "questions of train stand in test as well" in warning
+
+
+class Words:
+    """A tokenizer of which only the marks count: 1 begins, 2 ends, 3 is a turn's end."""
+
+    eos_token_id, all_special_ids = 2, [1, 3]
+
+    def convert_ids_to_tokens(self, token: int) -> str:
+        return f"<{token}>"
+
+    def decode(self, ids: list[int]) -> str:
+        return f"<{ids[0]}>"
+
+
+@pytest.mark.parametrize(
+    ("ids", "labels", "says"),
+    [
+        ([1, 7, 8, 2], [-100, -100, 8, 2], None),
+        ([1, 7, 8, 3], [-100, -100, 8, 3], None),
+        ([1, 7, 8, 2], [-100] * 4, "nothing is trained"),
+        ([1, 7, 8, 2], [1, 7, 8, 2], "everything is trained"),
+        ([1, 7, 8], [-100, -100, 8], "does not end in an end token"),
+        ([1, 2, 8, 9], [-100, -100, 8, 9], "does not end in an end token"),
+        ([1, 7, 8, 2], [-100, -100, 8, -100], "the end token has no label"),
+        ([1, 7, 8, 3], [-100, -100, 8, -100], "the end token has no label"),
+    ],
+)
+def test_masks_that_teach_something_else_are_warned_of(
+    ids: list[int], labels: list[int], says: str | None
+) -> None:
+    right = show.described(Words(), "ok", [1, 7, 2], [-100, 7, 2])
+    found = show.warnings_of([right, show.described(Words(), "odd", ids, labels)])
+    assert (found == []) if says is None else any(
+        w.startswith("1 of 2 samples (odd first)") and says in w for w in found)  # fmt: skip
+
+
+def test_a_template_that_never_ends_is_warned_of(
+    folder: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encode, "encode", lambda *a, **k: {
+        "input_ids": [5, 6, 7], "labels": [-100, 6, 7], "prompt_length": 1})  # fmt: skip
+    found = show.show(RunConfig(model=str(tiny_llama), data=str(folder)))
+    assert any("not taught to stop" in warning for warning in found["warnings"])
+
+
+def test_the_command(folder: Path, tiny_llama: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["data", "show", "lora", "--n", "2", "--model", str(tiny_llama), "--data",
+                 str(folder)]  # fmt: skip
+    for extra in (["--json"], []):
+        with pytest.raises(SystemExit) as exit_:
+            cli.main([*arguments, *extra])
+        assert exit_.value.code == 0
+        out = capsys.readouterr().out
+        assert (len(json.loads(out)["samples"]) == 2) if extra else ("tokens," in out)
+    with pytest.raises(SystemExit) as exit_:
+        cli.main([*arguments, "--max-length", "5"])
+    assert exit_.value.code == 2
+    assert "max_length is 5" in capsys.readouterr().err
+    with pytest.raises(LabkitError, match="--n 0 shows nothing"):
+        show.show(RunConfig(), count=0)
