@@ -128,7 +128,7 @@ def test_a_terminal_of_another_encoding_gets_every_sentence(encoding: str, tmp_p
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_json_is_json_in_every_encoding(encoding: str) -> None:
     value = {"name": "größe 🙂", "half": "\ud83d"}
-    code = f"from labkit.console import emit; emit({value!r}, True, '')"
+    code = f"from labkit.cli.options import emit; emit({value!r}, True, '')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True,
                           env={**SYSTEM, "PYTHONIOENCODING": encoding})  # fmt: skip
     assert json.loads(done.stdout.decode(encoding)) == value
@@ -143,6 +143,6 @@ def test_an_answer_is_kept_where_there_are_no_locks(
 
 def test_every_text_file_is_opened_with_its_encoding() -> None:
     """A locale that is not UTF-8 would read and write our files as something else."""
-    source = Path(files.__file__).parents[1]
+    source = Path(files.__file__).parent
     code = "\n".join(file.read_text(encoding="utf-8") for file in source.rglob("*.py"))
     assert code.count(".read_text(") == code.count('.read_text(encoding="') > 20
