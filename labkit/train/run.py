@@ -165,7 +165,7 @@ def _run(prepared: Prepared, *, fresh: bool, quiet: bool) -> results.RunRecord:
     model.config._name_or_path = base_name
     with quietly():
         model = methods.METHODS[config.method].attach(model, config)
-    if converted and config.method != "full":
+    if converted and not methods.METHODS[config.method].trains_base:
         freeze_base(model)
     trainable, total = count_parameters(model)
 
