@@ -104,7 +104,7 @@ def contradictions(record: RunRecord) -> Iterator[str]:
     """Yield where a finished record does not follow from its own parts, a sentence each."""
     config, summary = record.config, record.summary
     known = {"model": record.model, "data": record.data, "libraries": record.versions}
-    if records.content_sha256(config, **known) != record.sha256:
+    if not records.is_hash_of(record.sha256, config, **known):
         yield "its hash is not that of its settings, data, model and versions"
     if record.seed != config.get("seed"):
         yield "its seed is not that of its settings"

@@ -116,7 +116,7 @@ def prepare(config: RunConfig) -> Prepared:
     model = {"name": registry.name_of(model_path), "sha256": fingerprint(model_path)}
     sha256 = results.content_sha256(config.to_dict(), model=model, data=data)
     short = Path(config.model).name.removesuffix("-instruct")
-    name = config.name or f"{short}-{config.method}-{sha256[:8]}"
+    name = config.name or results.name_of(sha256) or f"{short}-{config.method}-{sha256[:8]}"
     return Prepared(config=config, sha256=sha256, folder=results.runs_dir() / name,
                     model_path=model_path, model=model, data=data)  # fmt: skip
 
