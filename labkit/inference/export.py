@@ -29,6 +29,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from labkit import methods
 from labkit.datasets import encode, tatqa
 from labkit.errors import LabkitError, nearest
 from labkit.inference.evaluate import evaluate
@@ -198,7 +199,8 @@ def _mergeable(path: Path) -> str:
         raise LabkitError(
             f"{path} has peft_type {kind!r}: {nearest(kind, [k.value for k in PeftType])}"
         )
-    if kind in {k.value for k in adds_no_weight}:
+    ours = methods.of_peft_type(kind)
+    if kind in {k.value for k in adds_no_weight} or (ours and not ours.mergeable):
         raise LabkitError(
             f"{path} is a {kind} adapter, which changes no weight of its base, so it cannot be "
             "merged: use it as it is, or train with lora"
@@ -234,9 +236,7 @@ def _refuse_odd_widths(plain: Path, name: str, to: str) -> None:
 def _merge_into(folder: Path, path: Path, *, dtype: str) -> None:
     import torch
 
-    from labkit.methods import merge as merge_adapter
-
-    model: Any = merge_adapter(load.load_model(path, dtype="float32"))
+    model: Any = methods.merge(load.load_model(path, dtype="float32"))
     model = model.to(getattr(torch, dtype))
     with quiet():
         model.save_pretrained(folder)
