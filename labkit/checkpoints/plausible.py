@@ -21,9 +21,11 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+from labkit import methods
 from labkit.errors import LabkitError
 from labkit.machine.datasheets import find
 from labkit.machine.meter import WARMUP_STEPS
+from labkit.methods import Method
 from labkit.runs import records
 from labkit.runs.records import RunRecord
 
@@ -31,9 +33,7 @@ CLOSE = 1e-6
 HIGHEST_CLOCK = 6e9
 # Operations in a cycle by what a processor has, the first that fits; int8 does twice as many.
 CYCLE = (("amx_bf16", 2048), ("avx512_bf16", 256), ("avx512f", 128), ("", 64))
-# Bytes that a weight takes at least while it is trained or trained on.
-LEAST_BYTES = {("full", "float32"): 4.0, ("full", "bfloat16"): 4.0}
-LEAST_BYTES |= {("lora", "float32"): 4.0, ("lora", "bfloat16"): 2.0}
+BYTES = {"float32": 4.0, "bfloat16": 2.0}
 PACKED = 0.5
 
 
@@ -61,8 +61,8 @@ def impossible(record: RunRecord) -> Iterator[str]:
         step.get("seconds", 1) <= 0 for step in record.steps if step.get("seconds", 1) is not None
     ):
         yield "a step that took no time"
-    method, dtype = str(record.config.get("method")), str(record.config.get("dtype"))
-    each = LEAST_BYTES.get((method, dtype), PACKED)
+    method, dtype = trained_method(record), str(record.config.get("dtype"))
+    each = least_bytes(method, dtype)
     if allocated is not None and total and allocated < each * total:
         yield "less memory than the model's weights take"
     if allocated is not None and reserved is not None and allocated > reserved:
@@ -75,11 +75,24 @@ def impossible(record: RunRecord) -> Iterator[str]:
         yield "more memory than its machine has"
     speed = record.summary.get("tokens_per_second")
     numbers, limit = model_numbers(record.model["name"]), peak_flops(record)
-    if speed and numbers and limit and method in ("full", "lora"):
+    if speed and numbers and limit and method:
         _, weights, layers = numbers
-        products = (3 if method == "full" else 2) * (1 - 1 / layers)
+        products = (3 if method.trains_base else 2) * (1 - 1 / layers)
         if 2 * weights * products * speed > limit:
             yield "faster than its hardware can multiply"
+
+
+def trained_method(record: RunRecord) -> Method | None:
+    """Return the method of a record, if it is one that `labkit train` does."""
+    name = str(record.config.get("method"))
+    return methods.METHODS[name] if name in methods.in_training() else None
+
+
+def least_bytes(method: Method | None, dtype: str) -> float:
+    """Return the bytes that a weight takes at least while it is trained or trained on."""
+    if method is None or dtype not in BYTES:
+        return PACKED
+    return BYTES[dtype if dtype == "float32" else method.weights_dtype]
 
 
 def peak_flops(record: RunRecord) -> float | None:
@@ -104,7 +117,7 @@ def contradictions(record: RunRecord) -> Iterator[str]:
     """Yield where a finished record does not follow from its own parts, a sentence each."""
     config, summary = record.config, record.summary
     known = {"model": record.model, "data": record.data, "libraries": record.versions}
-    if records.content_sha256(config, **known) != record.sha256:
+    if not records.is_hash_of(record.sha256, config, **known):
         yield "its hash is not that of its settings, data, model and versions"
     if record.seed != config.get("seed"):
         yield "its seed is not that of its settings"
@@ -119,8 +132,9 @@ def contradictions(record: RunRecord) -> Iterator[str]:
         if not 0 < trainable <= total:
             yield "more parameters trained than there are"
         numbers = model_numbers(record.model["name"])
-        frozen = total if config.get("method") == "full" else total - trainable
-        plain = config.get("method") in ("full", "lora") and config.get("bias") == "none"
+        method = trained_method(record)
+        frozen = total if method and method.trains_base else total - trainable
+        plain = method is not None and config.get("bias") == "none"
         if numbers and plain and frozen != numbers[0]:
             yield "its number of parameters is not that of the model it names"
     if record.status == "done" and steps and all("seconds" in step for step in steps):

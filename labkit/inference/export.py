@@ -29,6 +29,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from labkit import methods
 from labkit.datasets import encode, tatqa
 from labkit.errors import LabkitError, nearest
 from labkit.inference.evaluate import evaluate
@@ -194,7 +195,8 @@ def _mergeable(path: Path) -> str:
         PeftType.PREFIX_TUNING, PeftType.PROMPT_TUNING, PeftType.P_TUNING, PeftType.ADAPTION_PROMPT,
         PeftType.MULTITASK_PROMPT_TUNING, PeftType.CPT, PeftType.XLORA,
     }  # fmt: skip
-    if kind in {k.value for k in adds_no_weight}:
+    ours = methods.of_peft_type(kind)
+    if kind in {k.value for k in adds_no_weight} or (ours and not ours.mergeable):
         raise LabkitError(
             f"{path} is a {kind} adapter, which changes no weight of its base, so it cannot be "
             "merged: use it as it is, or train with lora"
@@ -230,11 +232,9 @@ def _refuse_odd_widths(plain: Path, name: str, to: str) -> None:
 def _merge_into(folder: Path, path: Path, *, dtype: str) -> None:
     import torch
 
-    from labkit.methods import merge as merge_adapter
-
     adapted: Any = load.load_model(path, dtype="float32")
     adapters.untie_trained(adapted)
-    model: Any = merge_adapter(adapted)
+    model: Any = methods.merge(adapted)
     adapters.mark_untied(model)
     model = model.to(getattr(torch, dtype))
     with quiet():

@@ -128,13 +128,13 @@ def remark(dtype: str) -> str | None:
     )
 
 
-def of_step(dtype: str | None, *, method: str | None, target: str) -> str:
+def of_step(dtype: str | None, *, target: str, quantised: bool = False) -> str:
     """Return the type of a step that is predicted or swept: `resolve`, None being auto.
 
     On a quantised base a step computes in 16 bit, so auto is bfloat16 there. Names that are not
     those of a type are returned as they are, for `StepSettings` to read or refuse.
     """
-    if dtype in (None, AUTO) and method in ("qlora", "8bit"):
+    if dtype in (None, AUTO) and quantised:
         return "bfloat16"
     return resolve(dtype or AUTO, target) if dtype in (None, *CHOICES) else str(dtype)
 

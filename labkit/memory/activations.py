@@ -49,7 +49,7 @@ def residual_bytes(shape: Shape, settings: StepSettings) -> int:
     """
     if shape.architecture == "mamba":
         return 4
-    if settings.autocast and settings.method == "full":
+    if settings.autocast and settings.tuner.trains_base:
         return 4
     if settings.autocast and settings.target == "cuda" and shape.architecture == "bloom":
         return 4
@@ -78,11 +78,9 @@ class _Account:
         self.shape, self.settings = shape, settings
         self.compute = BYTES[settings.dtype]
         self.residual = residual_bytes(shape, settings)
-        self.trains_all = settings.method == "full"
+        self.trains_all = settings.tuner.trains_base
         self.casts = settings.autocast
-        self.adapters = {each.name for each in adapted(shape, settings)} if (
-            settings.uses_lora
-        ) else set()  # fmt: skip
+        self.adapters = {each.name for each in adapted(shape, settings)}
 
     def inputs(self, linears: Iterable[Linear], width: int, *, fp32: bool, kept: bool) -> float:
         """Return the bytes kept for layers that read one tensor of `width`.
@@ -104,7 +102,8 @@ class _Account:
         else:
             own = self.compute * width if mine and not kept else 0
         # LLM.int8 keeps the tensor it was given (bitsandbytes, MatMul8bitLt).
-        quantised = self.compute * width if self.settings.method == "8bit" and not kept else 0
+        keeps = self.settings.base_weights.keeps_inputs
+        quantised = self.compute * width if keeps and not kept else 0
         casts = self.settings.cast_adapter_input and self.casts
         if quantised and own and not (casts or dropout):
             quantised = 0
@@ -125,7 +124,7 @@ class _Account:
         """Return what attention keeps, without the inputs of the projections."""
         shape, e, length = self.shape, self.compute, self.settings.seq_len
         # A prefix has queries and keys of different number, which takes a mask.
-        masked = masked or self.settings.padding or self.settings.method == "prefix"
+        masked = masked or self.settings.padding or self.settings.tuner.virtual_tokens == "cache"
         repeated = masked or self.settings.repeat_kv or self.settings.attention == "eager"
         keys = shape.queries if repeated and shape.heads != shape.kv_heads else shape.keys
         if self.settings.attention == "eager" or shape.architecture == "bloom":
@@ -204,7 +203,7 @@ def _t5(shape: Shape, settings: StepSettings, account: _Account) -> float:
     # T5's norm squares an fp32 copy and scales the input itself: both are kept.
     norm = account.rms_norm() + (account.residual * h if account.residual < 4 else 0)
     # Learned distances are one bias for the whole batch, until a mask makes it one for each sample.
-    masked = settings.padding or settings.method == "prefix"
+    masked = settings.padding or settings.tuner.virtual_tokens == "cache"
     bias = e * shape.heads * settings.seq_len / (1 if masked else settings.batch_size)
     attention = account.attention() + account.inputs(
         (o,), shape.queries, fp32=False, kept=settings.attention != "eager"
@@ -228,7 +227,7 @@ def _t5(shape: Shape, settings: StepSettings, account: _Account) -> float:
         + account.inputs((wo,), shape.mlp, fp32=False, kept=not masks)
         + masks * h
     )
-    if settings.method == "prefix":
+    if settings.tuner.virtual_tokens == "cache":
         # PEFT gives the prefix to the decoder; nothing in the encoder needs a gradient.
         return self_attention + cross + feed_forward
     return 2 * self_attention + cross + 2 * feed_forward

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from labkit.errors import LabkitError, brief, nearest
+from labkit import methods
+from labkit.errors import LabkitError, brief
 from labkit.memory.configurations import ARCHITECTURES, completed, read_config
 from labkit.memory.settings import StepSettings
 from labkit.models import registry
@@ -128,12 +129,16 @@ def described(architecture: str, config: Mapping[str, Any]) -> bool:
 
 
 def check_method(architecture: str, settings: StepSettings) -> None:
-    """Raise `LabkitError` for a method that an architecture cannot do."""
-    if architecture == "mamba" and settings.method not in ("full", "lora"):
+    """Raise `LabkitError` for a method, or a base, that an architecture cannot do."""
+    reason = settings.tuner.check(architecture) or settings.base_weights.check(architecture)
+    if reason:
+        others = [
+            name for name in methods.names()
+            if not any(part.check(architecture) for part in methods.split(name))
+        ]  # fmt: skip
         raise LabkitError(
-            f"method {settings.method} does not work with {settings.model}: a state-space model "
-            "has no key-value cache for a prefix, and its scan reads weights past a quantised "
-            "layer; use lora or full"
+            f"method {settings.method} does not work with {settings.model}: {reason}; "
+            f"use {' or '.join(sorted(others, reverse=True))}"
         )
 
 
@@ -191,21 +196,22 @@ def quantised_weights(shape: Shape) -> int:
 
 
 def adapted(shape: Shape, settings: StepSettings) -> list[Linear]:
-    """Return the linear layers of one block (both blocks of T5) that get an adapter.
+    """Return the linear layers of one block (both blocks of T5) that get weights of their own.
 
     Raises `LabkitError` for a target that the model does not have.
     """
-    names = settings.lora_target_modules
-    known = {each.name for each in _all(shape)}
-    for name in names:
-        if name != "all-linear" and name not in known:
-            raise LabkitError(
-                f"lora_target_modules: {settings.model} has no linear layer {name!r}: "
-                f"{nearest(name, known)}"
-            )
-    if names != ("all-linear",):
-        return [each for each in _all(shape) if each.name in names]
-    return [each for each in _all(shape) if each.name not in ("out_proj", "dt_proj")]
+    tuner, chosen, linears = settings.tuner, settings.of_method, _all(shape)
+    tuner.check_targets(
+        {each.name for each in linears}, shape.architecture, chosen,
+        key="lora_target_modules", model=settings.model,
+    )  # fmt: skip
+    return [each for each in linears if tuner.adapts(each.name, shape.architecture, chosen)]
+
+
+def added_matrices(shape: Shape, settings: StepSettings) -> list[tuple[int, int]]:
+    """Return the (rows, columns) of every weight that the method adds to the whole model."""
+    linears = adapted(shape, settings)
+    return settings.tuner.added_matrices(shape, linears, settings.of_method)
 
 
 def _all(shape: Shape) -> tuple[Linear, ...]:

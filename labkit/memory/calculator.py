@@ -19,7 +19,8 @@ from labkit.memory.architectures import parameters, shape_of
 from labkit.memory.estimates import COMMON_GPUS, LABELS, TableRow, largest, needed, settings_for
 from labkit.memory.estimates import table as table_of_all
 from labkit.memory.formula import analytic
-from labkit.memory.settings import METHODS, StepSettings
+from labkit.memory.settings import StepSettings
+from labkit.methods import names
 from labkit.models import registry
 
 LENGTHS = (128, 256, 512, 1024, 2048, 4096, 8192)
@@ -158,7 +159,9 @@ def _form(model: str, *, device: str, seq_len: int) -> Any:
     fields = {
         "model": ipywidgets.Dropdown(options=models, value=model, description="model"),
         "device": ipywidgets.Dropdown(options=list(DEVICES), value=device, description="card"),
-        "method": ipywidgets.Dropdown(options=METHODS, value="lora", description="method"),
+        "method": ipywidgets.Dropdown(
+            options=names(), value=StepSettings.method, description="method"
+        ),
         "batch_size": ipywidgets.IntSlider(min=1, max=64, value=4, description="batch"),
         "seq_len": ipywidgets.SelectionSlider(options=lengths, value=seq_len, description="tokens"),
         "gradient_checkpointing": ipywidgets.Checkbox(value=False, description="checkpointing"),

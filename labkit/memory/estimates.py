@@ -19,6 +19,7 @@ from one phase to another, and the formula knows the phases.
 import dataclasses
 import itertools
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,9 +28,10 @@ from labkit.machine.arithmetic import device, of_step
 from labkit.machine.hardware import GIB, Device, gpus
 from labkit.memory.architectures import shape_of
 from labkit.memory.formula import Analytic, analytic, evaluation_bytes, kv_cache_bytes
-from labkit.memory.settings import METHODS, StepSettings
+from labkit.memory.settings import ALIASES, StepSettings
 from labkit.memory.step.imports import import_libraries
 from labkit.memory.step_time import step_seconds
+from labkit.methods import BASES, names, split
 
 CUDA_CONTEXT_BYTES = 6 * GIB // 10
 CUDA_GAPS = 0.06
@@ -158,8 +160,18 @@ def settings_for(card: Device, model: str, **choices: Any) -> StepSettings:
     given = {name: value for name, value in choices.items() if value is not None}
     given.setdefault("target", "cpu" if card.compute_capability is None else "cuda")
     given.setdefault("compute_capability", card.compute_capability)
-    given["dtype"] = of_step(given.get("dtype"), method=given.get("method"), target=given["target"])
+    quantised = _on_quantised(given)
+    given["dtype"] = of_step(given.get("dtype"), target=given["target"], quantised=quantised)
     return StepSettings(model=model, **given)
+
+
+def _on_quantised(given: Mapping[str, Any]) -> bool:
+    """Return whether these choices put a method on a quantised base; False for unknown names."""
+    method, base = given.get("method", StepSettings.method), given.get("base")
+    method = ALIASES.get(method, method)
+    if base is None and method in names():
+        return split(method)[1].quantised
+    return base in BASES and BASES[base].quantised
 
 
 def _traced(settings: StepSettings) -> Any:
@@ -277,7 +289,7 @@ def table(
             "step is traced"
         )
     rows = []
-    for method, again in itertools.product(METHODS, checkpointing or (False, True)):
+    for method, again in itertools.product(names(), checkpointing or (False, True)):
         try:
             settings = settings_for(
                 first, model, method=method, gradient_checkpointing=again, **choices

@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from labkit.memory.activations import kept_per_token, residual_bytes, unsaved_inputs_per_token
 from labkit.memory.architectures import (
     Shape,
-    adapted,
+    added_matrices,
     block_weights,
     parameters,
     quantised_weights,
@@ -81,7 +81,7 @@ def analytic(settings: StepSettings) -> Analytic | None:
         return None
     total = parameters(shape)
     added = added_parameters(shape, settings)
-    trainable = total if settings.method == "full" else added
+    trainable = total if settings.tuner.trains_base else added
     parts = {
         "weights": weight_bytes(shape, settings),
         "added_weights": added * BYTES[settings.added_dtype],
@@ -145,12 +145,12 @@ def _phases(shape: Shape, settings: StepSettings, parts: dict[str, int]) -> dict
     there = gradients if settings.gradient_accumulation_steps > 1 else 0
     forward = base + there + parts["weight_copies"] + parts["activations"]
     held = forward
-    if settings.gradient_checkpointing and settings.method == "full":
+    if settings.gradient_checkpointing and settings.tuner.trains_base:
         # The copies go with autocast's cache when the forward pass ends, and are made again.
         again = block_weights(shape) // shape.layers + shape.vocab * shape.hidden
         held += min(again * BYTES[settings.dtype], parts["weight_copies"]) - parts["weight_copies"]
     head = 0
-    if settings.method == "full" and not there:
+    if settings.tuner.trains_base and not there:
         head = shape.vocab * shape.hidden * trained_bytes(settings)
     return {
         "forward": forward + temporary,
@@ -164,25 +164,17 @@ def _phases(shape: Shape, settings: StepSettings, parts: dict[str, int]) -> dict
 
 def added_parameters(shape: Shape, settings: StepSettings) -> int:
     """Return the parameters that a method adds: r·(in + out) per adapter, or virtual tokens."""
-    if settings.uses_lora:
-        rank = settings.lora_r
-        return shape.layers * sum(rank * (x.inputs + x.outputs) for x in adapted(shape, settings))
-    if settings.method == "prefix":
-        stacks = 2 if shape.decoder_linears else 1
-        return stacks * settings.num_virtual_tokens * shape.layers * 2 * shape.keys
-    return settings.num_virtual_tokens * shape.hidden if settings.method == "prompt" else 0
+    return sum(rows * columns for rows, columns in added_matrices(shape, settings))
 
 
 def weight_bytes(shape: Shape, settings: StepSettings) -> int:
     """Return the bytes of the pretrained weights: 4.13 or 4.5 bits in nf4, 8 bits in LLM.int8."""
     total, linear, size = parameters(shape), quantised_weights(shape), BYTES[settings.weight_dtype]
-    if settings.method == "qlora":
-        blocks = linear / 64
-        scales = blocks * (1 + 4 / 256) if settings.double_quant else 4 * blocks
-        return round(linear / 2 + scales) + (total - linear) * size
-    if settings.method == "8bit":
+    base = settings.base_weights
+    if base.quantised:
         rows = shape.layers * sum(x.outputs for x in (*shape.linears, *shape.decoder_linears))
-        return linear + 4 * rows + (total - linear) * size
+        packed = base.quantised_bytes(linear, rows, double_quant=settings.double_quant)
+        return packed + (total - linear) * size
     return total * size
 
 
@@ -190,10 +182,11 @@ def copied_bytes(shape: Shape, settings: StepSettings) -> int:
     """Return what autocast's 16-bit copies of fp32 weights take, kept until their backward."""
     if not settings.autocast:
         return 0
-    if settings.method == "full":
+    if settings.tuner.trains_base:
         copied = block_weights(shape) + shape.vocab * shape.hidden
     else:
-        copied = added_parameters(shape, settings) if settings.uses_lora else 0
+        # Virtual tokens are no operand of a product.
+        copied = 0 if settings.tuner.virtual_tokens else added_parameters(shape, settings)
     return copied * BYTES[settings.dtype]
 
 
@@ -204,15 +197,14 @@ def optimizer_state_bytes(shape: Shape, settings: StepSettings, trainable: int) 
         return 2 * size * trainable
     if kind == "adamw_bnb_8bit":
         # The Trainer keeps the moments of embeddings in fp32.
-        embedding = shape.vocab * shape.hidden if settings.method == "full" else 0
+        embedding = shape.vocab * shape.hidden if settings.tuner.trains_base else 0
         return round((trainable - embedding) * (2 + 8 / 256) + 8 * embedding)
     if kind == "adafactor":
-        rows = [x.inputs + x.outputs for x in (*shape.linears, *shape.decoder_linears)]
-        if settings.method == "full":
+        if settings.tuner.trains_base:
+            rows = [x.inputs + x.outputs for x in (*shape.linears, *shape.decoder_linears)]
             embeddings = (1 if shape.tied else 2) * (shape.vocab + shape.hidden)
             return 4 * (shape.layers * sum(rows) + embeddings)
-        adapters = [x.inputs + x.outputs + 2 * settings.lora_r for x in adapted(shape, settings)]
-        return 4 * shape.layers * sum(adapters)
+        return 4 * sum(rows + columns for rows, columns in added_matrices(shape, settings))
     return 0
 
 
@@ -232,14 +224,14 @@ def optimizer_temporary_bytes(shape: Shape, settings: StepSettings, trainable: i
 def activation_bytes(shape: Shape, settings: StepSettings) -> int:
     """Return what the layers hold for backward at the end of the forward pass."""
     tokens = settings.batch_size * _length(settings)
-    full, residual = settings.method == "full", residual_bytes(shape, settings)
+    full, residual = settings.tuner.trains_base, residual_bytes(shape, settings)
     # The final norm's fp32 copy; under full fine-tuning its output, which the head reads, as well.
     around: float = 4 * shape.hidden + (2 * residual * shape.hidden if full else 0)
     layer = kept_per_token(shape, settings)
     if settings.gradient_checkpointing:
         stacks = 2 if shape.decoder_linears else 1
         layer = stacks * residual * shape.hidden
-        if settings.method == "8bit":
+        if settings.base_weights.keeps_inputs:
             layer += unsaved_inputs_per_token(shape, settings)
         if shape.architecture == "t5":
             # The first block of each stack makes a table of distances, which all others are
@@ -267,9 +259,9 @@ def layer_temporary_bytes(shape: Shape, settings: StepSettings) -> int:
     if settings.gradient_checkpointing:
         made += tokens * kept_per_token(shape, settings)
     weight = max(x.inputs * x.outputs for x in shape.linears)
-    if settings.method == "full" and settings.autocast:
+    if settings.tuner.trains_base and settings.autocast:
         made += size * weight  # a 16-bit gradient before it is cast to fp32
-    if settings.method in ("qlora", "8bit"):
+    if settings.base_weights.quantised:
         made += 2 * weight  # a dequantised weight
     return round(made)
 
@@ -289,9 +281,9 @@ def logits_bytes(shape: Shape, settings: StepSettings) -> tuple[int, int]:
         tile = folded * size
         on_cpu = settings.target == "cpu"
         gradient = 4 * scored * shape.hidden + (29 * folded if on_cpu else 0)
-        if settings.method == "full":
+        if settings.tuner.trains_base:
             gradient += 4 * shape.vocab * shape.hidden
-        if settings.autocast and settings.method == "full":
+        if settings.autocast and settings.tuner.trains_base:
             tile += TILE_VOCABULARY * shape.hidden * size
         return tile + hidden + (12 * folded if on_cpu else 0), tile + gradient + hidden
     logits = scored * shape.vocab
@@ -316,7 +308,7 @@ def evaluation_bytes(settings: StepSettings, *, batch_size: int) -> int | None:
     logits = tokens * shape.vocab * (8 + (size if size < 4 else 0))
     rows = tokens * (3 * shape.mlp + 4 * shape.hidden) * size
     added = added_parameters(shape, settings)
-    trainable = parameters(shape) if settings.method == "full" else added
+    trainable = parameters(shape) if settings.tuner.trains_base else added
     held = weight_bytes(shape, settings) + added * BYTES[settings.added_dtype]
     held += copied_bytes(shape, settings) + optimizer_state_bytes(shape, settings, trainable)
     if settings.sharding != "none":
@@ -341,7 +333,7 @@ def kv_cache_bytes(settings: StepSettings, *, batch_size: int, tokens: int) -> i
 
 
 def _length(settings: StepSettings) -> int:
-    extra = settings.num_virtual_tokens if settings.method == "prompt" else 0
+    extra = settings.num_virtual_tokens if settings.tuner.virtual_tokens == "input" else 0
     return settings.seq_len + extra
 
 
@@ -352,17 +344,14 @@ def _scored(settings: StepSettings) -> int:
 
 
 def _largest_trained(shape: Shape, settings: StepSettings) -> int:
-    if settings.method == "full":
+    if settings.tuner.trains_base:
         return max(shape.vocab * shape.hidden, *(x.inputs * x.outputs for x in shape.linears))
-    if settings.uses_lora:
-        widths = [max(x.inputs, x.outputs) for x in adapted(shape, settings)]
-        return settings.lora_r * max(widths)
-    return added_parameters(shape, settings)
+    return max((rows * columns for rows, columns in added_matrices(shape, settings)), default=0)
 
 
 def _head_gradient(shape: Shape, settings: StepSettings) -> int:
     """Return what is there while the head's weight gets its gradient: 16-bit logit gradients."""
-    if settings.method != "full" or settings.loss == "chunked":
+    if not settings.tuner.trains_base or settings.loss == "chunked":
         return 0
     size = BYTES[settings.dtype]
     product = size * shape.vocab * shape.hidden if settings.autocast else 0
@@ -374,7 +363,7 @@ def _embedding_gradient(shape: Shape, settings: StepSettings) -> int:
 
     Their sum is written over the head's if a cast or the tiled loss made it anew, not over a view.
     """
-    if settings.method != "full" or not shape.tied:
+    if not settings.tuner.trains_base or not shape.tied:
         return 0
     anew = settings.autocast or settings.loss == "chunked"
     return (1 if anew else 2) * shape.vocab * shape.hidden * trained_bytes(settings)

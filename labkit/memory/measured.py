@@ -127,7 +127,7 @@ def _held(step: Step) -> dict[str, int]:
     trainable = step.trainable()
     frozen = [p for p in step.model.parameters() if not p.requires_grad]
     states = [t for state in step.optimizer.state.values() for t in state.values()]
-    added = "weights" if step.settings.method == "full" else "added_weights"
+    added = "weights" if step.settings.tuner.trains_base else "added_weights"
     groups: list[tuple[str, list]] = [
         ("weights", [*frozen, *step.model.buffers()]),
         (added, trainable),

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from labkit import methods
 from labkit.errors import LabkitError, nearest
+from labkit.methods import Base, Method
 
-METHODS = ("full", "lora", "qlora", "8bit", "prefix", "prompt")
 OPTIMIZERS = (
     "adamw_torch_fused", "adamw_torch", "adamw_torch_foreach", "adamw_torch_loop",
     "adamw_bnb_8bit", "sgd", "adafactor",
@@ -29,6 +30,8 @@ ALIASES = {
     "bf16": "bfloat16", "fp16": "float16", "fp32": "float32",
     "int8": "8bit", "lora-8bit": "8bit", "prefix-tuning": "prefix", "prompt-tuning": "prompt",
 }  # fmt: skip
+# What settings of methods are called here: names that say whose they are.
+METHOD_FIELDS = {"r": "lora_r", "target_modules": "lora_target_modules"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +41,9 @@ class StepSettings:
     model: str
     """registry name, local folder or Hub id; only its configuration is read"""
     method: str = "lora"
-    """what is trained: one of `METHODS`; qlora and 8bit are LoRA on a quantised base"""
+    """what is trained: one of `methods.names()`; qlora and 8bit are LoRA on a quantised base"""
+    base: str | None = None
+    """how frozen weights are stored: plain, 8bit or nf4; None: as the method's name says"""
     batch_size: int = 1
     """samples in one forward and backward pass on one device"""
     seq_len: int = 1024
@@ -99,6 +104,7 @@ class StepSettings:
         for key in ("method", "dtype", "adapter_dtype", "optim", "sharding"):
             value = getattr(self, key)
             set_(self, key, ALIASES.get(value, value))
+        self._join_base()
         modules = self.lora_target_modules
         if isinstance(modules, str):
             modules = tuple(name.strip() for name in modules.split(",") if name.strip())
@@ -109,6 +115,40 @@ class StepSettings:
         self._check_choices()
         self._check_numbers()
         self._check_combinations()
+
+    def _join_base(self) -> None:
+        """Bring method and base into one form: the name that says both, where there is one."""
+        if self.base is None or self.method not in methods.names():
+            return
+        if self.base not in methods.BASES:
+            raise LabkitError(f"base {self.base!r} is unknown: {nearest(self.base, methods.BASES)}")
+        method, base = methods.split(self.method)
+        if base.quantised and base.name != self.base:
+            raise LabkitError(
+                f"method {self.method} is {method.name} on {base.name}, not on {self.base}: "
+                f"set method {method.name}, or leave base out"
+            )
+        name = methods.joined(method.name, self.base)
+        plain = not methods.BASES[self.base].quantised
+        object.__setattr__(self, "method", name)
+        object.__setattr__(self, "base", None if plain or name != method.name else self.base)
+
+    @property
+    def tuner(self) -> Method:
+        """The method itself, of which everyone asks what it does."""
+        return methods.split(self.method)[0]
+
+    @property
+    def base_weights(self) -> Base:
+        """How the pretrained weights are stored."""
+        return methods.BASES[self.base] if self.base else methods.split(self.method)[1]
+
+    @property
+    def of_method(self) -> methods.Settings:
+        """The method's own settings, as far as they are among these; defaults for the others."""
+        kind = self.tuner.Settings
+        here = {name: METHOD_FIELDS.get(name, name) for name in kind.names()}
+        return kind(**{n: getattr(self, own) for n, own in here.items() if hasattr(self, own)})
 
     @property
     def cublas_workspace_bytes(self) -> int:
@@ -122,8 +162,9 @@ class StepSettings:
 
     def _check_choices(self) -> None:
         choices = {
-            "method": METHODS, "optim": OPTIMIZERS, "sharding": SHARDINGS, "dtype": tuple(BYTES),
-            "target": ("cuda", "cpu"), "attention": ("sdpa", "eager"), "loss": ("full", "chunked"),
+            "method": methods.names(), "optim": OPTIMIZERS, "sharding": SHARDINGS,
+            "dtype": tuple(BYTES), "target": ("cuda", "cpu"), "attention": ("sdpa", "eager"),
+            "loss": ("full", "chunked"),
         }  # fmt: skip
         for key, allowed in choices.items():
             value = getattr(self, key)
@@ -160,12 +201,12 @@ class StepSettings:
                 f"sharding {self.sharding} spreads the training state over several GPUs: "
                 "set num_gpus to 2 or more, or sharding to none"
             )
-        if self.method == "prefix" and self.gradient_checkpointing:
+        if self.tuner.virtual_tokens == "cache" and self.gradient_checkpointing:
             raise LabkitError(
-                "prefix tuning passes its prefix as a key-value cache, which gradient "
+                f"{self.method} tuning passes its prefix as a key-value cache, which gradient "
                 "checkpointing switches off: choose one of the two"
             )
-        if self.sharding != "none" and self.method in ("qlora", "8bit"):
+        if self.sharding != "none" and self.base_weights.quantised:
             raise LabkitError(
                 f"{self.method} with {self.sharding}: quantised weights are not sharded here; "
                 "use method lora, or sharding none"
@@ -175,18 +216,23 @@ class StepSettings:
                 f"{self.optim} with {self.sharding}: sharded optimizer states are only worked out "
                 "for AdamW and SGD; use optim adamw_torch_fused or sgd"
             )
-        if self.method in ("prefix", "prompt") and (
+        if self.tuner.virtual_tokens and (
             self.loss != "full" or not self.upcast_logits or self.labelled_tokens is not None
         ):
             raise LabkitError(
                 f"{self.method} tuning adds positions that only the model's own loss leaves out: "
                 "use loss full with upcast_logits and without labelled_tokens"
             )
-        if self.master_weights and self.method != "full":
+        if self.base_weights.quantised and self.tuner.trains_base:
+            raise LabkitError(
+                f"{self.method} trains the pretrained weights, which cannot be stored as "
+                f"{self.base_weights.name}: use base plain, or method lora"
+            )
+        if self.master_weights and not self.tuner.trains_base:
             raise LabkitError(
                 f"master_weights are for full fine-tuning, and {self.method} keeps its base frozen"
             )
-        if self.method in ("qlora", "8bit") and self.dtype == "float32":
+        if self.base_weights.quantised and self.dtype == "float32":
             raise LabkitError(f"{self.method} computes in 16 bit: set dtype to bfloat16 or float16")
 
     @property
@@ -194,24 +240,20 @@ class StepSettings:
         """Whether the forward pass runs under autocast: some trained weights are in fp32."""
         if self.dtype == "float32" or self.sharding != "none":
             return False
-        if self.method == "full":
+        if self.tuner.trains_base:
             return self.master_weights is not False
         return self.added_dtype == "float32"
 
     @property
     def weight_dtype(self) -> str:
         """Type in which the pretrained weights are stored when they are not quantised."""
-        return "float32" if self.method == "full" and self.autocast else self.dtype
+        return "float32" if self.tuner.trains_base and self.autocast else self.dtype
 
     @property
     def added_dtype(self) -> str:
         """Type of the weights that a parameter-efficient method adds."""
-        in_compute_type = self.method in ("qlora", "8bit") or self.sharding != "none"
+        in_compute_type = self.base_weights.quantised or self.sharding != "none"
         return self.adapter_dtype or (self.dtype if in_compute_type else "float32")
-
-    @property
-    def uses_lora(self) -> bool:
-        return self.method in ("lora", "qlora", "8bit")
 
     @property
     def optimizer_kind(self) -> str:

@@ -47,7 +47,7 @@ class Sizes:
 def state_bytes(settings: StepSettings, sizes: Sizes) -> dict[str, int]:
     """Return the bytes of weights, gradients, optimizer state and buffers on one device."""
     n, size = settings.num_gpus, BYTES[settings.dtype]
-    full = settings.method == "full"
+    full = settings.tuner.trains_base
     added = 0 if full else sizes.trainable
     moments = 2 if settings.optimizer_kind.startswith("adamw") else 0
     gathered = size * (sizes.root + 2 * sizes.layer) + (size * sizes.layer if full else 0)
@@ -101,4 +101,4 @@ def shard(
 
 def trained_bytes(settings: StepSettings) -> int:
     """Return the bytes of a trained element and of its gradient on a device with everything."""
-    return BYTES[settings.weight_dtype if settings.method == "full" else settings.added_dtype]
+    return BYTES[settings.weight_dtype if settings.tuner.trains_base else settings.added_dtype]

@@ -34,8 +34,7 @@ BANDWIDTH_SHARE = 0.8
 # Passes over what is kept: written and read in forward, read in backward, its gradient written
 # and read, and as much again for results that are not kept.
 PASSES = 8
-# Operations a layer launches in forward and backward, and what one launch takes the host.
-LAUNCHES = {"full": 170, "lora": 260, "qlora": 300, "8bit": 400, "prefix": 140, "prompt": 130}
+# What the host takes to launch one operation; how many a layer launches, methods say.
 LAUNCH_SECONDS = 12e-6
 SPREAD = 2.4
 
@@ -46,7 +45,7 @@ def step_flops(shape: Shape, settings: StepSettings) -> float:
     scored = settings.batch_size * min(
         settings.labelled_tokens or settings.seq_len, settings.seq_len
     )
-    full = settings.method == "full"
+    full = settings.tuner.trains_base
     passes = (6 if full else 4) + (2 if settings.gradient_checkpointing else 0)
     layers = passes * block_weights(shape) * tokens
     head = (6 if full else 4) * shape.vocab * shape.hidden * scored
@@ -55,7 +54,9 @@ def step_flops(shape: Shape, settings: StepSettings) -> float:
     attention = passes * 2 * shape.layers * shape.queries * settings.seq_len * tokens / 2
     if shape.state:
         attention = passes * 6 * shape.layers * shape.mlp * shape.state * tokens
-    adapters = 6 * added_parameters(shape, settings) * tokens if settings.uses_lora else 0
+    # Virtual tokens multiply nothing.
+    added = 0 if settings.tuner.virtual_tokens else added_parameters(shape, settings)
+    adapters = 6 * added * tokens
     return (layers + head + attention + adapters) * settings.gradient_accumulation_steps
 
 
@@ -70,7 +71,7 @@ def step_traffic_bytes(shape: Shape, settings: StepSettings) -> float:
     logits = (6 if settings.loss == "chunked" else 40) * shape.vocab * scored
     micro = layers + logits + 2 * _streamed_weights(shape, settings)
     total = parameters(shape)
-    trainable = total if settings.method == "full" else added_parameters(shape, settings)
+    trainable = total if settings.tuner.trains_base else added_parameters(shape, settings)
     state = optimizer_state_bytes(shape, settings, trainable)
     step = 2 * state + 3 * trained_bytes(settings) * trainable
     return micro * settings.gradient_accumulation_steps + step
@@ -88,9 +89,9 @@ def step_seconds(shape: Shape, settings: StepSettings, device: Device) -> tuple[
     if device.compute_capability is not None:
         layers = shape.layers * (2 if shape.decoder_linears else 1)
         again = 1.3 if settings.gradient_checkpointing else 1.0
-        per_layer = LAUNCHES[settings.method] * again
-        if settings.uses_lora:
-            per_layer += 18 * (len(adapted(shape, settings)) - 2)
+        per_layer = (settings.tuner.launches + settings.base_weights.launches) * again
+        if linears := adapted(shape, settings):
+            per_layer += 18 * (len(linears) - 2)
         if shape.state:
             per_layer += 25 * settings.seq_len  # the scan's loop, without the mamba_ssm kernel
         launches = LAUNCH_SECONDS * layers * per_layer * settings.gradient_accumulation_steps
@@ -102,8 +103,8 @@ def _streamed_weights(shape: Shape, settings: StepSettings) -> float:
     """Return the bytes of weights that products read, and that casts or dequantisation write."""
     weights = block_weights(shape) + shape.vocab * shape.hidden
     size = BYTES[settings.dtype]
-    if settings.method in ("qlora", "8bit"):
+    if settings.base_weights.quantised:
         return (0.5 + 2 * size) * weights
-    if settings.method == "full" and settings.autocast:
+    if settings.tuner.trains_base and settings.autocast:
         return (4 + 2 * size) * weights
     return size * weights

@@ -1,5 +1,20 @@
 """Fine-tuning methods: what each trains, and how it is attached to a model."""
 
-from labkit.methods.attach import METHODS, Method, attach_full, attach_lora, merge, weights_dtype
+from labkit.methods.base import Method, Settings
+from labkit.methods.bases import BASES, SHORTHANDS, Base
+from labkit.methods.registry import (
+    METHODS,
+    in_training,
+    joined,
+    merge,
+    names,
+    of_peft_type,
+    settings_of_training,
+    split,
+    weights_dtype,
+)
 
-__all__ = ["METHODS", "Method", "attach_full", "attach_lora", "merge", "weights_dtype"]
+__all__ = [
+    "BASES", "METHODS", "SHORTHANDS", "Base", "Method", "Settings", "in_training", "joined",
+    "merge", "names", "of_peft_type", "settings_of_training", "split", "weights_dtype",
+]  # fmt: skip

@@ -17,21 +17,24 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from labkit import methods
 from labkit.errors import LabkitError, brief, nearest, parse_json
 from labkit.runs.older_projects import RENAMED, RETIRED, RETIRED_OPTIM, as_meant
 
+if TYPE_CHECKING:
+    from labkit.methods.lora import LoraSettings
+
 CONFIGS = Path(__file__).with_name("configs")
-LOFTQ_KEYS = ("loftq_bits", "loftq_iter")
 LARGEST_SEED = 2**32 - 1
 LONGEST_NAME = 200
 MOST_CONFIG_BYTES = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """Settings of one fine-tuning run. Defaults are the course's LoRA run on two cores."""
+class _What:
+    """The settings that come first: what is trained, on what."""
 
     name: str = ""
     """folder under runs/; empty: model, method and a hash of the settings"""
@@ -39,25 +42,27 @@ class RunConfig:
     """registry name, local folder, or Hub id of the pretrained model"""
     data: str = "tables"
     """'tables' (embedded), 'tatqa' (after labkit fetch tatqa), or a TAT-QA file or folder"""
-    method: Literal["lora", "full"] = "lora"
+    method: str = "lora"
     """what is trained: 'lora' adapters on a frozen base, or 'full' for every weight"""
 
-    r: int = 16
-    """LoRA rank: the update of a weight is the product of two matrices with this inner size"""
-    lora_alpha: int = 32
-    """LoRA scale: the update is multiplied by lora_alpha / r (or / sqrt(r) with use_rslora)"""
-    lora_dropout: float = 0.0
-    """probability of dropping an input of an adapter while training"""
-    target_modules: tuple[str, ...] = ("all-linear",)
-    """linear layers that get an adapter: 'all-linear' or names such as q_proj,v_proj"""
-    bias: Literal["none", "all", "lora_only"] = "none"
-    """which bias vectors are trained beside the adapters"""
-    use_rslora: bool = False
-    """scale by lora_alpha / sqrt(r), which keeps large ranks from being scaled away"""
-    init_lora_weights: Literal["default", "gaussian", "pissa", "olora", "loftq"] = "default"
-    """how the adapters start; 'default' makes the first forward equal to the base model"""
-    loftq_config: Mapping[str, int] | None = None
-    """LoftQ settings such as {loftq_bits: 4}; only with init_lora_weights: loftq"""
+
+_COLLECTED = methods.settings_of_training()
+if TYPE_CHECKING:  # a checker cannot follow bases that are collected
+
+    class _OfMethods(LoraSettings, _What): ...
+
+else:
+    # Fields of the first method come first, and a dataclass collects those of the last base first.
+    _OfMethods = type("_OfMethods", (*_COLLECTED[::-1], _What), {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(_OfMethods):
+    """Settings of one fine-tuning run. Defaults are the course's LoRA run on two cores.
+
+    What is trained comes first, then the settings of every method that can be trained, each from
+    its file in `labkit.methods`, then those of all runs.
+    """
 
     max_steps: int = 300
     """optimizer steps; -1 trains num_train_epochs epochs instead"""
@@ -118,22 +123,13 @@ class RunConfig:
     """'tensorboard' writes logs to runs/<name>/tensorboard"""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "target_modules", tuple(self.target_modules))
         for key, hint in HINTS.items():
             if hint is float:  # 0 and 0.0 are one setting, and have to be one in the hash
                 object.__setattr__(self, key, float(getattr(self, key)))
-        if isinstance(self.loftq_config, Mapping):
-            object.__setattr__(self, "loftq_config", dict(self.loftq_config))
-            for key, value in self.loftq_config.items():
-                if key not in LOFTQ_KEYS:
-                    raise LabkitError(
-                        f"loftq_config: unknown key {key!r}: {nearest(str(key), LOFTQ_KEYS)}"
-                    )
-                if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                    raise LabkitError(f"loftq_config: {key} must be 1 or more, got {brief(value)}")
-        positive = ("r", "lora_alpha", "per_device_train_batch_size", "save_steps",
-                    "gradient_accumulation_steps", "num_train_epochs", "max_length",
-                    "learning_rate")  # fmt: skip
+        for settings in _COLLECTED:
+            settings.check(self)
+        positive = ("per_device_train_batch_size", "save_steps", "gradient_accumulation_steps",
+                    "num_train_epochs", "max_length", "learning_rate")  # fmt: skip
         for key in positive:
             if not getattr(self, key) > 0:
                 raise LabkitError(f"{key} must be above 0, got {getattr(self, key)!r}")
@@ -143,18 +139,10 @@ class RunConfig:
                 raise LabkitError(f"{key} must be 0 or more, got {getattr(self, key)!r}")
         if self.seed > LARGEST_SEED:
             raise LabkitError(f"seed must be at most {LARGEST_SEED}, got {self.seed}")
-        if not 0 <= self.lora_dropout < 1:
-            raise LabkitError(f"lora_dropout must be in [0, 1), got {self.lora_dropout!r}")
         if self.max_steps == 0 or self.max_steps < -1:
             raise LabkitError(f"max_steps must be above 0, or -1 for epochs, got {self.max_steps}")
         if self.max_train_samples is not None and self.max_train_samples <= 0:
             raise LabkitError(f"max_train_samples must be above 0, got {self.max_train_samples}")
-        if (self.loftq_config is not None) != (self.init_lora_weights == "loftq"):
-            raise LabkitError(
-                "loftq_config and init_lora_weights: loftq go together: set both or neither"
-            )
-        if not self.target_modules:
-            raise LabkitError("target_modules is empty: use all-linear or name linear layers")
         plain = Path(self.name).name == self.name and self.name.isprintable()
         if not plain or self.name.startswith(".") or len(self.name.encode()) > LONGEST_NAME:
             raise LabkitError(f"name {self.name!r} must be a plain folder name such as 'my-run'")
@@ -171,12 +159,14 @@ class RunConfig:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that JSON and YAML can hold."""
         values = dataclasses.asdict(self)
-        values["target_modules"] = list(self.target_modules)
-        return values
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in values.items()}
 
 
 FIELDS = {f.name: f for f in dataclasses.fields(RunConfig)}
 HINTS = typing.get_type_hints(RunConfig)
+_DEFAULT = RunConfig.method
+# Names of the methods there are, the default first.
+HINTS["method"] = Literal[tuple(sorted(methods.in_training(), key=lambda name: name != _DEFAULT))]
 
 
 def from_mapping(values: Mapping[str, Any], *, where: str) -> RunConfig:
@@ -204,9 +194,10 @@ def from_mapping(values: Mapping[str, Any], *, where: str) -> RunConfig:
             warnings.warn(f"{where}: optim {value} is gone from transformers: "
                           f"{RETIRED_OPTIM[value]} takes its place", stacklevel=2)  # fmt: skip
             value = RETIRED_OPTIM[value]
-        if key == "train_mode" and value == "qlora":
-            raise LabkitError(f"{where}: train_mode 'qlora' is not a method of labkit train: "
-                              f"choose from full, lora")  # fmt: skip
+        if key == "train_mode" and value in methods.SHORTHANDS:
+            choices = ", ".join(methods.in_training())
+            raise LabkitError(f"{where}: train_mode {value!r} is not a method of labkit train: "
+                              f"choose from {choices}")  # fmt: skip
         settings[new] = _read(value, HINTS[new], key=key, where=where)
     try:
         return RunConfig(**settings)
@@ -332,16 +323,19 @@ def _read(value: Any, hint: Any, *, key: str, where: str) -> Any:
 
 
 def describe_fields() -> dict[str, str]:
-    """Return each setting's one-line description, read from this file's docstrings."""
+    """Return each setting's one-line description, read from the docstrings under the fields."""
     import ast
+    import inspect
+    import textwrap
 
-    tree = ast.parse(Path(__file__).read_text(encoding="utf-8"))
-    body = next(
-        n.body for n in tree.body if isinstance(n, ast.ClassDef) and n.name == "RunConfig"
-    )
     lines = {}
-    for node, after in zip(body, body[1:], strict=False):
-        if isinstance(node, ast.AnnAssign) and isinstance(after, ast.Expr):
-            assert isinstance(node.target, ast.Name) and isinstance(after.value, ast.Constant)
-            lines[node.target.id] = str(after.value.value)
+    for kind in reversed(RunConfig.__mro__):
+        if not kind.__dict__.get("__annotations__"):
+            continue
+        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+        assert isinstance(tree, ast.ClassDef)
+        for node, after in zip(tree.body, tree.body[1:], strict=False):
+            if isinstance(node, ast.AnnAssign) and isinstance(after, ast.Expr):
+                assert isinstance(node.target, ast.Name) and isinstance(after.value, ast.Constant)
+                lines[node.target.id] = str(after.value.value)
     return lines

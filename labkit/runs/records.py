@@ -3,7 +3,7 @@
 Everything a lesson shows is read from records, so a figure can be redrawn without training and
 an answer can name the measurement it rests on. A record is found by its content hash
 
-    sha256(settings, data, model, versions)
+    sha256(settings that differ from their defaults, arithmetic, data, model, versions)
 
 without the run's name: ask for the same run again and you get the finished record at once. A
 quantity that was not measured is null, never 0.
@@ -29,11 +29,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from labkit.errors import LabkitError, nearest
 from labkit.files import write_json
+from labkit.runs.config import RunConfig
 
 if TYPE_CHECKING:
     import pandas
 
 SCHEMA = 1
+NOT_HASHED = ("name", "report_to", "save_steps")
+"""Settings that cannot change a result."""
+DEFAULTS = RunConfig().to_dict()
+"""Settings that are left out of the hash at these values. One whose default changes has to be
+removed here, or runs of the old default would be taken for runs of the new one."""
 LIBRARIES = ("labkit", "torch", "transformers", "trl", "peft", "accelerate")
 Status = Literal["done", "cancelled", "failed", "running"]
 
@@ -116,17 +122,71 @@ def content_sha256(
 ) -> str:  # fmt: skip
     """Return the hash that two runs share when nothing that can change the result differs.
 
-    `libraries` are the versions of a run that was made elsewhere; by default those installed here.
+    Only settings that are not at their default count, so that a setting which did not exist when a
+    run was made leaves its hash as it is; the type it computed in counts always, since auto is
+    another one elsewhere. `libraries` are the versions of a run that was made elsewhere; by default
+    those installed here.
     """
-    ignored = {"name", "report_to", "save_steps"}
-    content = {
-        "config": {k: v for k, v in config.items() if k not in ignored},
-        "model": model["sha256"],
-        "data": data["sha256"],
+    changed = {
+        key: value for key, value in _hashed(config).items()
+        if key != "dtype" and (key not in DEFAULTS or not _equal(value, DEFAULTS[key]))
+    }  # fmt: skip
+    content = {"settings": changed, "arithmetic": config.get("dtype")}
+    return _sha256(content, model, data, libraries)
+
+
+def is_hash_of(
+    sha256: str, config: Mapping[str, Any], *, model: Mapping[str, Any], data: Mapping[str, Any],
+    libraries: Mapping[str, str] | None = None,
+) -> bool:  # fmt: skip
+    """Return whether `sha256` is the content hash of a run, as it is made now or was before."""
+    return sha256 in (
+        content_sha256(config, model=model, data=data, libraries=libraries),
+        _sha256_of_every_setting(config, model=model, data=data, libraries=libraries),
+    )
+
+
+def _sha256_of_every_setting(
+    config: Mapping[str, Any], *, model: Mapping[str, Any], data: Mapping[str, Any],
+    libraries: Mapping[str, str] | None = None,
+) -> str:  # fmt: skip
+    """Return the content hash as records had it while every setting counted."""
+    return _sha256({"config": _hashed(config)}, model, data, libraries)
+
+
+def _hashed(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in config.items() if key not in NOT_HASHED}
+
+
+def _sha256(
+    content: Mapping[str, Any], model: Mapping[str, Any], data: Mapping[str, Any],
+    libraries: Mapping[str, str] | None,
+) -> str:  # fmt: skip
+    whole = {
+        **content, "model": model["sha256"], "data": data["sha256"],
         "versions": versions() if libraries is None else dict(libraries),
-    }
-    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    }  # fmt: skip
+    text = json.dumps(whole, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _equal(value: Any, default: Any) -> bool:
+    # As JSON, where 1 is not true and 0.0 is not false.
+    return json.dumps(value, sort_keys=True) == json.dumps(default, sort_keys=True)
+
+
+def _rehashed(record: RunRecord) -> RunRecord:
+    """Return a record of before under today's hash, by which it is found again.
+
+    One whose hash was not right then keeps it: what it says is not what was run.
+    """
+    parts = {"model": record.model, "data": record.data, "libraries": record.versions}
+    try:
+        if record.sha256 == _sha256_of_every_setting(record.config, **parts):
+            return record.replace(sha256=content_sha256(record.config, **parts))
+    except KeyError:
+        pass
+    return record
 
 
 def load(name: str | Path) -> RunRecord:
@@ -145,7 +205,7 @@ def load(name: str | Path) -> RunRecord:
             kind = typing.get_origin(known[key]) or known[key]
             if not isinstance(value, str if kind is Literal else kind):
                 raise TypeError(f"{key} is a {type(value).__name__}")
-        return RunRecord(**kept)
+        return _rehashed(RunRecord(**kept))
     except FileNotFoundError:
         names = [path.parent.name for path in runs_dir().glob("*/record.json")]
         hint = nearest(str(name), names) if names else "there are no runs yet"
@@ -185,6 +245,17 @@ def find(sha256: str) -> RunRecord | None:
         kept = record.model_path.is_dir() or record.config.get("keep_weights") is False
         if record.sha256 == sha256 and record.status == "done" and kept:
             return record
+    return None
+
+
+def name_of(sha256: str) -> str | None:
+    """Return the folder of a run with this content hash that was given no name, if there is one.
+
+    Its name holds the hash it had when it began, which for an older run is another one.
+    """
+    for record in records():
+        if record.sha256 == sha256 and not record.config.get("name"):
+            return record.name
     return None
 
 

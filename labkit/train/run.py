@@ -116,7 +116,7 @@ def prepare(config: RunConfig) -> Prepared:
     model = {"name": registry.name_of(model_path), "sha256": fingerprint(model_path)}
     sha256 = results.content_sha256(config.to_dict(), model=model, data=data)
     short = Path(config.model).name.removesuffix("-instruct")
-    name = config.name or f"{short}-{config.method}-{sha256[:8]}"
+    name = config.name or results.name_of(sha256) or f"{short}-{config.method}-{sha256[:8]}"
     return Prepared(config=config, sha256=sha256, folder=results.runs_dir() / name,
                     model_path=model_path, model=model, data=data)  # fmt: skip
 
@@ -165,7 +165,7 @@ def _run(prepared: Prepared, *, fresh: bool, quiet: bool) -> results.RunRecord:
     model.config._name_or_path = base_name
     with quietly():
         model = methods.METHODS[config.method].attach(model, config)
-    if converted and config.method != "full":
+    if converted and not methods.METHODS[config.method].trains_base:
         freeze_base(model)
     trainable, total = count_parameters(model)
 

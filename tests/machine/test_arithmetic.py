@@ -267,10 +267,10 @@ def test_a_wrong_type_is_one_sentence(
 
 def test_a_step_on_a_quantised_base_stays_in_16_bit(machine: Any) -> None:
     machine(AVX2)
-    assert arithmetic.of_step(None, method="lora", target="cpu") == "float32"
-    assert arithmetic.of_step("auto", method=None, target="cuda") == "bfloat16"
-    assert arithmetic.of_step(None, method="qlora", target="cpu") == "bfloat16"
-    assert arithmetic.of_step("fp32", method="full", target="cpu") == "fp32"
+    assert arithmetic.of_step(None, target="cpu") == "float32"
+    assert arithmetic.of_step("auto", target="cuda") == "bfloat16"
+    assert arithmetic.of_step(None, target="cpu", quantised=True) == "bfloat16"
+    assert arithmetic.of_step("fp32", target="cpu") == "fp32"
 
 
 def test_the_better_of_two_measurements_is_kept(machine: Any) -> None:

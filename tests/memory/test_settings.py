@@ -1,8 +1,11 @@
 """Bad input is refused in one sentence that names what is wrong and what would be right."""
 
+from typing import Any
+
 import pytest
 
 from labkit.errors import LabkitError
+from labkit.memory.formula import analytic
 from labkit.memory.settings import StepSettings
 
 
@@ -67,3 +70,47 @@ def test_adamw_torch_is_foreach_on_cuda_and_the_loop_on_a_cpu():
     settings = {"model": "tiny-llama", "optim": "adamw_torch"}
     assert StepSettings(**settings).optimizer_kind == "adamw_torch_foreach"
     assert StepSettings(**settings, target="cpu").optimizer_kind == "adamw_torch_loop"
+
+
+@pytest.mark.parametrize(("method", "base", "name"), [
+    ("lora", "nf4", "qlora"), ("lora", "8bit", "8bit"), ("lora", "plain", "lora"),
+    ("qlora", "nf4", "qlora"), ("full", "plain", "full"),
+])  # fmt: skip
+def test_a_method_on_a_base_is_what_its_name_says(method: str, base: str, name: str) -> None:
+    assert StepSettings(model="tiny-llama", method=method, base=base) == StepSettings(
+        model="tiny-llama", method=name
+    )
+
+
+def test_the_base_is_an_axis_of_its_own() -> None:
+    """A prompt on nf4 holds the weights that QLoRA does, and trains what a prompt does."""
+    prompt, both, qlora = (
+        analytic(StepSettings(model="llama-3-8b", **choices))
+        for choices in ({"method": "prompt"}, {"method": "prompt", "base": "nf4"},
+                        {"method": "qlora"})
+    )  # fmt: skip
+    assert prompt and both and qlora
+    assert both.parts["weights"] == qlora.parts["weights"] < prompt.parts["weights"]
+    assert both.trainable_parameters == prompt.trainable_parameters
+
+
+@pytest.mark.parametrize(("choices", "message"), [
+    ({"method": "full", "base": "nf4"}, "full trains the pretrained weights, .* as nf4"),
+    ({"method": "qlora", "base": "8bit"}, "qlora is lora on nf4, not on 8bit"),
+    ({"method": "lora", "base": "nf5"}, "base 'nf5' is unknown: did you mean 'nf4'"),
+    ({"method": "prefix", "base": "nf4", "dtype": "float32"}, "prefix computes in 16 bit"),
+])  # fmt: skip
+def test_a_base_that_does_not_go_with_the_rest_is_refused(
+    choices: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(LabkitError, match=message):
+        StepSettings(model="tiny-llama", **choices)
+
+
+@pytest.mark.parametrize("method", ["prefix", "prompt"])
+def test_adafactor_keeps_a_row_and_a_column_of_what_is_trained(method: str) -> None:
+    """Not of adapters that are not there: 20 virtual tokens of 2 layers · 2 · 32, or of 64."""
+    columns = {"prefix": 2 * 2 * 32, "prompt": 64}[method]
+    found = analytic(StepSettings(model="tiny-llama", method=method, optim="adafactor"))
+    assert found is not None
+    assert found.parts["optimizer_state"] == 4 * (20 + columns)

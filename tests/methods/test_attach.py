@@ -5,12 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from torch import nn
 
 from labkit import methods
 from labkit.errors import LabkitError
+from labkit.memory.formula import analytic
+from labkit.memory.settings import StepSettings
+from labkit.methods.base import attach_by_peft
 from labkit.models import load
 from labkit.models.layers import count_parameters
 from labkit.runs.config import RunConfig
@@ -180,14 +184,51 @@ def test_loftq_comes_nearer_to_the_weight_than_quantising_alone(tiny_llama: Path
     assert corrected < alone
 
 
-def test_mamba_s_all_linear_is_what_peft_can_adapt(tiny_model: Callable[[str], Path]) -> None:
+def adapted_leaves(model: nn.Module) -> set[str]:
+    names = [name for name, _ in model.named_parameters() if "lora_A" in name]
+    return {name.split(".lora_A")[0].rsplit(".", 1)[-1] for name in names}
+
+
+def test_mamba_s_scan_never_runs_an_adapter_beside_dt_proj(
+    tiny_model: Callable[[str], Path],
+) -> None:
+    """PEFT alone puts one there, and it cannot learn: the scan reads the weight of the layer."""
+    model = load.load_model(tiny_model("tiny-mamba"), dtype="float32")
+    config = peft.LoraConfig(target_modules=["in_proj", "dt_proj"], r=4, task_type="CAUSAL_LM")
+    model = peft.get_peft_model(model, config)
+    model(input_ids=TokenIds, labels=TokenIds).loss.backward()
+    learns = {}
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            leaf = name.split(".lora_B")[0].rsplit(".", 1)[-1]
+            gradient = parameter.grad
+            learns.setdefault(leaf, set()).add(gradient is not None and bool(gradient.any()))
+    assert learns == {"in_proj": {True}, "dt_proj": {False}}
+
+
+def test_training_and_memory_adapt_the_same_layers_of_mamba(
+    tiny_model: Callable[[str], Path],
+) -> None:
     model = lora(tiny_model("tiny-mamba"))
-    adapted = {n.split(".lora_A")[0].rsplit(".", 1)[-1] for n, _ in model.named_parameters()
-               if "lora_A" in n}  # fmt: skip
-    assert adapted == {"in_proj", "x_proj", "dt_proj"}
+    assert adapted_leaves(model) == {"in_proj", "x_proj"}
+    formula = analytic(StepSettings(model="tiny-mamba", lora_r=4))
+    assert formula is not None
+    assert count_parameters(model)[0] == formula.trainable_parameters
 
 
-def test_settings_that_peft_refuses_are_one_sentence(tiny_model: Callable[[str], Path]) -> None:
-    with pytest.raises(LabkitError, match="LoRA cannot be attached: .*out_proj") as caught:
-        lora(tiny_model("tiny-mamba"), target_modules=("out_proj",))
+@pytest.mark.parametrize("target", ["out_proj", "dt_proj"])
+def test_a_layer_that_mamba_s_scan_reads_past_is_refused_by_name(
+    tiny_model: Callable[[str], Path], target: str
+) -> None:
+    message = f"target_modules: LoRA cannot be attached to {target}.*choose from in_proj, x_proj"
+    with pytest.raises(LabkitError, match=message):
+        lora(tiny_model("tiny-mamba"), target_modules=("in_proj", target))
+    with pytest.raises(LabkitError, match=f"lora_{message}"):
+        analytic(StepSettings(model="tiny-mamba", lora_target_modules=("in_proj", target)))
+
+
+def test_what_peft_refuses_is_one_sentence(tiny_llama: Path) -> None:
+    config = peft.LoraConfig(target_modules=["nothing_of_that_name"])
+    with pytest.raises(LabkitError, match="LoRA cannot be attached: .*nothing_of_that") as caught:
+        attach_by_peft(load.load_model(tiny_llama), config, what="LoRA")
     assert "\n" not in str(caught.value)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from labkit import methods
 from labkit.errors import LabkitError
 from labkit.runs.config import (
     CONFIGS,
@@ -373,6 +374,15 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     binary.write_bytes(b"\xff\xfe\x00\x80")
     with pytest.raises(LabkitError, match="not a text file"):
         load_config(binary)
+
+
+@pytest.mark.parametrize("method", sorted(set(methods.names()) - {"full", "lora"}))
+def test_a_method_that_only_memory_knows_is_refused(method: str) -> None:
+    with pytest.raises(LabkitError, match=f"method must be one of lora, full, got '{method}'"):
+        from_mapping({"method": method}, where="file")
+    with pytest.raises(LabkitError, match=f"train_mode .*'?{method}'?") as caught:
+        from_mapping({"train_mode": method}, where="file")
+    assert "\n" not in str(caught.value)
 
 
 def test_every_setting_is_described_in_one_line() -> None:

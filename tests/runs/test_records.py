@@ -152,6 +152,60 @@ def test_the_hash_follows_every_setting_that_can_change_a_result(field: str) -> 
     assert same == (field in NEVER_IN_THE_HASH)
 
 
+def test_a_setting_at_its_default_is_not_in_the_hash() -> None:
+    """So a setting that is new tomorrow leaves the runs of today what they are."""
+    config = RunConfig(r=8).to_dict()
+    hashes = {hash_of({k: v for k, v in config.items() if k != key}) for key in config if key not in
+              ("r", "dtype")}  # fmt: skip
+    assert hashes == {hash_of(config)}
+    assert hash_of({k: v for k, v in config.items() if k != "r"}) != hash_of(config)
+
+
+def test_the_type_a_run_computed_in_is_always_in_the_hash() -> None:
+    config = RunConfig().to_dict()
+    assert len({hash_of({**config, "dtype": d}) for d in ("auto", "float32", "bfloat16")}) == 3
+
+
+def test_true_is_not_one_in_the_hash() -> None:
+    config = RunConfig().to_dict()
+    assert hash_of({**config, "fast": 1}) != hash_of(config)
+
+
+BEFORE = Path(__file__).parents[2] / "data" / "results"
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_record_of_before_is_found_by_today_s_hash(runs: Path, method: str) -> None:
+    """Made while every setting was in the hash."""
+    values = json.loads((BEFORE / f"lora_vs_full.{method}.json").read_text())
+    made = runs / values["name"]
+    (made / "model").mkdir(parents=True)
+    (made / "record.json").write_text(json.dumps(values))
+    again = RunConfig(**values["config"])
+    today = records.content_sha256(again.to_dict(), model=values["model"], data=values["data"],
+                                   libraries=values["versions"])  # fmt: skip
+    assert today != values["sha256"]
+    found = records.find(today)
+    assert found is not None and found.id == values["id"]
+    assert records.name_of(today) == values["name"]
+
+
+def test_a_hash_of_before_still_vouches_for_its_record() -> None:
+    values = json.loads((BEFORE / "lora_vs_full.lora.json").read_text())
+    parts = {"model": values["model"], "data": values["data"], "libraries": values["versions"]}
+    assert records.is_hash_of(values["sha256"], values["config"], **parts)
+    assert not records.is_hash_of(values["sha256"], {**values["config"], "r": 8}, **parts)
+
+
+def test_a_record_of_before_with_a_wrong_hash_is_not_put_right(runs: Path) -> None:
+    values = json.loads((BEFORE / "lora_vs_full.lora.json").read_text())
+    values["config"]["r"] = 8
+    made = runs / values["name"]
+    made.mkdir(parents=True)
+    (made / "record.json").write_text(json.dumps(values))
+    assert records.load(made).sha256 == values["sha256"]
+
+
 def test_the_hash_follows_model_data_and_versions(monkeypatch: pytest.MonkeyPatch) -> None:
     config = RunConfig().to_dict()
     hashes = {hash_of(config), hash_of(config, model="n"), hash_of(config, data="e")}

@@ -26,13 +26,13 @@ from typing import Any
 from labkit.bench.gpu.card import Card, out_of_memory
 from labkit.errors import LabkitError
 from labkit.machine.processes import end_with_parent
+from labkit.methods import split
 
 STEPS = 4
 GAP_PROBES, MOST_GAP = 4, 0.16
 """How often the least limit is halved in on, and where between the peak and this it begins."""
-NEEDS = {"qlora": "bitsandbytes", "8bit": "bitsandbytes", "adamw_bnb_8bit": "bitsandbytes",
-         "chunked": "trl", "lora": "peft"}  # fmt: skip
-"""What a choice needs besides torch and transformers."""
+NEEDS = {"adamw_bnb_8bit": "bitsandbytes", "chunked": "trl"}
+"""What a choice needs besides torch and transformers, the method's needs aside."""
 
 Case = dict[str, Any]
 
@@ -46,8 +46,8 @@ def cases(part: str, rehearsal: bool) -> list[Case]:
         small = {"model": "tiny-llama", "batch_size": 1, "seq_len": 32}
         found = [{**case, "settings": {**case["settings"], **small}} for case in found]
         for case in found:
-            if case["settings"]["method"] in ("qlora", "8bit"):
-                case["settings"]["method"] = "lora"  # their layers keep tables on CUDA
+            # Without a quantised base: its layers keep tables on CUDA.
+            case["settings"]["method"] = split(case["settings"]["method"])[0].name
     return found
 
 
@@ -84,11 +84,10 @@ LARGEST: tuple[dict[str, Any], ...] = (
 
 def missing(settings: dict[str, Any]) -> str | None:
     """Return the library that a case needs and that is not there."""
-    for choice in settings.values():
-        needed = NEEDS.get(choice) if isinstance(choice, str) else None
-        if needed and importlib.util.find_spec(needed) is None:
-            return needed
-    return None
+    method, base = split(settings["method"])
+    needed = [NEEDS[choice] for choice in map(str, settings.values()) if choice in NEEDS]
+    needed += ["bitsandbytes"] * base.quantised + ["peft"] * (not method.trains_base)
+    return next((name for name in needed if importlib.util.find_spec(name) is None), None)
 
 
 def trace_all(card: Card) -> Iterator[tuple[str, dict[str, Any]]]:

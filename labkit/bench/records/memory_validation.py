@@ -33,6 +33,7 @@ from labkit.memory.architectures import shape_of
 from labkit.memory.formula import analytic
 from labkit.memory.settings import StepSettings
 from labkit.memory.step_time import step_seconds
+from labkit.methods import names, split
 
 DATA = Path(__file__).resolve().parents[3] / "data"
 UNITS = {"GB": 1e9, "GiB": GIB}
@@ -53,7 +54,7 @@ def published_rows(path: Path | None = None) -> Iterator[dict[str, Any]]:
             yield {
                 **{key: row[key] for key in ("source", "model", "method", "batch_size", "seq_len")},
                 "gradient_checkpointing": settings.gradient_checkpointing,
-                "double_quant": settings.double_quant if settings.method == "qlora" else None,
+                "double_quant": settings.double_quant if settings.base_weights.bits == 4 else None,
                 "published": row["peak"],
                 "unit": row["unit"],
                 "traced": round(size, 3),
@@ -192,16 +193,14 @@ def analytic_grid() -> Iterator[StepSettings]:
     """Yield every method on seven models, two batches and lengths, with and without checkpoints."""
     models = ("llama-3-8b", "llama-2-7b", "smollm2-135m-instruct", "gemma-2b", "phi-1.5",
               "bloom-3b", "t5-large", "mamba-1.4b")  # fmt: skip
-    methods = ("full", "lora", "qlora", "8bit", "prefix", "prompt")
     sizes = ((1, 256), (4, 1024))
     for model, method, (batch, length), again in itertools.product(
-        models, methods, sizes, (False, True)
+        models, names(), sizes, (False, True)
     ):
         # A prefix is a key-value cache and excludes checkpoints. A state-space model has neither a
         # cache nor heads to give PEFT, and its scan reads weights past a quantised layer.
-        if (method == "prefix" and again) or (
-            model.startswith("mamba") and method not in ("full", "lora")
-        ):
+        tuner, base = split(method)
+        if (tuner.virtual_tokens == "cache" and again) or tuner.check(model) or base.check(model):
             continue
         yield StepSettings(
             model=model,

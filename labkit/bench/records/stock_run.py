@@ -23,6 +23,7 @@ from labkit.console import run_tool, say
 from labkit.datasets import encode, tatqa
 from labkit.errors import LabkitError
 from labkit.machine import hardware
+from labkit.methods import METHODS
 from labkit.models import load
 from labkit.quiet import quiet_bitsandbytes
 from labkit.runs import records, run_folder
@@ -90,7 +91,8 @@ def stock_run(config: RunConfig) -> records.RunRecord:
         }  # fmt: skip
         spec = {
             "model": str(prepared.model_path), "data": str(data), "seed": config.seed,
-            "lora": lora if config.method == "lora" else None, "bf16": config.dtype == "bfloat16",
+            "lora": None if METHODS[config.method].trains_base else lora,
+            "bf16": config.dtype == "bfloat16",
             "batch_size": len(steps[0]), "steps": len(steps),
             "learning_rate": config.learning_rate, "save": str(prepared.folder / "model"),
             "arguments": {key: getattr(config, key) for key in

@@ -31,7 +31,14 @@ from typing import Any
 from labkit import stats
 from labkit.bench import paired
 from labkit.bench.paired import BASELINE, CONTROL, Ledger, Plan, Run, Say, interval
-from labkit.bench.step.spec import EMBEDDED, LABELLED, PEFT_DEFAULT, tricks_of, write_samples
+from labkit.bench.step.spec import (
+    EMBEDDED,
+    LABELLED,
+    PEFT_DEFAULT,
+    peft_settings,
+    tricks_of,
+    write_samples,
+)
 from labkit.bench.switchback.model_step import TINY, TINYLLAMA
 from labkit.errors import LabkitError
 from labkit.files import write_json
@@ -150,7 +157,7 @@ def _measure(
     count = plan.warmup + plan.steps
     write_samples(data, folder, length, steps.batch_size * count)
     spec = {
-        "model": str(folder), "data": str(data), "lora": PEFT_DEFAULT if method == "lora" else None,
+        "model": str(folder), "data": str(data), "lora": peft_settings(method),
         "bf16": not steps.tiny and arithmetic.fastest() == "bfloat16", "seed": 42,
         "batch_size": steps.batch_size, "steps": count, "learning_rate": 2e-5,
     }  # fmt: skip
@@ -175,7 +182,7 @@ def _measure(
         runners[AS_IT_COMES] = runner(train_stock, dropped=0, bf16=True, steps=1)
     if steps.ablate and (method, length) == (steps.methods[0], steps.lengths[0]):
         for trick in tricks_of(spec):
-            if method == "full" and trick == "casts":
+            if spec["lora"] is None and trick == "casts":
                 continue
             runners[f"labkit without {trick}"] = runner(train_ours, without=[trick])
     total = len(runners) * plan.pairs

@@ -37,13 +37,6 @@ def run_config(spec: dict[str, Any]) -> RunConfig:
     )  # fmt: skip
 
 
-def cast_adapter_inputs(model: Any) -> None:
-    """Let adapters copy their inputs to float32 again, which `methods.attach_lora` turns off."""
-    for module in model.modules():
-        if hasattr(module, "cast_input_dtype_enabled"):
-            module.cast_input_dtype_enabled = True
-
-
 def main(spec: dict[str, Any]) -> dict[str, Any]:
     """Train for `steps` steps; return seconds, losses and peak_rss_bytes, and the plan."""
     import transformers
@@ -53,6 +46,7 @@ def main(spec: dict[str, Any]) -> dict[str, Any]:
     from labkit.bench.step.profile import Profiled
     from labkit.machine.heap import keep_heap
     from labkit.machine.meter import Meter
+    from labkit.methods.base import cast_inputs
     from labkit.models import load
     from labkit.quiet import quiet, quiet_bitsandbytes
     from labkit.runs.progress import Progress
@@ -82,7 +76,7 @@ def main(spec: dict[str, Any]) -> dict[str, Any]:
     with quiet():
         model = methods.METHODS[config.method].attach(model, config)
     if "casts" in without:
-        cast_adapter_inputs(model)
+        cast_inputs(model, True)
     meter = Meter([])
     watched = [Profiled(config.max_steps)] if spec.get("profile") else []
     callback = MeterCallback(meter, Progress(total=config.max_steps, label="", quiet=True),

@@ -9,6 +9,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+from labkit.methods import METHODS
+
 LABELLED = 12
 EMBEDDED = "smollm2-135m-instruct"
 PEFT_DEFAULT = {"r": 8, "lora_alpha": 8, "target_modules": ["q_proj", "v_proj"],
@@ -32,6 +34,11 @@ def write_samples(file: Path, folder: Path, length: int, count: int) -> None:
         lines.append(json.dumps({"input_ids": ids, "labels": labels}))
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def peft_settings(method: str) -> dict[str, Any] | None:
+    """Return the settings of PEFT's adapters for a method; None where it has none."""
+    return None if METHODS[method].trains_base else PEFT_DEFAULT
 
 
 def tricks_of(spec: dict[str, Any]) -> tuple[str, ...]:

@@ -95,7 +95,7 @@ def embedded_spec(
     file: Path, *, method: str, length: int, batch_size: int, steps: int
 ) -> dict[str, Any]:
     """Write random samples to `file` and return the spec of the embedded model on them."""
-    from labkit.bench.step.spec import EMBEDDED, PEFT_DEFAULT, write_samples
+    from labkit.bench.step.spec import EMBEDDED, peft_settings, write_samples
     from labkit.models import registry
 
     folder = registry.resolve(EMBEDDED)
@@ -103,6 +103,6 @@ def embedded_spec(
     return {
         "model": str(folder), "data": str(file), "batch_size": batch_size,
         "bf16": arithmetic.fastest() == "bfloat16",
-        "lora": PEFT_DEFAULT if method == "lora" else None, "steps": steps,
+        "lora": peft_settings(method), "steps": steps,
         "learning_rate": 2e-5, "seed": 42,
     }  # fmt: skip

@@ -23,12 +23,12 @@ NEAR = 0.005
 
 def by_sample(values: Values, evidence: Evidence) -> Iterator[Finding]:
     """05.1: the scores of the kept predictions; the best follows from them."""
-    runs = {"lora": values["lora_run"], "full": values["full_run"]}
+    runs = runs_of(values)
     for method, run in runs.items():
         yield from a_run(f"{method}_run", run, method)
-    yield from one_model(lora_run=runs["lora"], full_run=runs["full"])
+    yield from one_model(lora_run=values["lora_run"], full_run=values["full_run"])
     scores: dict[str, tuple[float, float]] = {}
-    for who in ("untouched", "lora", "full"):
+    for who in ("untouched", *runs):
         em, f1 = values[f"{who}_em"], values[f"{who}_f1"]
         if None in (em, f1):
             continue
@@ -53,6 +53,12 @@ def by_sample(values: Values, evidence: Evidence) -> Iterator[Finding]:
     if values["sid"] is not None and values["sid"] < 0:
         yield Finding("contradicts", "sid is not an id: they begin at 0")
     yield from reasoned(values)
+
+
+def runs_of(values: Values) -> dict[str, RunRecord | None]:
+    """Return the runs that an answer names, each under the method its field asks for."""
+    fields = [name for name in values if name.endswith("_run")]
+    return {name.removesuffix("_run"): values[name] for name in fields}
 
 
 def kept_score(run: RunRecord, sid: int | None) -> tuple[float, float] | None:
@@ -91,8 +97,8 @@ def _predictions(run: RunRecord) -> Iterator[dict[str, Any]]:
 def difference(values: Values, evidence: Evidence) -> Iterator[Finding]:
     """05.2: the records' scores, and a verdict that the interval supports."""
     points = {}
-    for method in ("lora", "full"):
-        run, claimed = values[f"{method}_run"], values[f"{method}_em_percent"]
+    for method, run in runs_of(values).items():
+        claimed = values[f"{method}_em_percent"]
         yield from a_run(f"{method}_run", run, method)
         if run is not None and claimed is not None:
             # Scores of one run are over its own data; the one over most questions counts.

@@ -32,7 +32,7 @@ from typing import Any
 
 from labkit.errors import LabkitError
 from labkit.machine.hardware import GIB, thread_count
-from labkit.memory.architectures import adapted, shape_of
+from labkit.memory.architectures import adapted, added_matrices, shape_of
 from labkit.memory.estimates import needed
 from labkit.memory.process.isolated import DONE, run_in_process
 from labkit.memory.settings import BYTES, StepSettings
@@ -44,7 +44,6 @@ SMALL_BYTES = 128 * 2**10
 """Blocks below this lie in the heap: the threshold of `point.EXACT`."""
 LOSS = ("loss", "backward.head")
 """Windows of a trace in which the largest tensors are logits."""
-LORA = ("lora", "qlora", "8bit")
 LARGEST_BATCH = 1 << 20
 
 
@@ -72,12 +71,12 @@ def outside_bytes() -> int:
 def heap_gap_bytes(settings: StepSettings) -> int:
     """Return what the gaps between small blocks take: half of what an adapter keeps in them."""
     shape = shape_of(settings)
-    if shape is None or settings.method not in LORA:
+    if shape is None or not adapted(shape, settings):
         return 0
-    item, r = BYTES[settings.added_dtype], settings.lora_r
-    widths = [n for each in adapted(shape, settings) for n in (each.inputs, each.outputs)]
-    small = sum(n * r for n in widths if n * r * item < SMALL_BYTES)
-    share = small / (sum(n * r for n in widths) or 1)
+    item = BYTES[settings.added_dtype]
+    sizes = [rows * columns for rows, columns in added_matrices(shape, settings)]
+    small = sum(size for size in sizes if size * item < SMALL_BYTES)
+    share = small / (sum(sizes) or 1)
     return round(traced(settings).trained * share / 2)
 
 

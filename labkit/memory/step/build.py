@@ -19,7 +19,9 @@ from labkit.memory.settings import StepSettings
 from labkit.memory.step.imports import architecture_known
 from labkit.memory.step.quantised import quantise_linears
 from labkit.memory.step.training_step import Step
+from labkit.methods.base import cast_inputs
 from labkit.models import registry
+from labkit.models.layers import linear_names
 from labkit.quiet import quiet, quiet_bitsandbytes
 
 Allocate = Callable[[Sequence[int], torch.dtype], torch.Tensor]
@@ -101,10 +103,9 @@ def build_step(
                     "context_fn": lambda: (contextlib.nullcontext(), recompute()),
                 }
             )
-    if settings.method in ("qlora", "8bit"):
+    if settings.base_weights.quantised:
         quantise_linears(model, settings)
-    if settings.method != "full":
-        model = attach(model, settings)
+    model = attach(model, settings)
     materialise(model, allocate)
     model.train()
     inputs, labels = make_batch(settings, config, allocate)
@@ -118,59 +119,27 @@ def build_step(
 
 
 def attach(model: Any, settings: StepSettings) -> Any:
-    """Return `model` with the added weights of the settings' method, by PEFT."""
+    """Return `model` with what the settings' method does to it, added weights in their type."""
     quiet_bitsandbytes()
-    import peft
-
-    task = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
-    peft_config: Any
-    if settings.uses_lora:
-        peft_config = peft.LoraConfig(
-            task_type=task,
-            r=settings.lora_r,
-            lora_dropout=settings.lora_dropout,
-            target_modules=_lora_targets(model, settings),
-        )
-    else:
-        kind = peft.PrefixTuningConfig if settings.method == "prefix" else peft.PromptTuningConfig
-        peft_config = kind(task_type=task, num_virtual_tokens=settings.num_virtual_tokens)
-    options = {"low_cpu_mem_usage": True} if settings.uses_lora else {}
+    tuner, chosen, architecture = settings.tuner, settings.of_method, model.config.model_type
+    tuner.check_targets(
+        [name for name, _ in linear_names(model)], architecture, chosen,
+        key="lora_target_modules", model=settings.model,
+    )  # fmt: skip
     try:
-        with quiet(), architecture_known(model.config.model_type):
-            model = peft.get_peft_model(model, peft_config, autocast_adapter_dtype=False, **options)
-    except ValueError as error:
-        if "not found in the base model" not in str(error):
-            raise LabkitError(
-                f"method {settings.method} does not work with {settings.model}: {error}"
-            ) from None
-        linear = {
-            name.rpartition(".")[2]
-            for name, module in model.named_modules()
-            if isinstance(module, torch.nn.Linear)
-        }
+        with quiet(), architecture_known(architecture):
+            model = tuner.attach(model, chosen, on_meta=True)
+    except LabkitError as error:
         raise LabkitError(
-            f"lora_target_modules {','.join(settings.lora_target_modules)}: {settings.model} has "
-            f"no such linear layer: {nearest(settings.lora_target_modules[0], linear)}"
-        ) from None
-    if not settings.cast_adapter_input:
-        for module in model.modules():
-            if hasattr(module, "cast_input_dtype_enabled"):
-                module.cast_input_dtype_enabled = False
-    dtype = getattr(torch, settings.added_dtype)
-    for parameter in model.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.to(dtype)
+            f"method {settings.method} does not work with {settings.model}: {error}"
+        ) from error
+    cast_inputs(model, settings.cast_adapter_input)
+    if not tuner.trains_base:
+        dtype = getattr(torch, settings.added_dtype)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(dtype)
     return model
-
-
-def _lora_targets(model: Any, settings: StepSettings) -> Any:
-    if settings.lora_target_modules != ("all-linear",):
-        return list(settings.lora_target_modules)
-    if model.config.model_type != "mamba":
-        return "all-linear"
-    # The scan reads the weights of out_proj and dt_proj itself: PEFT refuses an adapter on the one,
-    # and one on the other would never be run.
-    return ["in_proj", "x_proj"]
 
 
 def materialise(model: torch.nn.Module, allocate: Allocate) -> None:

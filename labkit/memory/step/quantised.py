@@ -109,7 +109,7 @@ def quantise_linears(model: Any, settings: StepSettings) -> None:
             if not isinstance(child, torch.nn.Linear) or child is head or name in kept:
                 continue
             with torch.device("meta"):
-                if settings.method == "qlora":
+                if settings.base_weights.bits == 4:
                     layer: Any = NF4Linear(child, double_quant=settings.double_quant)
                 else:
                     layer = Int8Linear(child)

@@ -137,7 +137,7 @@ def compute_loss(
 ) -> torch.Tensor:
     """Return the mean cross-entropy of `labels` (batch, tokens) under the settings' loss."""
     plain = settings.loss == "full" and settings.upcast_logits and settings.labelled_tokens is None
-    if plain or settings.method in ("prefix", "prompt"):
+    if plain or settings.tuner.virtual_tokens:
         return model(**inputs, labels=labels).loss
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     if causal.config.is_encoder_decoder:

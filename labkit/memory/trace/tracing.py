@@ -160,7 +160,7 @@ def _trace_at(settings: StepSettings, depth: int) -> _Traced:
         with mode, tracker:
             frozen = [p for p in step.model.parameters() if not p.requires_grad]
             tracker.watch([*frozen, *step.model.buffers()], "weights")
-            tracker.watch(trainable, "weights" if settings.method == "full" else "added_weights")
+            tracker.watch(trainable, "weights" if settings.tuner.trains_base else "added_weights")
             tracker.watch([*step.inputs.values(), step.labels], "inputs")
             step.make_optimizer_state()
             for state in step.optimizer.state.values():
@@ -233,7 +233,7 @@ def _result(settings: StepSettings, traced: _Traced, depth: int, depths: tuple[i
 
 def _sharded(settings: StepSettings, traced: _Traced, depth: int, window: Window) -> Window:
     """Return a window as one of several devices sees it: states by formula, the rest as traced."""
-    added = 0 if settings.method == "full" else traced.trainable
+    added = 0 if settings.tuner.trains_base else traced.trainable
     sizes = Sizes(
         total=traced.total - added,
         trainable=traced.trainable,

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from labkit import methods
 from labkit.bench.paired import Plan
 from labkit.bench.step import compare, labkit_arm
 from labkit.bench.step.spec import PEFT_DEFAULT, write_samples
 from labkit.errors import LabkitError
-from labkit.methods import attach_lora
+from labkit.methods.base import cast_inputs
 from labkit.models.load import load_model
 from labkit.runs.config import RunConfig
 
@@ -78,7 +79,7 @@ def test_adapter_inputs_are_copied_to_float32_only_without_that_trick(tiny_llama
     """PEFT casts them to the type of its weights; autocast then casts them back."""
     seen: list[torch.dtype] = []
     config = RunConfig(model=str(tiny_llama), method="lora", target_modules=("q_proj",))
-    model = attach_lora(load_model(tiny_llama, dtype="bfloat16"), config)
+    model = methods.METHODS["lora"].attach(load_model(tiny_llama, dtype="bfloat16"), config)
     for module in model.modules():
         if hasattr(module, "lora_A"):
             module.lora_A["default"].register_forward_pre_hook(lambda m, x: seen.append(x[0].dtype))
@@ -87,7 +88,7 @@ def test_adapter_inputs_are_copied_to_float32_only_without_that_trick(tiny_llama
         model(input_ids=ids)
         assert seen and set(seen) == {torch.bfloat16}
         seen.clear()
-        labkit_arm.cast_adapter_inputs(model)
+        cast_inputs(model, True)
         model(input_ids=ids)
     assert seen and set(seen) == {torch.float32}
 

@@ -1,0 +1,183 @@
+"""LoRA: a frozen weight, and a low-rank update beside it.
+
+LoRA (Hu et al. 2021, arXiv:2106.09685) leaves a weight W₀ of shape (out, in) as it is and learns
+
+    y = W₀·x + (α/r)·B·A·x        A: (r, in), random      B: (out, r), zero
+
+so the first forward equals the base model's, and r·(in + out) numbers train instead of in·out.
+The frozen base is held in bfloat16; the adapters stay in float32, since they are what changes.
+
+Variants are settings: rsLoRA scales by α/√r (Kalajdzievski 2023), PiSSA starts at the largest
+singular values of W₀ (Meng et al. 2024), LoftQ at what quantising it loses (Li et al. 2023).
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from labkit.errors import LabkitError, brief, nearest
+from labkit.methods.base import (
+    LinearLike,
+    Method,
+    Settings,
+    ShapeLike,
+    attach_by_peft,
+    task_type,
+)
+from labkit.models.layers import linear_names
+
+if TYPE_CHECKING:
+    from torch import nn
+
+LOFTQ_KEYS = ("loftq_bits", "loftq_iter")
+ALL = ("all-linear",)
+PAST_ADAPTERS = ("out_proj", "dt_proj")
+"""Layers of Mamba whose weight the scan reads itself, so that an adapter beside it never runs:
+`cuda_kernels_forward` both, `slow_forward` of transformers 5 dt_proj. PEFT refuses out_proj."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSettings(Settings):
+    """Settings of LoRA and its variants, under PEFT's names."""
+
+    r: int = 16
+    """LoRA rank: the update of a weight is the product of two matrices with this inner size"""
+    lora_alpha: int = 32
+    """LoRA scale: the update is multiplied by lora_alpha / r (or / sqrt(r) with use_rslora)"""
+    lora_dropout: float = 0.0
+    """probability of dropping an input of an adapter while training"""
+    target_modules: tuple[str, ...] = ALL
+    """linear layers that get an adapter: 'all-linear' or names such as q_proj,v_proj"""
+    bias: Literal["none", "all", "lora_only"] = "none"
+    """which bias vectors are trained beside the adapters"""
+    use_rslora: bool = False
+    """scale by lora_alpha / sqrt(r), which keeps large ranks from being scaled away"""
+    init_lora_weights: Literal["default", "gaussian", "pissa", "olora", "loftq"] = "default"
+    """how the adapters start; 'default' makes the first forward equal to the base model"""
+    loftq_config: Mapping[str, int] | None = None
+    """LoftQ settings such as {loftq_bits: 4}; only with init_lora_weights: loftq"""
+
+    def check(self) -> None:
+        """Bring lists into one form. Raises `LabkitError` for a value out of range."""
+        object.__setattr__(self, "target_modules", tuple(self.target_modules))
+        if isinstance(self.loftq_config, Mapping):
+            object.__setattr__(self, "loftq_config", dict(self.loftq_config))
+            for key, value in self.loftq_config.items():
+                if key not in LOFTQ_KEYS:
+                    raise LabkitError(
+                        f"loftq_config: unknown key {key!r}: {nearest(str(key), LOFTQ_KEYS)}"
+                    )
+                if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                    raise LabkitError(f"loftq_config: {key} must be 1 or more, got {brief(value)}")
+        for key in ("r", "lora_alpha"):
+            if not getattr(self, key) > 0:
+                raise LabkitError(f"{key} must be above 0, got {getattr(self, key)!r}")
+        if not 0 <= self.lora_dropout < 1:
+            raise LabkitError(f"lora_dropout must be in [0, 1), got {self.lora_dropout!r}")
+        if (self.loftq_config is not None) != (self.init_lora_weights == "loftq"):
+            raise LabkitError(
+                "loftq_config and init_lora_weights: loftq go together: set both or neither"
+            )
+        if not self.target_modules:
+            raise LabkitError("target_modules is empty: use all-linear or name linear layers")
+
+
+class Lora(Method):
+    """Train low-rank updates beside frozen linear layers."""
+
+    name = "lora"
+    Settings = LoraSettings
+    mergeable = True
+    peft_type = "LORA"
+    launches = 260
+
+    def attach(
+        self, model: Any, settings: LoraSettings, *, on_meta: bool = False
+    ) -> "nn.Module":
+        """Freeze the model and put LoRA adapters on its `target_modules`.
+
+        Raises:
+            LabkitError: a target module that the model does not have, or whose adapter would never
+                run; LoftQ without a GPU; anything else that PEFT refuses.
+        """
+        import torch
+        from peft import LoftQConfig, LoraConfig
+
+        if settings.loftq_config is not None and not torch.cuda.is_available():
+            raise LabkitError(
+                "init_lora_weights: loftq needs a GPU, where PEFT quantises: use pissa, or default"
+            )
+        names = [name for name, _ in linear_names(model)]
+        architecture = model.config.model_type
+        self.check_targets(names, architecture, settings)
+        targets: str | list[str] = list(settings.target_modules)
+        if settings.target_modules == ALL:
+            targets = ALL[0]
+            adapted = {n for n in names if self.adapts(n, architecture, settings)}
+            if len(adapted) < len(names):
+                targets = sorted({_leaf(name) for name in adapted})
+        start: dict[str, Any] = {}
+        if settings.init_lora_weights != "default":
+            start["init_lora_weights"] = settings.init_lora_weights
+        if settings.loftq_config is not None:
+            start["loftq_config"] = LoftQConfig(**settings.loftq_config)
+        config = LoraConfig(
+            task_type=task_type(model),
+            r=settings.r,
+            lora_alpha=settings.lora_alpha,
+            lora_dropout=settings.lora_dropout,
+            target_modules=targets,
+            bias=settings.bias,
+            use_rslora=settings.use_rslora,
+            **start,
+        )
+        options = {"low_cpu_mem_usage": True} if on_meta else {}
+        attached: nn.Module = attach_by_peft(
+            model, config, what="LoRA", on_meta=on_meta, **options
+        )
+        return attached
+
+    def adapts(self, linear: str, architecture: str, settings: LoraSettings) -> bool:
+        """Return whether a linear layer gets an adapter: the one rule for training and memory."""
+        if "mamba" in architecture and _leaf(linear) in PAST_ADAPTERS:
+            return False
+        return settings.target_modules == ALL or any(
+            _is(linear, target) for target in settings.target_modules
+        )
+
+    def check_targets(
+        self, linears: Collection[str], architecture: str, settings: LoraSettings, *,
+        key: str = "target_modules", model: str = "the model",
+    ) -> None:  # fmt: skip
+        """Raise `LabkitError` for a target that the model does not have, or that never runs."""
+        leaves = {_leaf(name) for name in linears}
+        for target in settings.target_modules:
+            if target in ALL:
+                continue
+            if not any(_is(name, target) for name in linears):
+                raise LabkitError(
+                    f"{key}: {model} has no linear layer {target!r}: "
+                    f"{nearest(target, leaves | set(ALL))}"
+                )
+            if "mamba" in architecture and _leaf(target) in PAST_ADAPTERS:
+                others = ", ".join(sorted(leaves - set(PAST_ADAPTERS)))
+                raise LabkitError(
+                    f"{key}: LoRA cannot be attached to {target}: the scan of {model} reads its "
+                    f"weight past any adapter: choose from {others}"
+                )
+
+    def added_matrices(
+        self, shape: ShapeLike, linears: Sequence[LinearLike], settings: LoraSettings
+    ) -> list[tuple[int, int]]:
+        """Return A (r, in) and B (out, r) of every adapted layer."""
+        r = settings.r
+        block = [pair for each in linears for pair in ((r, each.inputs), (each.outputs, r))]
+        return shape.layers * block
+
+
+def _leaf(name: str) -> str:
+    return name.rsplit(".", 1)[-1]
+
+
+def _is(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")
