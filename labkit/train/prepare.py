@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labkit.datasets import tatqa
+from labkit.datasets import registry as datasets
 from labkit.errors import LabkitError
 from labkit.files import fingerprint
 from labkit.machine import arithmetic
@@ -32,7 +32,8 @@ def prepare(config: RunConfig) -> Prepared:
     The type is resolved here: a run that chose float32 by itself and one that was told to are the
     same run, and the records of both say float32.
     """
-    data = {"name": config.data, "sha256": tatqa.data_sha256(config.data, "train")}
+    dataset, path = datasets.find(config.data)
+    data = {"name": config.data, "sha256": dataset.sha256(path, "train")}
     model_path = registry.resolve(config.model)  # may download, so not before the data is there
     config = config.replace(dtype=arithmetic.resolve(config.dtype))
     model = {"name": registry.name_of(model_path), "sha256": fingerprint(model_path)}

@@ -29,8 +29,7 @@ from typing import Any
 
 from labkit import methods
 from labkit.console import say
-from labkit.datasets import encode, sharing, tatqa
-from labkit.datasets.sharing import SharedPromptCollator
+from labkit.datasets import registry
 from labkit.errors import LabkitError
 from labkit.machine import hardware
 from labkit.machine.heap import keep_heap
@@ -47,12 +46,14 @@ from labkit.runs.progress import Progress
 from labkit.train import fast_step
 from labkit.train.artifacts import clear, newest_checkpoint, save_model
 from labkit.train.prepare import Prepared, prepare, refuse_other
+from labkit.train.tasks import Task, task_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
     """What the model is shown: both splits as token ids and labels, in `steps` steps."""
 
+    task: Task
     tokenizer: Any
     train_set: list[dict[str, Any]]
     dev_set: list[dict[str, Any]] | None
@@ -151,10 +152,11 @@ def _read(prepared: Prepared) -> Inputs:
     config = prepared.config
     tokenizer = load.load_tokenizer(prepared.model_path)
     model_type = load.config_of(str(prepared.model_path)).model_type
-    shared = fast_step.shares_prompts(config, model_type)
+    task = task_of(config.data)
+    shared = task.shares_prompts and fast_step.shares_prompts(config, model_type)
     train_set = encode_split(tokenizer, config, "train", shared=shared)
     dev_set = encode_split(tokenizer, config, "dev", shared=shared) if config.eval_steps else None
-    return Inputs(tokenizer=tokenizer, train_set=train_set, dev_set=dev_set,
+    return Inputs(task=task, tokenizer=tokenizer, train_set=train_set, dev_set=dev_set,
                   steps=total_steps(config, len(train_set)), shared=shared,
                   model_type=model_type)  # fmt: skip
 
@@ -224,7 +226,7 @@ def _open(
     *, quiet: bool,
 ) -> Session:  # fmt: skip
     """Build the trainer with its meter, at the last checkpoint if there is one; save the record."""
-    from labkit.train.trainer import LabTrainer, MeterCallback, loggers
+    from labkit.train.trainer import MeterCallback, loggers
 
     config, folder = prepared.config, prepared.folder
     checkpoint, steps_before = newest_checkpoint(folder)
@@ -233,14 +235,12 @@ def _open(
     for note in plan.notes:
         progress.say(note)
     callback = MeterCallback(meter, progress, marker=run_folder.COMPLETE)
-    trainer = LabTrainer(
+    trainer = inputs.task.trainer()(
         model=trainable.model,
         args=arguments,
         train_dataset=_as_dataset(inputs.train_set),
         eval_dataset=_as_dataset(inputs.dev_set) if inputs.dev_set else None,
-        data_collator=(
-            SharedPromptCollator(inputs.tokenizer.pad_token_id) if inputs.shared else None
-        ),
+        data_collator=inputs.task.collator(inputs.tokenizer, inputs.shared),
         processing_class=inputs.tokenizer,
         callbacks=[callback, *loggers(config, folder)],
     )
@@ -334,20 +334,15 @@ def _close(session: Session, status: results.Status) -> results.RunRecord:
 def encode_split(
     tokenizer: Any, config: RunConfig, split: str, *, shared: bool
 ) -> list[dict[str, Any]]:
-    """Return the split's samples as token ids and labels, each at most max_length long.
+    """Return a split's examples as the run's task shows them to the trainer.
 
-    With `shared`, samples on one report share sequences, of up to twice that length.
+    With `shared`, examples of one group share sequences.
     """
-    samples = tatqa.samples(tatqa.load(config.data, split))
+    dataset, path = registry.find(config.data)
+    examples = dataset.load(path, split)
     if split == "train" and config.max_train_samples:
-        samples = samples[: config.max_train_samples]
-    encoded = [encode.encode(tokenizer, s, max_length=config.max_length) for s in samples]
-    if not shared:
-        return [{k: e[k] for k in ("input_ids", "labels")} for e in encoded]
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for sample, item in zip(samples, encoded, strict=True):
-        groups.setdefault(sample.report.uid, []).append(item)
-    return sharing.share_all(list(groups.values()), max_length=2 * config.max_length)
+        examples = examples[: config.max_train_samples]
+    return task_of(config.data).rows(tokenizer, examples, config, shared=shared)
 
 
 def total_steps(config: RunConfig, samples: int) -> int:
