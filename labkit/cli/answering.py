@@ -50,7 +50,7 @@ def infer(
         from labkit.inference import generate as infer_
         from labkit.inference import show
 
-        rows = infer_.compare(models, infer_.parse_sids(sid or ""), data=data, split=split,
+        rows = infer_.compare(models, show.parse_sids(sid or ""), data=data, split=split,
                               dtype=dtype)  # fmt: skip
         emit({"samples": rows}, json_, show.render(rows, colour=sys.stdout.isatty()))
         return

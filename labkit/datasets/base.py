@@ -37,9 +37,10 @@ class Cuts:
 class Example:
     """One item of a data set.
 
-    Examples of one `group` begin alike (questions on one report, say): they may share a sequence,
-    and an interval resamples groups. `gold` is what the data set marks an answer by, `strata` the
-    parts that scores are given for (such as type), `called` what an error names an example.
+    Examples of one `group` (questions on one report, say; by default each is its own) begin alike:
+    they may share a sequence, and an interval resamples groups. `gold` is what the data set marks
+    an answer by, `strata` the parts that scores are given for (`type` and `source`), `called` what
+    an error names an example.
     """
 
     uid: str
@@ -52,6 +53,9 @@ class Example:
     strata: Mapping[str, str] = field(default_factory=dict)
     called: str = "example"
     cuts: Cuts | None = field(default=None, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "group", self.group or self.uid)
 
     @property
     def answer(self) -> str:

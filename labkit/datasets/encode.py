@@ -158,6 +158,14 @@ def encode_example(
     }
 
 
+def prompt_ids(tokenizer: Any, example: Example, max_length: int) -> list[int]:
+    """Token ids of a conversation up to where the model begins to answer."""
+    ids: list[int] = encode_example(tokenizer, example, max_length=max_length, with_answer=False)[
+        "input_ids"
+    ]
+    return ids
+
+
 def _user_text(sample: Sample) -> str:
     question = " ".join(sample.question.text.split())
     return f"{render_report(sample.report)}\n\nQuestion: {question}"

@@ -23,10 +23,9 @@ def rows(
     ]
     if not shared:
         return [{k: e[k] for k in ("input_ids", "labels")} for e in encoded]
-    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    groups: dict[str, list[dict[str, Any]]] = {}
     for example, item in zip(examples, encoded, strict=True):
-        key = (example.group, "" if example.group else example.uid)
-        groups.setdefault(key, []).append(item)
+        groups.setdefault(example.group, []).append(item)
     return sharing.share_all(list(groups.values()), max_length=2 * config.max_length)
 
 
@@ -42,19 +41,17 @@ def trainer() -> type:
     return LabTrainer
 
 
-def prompt(tokenizer: Any, example: Example, max_length: int) -> list[int]:
-    """Return the token ids up to where the model begins to answer."""
-    encoded = encode.encode_example(
-        tokenizer, example, max_length=max_length, with_answer=False
-    )  # fmt: skip
-    ids: list[int] = encoded["input_ids"]
-    return ids
-
-
 def score(dataset: DataSet, example: Example, prediction: Any) -> dict[str, float]:
     """Mark an answer as its data set does."""
     return dataset.score(example, prediction)
 
 
-SFT = Task(name="sft", rows=rows, collator=collator, trainer=trainer, prompt=prompt, score=score,
-           shares_prompts=True)  # fmt: skip
+SFT = Task(
+    name="sft",
+    rows=rows,
+    collator=collator,
+    trainer=trainer,
+    prompt=encode.prompt_ids,
+    score=score,
+    shares_prompts=True,
+)
