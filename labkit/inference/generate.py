@@ -31,6 +31,7 @@ from typing import Any
 from labkit.datasets import encode, sharing, tatqa
 from labkit.datasets.answers import parse_answer
 from labkit.datasets.base import Example
+from labkit.datasets.registry import reports
 from labkit.datasets.score import score_answer
 from labkit.datasets.tatqa import Sample
 from labkit.errors import LabkitError
@@ -307,7 +308,7 @@ def compare(
     Raises:
         LabkitError: an id outside the split, a model or data set that is not there.
     """
-    pool = tatqa.samples(tatqa.load(data, split))
+    pool = tatqa.samples(reports(data, split))
     for sid in sids:
         if not 0 <= sid < len(pool):
             raise LabkitError(
