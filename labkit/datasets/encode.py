@@ -34,6 +34,7 @@ from typing import Any
 
 from labkit.datasets import reasoning
 from labkit.datasets.answers import format_answer
+from labkit.datasets.base import Cuts, Example, Message
 from labkit.datasets.tatqa import Report, Sample
 from labkit.errors import LabkitError
 
@@ -69,7 +70,31 @@ def messages(sample: Sample, examples: Sequence[Sample] = ()) -> list[dict[str, 
 
 def prompt_text(tokenizer: Any, sample: Sample, examples: Sequence[Sample] = ()) -> str:
     """The prompt as one string, up to where the model begins to answer."""
-    return _texts(tokenizer, sample, examples)[0]
+    return _texts(tokenizer, example(sample, examples).messages)[0]
+
+
+def example(sample: Sample, examples: Sequence[Sample] = ()) -> Example:
+    """A question as an example of supervised fine-tuning, with `examples` solved before it."""
+
+    def without(cut: int) -> tuple[Message, ...]:
+        shorter, fewer = _cut(sample, examples, cut)
+        answer = {"role": "assistant", "content": format_answer(sample.question)}
+        return (*messages(shorter, fewer), answer)
+
+    question = sample.question
+    return Example(
+        uid=question.uid,
+        group=sample.report.uid,
+        messages=without(0),
+        gold=question,
+        strata={"type": question.answer_type, "source": question.answer_from},
+        called="question",
+        cuts=Cuts(
+            parts=_cut_count(sample) + sum(_cut_count(shown) for shown in examples),
+            named="paragraphs and table rows",
+            without=without,
+        ),
+    )
 
 
 def encode(
@@ -80,15 +105,25 @@ def encode(
     with_answer: bool = True,
     examples: Sequence[Sample] = (),
 ) -> dict[str, Any]:
-    """Token ids of a sample that fit into `max_length`.
+    """Token ids of a question with its report, as `encode_example` has them."""
+    return encode_example(
+        tokenizer, example(sample, examples), max_length=max_length, with_answer=with_answer
+    )
+
+
+def encode_example(
+    tokenizer: Any, example: Example, *, max_length: int, with_answer: bool = True
+) -> dict[str, Any]:
+    """Token ids of a conversation that fit into `max_length`; its last turn is the answer.
 
     Returns `input_ids` and `labels` (lists of int, equally long; labels are -100 on the
     prompt) and `prompt_length` in tokens. Without the answer `input_ids` is the prompt
     to generate from, and `max_length` leaves no room for what is generated.
 
-    Raises LabkitError when the sample does not fit even without any paragraph or row.
+    Raises LabkitError when there is no answer to learn, or when the example does not fit even
+    without all that it may lose.
     """
-    prompt, answer, _ = fitted(tokenizer, sample, max_length, with_answer, examples)
+    prompt, answer, _ = fitted(tokenizer, example, max_length, with_answer)
     return {
         "input_ids": prompt + answer,
         "labels": [IGNORED] * len(prompt) + answer,
@@ -97,39 +132,51 @@ def encode(
 
 
 def fitted(
-    tokenizer: Any, sample: Sample, max_length: int, with_answer: bool = True,
-    examples: Sequence[Sample] = (),
-) -> tuple[list[int], list[int], Sample]:  # fmt: skip
-    """Return the token ids of prompt and answer, and the sample with what was cut to fit gone.
+    tokenizer: Any, example: Example, max_length: int, with_answer: bool = True
+) -> tuple[list[int], list[int], int]:
+    """Return the token ids of prompt and answer, and how many parts were cut to make them fit.
 
-    Raises LabkitError as `encode` does.
+    Raises LabkitError as `encode_example` does.
     """
-    cuts = _cut_count(sample) + sum(_cut_count(example) for example in examples)
+    if len(example.messages) < 2 or example.messages[-1]["role"] != "assistant":
+        raise LabkitError(
+            f"{example.called} {example.uid} has no answer: its messages must end with a turn of "
+            "the assistant"
+        )
+    cuts = example.cuts
 
-    def encoded(cut: int) -> tuple[list[int], list[int]]:
-        shorter, fewer = _cut(sample, examples, cut)
-        prompt, answer = _ids(tokenizer, shorter, fewer)
+    def encoded(turns: Sequence[Message]) -> tuple[list[int], list[int]]:
+        prompt, answer = _ids(tokenizer, turns)
         return prompt, answer if with_answer else []
 
     low = 0
-    prompt, answer = encoded(low)
-    if len(prompt) + len(answer) > max_length and cuts:
+    prompt, answer = encoded(example.messages)
+    if cuts and cuts.parts and len(prompt) + len(answer) > max_length:
         # Each cut makes the prompt shorter, so the fewest that suffice are found by halving.
-        low, high = 1, cuts
+        low, high = 1, cuts.parts
         while low < high:
             middle = (low + high) // 2
-            if sum(map(len, encoded(middle))) <= max_length:
+            if sum(map(len, encoded(cuts.without(middle)))) <= max_length:
                 high = middle
             else:
                 low = middle + 1
-        prompt, answer = encoded(low)
+        prompt, answer = encoded(cuts.without(low))
     if len(prompt) + len(answer) > max_length:
+        without = f" even without {cuts.named}" if cuts else ""
         raise LabkitError(
-            f"question {sample.question.uid} needs {len(prompt)} tokens of prompt and "
-            f"{len(answer)} of answer even without paragraphs and table rows, but max_length is "
+            f"{example.called} {example.uid} needs {len(prompt)} tokens of prompt and "
+            f"{len(answer)} of answer{without}, but max_length is "
             f"{max_length}; raise it to at least {len(prompt) + len(answer)}"
         )
-    return prompt, answer, _cut(sample, examples, low)[0] if low else sample
+    return prompt, answer, low
+
+
+def prompt_ids(tokenizer: Any, example: Example, max_length: int) -> list[int]:
+    """Token ids of a conversation up to where the model begins to answer."""
+    ids: list[int] = encode_example(tokenizer, example, max_length=max_length, with_answer=False)[
+        "input_ids"
+    ]
+    return ids
 
 
 def _user_text(sample: Sample) -> str:
@@ -158,7 +205,8 @@ def _cut_count(sample: Sample) -> int:
     return len(sample.report.paragraphs) + len(rows) - _header_rows(rows)
 
 
-def _cut_report(sample: Sample, cut: int) -> Sample:
+def shortened(sample: Sample, cut: int) -> Sample:
+    """Return the sample without its last `cut` paragraphs, or all of them and table rows."""
     report = sample.report
     rows = _tidy(report.table)
     keep_paragraphs = max(len(report.paragraphs) - cut, 0)
@@ -176,14 +224,14 @@ def _cut(sample: Sample, examples: Sequence[Sample], cut: int) -> tuple[Sample, 
     fewer = []
     for example in examples:
         here = min(cut, _cut_count(example))
-        fewer.append(_cut_report(example, here))
+        fewer.append(shortened(example, here))
         cut -= here
-    return _cut_report(sample, cut), fewer
+    return shortened(sample, cut), fewer
 
 
-def _ids(tokenizer: Any, sample: Sample, examples: Sequence[Sample]) -> tuple[list[int], list[int]]:
-    """Token ids of the prompt, and of the answer with its end token."""
-    prompt, answer = _texts(tokenizer, sample, examples)
+def _ids(tokenizer: Any, turns: Sequence[Message]) -> tuple[list[int], list[int]]:
+    """Token ids of the prompt, and of the answer, the last turn, with its end token."""
+    prompt, answer = _texts(tokenizer, turns)
     # A chat template writes the start token itself.
     start = [] if tokenizer.chat_template else _start_ids(tokenizer)
     prompt_ids = start + tokenizer(prompt, add_special_tokens=False)["input_ids"]
@@ -195,13 +243,12 @@ def _ids(tokenizer: Any, sample: Sample, examples: Sequence[Sample]) -> tuple[li
     return prompt_ids, tokenizer(answer, add_special_tokens=False)["input_ids"]
 
 
-def _texts(tokenizer: Any, sample: Sample, examples: Sequence[Sample]) -> tuple[str, str]:
+def _texts(tokenizer: Any, messages: Sequence[Message]) -> tuple[str, str]:
     """The prompt, and the answer as the template ends it, so that their sum is the dialogue."""
-    turns = messages(sample, examples)
-    answer = format_answer(sample.question)
+    turns, answer = list(messages[:-1]), messages[-1]["content"]
     if not tokenizer.chat_template:
         return _plain(turns), f" {answer}{tokenizer.eos_token or ''}"
-    if not _knows_system(tokenizer):
+    if len(turns) > 1 and turns[0]["role"] == "system" and not _knows_system(tokenizer):
         first = {"role": "user", "content": f"{turns[0]['content']}\n\n{turns[1]['content']}"}
         turns = [first, *turns[2:]]
     prompt = tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)

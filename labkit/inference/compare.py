@@ -25,6 +25,7 @@ from typing import Any
 
 from labkit import stats
 from labkit.datasets import tatqa
+from labkit.datasets.registry import reports
 from labkit.datasets.score import score_answer
 from labkit.datasets.tatqa import Sample
 from labkit.errors import LabkitError
@@ -60,7 +61,7 @@ def compare_scores(
     for name in models:
         if name != MAJORITY:
             model_path(name)
-    samples = tatqa.samples(tatqa.load(data, split))[:max_samples]
+    samples = tatqa.samples(reports(data, split))[:max_samples]
     outcomes = {
         name: evaluate(name, data=data, split=split, max_samples=max_samples, dtype=dtype,
                        fresh=fresh, quiet=quiet)

@@ -1,7 +1,7 @@
 """What a model scores, with intervals, beside two yardsticks.
 
-The score is TAT-QA's own: exact match and numeracy-aware F1, scale included (`datasets.score`).
-A number alone says little, so two yardsticks stand beside it:
+The score is the data set's own: for TAT-QA exact match and numeracy-aware F1, scale included
+(`datasets.score`). A number alone says little, so two yardsticks stand beside it:
 
 * **majority**: answer every question with the most frequent answer of the training split. What
   beats only this has learned which answers are common, not how to read.
@@ -19,9 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labkit.datasets import score, tatqa
-from labkit.datasets.answers import format_answer
-from labkit.datasets.tatqa import Sample
+from labkit.datasets import reasoning
+from labkit.datasets import registry as datasets
+from labkit.datasets.base import DataSet, Example
 from labkit.errors import LabkitError
 from labkit.files import fingerprint, write_json
 from labkit.inference.generate import model_path
@@ -30,6 +30,7 @@ from labkit.models import adapters
 from labkit.runs import records
 from labkit.runs.progress import Progress
 from labkit.stats import mean_interval
+from labkit.train.tasks import Task, task_of
 
 if TYPE_CHECKING:
     import pandas
@@ -63,12 +64,12 @@ def evaluate(
     Raises:
         LabkitError: a model, data set or split that is not there.
     """
-    reports = tatqa.load(data, split)
-    samples = tatqa.samples(reports)[:max_samples]
+    dataset, path = datasets.find(data)
+    task = task_of(data)
+    asked = _load(dataset, path, split, worked=examples)[:max_samples]
     dtype = arithmetic.resolve(dtype)
     exact = exact or dtype == "float32"
-    shots = worked_examples(data, examples)
-    key = _key(model, data=data, split=split, examples=examples, n=len(samples),
+    key = _key(model, data=data, split=split, examples=examples, n=len(asked),
                dtype=f"{dtype} exact" if exact else dtype)  # fmt: skip
     folder = records.runs_dir() / "evaluations"
     stored = folder / f"{key}.json"
@@ -82,17 +83,19 @@ def evaluate(
             pass  # damaged: evaluate again
     import time
 
-    started = time.perf_counter()
+    started, cut_off = time.perf_counter(), 0
     if model == MAJORITY:
-        predictions = dict.fromkeys((s.question.uid for s in samples), majority_answer(data))
+        predictions = dict.fromkeys((example.uid for example in asked), majority_answer(data))
     else:
-        predictions = _generate(model, samples, shots, dtype=dtype, exact=exact, quiet=quiet)
+        texts = _generate(model, asked, task, dtype=dtype, exact=exact, quiet=quiet)
+        predictions = {e.uid: dataset.read(text) for e, text in zip(asked, texts, strict=True)}
+        cut_off = sum(reasoning.drop(text)[1] for text in texts)
     seconds = time.perf_counter() - started
-    cut_off = getattr(predictions, "cut_off", 0)
     file = folder / f"{key}.predictions.json"
     write_json(file, predictions)
-    outcome = {"model": model, "task": "tatqa", "data": data, "split": split,
-               "examples": examples, "n": len(samples), **summarise(samples, predictions),
+    scores = [task.score(dataset, example, predictions[example.uid]) for example in asked]
+    outcome = {"model": model, "task": dataset.scored_as or dataset.name, "data": data,
+               "split": split, "examples": examples, "n": len(asked), **summarise(asked, scores),
                "seconds": seconds, "predictions": str(file),
                **({"cut_off": cut_off} if cut_off else {})}  # fmt: skip
     write_json(stored, outcome)
@@ -100,97 +103,69 @@ def evaluate(
 
 
 def summarise(
-    samples: Sequence[Sample], predictions: dict[str, list[Any]]
+    examples: Sequence[Example], scores: Sequence[dict[str, float]]
 ) -> dict[str, dict[str, Any]]:
-    """Return metrics with intervals, overall, by answer type and by where the answer is."""
-    scored = [
-        (sample, *score.score_answer(values, scale, sample.question))
-        for sample in samples
-        for values, scale in [predictions[sample.question.uid]]
-    ]
+    """Return metrics with intervals of scores {em, f1}, overall, by type and by source."""
+    Scored = tuple[Example, dict[str, float]]
+    scored: list[Scored] = list(zip(examples, scores, strict=True))
 
-    def metrics(rows: list[tuple[Sample, float, float]]) -> dict[str, Any]:
-        clusters = [sample.report.uid for sample, _, _ in rows]
+    def metrics(rows: list[Scored]) -> dict[str, Any]:
+        clusters = [example.group for example, _ in rows]
         return {
-            "em": mean_interval([em for _, em, _ in rows], clusters),
-            "f1": mean_interval([f1 for _, _, f1 in rows], clusters),
+            name: mean_interval([score[name] for _, score in rows], clusters)
+            for name in ("em", "f1")
         }
 
-    def grouped(key: str) -> dict[str, Any]:
-        groups: dict[str, list[tuple[Sample, float, float]]] = {}
+    def grouped(stratum: str) -> dict[str, Any]:
+        groups: dict[str, list[Scored]] = {}
         for row in scored:
-            groups.setdefault(getattr(row[0].question, key), []).append(row)
+            if stratum in row[0].strata:
+                groups.setdefault(row[0].strata[stratum], []).append(row)
         return {name: {"n": len(rows), **metrics(rows)} for name, rows in sorted(groups.items())}
 
     return {
         "metrics": metrics(scored),
-        "by_type": grouped("answer_type"),
-        "by_source": grouped("answer_from"),
+        "by_type": grouped("type"),
+        "by_source": grouped("source"),
     }
 
 
-def majority_answer(data: str) -> list[Any]:
-    """Return the most frequent answer of the training split, as a prediction [values, scale]."""
-    counts = Counter(
-        (s.question.answer, s.question.scale) for s in tatqa.samples(tatqa.load(data, "train"))
-    )
-    (values, scale), _ = counts.most_common(1)[0]
-    return [list(values), scale]
+def majority_answer(data: str) -> Any:
+    """Return the most frequent answer of the training split, as a prediction."""
+    dataset, path = datasets.find(data)
+    counts = Counter(json.dumps(dataset.answer(e)) for e in dataset.load(path, "train"))
+    return json.loads(counts.most_common(1)[0][0])
 
 
-def worked_examples(data: str, count: int) -> list[Sample]:
-    """Return `count` training samples to show: arithmetic and span in turn, shortest first."""
-    if count == 0:
-        return []
-    pool = tatqa.samples(tatqa.load(data, "train"))
-
-    def length(sample: Sample) -> tuple[int, str]:
-        text = " ".join(sample.report.paragraphs) + format_answer(sample.question)
-        return len(text), sample.question.uid
-
-    chosen: list[Sample] = []
-    for index in range(count):
-        kind = ("arithmetic", "span")[index % 2]
-        used = {sample.report.uid for sample in chosen}
-        candidates = [
-            s
-            for s in pool
-            if s.question.answer_type == kind
-            and s.report.uid not in used
-            and (format_answer(s.question).startswith("=") or kind == "span")
-        ]
-        if not candidates:
-            raise LabkitError(f"the training split of {data} has no {kind} question to show")
-        chosen.append(min(candidates, key=length))
-    return chosen
+def _load(dataset: DataSet, path: str, split: str, *, worked: int) -> list[Example]:
+    """Load a split, each example after `worked` solved ones."""
+    if not worked:
+        return dataset.load(path, split)
+    if dataset.worked is None:
+        raise LabkitError(f"{dataset.name} has no worked examples to show: ask with none")
+    return dataset.worked(path, split, worked)
 
 
 def _generate(
-    model: str, samples: Sequence[Sample], shots: Sequence[Sample], *, dtype: str, exact: bool,
-    quiet: bool,
-) -> "_Predictions":  # fmt: skip
+    model: str, examples: Sequence[Example], task: Task, *, dtype: str, exact: bool, quiet: bool
+) -> list[str]:
+    """Return what the model writes for each example."""
     from labkit.inference.generate import load_generator
 
     generator = load_generator(model, dtype=dtype, exact=exact)
-    progress = Progress(total=len(samples), label=f"{Path(model).name}  answering", quiet=quiet)
-    replies = generator.answer(samples, examples=shots, progress=progress.count)
-    predictions = _Predictions((r.uid, [list(r.values), r.scale]) for r in replies)
-    predictions.cut_off = sum(reply.cut_off for reply in replies)
-    return predictions
-
-
-class _Predictions(dict[str, list[Any]]):
-    """Predictions in the official form, and how many replies ended in mid-thought."""
-
-    cut_off = 0
+    progress = Progress(total=len(examples), label=f"{Path(model).name}  answering", quiet=quiet)
+    return generator.write(examples, prompt=task.prompt, progress=progress.count)
 
 
 def _key(model: str, *, data: str, split: str, examples: int, n: int, dtype: str) -> str:
     weights = MAJORITY if model == MAJORITY else f"{fingerprint(model_path(model))} {dtype}"
+    dataset, path = datasets.find(data)
     if base := adapters.chosen_base():
         weights += f" on {fingerprint(model_path(base))}"
-    parts = [weights, tatqa.data_sha256(data, split), tatqa.data_sha256(data, "train"), split,
+    parts = [weights, dataset.sha256(path, split), dataset.sha256(path, "train"), split,
              str(examples), str(n), json.dumps(records.versions(), sort_keys=True)]  # fmt: skip
+    if not dataset.scored_as:  # the same file may be read and marked in other ways
+        parts += [dataset.name, dataset.task]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 

@@ -23,7 +23,6 @@ exact; `labkit eval --no-exact` is for models that do not fit then, and moves a 
 of questions by less than its interval. Where float32 is the faster type, all arithmetic is exact.
 """
 
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,6 +30,8 @@ from typing import Any
 
 from labkit.datasets import encode, reasoning, sharing, tatqa
 from labkit.datasets.answers import parse_answer
+from labkit.datasets.base import Example
+from labkit.datasets.registry import reports
 from labkit.datasets.score import score_answer
 from labkit.datasets.tatqa import Sample
 from labkit.errors import LabkitError
@@ -84,32 +85,46 @@ class Generator:
         max_new_tokens: int = MAX_NEW_TOKENS,
         progress: Callable[[int], None] = lambda done: None,
     ) -> list[Reply]:
-        """Answer every sample, in order; `examples` are worked ones shown before each.
+        """Answer every question, in order; `examples` are solved ones shown before each.
 
-        `progress` is told how many samples are done, after each batch.
+        `progress` is told how many are done, after each batch.
+        """
+        texts = self.write(
+            [encode.example(sample, examples) for sample in samples],
+            max_new_tokens=max_new_tokens,
+            progress=progress,
+        )
+        return [read_reply(sample, text) for sample, text in zip(samples, texts, strict=True)]
+
+    def write(
+        self,
+        examples: Sequence[Example],
+        *,
+        prompt: Callable[[Any, Example, int], list[int]] = encode.prompt_ids,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        progress: Callable[[int], None] = lambda done: None,
+    ) -> list[str]:
+        """Return what the model writes after the prompt of every example, in order.
+
+        `prompt(tokenizer, example, max_length)` gives its token ids. `progress` is told how many
+        examples are done, after each batch.
         """
         limit = self._prompt_limit(max_new_tokens)
         groups: dict[str, list[int]] = {}
-        for index, sample in enumerate(samples):
-            groups.setdefault(sample.report.uid, []).append(index)
-        encoded = [
-            encode.encode(
-                self.tokenizer, sample, max_length=limit, with_answer=False, examples=examples
-            )["input_ids"]
-            for sample in samples
-        ]
-        # Reports of like length share a batch, so that little is padded.
+        for index, example in enumerate(examples):
+            groups.setdefault(example.group, []).append(index)
+        encoded = [prompt(self.tokenizer, example, limit) for example in examples]
+        # Groups of like length share a batch, so that little is padded.
         order = sorted(groups.values(), key=lambda g: max(len(encoded[i]) for i in g))
-        replies: dict[int, Reply] = {}
+        written: dict[int, str] = {}
         for batch in _batches(order, SEQUENCES_PER_BATCH):
             texts = self._complete_groups(
                 [[encoded[i] for i in group] for group in batch], max_new_tokens=max_new_tokens
             )
-            for group, answers in zip(batch, texts, strict=True):
-                for index, text in zip(group, answers, strict=True):
-                    replies[index] = read_reply(samples[index], text)
-            progress(len(replies))
-        return [replies[index] for index in range(len(samples))]
+            for group, found in zip(batch, texts, strict=True):
+                written.update(zip(group, found, strict=True))
+            progress(len(written))
+        return [written[index] for index in range(len(examples))]
 
     def chat(self, message: str, *, max_new_tokens: int = 128) -> str:
         """Return the model's reply to one user message, without system prompt of ours."""
@@ -295,7 +310,7 @@ def compare(
     Raises:
         LabkitError: an id outside the split, a model or data set that is not there.
     """
-    pool = tatqa.samples(tatqa.load(data, split))
+    pool = tatqa.samples(reports(data, split))
     for sid in sids:
         if not 0 <= sid < len(pool):
             raise LabkitError(
@@ -327,22 +342,6 @@ def compare(
         }
         for i, (sid, sample) in enumerate(zip(sids, chosen, strict=True))
     )  # fmt: skip
-
-
-def parse_sids(text: str) -> list[int]:
-    """Read sample ids such as '100', '3,7' or '0-4,9'.
-
-    Raises:
-        LabkitError: anything else.
-    """
-    sids: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if first > last or last - first >= 10_000:
-            raise LabkitError(f"--sid {text!r} is not a sample id: write 100, 3,7 or 0-4,9")
-        sids.extend(range(first, last + 1))
-    return sids
 
 
 def _pad_left(rows: Sequence[list[int]], pad: int) -> tuple[Any, Any]:

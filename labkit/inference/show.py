@@ -15,9 +15,12 @@ escaped: reports and answers are other people's text, and a model can write anyt
 """
 
 import io
+import re
 from collections.abc import Sequence
 from html import escape
 from typing import Any
+
+from labkit.errors import LabkitError
 
 WIDTH = 100
 STYLE = """<style>
@@ -27,6 +30,22 @@ STYLE = """<style>
 .labkit-view mark.right {background: #009E7333; color: inherit}
 .labkit-view mark.wrong {background: #D55E0040; color: inherit; text-decoration: underline dotted}
 </style>"""
+
+
+def parse_sids(text: str) -> list[int]:
+    """Read sample ids such as '100', '3,7' or '0-4,9'.
+
+    Raises:
+        LabkitError: anything else.
+    """
+    sids: list[int] = []
+    for part in text.split(","):
+        match = re.fullmatch(r"\s*(\d{1,9})(?:-(\d{1,9}))?\s*", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if first > last or last - first >= 10_000:
+            raise LabkitError(f"--sid {text!r} is not a sample id: write 100, 3,7 or 0-4,9")
+        sids.extend(range(first, last + 1))
+    return sids
 
 
 class SideBySide(list[dict[str, Any]]):

@@ -1,6 +1,10 @@
 """Fine-tune a model: one run from its configuration to its record.
 
 run         the run as a whole, resumable
+by_hand     LoRA on plain PyTorch, in a page
+prepare     the run's identity: model, data, hash, folder
+artifacts   its files: checkpoint, weights
+tasks/      how an example becomes what is trained on, and how an answer is marked
 trainer     what labkit changes in transformers' Trainer
 fast_step   what makes a step fast on the processor that is here
 """

@@ -1,10 +1,16 @@
 """One `train()` for every method: settings in, record out.
 
-    resolve model and data → tokenise → attach the method → TRL's SFTTrainer, with the meter
-    attached → save adapter or model → record
+    prepare     find model and data, hash the run
+    _read       tokenise
+    _plan       choose what makes a step fast here
+    _arguments  put the settings into the trainer's words
+    _attach     load the model, attach the method
+    _open       build TRL's SFTTrainer with the meter in its loop, at the last checkpoint
+    _train      take the steps, save adapter or model, close the record
 
-TRL's trainer does the work. `LabTrainer` replaces its loss by one that computes logits only
-where there is a label (`fast_step.labelled_loss`, the same sum), and shows each batch to the meter.
+TRL's trainer does the work. `LabTrainer` replaces its loss by one that computes logits only where
+there is a label (`fast_step.labelled_loss`, the same sum), and shows each batch to the meter.
+`by_hand.py` is the same idea without any of this, in a page.
 
 A run can die at any moment. Every `save_steps` steps a checkpoint is written with everything
 the next step depends on: weights, optimizer, schedule, random state, position in the data and
@@ -14,7 +20,6 @@ one. Ctrl-C finishes the step, saves, and marks the record cancelled.
 """
 
 import contextlib
-import json
 import math
 import shutil
 from collections.abc import Callable
@@ -24,15 +29,13 @@ from typing import Any
 
 from labkit import methods
 from labkit.console import say
-from labkit.datasets import encode, sharing, tatqa
-from labkit.datasets.sharing import SharedPromptCollator
+from labkit.datasets import registry
 from labkit.errors import LabkitError
-from labkit.files import fingerprint
-from labkit.machine import arithmetic, hardware
+from labkit.machine import hardware
 from labkit.machine.heap import keep_heap
 from labkit.machine.meter import Meter
 from labkit.memory.process import shortage
-from labkit.models import load, registry
+from labkit.models import load
 from labkit.models.layers import count_parameters
 from labkit.quiet import quiet as quietly
 from labkit.quiet import quiet_bitsandbytes
@@ -41,21 +44,48 @@ from labkit.runs import run_folder
 from labkit.runs.config import RunConfig
 from labkit.runs.progress import Progress
 from labkit.train import fast_step
-
-PARTS = (".lock", "record.json", "model", ".model.partial", "checkpoints", "tensorboard")
-"""What a run's folder holds."""
+from labkit.train.artifacts import clear, newest_checkpoint, save_model
+from labkit.train.prepare import Prepared, prepare, refuse_other
+from labkit.train.tasks import Task, task_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prepared:
-    """A run that is ready to start: its identity, and where its parts are."""
+class Inputs:
+    """What the model is shown: both splits as token ids and labels, in `steps` steps."""
 
-    config: RunConfig
-    sha256: str
-    folder: Path
-    model_path: Path
-    model: dict[str, Any]
-    data: dict[str, Any]
+    task: Task
+    tokenizer: Any
+    train_set: list[dict[str, Any]]
+    dev_set: list[dict[str, Any]] | None
+    steps: int
+    shared: bool
+    model_type: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trainable:
+    """A model with its method attached."""
+
+    model: Any
+    trainable_parameters: int
+    total_parameters: int
+    switchback_layers: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """A trainer before its next step, and the record that it fills."""
+
+    prepared: Prepared
+    inputs: Inputs
+    plan: fast_step.Plan
+    trainable: Trainable
+    trainer: Any
+    callback: Any
+    labelled_logits: bool
+    checkpoint: Path | None
+    steps_before: int
+    record: results.RunRecord
 
 
 def train(config: RunConfig, *, fresh: bool = False, quiet: bool = False) -> results.RunRecord:
@@ -75,7 +105,7 @@ def train(config: RunConfig, *, fresh: bool = False, quiet: bool = False) -> res
             say(f"{done.name}: already trained, here is its record (--fresh trains it again)")
         return done
     with run_folder.locked(prepared.folder), shortage.explained(prepared.folder.name):
-        _refuse_other(prepared, fresh=fresh)
+        refuse_other(prepared, fresh=fresh)
         return _run(prepared, fresh=fresh, quiet=quiet)
 
 
@@ -104,44 +134,64 @@ def train_repeatedly(
     return records
 
 
-def prepare(config: RunConfig) -> Prepared:
-    """Find model and data and compute the run's content hash; nothing is written.
-
-    The type is resolved here: a run that chose float32 by itself and one that was told to are the
-    same run, and the records of both say float32.
-    """
-    data = {"name": config.data, "sha256": tatqa.data_sha256(config.data, "train")}
-    model_path = registry.resolve(config.model)  # may download, so not before the data is there
-    config = config.replace(dtype=arithmetic.resolve(config.dtype))
-    model = {"name": registry.name_of(model_path), "sha256": fingerprint(model_path)}
-    sha256 = results.content_sha256(config.to_dict(), model=model, data=data)
-    short = Path(config.model).name.removesuffix("-instruct")
-    name = config.name or results.name_of(sha256) or f"{short}-{config.method}-{sha256[:8]}"
-    return Prepared(config=config, sha256=sha256, folder=results.runs_dir() / name,
-                    model_path=model_path, model=model, data=data)  # fmt: skip
-
-
 def _run(prepared: Prepared, *, fresh: bool, quiet: bool) -> results.RunRecord:
-    config, folder = prepared.config, prepared.folder
+    """Take a prepared run through its steps; an error in the first four leaves nothing behind."""
+    inputs = _read(prepared)
+    plan = _plan(prepared, inputs)
+    arguments = _arguments(prepared, plan)
+    trainable = _attach(prepared, plan)
+    # Not before here: a mistake in the settings must not cost a run that is already there.
+    if fresh:
+        clear(prepared.folder)
+    session = _open(prepared, inputs, plan, arguments, trainable, quiet=quiet)
+    return _train(session)
+
+
+def _read(prepared: Prepared) -> Inputs:
+    """Tokenise the splits that the run reads."""
+    config = prepared.config
     tokenizer = load.load_tokenizer(prepared.model_path)
     model_type = load.config_of(str(prepared.model_path)).model_type
-    shared = fast_step.shares_prompts(config, model_type)
+    task = task_of(config.data)
+    shared = task.shares_prompts and fast_step.shares_prompts(config, model_type)
     train_set = encode_split(tokenizer, config, "train", shared=shared)
     dev_set = encode_split(tokenizer, config, "dev", shared=shared) if config.eval_steps else None
+    return Inputs(task=task, tokenizer=tokenizer, train_set=train_set, dev_set=dev_set,
+                  steps=total_steps(config, len(train_set)), shared=shared,
+                  model_type=model_type)  # fmt: skip
+
+
+def _plan(prepared: Prepared, inputs: Inputs) -> fast_step.Plan:
+    """Choose what makes the step fast here; the allocator is told at once."""
     quiet_bitsandbytes()
     import torch
+
+    longest = max(len(sample["input_ids"]) for sample in inputs.train_set)
+    plan = fast_step.plan(prepared.config, steps=inputs.steps, longest=longest,
+                          cuda=torch.cuda.is_available(),
+                          model_type=inputs.model_type)  # fmt: skip
+    if plan.keep_heap:
+        keep_heap()
+    return plan
+
+
+def _arguments(prepared: Prepared, plan: fast_step.Plan) -> Any:
+    """Return the settings in the trainer's words, which it may refuse."""
+    import torch
+
+    from labkit.train.trainer import trainer_arguments
+
+    cuda = torch.cuda.is_available()
+    return trainer_arguments(prepared.config, prepared.folder, plan, cuda=cuda)
+
+
+def _attach(prepared: Prepared, plan: fast_step.Plan) -> Trainable:
+    """Load the base model, convert layers to int8 if asked to, and attach the method."""
     import transformers
 
     from labkit.switchback import convert, freeze_base
-    from labkit.train.trainer import LabTrainer, MeterCallback, loggers, trainer_arguments
 
-    cuda = torch.cuda.is_available()
-    steps = total_steps(config, len(train_set))
-    longest = max(len(sample["input_ids"]) for sample in train_set)
-    plan = fast_step.plan(config, steps=steps, longest=longest, cuda=cuda, model_type=model_type)
-    if plan.keep_heap:
-        keep_heap()
-    arguments = trainer_arguments(config, folder, plan, cuda=cuda)
+    config = prepared.config
     transformers.set_seed(config.seed)
     try:
         model = load.load_model(prepared.model_path, dtype=methods.weights_dtype(config),
@@ -161,30 +211,37 @@ def _run(prepared: Prepared, *, fresh: bool, quiet: bool) -> results.RunRecord:
         converted = convert(model, min_features=config.switchback_min_features,
                             weight_scale=config.switchback_weight_scale,
                             weight_gradient=config.switchback_weight_gradient)  # fmt: skip
-    base_name = prepared.model["name"]
-    model.config._name_or_path = base_name
+    model.config._name_or_path = prepared.model["name"]
     with quietly():
         model = methods.METHODS[config.method].attach(model, config)
     if converted and not methods.METHODS[config.method].trains_base:
         freeze_base(model)
     trainable, total = count_parameters(model)
+    return Trainable(model=model, trainable_parameters=trainable, total_parameters=total,
+                     switchback_layers=len(converted))  # fmt: skip
 
-    # Not before here: a mistake in the settings must not cost a run that is already there.
-    if fresh:
-        _clear(folder)
-    checkpoint, steps_before = _checkpoint(folder)
+
+def _open(
+    prepared: Prepared, inputs: Inputs, plan: fast_step.Plan, arguments: Any, trainable: Trainable,
+    *, quiet: bool,
+) -> Session:  # fmt: skip
+    """Build the trainer with its meter, at the last checkpoint if there is one; save the record."""
+    from labkit.train.trainer import MeterCallback, loggers
+
+    config, folder = prepared.config, prepared.folder
+    checkpoint, steps_before = newest_checkpoint(folder)
     meter = Meter(steps_before)
-    progress = Progress(total=steps, label=folder.name, quiet=quiet)
+    progress = Progress(total=inputs.steps, label=folder.name, quiet=quiet)
     for note in plan.notes:
         progress.say(note)
     callback = MeterCallback(meter, progress, marker=run_folder.COMPLETE)
-    trainer = LabTrainer(
-        model=model,
+    trainer = inputs.task.trainer()(
+        model=trainable.model,
         args=arguments,
-        train_dataset=_as_dataset(train_set),
-        eval_dataset=_as_dataset(dev_set) if dev_set else None,
-        data_collator=SharedPromptCollator(tokenizer.pad_token_id) if shared else None,
-        processing_class=tokenizer,
+        train_dataset=_as_dataset(inputs.train_set),
+        eval_dataset=_as_dataset(inputs.dev_set) if inputs.dev_set else None,
+        data_collator=inputs.task.collator(inputs.tokenizer, inputs.shared),
+        processing_class=inputs.tokenizer,
         callbacks=[callback, *loggers(config, folder)],
     )
     callback.trainer = trainer
@@ -193,84 +250,99 @@ def _run(prepared: Prepared, *, fresh: bool, quiet: bool) -> results.RunRecord:
         progress.say("this model changes its logits, so they are computed at every position")
     trainer.use(meter=meter, labelled_logits=labelled_logits)
     if plan.compile_layers:
-        fast_step.compile_layers(model)
+        fast_step.compile_layers(trainable.model)
         progress.say("compiling the decoder layers: the first step takes longer")
     if checkpoint:
         progress.say(f"going on from step {len(steps_before)}")
-
     record = results.RunRecord(
         id=results.new_id(), sha256=prepared.sha256, name=folder.name, status="running",
         started_at=results.now(), config=config.to_dict(), seed=config.seed,
         versions=results.versions(), hardware=hardware.describe(), model=prepared.model,
-        data={**prepared.data, "samples": len(train_set)},
+        data={**prepared.data, "samples": len(inputs.train_set)},
     ).save()  # fmt: skip
+    return Session(prepared=prepared, inputs=inputs, plan=plan, trainable=trainable,
+                   trainer=trainer, callback=callback, labelled_logits=labelled_logits,
+                   checkpoint=checkpoint, steps_before=len(steps_before),
+                   record=record)  # fmt: skip
 
-    def finish(status: results.Status) -> results.RunRecord:
-        summary = {"trainable_parameters": trainable, "total_parameters": total,
-                   **meter.summary(), "wall_seconds": progress.elapsed(),
-                   "arithmetic": config.dtype,
-                   "attn_implementation": plan.attn_implementation,
-                   "compiled": plan.compile_layers,
-                   "switchback_layers": len(converted),
-                   "labelled_logits": labelled_logits,
-                   "eval_losses": [{"step": entry["step"], "loss": entry["eval_loss"]}
-                                   for entry in trainer.state.log_history
-                                   if "eval_loss" in entry]}  # fmt: skip
-        return record.replace(status=status, steps=meter.steps, summary=summary).save()
 
+def _train(session: Session) -> results.RunRecord:
+    """Train to the end, save the weights, and close the record, whatever ends the run."""
+    folder, callback, steps = session.prepared.folder, session.callback, session.inputs.steps
+    meter, progress = callback.meter, callback.progress
     try:
         with run_folder.saving_errors(folder):
             with run_folder.graceful_interrupt(callback):
-                if len(steps_before) < steps:
-                    trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-                else:  # only the trained weights were not saved any more
-                    trainer.restore(str(checkpoint))
+                _take_steps(session)
             if callback.interrupted and len(meter.steps) < steps:
                 progress.say(f"cancelled after step {len(meter.steps)}: run it again to go on")
-                return finish("cancelled")
-            if config.keep_weights:
+                return _close(session, "cancelled")
+            if session.prepared.config.keep_weights:
                 with quietly():
-                    save_model(model, tokenizer, folder / "model", base_name=base_name)
+                    save_model(session.trainable.model, session.inputs.tokenizer,
+                               folder / "model",
+                               base_name=session.prepared.model["name"])  # fmt: skip
     except KeyboardInterrupt:
         meter.abandon_step()
-        finish("cancelled")
+        _close(session, "cancelled")
         raise
     except BaseException as error:
         meter.abandon_step()
         with contextlib.suppress(LabkitError):
-            finish("failed")
+            _close(session, "failed")
         if callback.began or not isinstance(error, Exception) or isinstance(error, LabkitError):
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-        if checkpoint:
+        if session.checkpoint:
             raise LabkitError(
-                f"{checkpoint} is damaged ({reason}): use --fresh to train from the start"
+                f"{session.checkpoint} is damaged ({reason}): use --fresh to train from the start"
             ) from error
-        _clear(folder)
+        clear(folder)
         raise LabkitError(f"training cannot start with these settings: {reason}") from error
-    done = finish("done")
+    done = _close(session, "done")
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     progress.done(done.summary)
     return done
 
 
+def _take_steps(session: Session) -> None:
+    """Take the steps that are left after the checkpoint."""
+    checkpoint = str(session.checkpoint) if session.checkpoint else None
+    if session.steps_before < session.inputs.steps:
+        session.trainer.train(resume_from_checkpoint=checkpoint)
+    else:  # only the trained weights were not saved any more
+        session.trainer.restore(checkpoint)
+
+
+def _close(session: Session, status: results.Status) -> results.RunRecord:
+    """Save the record with what was measured so far."""
+    meter, trainable = session.callback.meter, session.trainable
+    summary = {"trainable_parameters": trainable.trainable_parameters,
+               "total_parameters": trainable.total_parameters,
+               **meter.summary(), "wall_seconds": session.callback.progress.elapsed(),
+               "arithmetic": session.prepared.config.dtype,
+               "attn_implementation": session.plan.attn_implementation,
+               "compiled": session.plan.compile_layers,
+               "switchback_layers": trainable.switchback_layers,
+               "labelled_logits": session.labelled_logits,
+               "eval_losses": [{"step": entry["step"], "loss": entry["eval_loss"]}
+                               for entry in session.trainer.state.log_history
+                               if "eval_loss" in entry]}  # fmt: skip
+    return session.record.replace(status=status, steps=meter.steps, summary=summary).save()
+
+
 def encode_split(
     tokenizer: Any, config: RunConfig, split: str, *, shared: bool
 ) -> list[dict[str, Any]]:
-    """Return the split's samples as token ids and labels, each at most max_length long.
+    """Return a split's examples as the run's task shows them to the trainer.
 
-    With `shared`, samples on one report share sequences, of up to twice that length.
+    With `shared`, examples of one group share sequences.
     """
-    samples = tatqa.samples(tatqa.load(config.data, split))
+    dataset, path = registry.find(config.data)
+    examples = dataset.load(path, split)
     if split == "train" and config.max_train_samples:
-        samples = samples[: config.max_train_samples]
-    encoded = [encode.encode(tokenizer, s, max_length=config.max_length) for s in samples]
-    if not shared:
-        return [{k: e[k] for k in ("input_ids", "labels")} for e in encoded]
-    groups: dict[str, list[dict[str, Any]]] = {}
-    for sample, item in zip(samples, encoded, strict=True):
-        groups.setdefault(sample.report.uid, []).append(item)
-    return sharing.share_all(list(groups.values()), max_length=2 * config.max_length)
+        examples = examples[: config.max_train_samples]
+    return task_of(config.data).rows(tokenizer, examples, config, shared=shared)
 
 
 def total_steps(config: RunConfig, samples: int) -> int:
@@ -282,68 +354,7 @@ def total_steps(config: RunConfig, samples: int) -> int:
     return max(1, math.ceil(per_epoch * config.num_train_epochs))
 
 
-def save_model(model: Any, tokenizer: Any, target: Path, *, base_name: str) -> None:
-    """Write the adapter, or the full model in bfloat16, with its tokenizer, whole or not at all."""
-    import torch
-
-    temporary = target.with_name(f".{target.name}.partial")
-    shutil.rmtree(temporary, ignore_errors=True)
-    if hasattr(model, "peft_config"):
-        for peft_config in model.peft_config.values():
-            peft_config.base_model_name_or_path = base_name
-        model.save_pretrained(temporary)
-    else:
-        state = {name: tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items()}
-        model.config.dtype = torch.bfloat16
-        model.save_pretrained(temporary, state_dict=state)
-    tokenizer.save_pretrained(temporary)
-    shutil.rmtree(target, ignore_errors=True)
-    temporary.rename(target)
-
-
 def _as_dataset(encoded: list[dict[str, Any]]) -> Any:
     from datasets import Dataset
 
     return Dataset.from_list(encoded)
-
-
-def _checkpoint(folder: Path) -> tuple[Path | None, list[dict[str, Any]]]:
-    """Return the newest complete checkpoint and the steps measured up to it."""
-    complete = {}
-    for file in (folder / "checkpoints").glob(f"checkpoint-*/{run_folder.COMPLETE}"):
-        number = int(file.parent.name.rsplit("-", 1)[1])
-        with contextlib.suppress(ValueError, KeyError, TypeError):  # damaged: not complete
-            steps = json.loads(file.read_text(encoding="utf-8"))
-            if [step["step"] for step in steps] == list(range(1, number + 1)):
-                complete[number] = file.parent, steps
-    return complete[max(complete)] if complete else (None, [])
-
-
-def _refuse_other(prepared: Prepared, *, fresh: bool) -> None:
-    """Raise a LabkitError when the folder holds something this run must not replace."""
-    folder = prepared.folder
-    strange = sorted(path.name for path in folder.iterdir() if path.name not in PARTS)
-    if strange and not (folder / "record.json").exists():
-        raise LabkitError(f"{folder} is not a run, it holds {strange[0]!r}: choose another name")
-    if fresh or not (folder / "record.json").exists():
-        return
-    old = results.load(folder)
-    if old.sha256 == prepared.sha256:
-        return
-    new = prepared.config.to_dict()
-    changed = [k for k in new if k != "name" and old.config.get(k) != new[k]]
-    what = ", ".join(f"{k} {old.config.get(k)} → {new[k]}" for k in changed[:3])
-    raise LabkitError(
-        f"{folder.name} holds another run ({what or 'other data, model or versions'}): "
-        "choose another name, or use --fresh to replace it"
-    )
-
-
-def _clear(folder: Path) -> None:
-    """Remove what an earlier run of this name left; the lock stays."""
-    for name in PARTS[1:]:
-        path = folder / name
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ be seen in a minute, before a run has cost hours.
 from collections.abc import Sequence
 from typing import Any
 
-from labkit.datasets import encode, tatqa
+from labkit.datasets import encode, registry, tatqa
 from labkit.datasets.tatqa import Sample
 from labkit.errors import LabkitError
 from labkit.models import load
@@ -31,7 +31,7 @@ def show(config: RunConfig, *, count: int = 3, split: str = "train") -> dict[str
     if count < 1:
         raise LabkitError(f"--n {count} shows nothing: ask for 1 or more")
     tokenizer = load.load_tokenizer(config.model)
-    pool = tatqa.samples(tatqa.load(config.data, split))
+    pool = tatqa.samples(registry.reports(config.data, split))
     chosen = pool[: config.max_train_samples]
     read = [_encoded(tokenizer, sample, config) for sample in chosen[: max(count, MOST_CHECKED)]]
     return {
@@ -47,8 +47,9 @@ def show(config: RunConfig, *, count: int = 3, split: str = "train") -> dict[str
 
 
 def _encoded(tokenizer: Any, sample: Sample, config: RunConfig) -> dict[str, Any]:
-    encoded = encode.encode(tokenizer, sample, max_length=config.max_length)
-    shorter = encode.fitted(tokenizer, sample, config.max_length)[2]
+    example = encode.example(sample)
+    encoded = encode.encode_example(tokenizer, example, max_length=config.max_length)
+    shorter = encode.shortened(sample, encode.fitted(tokenizer, example, config.max_length)[2])
     rows = len([row for row in sample.report.table if any(cell.strip() for cell in row)])
     kept = len([row for row in shorter.report.table if any(cell.strip() for cell in row)])
     paragraphs = sample.report.paragraphs[len(shorter.report.paragraphs) :]
@@ -119,7 +120,7 @@ def _leaks(data: str, split: str, samples: Sequence[Sample]) -> list[str]:
         if other == split:
             continue
         try:
-            theirs = tatqa.samples(tatqa.load(data, other))
+            theirs = tatqa.samples(registry.reports(data, other))
         except LabkitError:  # a folder without that split
             continue
         both = [s.question.uid for s in theirs if key(s) in ours or s.question.uid in uids]

@@ -158,9 +158,10 @@ def models(
     names = [str(tiny_model("tiny-llama")), str(tiny_model("tiny-phi"))]
     asked: list[str] = []
 
-    def generate(model: str, samples: Any, shots: Any, **options: Any) -> dict[str, list[Any]]:
+    def generate(model: str, examples: Any, task: Any, **options: Any) -> list[str]:
         asked.append(model)
-        return predict(samples, lambda i, s: i % (2 + names.index(model)) == 0)
+        every = 2 + names.index(model)
+        return [e.answer if i % every == 0 else "wrong" for i, e in enumerate(examples)]
 
     monkeypatch.setattr(evaluation, "_generate", generate)
     return names, asked

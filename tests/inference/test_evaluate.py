@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from labkit.datasets import encode, tatqa
+from labkit.datasets.report_questions import worked_examples
 from labkit.datasets.score import score_answer, score_file, score_predictions
 from labkit.errors import LabkitError
 from labkit.inference import evaluate as evaluation
 from labkit.inference import generate as infer
-from labkit.inference.evaluate import evaluate, majority_answer, worked_examples
+from labkit.inference.evaluate import evaluate, majority_answer
 from labkit.models import load
 from labkit.runs import records
 from labkit.runs.config import RunConfig
@@ -34,14 +35,12 @@ def half_right(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A model that answers every second question right; returns what it was asked, call by call."""
     calls: list[str] = []
 
-    def generate(model: str, samples: Any, shots: Any, **options: Any) -> dict[str, list[Any]]:
+    def generate(model: str, examples: Any, task: Any, **options: Any) -> list[str]:
         calls.append(model)
-        return {
-            s.question.uid: [list(s.question.answer), s.question.scale]
-            if index % 2
-            else ["no such thing", "million"]
-            for index, s in enumerate(samples)
-        }
+        return [
+            example.answer if index % 2 else "no such thing # million"
+            for index, example in enumerate(examples)
+        ]
 
     monkeypatch.setattr(evaluation, "_generate", generate)
     return calls
@@ -96,14 +95,9 @@ def test_the_interval_is_a_bootstrap_over_reports(
     """Over the whole embedded test split, against a percentile bootstrap written out here."""
     rng = np.random.default_rng(0)
 
-    def generate(model: str, samples: Any, shots: Any, **options: Any) -> dict[str, list[Any]]:
-        good = {s.report.uid: rng.random() for s in samples}  # reports are read well or badly
-        return {
-            s.question.uid: [list(s.question.answer), s.question.scale]
-            if rng.random() < good[s.report.uid]
-            else ["wrong", ""]
-            for s in samples
-        }
+    def generate(model: str, examples: Any, task: Any, **options: Any) -> list[str]:
+        good = {e.group: rng.random() for e in examples}  # reports are read well or badly
+        return [e.answer if rng.random() < good[e.group] else "wrong" for e in examples]
 
     monkeypatch.setattr(evaluation, "_generate", generate)
     outcome = evaluate(model, data="tables", quiet=True)

@@ -254,7 +254,7 @@ SIDS = {
 
 @pytest.mark.parametrize(("text", "sids"), SIDS.items())
 def test_sample_ids(text: str, sids: list[int]) -> None:
-    assert generate.parse_sids(text) == sids
+    assert show.parse_sids(text) == sids
 
 
 @pytest.mark.parametrize(
@@ -264,12 +264,12 @@ def test_sample_ids(text: str, sids: list[int]) -> None:
 )  # fmt: skip
 def test_what_is_no_sample_id_is_one_sentence(text: str) -> None:
     with pytest.raises(LabkitError, match=r"is not a sample id: write 100, 3,7 or 0-4,9"):
-        generate.parse_sids(text)
+        show.parse_sids(text)
 
 
 @given(st.lists(st.integers(0, 10**6), min_size=1, max_size=20))
 def test_sample_ids_written_out_come_back(sids: list[int]) -> None:
-    assert generate.parse_sids(",".join(map(str, sids))) == sids
+    assert show.parse_sids(",".join(map(str, sids))) == sids
 
 
 def test_side_by_side_is_json_with_every_model_s_answer(

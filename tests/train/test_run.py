@@ -16,6 +16,7 @@ from trl import SFTTrainer
 
 from labkit import methods
 from labkit.datasets import tatqa
+from labkit.datasets.sharing import SharedPromptCollator
 from labkit.errors import LabkitError
 from labkit.machine.meter import Meter
 from labkit.models import load
@@ -332,7 +333,7 @@ def test_evaluations_are_recorded_and_not_timed(
     config = tiny_run()
     rows = train.encode_split(tokenizer, config, "dev", shared=True)
     losses = [
-        fast_step.labelled_loss(model, train.SharedPromptCollator(2)([row]), None).item()
+        fast_step.labelled_loss(model, SharedPromptCollator(2)([row]), None).item()
         for row in rows
     ]
     found = record.summary["eval_losses"][-1]["loss"]

@@ -28,7 +28,8 @@ from labkit.models import load
 from labkit.quiet import quiet_bitsandbytes
 from labkit.runs import records, run_folder
 from labkit.runs.config import RunConfig, load_config
-from labkit.train.run import encode_split, prepare
+from labkit.train.prepare import prepare
+from labkit.train.run import encode_split
 
 
 def batches(config: RunConfig, model_path: Path) -> list[list[dict[str, Any]]]:

@@ -64,12 +64,13 @@ def runs_of(values: Values) -> dict[str, RunRecord | None]:
 def kept_score(run: RunRecord, sid: int | None) -> tuple[float, float] | None:
     """Return (exact match, F1) of a run's kept prediction for a test sample, or None."""
     from labkit.datasets import score, tatqa
+    from labkit.datasets.registry import reports
     from labkit.errors import LabkitError
 
     if sid is None:
         return None
     try:
-        samples = tatqa.samples(tatqa.load(run.config["data"], "test"))
+        samples = tatqa.samples(reports(run.config["data"], "test"))
     except LabkitError:
         return None
     if not 0 <= sid < len(samples):

@@ -13,6 +13,7 @@ from typing import Any
 
 from labkit.datasets import encode, tatqa
 from labkit.datasets.answers import parse_answer
+from labkit.datasets.registry import reports
 from labkit.datasets.score import score_answer
 from labkit.datasets.tatqa import Question, Sample
 
@@ -21,13 +22,13 @@ MOST_CHOICES = 4
 
 def questions(data: str = "tables", split: str = "test", **_: Any) -> Any:
     """Return {"test": documents} of the questions of a split, for generation."""
-    return _dataset([_document(s) for s in tatqa.samples(tatqa.load(data, split))])
+    return _dataset([_document(s) for s in tatqa.samples(reports(data, split))])
 
 
 def choices(data: str = "tables", split: str = "test", **_: Any) -> Any:
     """Return {"test": documents} of the questions that have wrong answers of the same kind."""
     documents = []
-    for report in tatqa.load(data, split):
+    for report in reports(data, split):
         samples = tatqa.samples([report])
         for sample in samples:
             kind = sample.question.answer_type

@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.console import say
-from labkit.datasets import encode, tatqa
+from labkit.datasets import encode, registry
 from labkit.errors import LabkitError, nearest
 from labkit.files import fingerprint, write_json
 from labkit.inference.generate import load_generator, model_path
@@ -79,8 +79,9 @@ def evaluate_tasks(
     """
     known = _known_tasks(tasks)
     dtype = arithmetic.resolve(dtype)
+    dataset, path = registry.find(data)
     key = {"weights": fingerprint(model_path(model)), "dtype": dtype, "n": max_samples,
-           "data": tatqa.data_sha256(data, split), "versions": records.versions()}  # fmt: skip
+           "data": dataset.sha256(path, split), "versions": records.versions()}  # fmt: skip
     if base := adapters.chosen_base():
         key["base"] = fingerprint(model_path(base))
     folders = {

@@ -1,0 +1,64 @@
+"""Identity of a run before it starts: model, data, content hash and folder."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from labkit.datasets import registry as datasets
+from labkit.errors import LabkitError
+from labkit.files import fingerprint
+from labkit.machine import arithmetic
+from labkit.models import registry
+from labkit.runs import records as results
+from labkit.runs.config import RunConfig
+from labkit.train.artifacts import PARTS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """A run that is ready to start: its identity, and where its parts are."""
+
+    config: RunConfig
+    sha256: str
+    folder: Path
+    model_path: Path
+    model: dict[str, Any]
+    data: dict[str, Any]
+
+
+def prepare(config: RunConfig) -> Prepared:
+    """Find model and data and compute the run's content hash; nothing is written.
+
+    The type is resolved here: a run that chose float32 by itself and one that was told to are the
+    same run, and the records of both say float32.
+    """
+    dataset, path = datasets.find(config.data)
+    data = {"name": config.data, "sha256": dataset.sha256(path, "train")}
+    model_path = registry.resolve(config.model)  # may download, so not before the data is there
+    config = config.replace(dtype=arithmetic.resolve(config.dtype))
+    model = {"name": registry.name_of(model_path), "sha256": fingerprint(model_path)}
+    sha256 = results.content_sha256(config.to_dict(), model=model, data=data)
+    short = Path(config.model).name.removesuffix("-instruct")
+    name = config.name or results.name_of(sha256) or f"{short}-{config.method}-{sha256[:8]}"
+    return Prepared(config=config, sha256=sha256, folder=results.runs_dir() / name,
+                    model_path=model_path, model=model, data=data)  # fmt: skip
+
+
+def refuse_other(prepared: Prepared, *, fresh: bool) -> None:
+    """Raise a LabkitError when the folder holds something this run must not replace."""
+    folder = prepared.folder
+    strange = sorted(path.name for path in folder.iterdir() if path.name not in PARTS)
+    if strange and not (folder / "record.json").exists():
+        raise LabkitError(f"{folder} is not a run, it holds {strange[0]!r}: choose another name")
+    if fresh or not (folder / "record.json").exists():
+        return
+    old = results.load(folder)
+    if old.sha256 == prepared.sha256:
+        return
+    new = prepared.config.to_dict()
+    changed = [k for k in new if k != "name" and old.config.get(k) != new[k]]
+    what = ", ".join(f"{k} {old.config.get(k)} → {new[k]}" for k in changed[:3])
+    raise LabkitError(
+        f"{folder.name} holds another run ({what or 'other data, model or versions'}): "
+        "choose another name, or use --fresh to replace it"
+    )

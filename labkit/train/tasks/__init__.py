@@ -1,0 +1,11 @@
+"""Tasks: how an example becomes what a model is trained on, and how its answer is marked.
+
+base        what a task is
+sft         supervised fine-tuning on the last turn of a conversation
+registry    tasks by name
+"""
+
+from labkit.train.tasks.base import Task
+from labkit.train.tasks.registry import TASKS, task_of
+
+__all__ = ["TASKS", "Task", "task_of"]
