@@ -8,6 +8,35 @@ import typer
 from labkit.errors import LabkitError
 
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout")]
+
+# What a figure of memory or time must state before anybody can compare it with another.
+MasterWeights = Annotated[
+    bool | None,
+    typer.Option(
+        "--master-weights/--no-master-weights",
+        help="fp32 weights beside 16-bit compute, in full fine-tuning; on, as labkit trains",
+    ),
+]
+AdapterDtype = Annotated[
+    str | None, typer.Option(help="type of added weights; float32, on a quantised base dtype")
+]
+Attention = Annotated[
+    str | None, typer.Option(help="sdpa, or eager, which stores the probabilities")
+]
+Padding = Annotated[
+    bool | None,
+    typer.Option("--padding/--no-padding", help="samples of unlike length, so a mask; off"),
+]
+RepeatKv = Annotated[
+    bool | None,
+    typer.Option(
+        "--repeat-kv/--no-repeat-kv", help="key and value heads copied for every query head; off"
+    ),
+]
+LabelledTokens = Annotated[
+    int | None, typer.Option(help="positions of a sample that get logits; all of them")
+]
+
 FREE_FORM = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
