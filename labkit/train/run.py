@@ -31,6 +31,7 @@ from labkit.files import fingerprint
 from labkit.machine import arithmetic, hardware
 from labkit.machine.heap import keep_heap
 from labkit.machine.meter import Meter
+from labkit.memory.predicted import predict
 from labkit.memory.process import shortage
 from labkit.models import load, registry
 from labkit.models.layers import count_parameters
@@ -203,6 +204,8 @@ def _run(prepared: Prepared, *, fresh: bool, quiet: bool) -> results.RunRecord:
         started_at=results.now(), config=config.to_dict(), seed=config.seed,
         versions=results.versions(), hardware=hardware.describe(), model=prepared.model,
         data={**prepared.data, "samples": len(train_set)},
+        predicted=predict(config, train_set, attention=plan.attn_implementation,
+                          labelled_logits=labelled_logits, grouped=plan.group_by_length, cuda=cuda),
     ).save()  # fmt: skip
 
     def finish(status: results.Status) -> results.RunRecord:
