@@ -8,6 +8,7 @@ import typer
 from labkit.errors import LabkitError
 
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout")]
+FREE_FORM = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 # What a figure of memory or time must state before anybody can compare it with another.
 MasterWeights = Annotated[
@@ -36,8 +37,6 @@ RepeatKv = Annotated[
 LabelledTokens = Annotated[
     int | None, typer.Option(help="positions of a sample that get logits; all of them")
 ]
-
-FREE_FORM = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 
 def emit(value: Any, as_json: bool, text: str) -> None:
