@@ -84,8 +84,11 @@ def predict(
         else:
             low, high = step_seconds(shape, step, card)
             found["step_seconds"] = {"low": low, "high": high}
-    except LabkitError as error:  # a run that cannot be predicted is still a run
+    # A run that cannot be predicted is still a run.
+    except LabkitError as error:
         found["reason"] = str(error)
+    except KeyError as error:  # transformers has a default for it
+        found["reason"] = f"the configuration of {config.model} does not say {error.args[0]}"
     return found
 
 

@@ -79,6 +79,17 @@ def test_what_is_not_known_is_null_and_says_why(
     assert reason in found["reason"]
 
 
+def test_a_configuration_that_leaves_numbers_out_costs_no_run(
+    tiny_run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    found = predict(tiny_run(model=str(tmp_path)))
+    assert found["peak_bytes"] == {"analytic": None}
+    assert "does not say hidden_size" in found["reason"]
+    (tmp_path / "config.json").write_text('{"model_type": "gpt_neox"}')
+    assert "no formula" in predict(tiny_run(model=str(tmp_path)))["reason"]
+
+
 def test_a_card_without_a_datasheet_has_a_peak_and_no_time(
     tiny_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
