@@ -15,6 +15,34 @@ Dtype = Annotated[
 ]
 FREE_FORM = {"allow_extra_args": True, "ignore_unknown_options": True}
 
+# What a figure of memory or time must state before anybody can compare it with another.
+MasterWeights = Annotated[
+    bool | None,
+    typer.Option(
+        "--master-weights/--no-master-weights",
+        help="fp32 weights beside 16-bit compute, in full fine-tuning; on, as labkit trains",
+    ),
+]
+AdapterDtype = Annotated[
+    str | None, typer.Option(help="type of added weights; float32, on a quantised base dtype")
+]
+Attention = Annotated[
+    str | None, typer.Option(help="sdpa, or eager, which stores the probabilities")
+]
+Padding = Annotated[
+    bool | None,
+    typer.Option("--padding/--no-padding", help="samples of unlike length, so a mask; off"),
+]
+RepeatKv = Annotated[
+    bool | None,
+    typer.Option(
+        "--repeat-kv/--no-repeat-kv", help="key and value heads copied for every query head; off"
+    ),
+]
+LabelledTokens = Annotated[
+    int | None, typer.Option(help="positions of a sample that get logits; all of them")
+]
+
 
 def emit(value: Any, as_json: bool, text: str) -> None:
     """Print a result: one JSON object, or text for people."""

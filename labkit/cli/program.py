@@ -8,7 +8,7 @@ torch are imported inside the commands, so `labkit --help` answers at once.
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -18,6 +18,7 @@ from labkit.cli import answering
 from labkit.cli import bench as bench_commands
 from labkit.cli import checkpoints as checkpoint_commands
 from labkit.cli import data as data_commands
+from labkit.cli import memory as memory_commands
 from labkit.cli import serve as serve_commands
 from labkit.cli import stats as significance_commands
 from labkit.cli import sweep as sweep_commands
@@ -177,75 +178,6 @@ def train(
 
 
 @app.command()
-def estimate(
-    model: Annotated[str, typer.Argument(help="registry name, folder, or Hub id")],
-    method: Annotated[str | None, typer.Option(help="full, lora, qlora, 8bit …")] = None,
-    device: Annotated[
-        str | None, typer.Option(help="GPU by its datasheet (a100-80gb if none is given), or cpu")
-    ] = None,
-    batch_size: Annotated[int, typer.Option(help="samples in one pass on one device")] = 1,
-    seq_len: Annotated[int, typer.Option(help="tokens of every sample")] = 1024,
-    dtype: Annotated[
-        str | None, typer.Option(help="compute type; auto is bfloat16, or on a CPU the fast one")
-    ] = None,
-    optim: Annotated[str | None, typer.Option(help="optimizer, by its transformers name")] = None,
-    lora_r: Annotated[int | None, typer.Option(help="rank of the adapters")] = None,
-    lora_target_modules: Annotated[
-        str | None, typer.Option(help="all-linear, or names such as q_proj,v_proj")
-    ] = None,
-    gradient_checkpointing: Annotated[
-        bool, typer.Option("--gradient-checkpointing", help="keep layer inputs only")
-    ] = False,
-    loss: Annotated[str | None, typer.Option(help="full or chunked cross-entropy")] = None,
-    sharding: Annotated[str | None, typer.Option(help="zero1, zero2, zero3 or fsdp2")] = None,
-    num_gpus: Annotated[int | None, typer.Option(help="devices")] = None,
-    measure: Annotated[
-        bool, typer.Option("--measure", help="a third column from a real step on this machine")
-    ] = False,
-    timeline: Annotated[
-        Path | None, typer.Option(help="draw memory within a step into this PNG")
-    ] = None,
-    json_: Json = False,
-) -> None:
-    """Predict memory and time of a training step without allocating anything.
-
-    Without --method: all methods on common GPUs, in one table.
-    """
-    import dataclasses
-
-    from labkit import plots
-    from labkit.memory import estimates, report
-
-    choices: dict[str, Any] = {
-        "batch_size": batch_size, "seq_len": seq_len, "dtype": dtype, "optim": optim, "loss": loss,
-        "lora_r": lora_r, "lora_target_modules": lora_target_modules, "sharding": sharding,
-        "num_gpus": num_gpus,
-    }  # fmt: skip
-    if method is None:
-        if measure or timeline is not None:
-            raise LabkitError("--measure and --timeline show one step: choose a --method for it")
-        devices = (device,) if device else estimates.COMMON_GPUS
-        rows = estimates.table(
-            model, devices=devices, checkpointing=(True,) if gradient_checkpointing else None,
-            **choices,
-        )  # fmt: skip
-        objects = [dataclasses.asdict(row) for row in rows]
-        text = report.render_table(model, rows, seq_len=seq_len, batch_size=batch_size)
-        _emit({"model": model, "batch_size": batch_size, "seq_len": seq_len, "rows": objects},
-              json_, text)  # fmt: skip
-        return
-    result = estimates.estimate(
-        model, method=method, device=device or "a100-80gb",
-        gradient_checkpointing=gradient_checkpointing, **choices,
-    )  # fmt: skip
-    if measure:
-        result = estimates.measured_column(result)
-    if timeline is not None:
-        plots.save_figure(report.plot_timeline(result), timeline, alt=report.timeline_alt(result))
-    _emit(result.to_json(), json_, report.render(result))
-
-
-@app.command()
 def score(
     predictions: Annotated[Path, typer.Argument(help="{uid: [answer or list, scale]}")],
     gold: Annotated[Path, typer.Argument(help="file in TAT-QA's form")],
@@ -307,6 +239,7 @@ def course(
     _emit(outcome, json_, f"open {outcome['site']}")
 
 
+app.command(context_settings=FREE_FORM)(memory_commands.estimate)
 app.command()(answering.infer)
 app.command(name="eval")(answering.eval_)
 app.command()(answering.merge)

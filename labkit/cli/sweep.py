@@ -6,7 +6,16 @@ from typing import Annotated, Any
 
 import typer
 
-from labkit.cli.options import Json, emit
+from labkit.cli.options import (
+    AdapterDtype,
+    Attention,
+    Json,
+    LabelledTokens,
+    MasterWeights,
+    Padding,
+    RepeatKv,
+    emit,
+)
 from labkit.errors import LabkitError, nearest
 
 Largest = Annotated[
@@ -56,6 +65,12 @@ def sweep(
     loss: Annotated[str | None, typer.Option(help="full or chunked cross-entropy")] = None,
     sharding: Annotated[str | None, typer.Option(help="zero1, zero2, zero3 or fsdp2")] = None,
     num_gpus: Annotated[int | None, typer.Option(help="devices, when they are predicted")] = None,
+    master_weights: MasterWeights = None,
+    adapter_dtype: AdapterDtype = None,
+    attention: Attention = None,
+    padding: Padding = None,
+    repeat_kv: RepeatKv = None,
+    labelled_tokens: LabelledTokens = None,
     plot: Annotated[Path | None, typer.Option(help="draw the sweep into this PNG")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="measure kept points again")] = False,
     json_: Json = False,
@@ -74,6 +89,8 @@ def sweep(
         "lora_target_modules": lora_target_modules, "loss": loss, "sharding": sharding,
         "gradient_checkpointing": gradient_checkpointing or None,
         "gradient_accumulation_steps": gradient_accumulation_steps, "num_gpus": num_gpus,
+        "master_weights": master_weights, "adapter_dtype": adapter_dtype, "attention": attention,
+        "padding": padding, "repeat_kv": repeat_kv, "labelled_tokens": labelled_tokens,
     }  # fmt: skip
     points = []
     going = sweeping.sweep(

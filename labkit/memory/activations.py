@@ -71,6 +71,13 @@ def unsaved_inputs_per_token(shape: Shape, settings: StepSettings) -> float:
     return BYTES[settings.dtype] * sum(width for _, width in seen)
 
 
+def attention_of(shape: Shape, settings: StepSettings) -> str | None:
+    """Return the attention that is run: Bloom has no fused one, a state-space model none at all."""
+    if shape.state:
+        return None
+    return "eager" if shape.architecture == "bloom" else settings.attention
+
+
 class _Account:
     """Adds up what the inputs of linear layers cost under one method."""
 
@@ -127,7 +134,7 @@ class _Account:
         masked = masked or self.settings.padding or self.settings.tuner.virtual_tokens == "cache"
         repeated = masked or self.settings.repeat_kv or self.settings.attention == "eager"
         keys = shape.queries if repeated and shape.heads != shape.kv_heads else shape.keys
-        if self.settings.attention == "eager" or shape.architecture == "bloom":
+        if attention_of(shape, self.settings) == "eager":
             probabilities = (4 + (e if e < 4 else 0)) * shape.heads * length
             return e * (shape.queries + 2 * keys) + probabilities
         if shape.dropout and self.settings.target == "cpu":

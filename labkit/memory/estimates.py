@@ -19,19 +19,20 @@ from one phase to another, and the formula knows the phases.
 import dataclasses
 import itertools
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from labkit.errors import LabkitError, nearest
+from labkit.errors import LabkitError
 from labkit.machine.arithmetic import device, of_step
 from labkit.machine.hardware import GIB, Device, gpus
+from labkit.memory.activations import attention_of
 from labkit.memory.architectures import shape_of
 from labkit.memory.formula import Analytic, analytic, evaluation_bytes, kv_cache_bytes
-from labkit.memory.settings import ALIASES, StepSettings
+from labkit.memory.settings import StepSettings, given, of_run, on_quantised
 from labkit.memory.step.imports import import_libraries
 from labkit.memory.step_time import step_seconds
-from labkit.methods import BASES, names, split
+from labkit.methods import names
+from labkit.runs.config import RunConfig
 
 CUDA_CONTEXT_BYTES = 6 * GIB // 10
 CUDA_GAPS = 0.06
@@ -113,7 +114,25 @@ class Estimate:
             "total_parameters": self.total_parameters,
             "trainable_parameters": self.trainable_parameters,
             "settings": dataclasses.asdict(settings),
+            "assumed": assumed(settings),
         }
+
+
+def assumed(settings: StepSettings) -> dict[str, Any]:
+    """Return what a figure must state to be reproduced, with nothing left to a default.
+
+    None is for what the step does not have: masters without full fine-tuning in 16 bit, added
+    weights with it, attention in a state-space model, and a limit of the labelled tokens.
+    """
+    shape = shape_of(settings)
+    return {
+        "dtype": settings.dtype,
+        "master_weights": settings.keeps_masters,
+        "adapter_dtype": None if settings.tuner.trains_base else settings.added_dtype,
+        "attention": attention_of(shape, settings) if shape else settings.attention,
+        "padding": settings.padding,
+        "labelled_tokens": settings.labelled_tokens,
+    }
 
 
 def estimate(model: str, *, device: str = "a100-80gb", **choices: Any) -> Estimate:
@@ -128,8 +147,23 @@ def estimate(model: str, *, device: str = "a100-80gb", **choices: Any) -> Estima
 
 def estimate_on(card: Device, model: str, **choices: Any) -> Estimate:
     """Return what `estimate` does, on a device that need not be in the table."""
+    return estimate_step(settings_for(card, model, **choices), card)
+
+
+def estimate_run(config: RunConfig, *, device: str = "a100-80gb", **choices: Any) -> Estimate:
+    """Return the memory and time of a step that `labkit train` would make of `config`.
+
+    `choices` are fields of `StepSettings` that replace what follows from the configuration. Raises
+    `LabkitError` as `estimate` does, and as `settings.of_run`.
+    """
+    card = find_device(device)
+    choices.setdefault("compute_capability", card.compute_capability)
+    return estimate_step(of_run(config, target=target_of(card), **choices), card)
+
+
+def estimate_step(settings: StepSettings, card: Device) -> Estimate:
+    """Return the memory and time of the step of `settings` on `card`."""
     began = time.perf_counter()
-    settings = settings_for(card, model, **choices)
     formula = analytic(settings)
     traced = _traced(settings)
     result = _combine(settings, card, formula, traced)
@@ -151,27 +185,19 @@ def this_device() -> str:
     return "cpu"
 
 
+def target_of(card: Device) -> Literal["cuda", "cpu"]:
+    """Return whose code paths a step on `card` takes."""
+    return "cpu" if card.compute_capability is None else "cuda"
+
+
 def settings_for(card: Device, model: str, **choices: Any) -> StepSettings:
     """Return the settings of a step of `model` on `card`; None leaves a field at its default."""
-    fields = {each.name for each in dataclasses.fields(StepSettings)}
-    unknown = [name for name in choices if name not in fields]
-    if unknown:
-        raise LabkitError(f"unknown setting {unknown[0]!r}: {nearest(unknown[0], fields)}")
-    given = {name: value for name, value in choices.items() if value is not None}
-    given.setdefault("target", "cpu" if card.compute_capability is None else "cuda")
-    given.setdefault("compute_capability", card.compute_capability)
-    quantised = _on_quantised(given)
-    given["dtype"] = of_step(given.get("dtype"), target=given["target"], quantised=quantised)
-    return StepSettings(model=model, **given)
-
-
-def _on_quantised(given: Mapping[str, Any]) -> bool:
-    """Return whether these choices put a method on a quantised base; False for unknown names."""
-    method, base = given.get("method", StepSettings.method), given.get("base")
-    method = ALIASES.get(method, method)
-    if base is None and method in names():
-        return split(method)[1].quantised
-    return base in BASES and BASES[base].quantised
+    chosen = given(choices)
+    chosen.setdefault("target", target_of(card))
+    chosen.setdefault("compute_capability", card.compute_capability)
+    quantised = on_quantised(chosen)
+    chosen["dtype"] = of_step(chosen.get("dtype"), target=chosen["target"], quantised=quantised)
+    return StepSettings(model=model, **chosen)
 
 
 def _traced(settings: StepSettings) -> Any:
@@ -265,6 +291,7 @@ class TableRow:
     gradient_checkpointing: bool
     peak_bytes: int
     largest_batch_size: dict[str, int]
+    assumed: dict[str, Any]
 
 
 def table(
@@ -282,8 +309,8 @@ def table(
     cards = {card.name: card for card in map(find_device, devices)}
     first = next(iter(cards.values()))
     choices = {**choices, "batch_size": batch_size, "seq_len": seq_len}
-    # What is wrong here is wrong for all methods.
-    if analytic(settings_for(first, model, **choices)) is None:
+    # What is wrong here is wrong for all methods; masters are wrong for all but one.
+    if analytic(settings_for(first, model, **{**choices, "master_weights": None})) is None:
         raise LabkitError(
             f"{model} has an architecture without formulas: give a method and a device, and its "
             "step is traced"
@@ -307,6 +334,7 @@ def table(
                     name: largest(settings, card, 1.0, "batch_size") or 0
                     for name, card in cards.items()
                 },
+                assumed=assumed(settings),
             )
         )
     return rows

@@ -8,7 +8,15 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from labkit.machine.hardware import GIB
-from labkit.memory.estimates import LABELS, Estimate, TableRow, estimate, measured_column, table
+from labkit.memory.estimates import (
+    LABELS,
+    Estimate,
+    TableRow,
+    assumed,
+    estimate,
+    measured_column,
+    table,
+)
 from labkit.memory.step_time import MATMUL_SHARE, SPREAD
 
 if TYPE_CHECKING:
@@ -48,6 +56,7 @@ def render(result: Estimate) -> str:
         f"{settings.model} · {settings.method} · batch {settings.batch_size} × "
         f"{settings.seq_len} tokens · {result.device}",
         f"{result.total_parameters:,} parameters, {result.trainable_parameters:,} trained",
+        f"assumed: {_assumed(result)}",
         "",
         f"{'GiB':34}" + "".join(f"{name:>10}" for name in columns),
     ]
@@ -87,6 +96,22 @@ def render(result: Estimate) -> str:
             f"{MATMUL_SHARE:.0%} of the peak rate, traffic and launches; up to {SPREAD} times that)"
         )
     return "\n".join(lines)
+
+
+def _assumed(result: Estimate) -> str:
+    """Return in words what the figures rest on."""
+    told = assumed(result.settings)
+    words = [str(told["dtype"])]
+    if told["master_weights"] is not None:
+        words.append("fp32 master weights" if told["master_weights"] else "no master weights")
+    if told["adapter_dtype"] is not None:
+        words.append(f"added weights in {told['adapter_dtype']}")
+    if told["attention"] is not None:
+        words.append(f"{told['attention']} attention")
+    words.append("a padding mask" if told["padding"] else "no padding")
+    count = told["labelled_tokens"]
+    words.append("logits at all positions" if count is None else f"logits at {count} a sample")
+    return ", ".join(words)
 
 
 def _states(result: Estimate) -> int:

@@ -9,12 +9,14 @@ Names are those of Hugging Face's `TrainingArguments` and PEFT's `LoraConfig` wh
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from labkit import methods
 from labkit.errors import LabkitError, nearest
-from labkit.methods import Base, Method
+from labkit.machine.arithmetic import of_step
+from labkit.methods import BASES, Base, Method
+from labkit.runs.config import RunConfig
 
 OPTIMIZERS = (
     "adamw_torch_fused", "adamw_torch", "adamw_torch_foreach", "adamw_torch_loop",
@@ -232,6 +234,11 @@ class StepSettings:
             raise LabkitError(
                 f"master_weights are for full fine-tuning, and {self.method} keeps its base frozen"
             )
+        if self.keeps_masters is False and self.sharding.startswith("zero"):
+            raise LabkitError(
+                f"{self.sharding} without master_weights: DeepSpeed steps an fp32 copy of 16-bit "
+                "weights; set sharding to fsdp2, or leave master_weights on"
+            )
         if self.base_weights.quantised and self.dtype == "float32":
             raise LabkitError(f"{self.method} computes in 16 bit: set dtype to bfloat16 or float16")
 
@@ -256,8 +263,77 @@ class StepSettings:
         return self.adapter_dtype or (self.dtype if in_compute_type else "float32")
 
     @property
+    def keeps_masters(self) -> bool | None:
+        """Whether trained 16-bit weights have an fp32 master; None: frozen, or all is fp32."""
+        if not self.tuner.trains_base or self.dtype == "float32":
+            return None
+        return self.master_weights is not False
+
+    @property
     def optimizer_kind(self) -> str:
         """`optim` with what `adamw_torch` means on the target written out."""
         if self.optim == "adamw_torch":
             return "adamw_torch_foreach" if self.target == "cuda" else "adamw_torch_loop"
         return self.optim
+
+
+def given(choices: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of `StepSettings` that are chosen: those that are not None.
+
+    Raises:
+        LabkitError: there is no such field.
+    """
+    known = {each.name for each in fields(StepSettings)}
+    for name in choices:
+        if name not in known:
+            raise LabkitError(f"unknown setting {name!r}: {nearest(name, known)}")
+    return {name: value for name, value in choices.items() if value is not None}
+
+
+def on_quantised(chosen: Mapping[str, Any]) -> bool:
+    """Return whether these choices put a method on a quantised base; False for unknown names."""
+    method, base = chosen.get("method", StepSettings.method), chosen.get("base")
+    method = ALIASES.get(method, method)
+    if base is None and method in methods.names():
+        return methods.split(method)[1].quantised
+    return base in BASES and BASES[base].quantised
+
+
+def of_run(
+    config: RunConfig, *, target: Literal["cuda", "cpu"] = "cuda", **choices: Any
+) -> StepSettings:
+    """Return the settings of a step that `labkit train` makes of `config` on `target`.
+
+    A configuration leaves open what only data and device decide. Unless `choices`, fields of
+    `StepSettings`, say otherwise, a sample has the `max_length` tokens it may have at most, every
+    one of them labelled, no padding, and `auto` attention is fused. `labkit train` keeps fp32
+    masters where it trains all weights in 16 bit, and adapters in fp32 without copies of their
+    inputs; its loss is over full logits, or over TRL's tiles with `fast` off.
+
+    Raises:
+        LabkitError: an unknown field, or settings whose memory nothing here works out: int8
+            products, and optimizers other than `OPTIMIZERS`.
+    """
+    if config.use_switchback:
+        raise LabkitError(
+            "use_switchback: what int8 products keep is not worked out: set it to false"
+        )
+    chosen = given(choices)
+    method = chosen.pop("method", config.method)
+    quantised = on_quantised({**chosen, "method": method})
+    dtype = of_step(chosen.pop("dtype", config.dtype), target=target, quantised=quantised)
+    of_config: dict[str, Any] = {
+        "model": config.model,
+        "batch_size": config.per_device_train_batch_size,
+        "seq_len": config.max_length,
+        "cast_adapter_input": False,
+        "optim": config.optim,
+        "gradient_checkpointing": config.gradient_checkpointing,
+        "gradient_accumulation_steps": config.gradient_accumulation_steps,
+        "attention": "eager" if config.attn_implementation == "eager" else "sdpa",
+        "loss": "full" if config.fast else "chunked",
+        "lora_r": config.r,
+        "lora_dropout": config.lora_dropout,
+        "lora_target_modules": config.target_modules,
+    }
+    return StepSettings(method=method, dtype=dtype, target=target, **{**of_config, **chosen})

@@ -269,20 +269,40 @@ def cost_table(records: Mapping[str, RunRecord]) -> "pandas.DataFrame":
     def rounded(value: float | None, form: str) -> str:
         return "–" if value is None else format(value, form)
 
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
+    # Records of before have no prediction; where none has, there are no columns for it.
+    told = any(map(predicted_words, records.values()))
     for label, record in records.items():
         s = record.summary
+        step, peak = predicted_words(record) or ("–", "–")
         rows[label] = {
             "trained parameters": f"{s['trainable_parameters']:,}",
             "share of all": f"{s['trainable_parameters'] / s['total_parameters']:.2%}",
             "steps": len(record.steps),
             "seconds a step": rounded(s["step_seconds_median"], ".2f"),
+            **({"predicted seconds a step": step} if told else {}),
             "tokens/s": rounded(s["tokens_per_second"], ",.0f"),
             "minutes": f"{s['train_seconds'] / 60:.1f}",
             "peak of tensors (GiB)": gib(s["peak_bytes"]["allocated"]),
+            **({"predicted peak (GiB)": peak} if told else {}),
             "resident (GiB)": gib(s["peak_bytes"]["rss"]),
         }
     return pandas.DataFrame(rows)
+
+
+def predicted_words(record: RunRecord) -> tuple[str, str] | None:
+    """Return the predicted seconds of a step and GiB of its peak, – for one that is not known.
+
+    None for a record without a prediction: runs of before, and steps nothing is known about.
+    """
+    seconds = record.predicted.get("step_seconds")
+    size = (record.predicted.get("peak_bytes") or {}).get("analytic")
+    if seconds is None and size is None:
+        return None
+    return (
+        f"{seconds['low']:.2f} to {seconds['high']:.2f}" if seconds else "–",
+        f"{size / 2**30:.2f}" if size is not None else "–",
+    )
 
 
 def render(record: RunRecord) -> str:
@@ -301,7 +321,12 @@ def render(record: RunRecord) -> str:
                      f"{summary['samples_per_second']:.1f} questions/s")  # fmt: skip
     if computed_in := summary.get("arithmetic"):
         lines.append(f"  arithmetic   {computed_in}")
-    lines.append(f"  peak memory  {gib(peak.get('allocated'))} in tensors, "
+    predicted = predicted_words(record)
+    if (middle := summary.get("step_seconds_median")) is not None:
+        beside = f" (predicted {predicted[0]} s)" if predicted else ""
+        lines.append(f"  step time    {middle:.2f} s{beside}")
+    beside = f" (predicted {predicted[1]} GiB)" if predicted else ""
+    lines.append(f"  peak memory  {gib(peak.get('allocated'))} in tensors{beside}, "
                  f"{gib(peak.get('rss'))} resident")  # fmt: skip
     if total := summary.get("total_parameters"):
         lines.append(f"  trained      {summary['trainable_parameters']:,} of {total:,} parameters")

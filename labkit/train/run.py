@@ -34,6 +34,7 @@ from labkit.errors import LabkitError
 from labkit.machine import hardware
 from labkit.machine.heap import keep_heap
 from labkit.machine.meter import Meter
+from labkit.memory.predicted import predict
 from labkit.memory.process import shortage
 from labkit.models import load
 from labkit.models.layers import count_parameters
@@ -226,6 +227,8 @@ def _open(
     *, quiet: bool,
 ) -> Session:  # fmt: skip
     """Build the trainer with its meter, at the last checkpoint if there is one; save the record."""
+    import torch
+
     from labkit.train.trainer import MeterCallback, loggers
 
     config, folder = prepared.config, prepared.folder
@@ -259,6 +262,9 @@ def _open(
         started_at=results.now(), config=config.to_dict(), seed=config.seed,
         versions=results.versions(), hardware=hardware.describe(), model=prepared.model,
         data={**prepared.data, "samples": len(inputs.train_set)},
+        predicted=predict(config, inputs.train_set, attention=plan.attn_implementation,
+                          labelled_logits=labelled_logits, grouped=plan.group_by_length,
+                          cuda=torch.cuda.is_available()),
     ).save()  # fmt: skip
     return Session(prepared=prepared, inputs=inputs, plan=plan, trainable=trainable,
                    trainer=trainer, callback=callback, labelled_logits=labelled_logits,

@@ -242,6 +242,35 @@ def test_find_returns_only_finished_runs_whose_weights_are_there(runs: Path) -> 
     assert records.find("c" * 64) == probe
 
 
+PREDICTED = {"peak_bytes": {"analytic": 3 * 2**29}, "step_seconds": {"low": 0.5, "high": 1.2}}
+MEASURED = {
+    "trainable_parameters": 10, "total_parameters": 100, "step_seconds_median": 0.75,
+    "tokens_per_second": 1000.0, "samples_per_second": 2.0, "train_seconds": 60.0,
+    "peak_bytes": {"allocated": 2**30, "reserved": None, "rss": 2**31},
+}  # fmt: skip
+
+
+def test_what_was_predicted_stands_beside_what_was_measured() -> None:
+    new, old = record(summary=MEASURED, predicted=PREDICTED), record(summary=MEASURED)
+    lines = {line.split("  ")[1]: line for line in records.render(new).splitlines()[1:]}
+    assert "0.75 s (predicted 0.50 to 1.20 s)" in lines["step time"]
+    assert "1.00 GiB in tensors (predicted 1.50 GiB), 2.00 GiB resident" in lines["peak memory"]
+    assert "(predicted" not in records.render(old)
+    table = records.cost_table({"new": new, "old": old})
+    cells = table["new"], table["old"]
+    assert [each["predicted peak (GiB)"] for each in cells] == ["1.50", "–"]
+    assert [each["predicted seconds a step"] for each in cells] == ["0.50 to 1.20", "–"]
+    assert not [name for name in records.cost_table({"old": old}).index if "predicted" in name]
+
+
+def test_half_a_prediction_is_shown_with_a_dash() -> None:
+    peak_alone = {**PREDICTED, "step_seconds": None}
+    assert records.predicted_words(record(predicted=peak_alone)) == ("–", "1.50")
+    nothing = {"peak_bytes": {"analytic": None}, "step_seconds": None, "reason": "why"}
+    assert records.predicted_words(record(predicted=nothing)) is None
+    assert "(predicted" not in records.render(record(summary=MEASURED, predicted=nothing))
+
+
 def test_records_come_oldest_first() -> None:
     record("b", started_at="2026-11-22T10:00:00+00:00").save()
     record("a", started_at="2026-11-22T11:00:00+00:00").save()

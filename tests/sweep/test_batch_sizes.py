@@ -287,6 +287,21 @@ def test_the_command_prints_one_object(simulated, capsys, tmp_path):
     assert len(err.splitlines()) == 2 and picture.is_file()
 
 
+def test_the_command_measures_what_a_figure_states(simulated, capsys):
+    words = ["sweep", "tiny-llama", "--device", "cpu", "--batch-sizes", "2", "--seq-len", "64"]
+    stated = ["--attention", "eager", "--adapter-dtype", "float16", "--padding", "--repeat-kv",
+              "--labelled-tokens", "9"]  # fmt: skip
+    with pytest.raises(SystemExit):
+        program.main([*words, *stated, "--json"])
+    with pytest.raises(SystemExit):
+        program.main([*words, "--method", "full", "--no-master-weights", "--json"])
+    lora, full = (json.loads(line)["points"][0] for line in capsys.readouterr().out.splitlines())
+    wanted = {"attention": "eager", "adapter_dtype": "float16", "padding": True, "repeat_kv": True,
+              "labelled_tokens": 9}  # fmt: skip
+    assert {key: lora["settings"][key] for key in wanted} == wanted
+    assert full["settings"]["master_weights"] is False
+
+
 BAD = [
     (["tiny-lama"], "tiny-llama"),
     (["tiny-llama", "--method", "lorra"], "lora"),
@@ -302,6 +317,9 @@ BAD = [
     (["tiny-llama", "--sharding", "zero3", "--num-gpus", "4"], "for a device that is predicted"),
     (["tiny-llama", "--method", "prefix", "--variants", "plain,checkpointing"], "choose one"),
     (["tiny-llama", "--lora-target-modules", "q_prj"], "q_proj"),
+    (["tiny-llama", "--attention", "flash"], "attention 'flash' is unknown"),
+    (["tiny-llama", "--adapter-dtype", "bf8"], "adapter_dtype 'bf8' is unknown"),
+    (["tiny-llama", "--master-weights"], "master_weights are for full fine-tuning"),
     (["tiny-llama", "--steps", "0"], "steps"),
     (["smollm2-135m-instruct", "--memory-limit", "450MiB", "--batch-sizes", "1"],
      "below what the weights of smollm2-135m-instruct and the process take"),

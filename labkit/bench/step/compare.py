@@ -31,6 +31,7 @@ from typing import Any
 from labkit import stats
 from labkit.bench import paired
 from labkit.bench.paired import BASELINE, CONTROL, Ledger, Plan, Run, Say, interval
+from labkit.bench.step.labkit_arm import run_config
 from labkit.bench.step.spec import (
     EMBEDDED,
     LABELLED,
@@ -263,14 +264,14 @@ def matmul_peak(*, tiny: bool = False) -> dict[str, float]:
 def _step_flops(folder: Path, method: str, batch_size: int, length: int) -> float:
     """Return the operations a step can't do without: logits only where there is a label."""
     from labkit.memory.architectures import shape_of
-    from labkit.memory.settings import StepSettings
+    from labkit.memory.settings import of_run
     from labkit.memory.step_time import step_flops
 
-    settings = StepSettings(
-        model=str(folder), method=method, batch_size=batch_size, seq_len=length,
-        labelled_tokens=LABELLED, lora_r=int(str(PEFT_DEFAULT["r"])),
-        lora_target_modules=("q_proj", "v_proj"),
-    )  # fmt: skip
+    config = run_config({
+        "model": str(folder), "lora": PEFT_DEFAULT if method == "lora" else None, "bf16": True,
+        "batch_size": batch_size, "steps": 1, "learning_rate": 2e-5, "seed": 42,
+    })  # fmt: skip
+    settings = of_run(config, seq_len=length, labelled_tokens=LABELLED)
     shape = shape_of(settings)
     assert shape is not None, "every model here is a Llama"
     return step_flops(shape, settings)

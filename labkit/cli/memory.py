@@ -1,0 +1,157 @@
+"""`labkit estimate`: what the command line takes, and nothing that needs torch."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from labkit.cli.options import (
+    AdapterDtype,
+    Attention,
+    Json,
+    LabelledTokens,
+    MasterWeights,
+    Padding,
+    RepeatKv,
+    emit,
+    key_values,
+)
+from labkit.errors import LabkitError, nearest
+
+
+def estimate(
+    context: typer.Context,
+    # With unknown options allowed, their words are arguments: only so the model is told apart.
+    words: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="registry name, folder, or Hub id; the run's where there is a --config",
+            show_default=False,
+        ),
+    ] = None,
+    config: Annotated[
+        str | None,
+        typer.Option(help="the step of a run: YAML or JSON file, or a shipped one: lora, full …"),
+    ] = None,
+    method: Annotated[str | None, typer.Option(help="full, lora, qlora, 8bit …")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="GPU by its datasheet (a100-80gb if none is given), or cpu")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="samples in one pass on one device; 1, or the run's")
+    ] = None,
+    seq_len: Annotated[
+        int | None, typer.Option(help="tokens of every sample; 1024, or the run's max_length")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="compute type; auto is bfloat16, or on a CPU the fast one")
+    ] = None,
+    optim: Annotated[str | None, typer.Option(help="optimizer, by its transformers name")] = None,
+    lora_r: Annotated[int | None, typer.Option(help="rank of the adapters")] = None,
+    lora_target_modules: Annotated[
+        str | None, typer.Option(help="all-linear, or names such as q_proj,v_proj")
+    ] = None,
+    gradient_checkpointing: Annotated[
+        bool | None,
+        typer.Option(
+            "--gradient-checkpointing/--no-gradient-checkpointing", help="keep layer inputs only"
+        ),
+    ] = None,
+    loss: Annotated[str | None, typer.Option(help="full or chunked cross-entropy")] = None,
+    sharding: Annotated[str | None, typer.Option(help="zero1, zero2, zero3 or fsdp2")] = None,
+    num_gpus: Annotated[int | None, typer.Option(help="devices")] = None,
+    master_weights: MasterWeights = None,
+    adapter_dtype: AdapterDtype = None,
+    attention: Attention = None,
+    padding: Padding = None,
+    repeat_kv: RepeatKv = None,
+    labelled_tokens: LabelledTokens = None,
+    measure: Annotated[
+        bool, typer.Option("--measure", help="a third column from a real step on this machine")
+    ] = False,
+    timeline: Annotated[
+        Path | None, typer.Option(help="draw memory within a step into this PNG")
+    ] = None,
+    json_: Json = False,
+) -> None:
+    """Predict memory and time of a training step without allocating anything.
+
+    Without --method and --config: all methods on common GPUs, in one table. With --config any
+    setting of the run can follow as --key value.
+    """
+    from labkit import plots
+    from labkit.memory import estimates, report
+    from labkit.runs.config import load_config
+
+    model, overrides = _model_and_settings(context, words or [], config)
+    choices: dict[str, Any] = {
+        "batch_size": batch_size, "seq_len": seq_len, "dtype": dtype, "optim": optim, "loss": loss,
+        "lora_r": lora_r, "lora_target_modules": lora_target_modules, "sharding": sharding,
+        "num_gpus": num_gpus, "master_weights": master_weights, "adapter_dtype": adapter_dtype,
+        "attention": attention, "padding": padding, "repeat_kv": repeat_kv,
+        "labelled_tokens": labelled_tokens,
+    }  # fmt: skip
+    if config is not None:
+        run = load_config(config, overrides)
+        result = estimates.estimate_run(
+            run, device=device or "a100-80gb", model=model, method=method,
+            gradient_checkpointing=gradient_checkpointing, **choices,
+        )  # fmt: skip
+    else:
+        assert model is not None
+        choices["batch_size"] = batch_size = 1 if batch_size is None else batch_size
+        choices["seq_len"] = seq_len = 1024 if seq_len is None else seq_len
+        if method is None:
+            if measure or timeline is not None:
+                raise LabkitError(
+                    "--measure and --timeline show one step: choose a --method for it"
+                )
+            again = None if gradient_checkpointing is None else (gradient_checkpointing,)
+            devices = (device,) if device else estimates.COMMON_GPUS
+            rows = estimates.table(model, devices=devices, checkpointing=again, **choices)
+            objects = [dataclasses.asdict(row) for row in rows]
+            text = report.render_table(model, rows, seq_len=seq_len, batch_size=batch_size)
+            emit({"model": model, "batch_size": batch_size, "seq_len": seq_len, "rows": objects},
+                 json_, text)  # fmt: skip
+            return
+        result = estimates.estimate(
+            model, method=method, device=device or "a100-80gb",
+            gradient_checkpointing=gradient_checkpointing, **choices,
+        )  # fmt: skip
+    if measure:
+        result = estimates.measured_column(result)
+    if timeline is not None:
+        plots.save_figure(report.plot_timeline(result), timeline, alt=report.timeline_alt(result))
+    emit(result.to_json(), json_, report.render(result))
+
+
+def _model_and_settings(
+    context: typer.Context, words: list[str], config: str | None
+) -> tuple[str | None, dict[str, str]]:
+    """Return the model that `words` begin with, if they do, and the run's settings behind it.
+
+    Raises:
+        LabkitError: neither a model nor a configuration, or settings without a configuration.
+    """
+    named = bool(words) and not words[0].startswith("-")
+    model, rest = (words[0], words[1:]) if named else (None, words)
+    if config is not None:
+        settings = key_values(rest)
+        if model is not None and "model" in settings:
+            raise LabkitError("MODEL and --model both name a model: keep one of them")
+        return model, settings
+    if rest:
+        known = [name for option in context.command.params for name in option.opts
+                 if name.startswith("--")]  # fmt: skip
+        name = rest[0].partition("=")[0]
+        if not name.startswith("-"):
+            raise LabkitError(f"unexpected {name!r} on the command line: name one MODEL")
+        raise LabkitError(
+            f"estimate has no option {name}, and settings of a run need its --config: "
+            f"{nearest(name, known)}"
+        )
+    if model is None:
+        raise LabkitError("nothing to estimate: name a MODEL, or a run by --config")
+    return model, {}
