@@ -13,6 +13,8 @@ question starts at the position it would have on its own. Each token then sees e
 sees in a sample of its own: loss and gradients are the same sums, for about a third of the work
 on short reports and less on long ones. It is the training-time twin of the shared prefix that
 `infer` reads once.
+
+Shape suffixes: B sequences, L tokens, 1 broadcast.
 """
 
 from collections.abc import Sequence

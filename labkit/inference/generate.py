@@ -21,6 +21,9 @@ kept in, arithmetic in float32 where there is no GPU. It takes four bytes a weig
 processor with units for bfloat16, twice the time. Whatever is scored or shown side by side is
 exact; `labkit eval --no-exact` is for models that do not fit then, and moves a score over hundreds
 of questions by less than its interval. Where float32 is the faster type, all arithmetic is exact.
+
+Shape suffixes: G groups (reports), N prompts in all, C tokens that all groups share, P tokens of a
+group's own prefix, S tokens of a prompt's rest or of a stage, T tokens in all, 1 broadcast.
 """
 
 import re
@@ -126,8 +129,7 @@ class Generator:
         """Continue groups of prompts, reading what prompts begin with once.
 
         First what all groups begin with (instructions, worked examples), then what each group does
-        (its report), then every prompt's rest. Shapes: G groups, N prompts in all; common (1, C),
-        prefixes (G, P) and rests (N, S), these two padded left.
+        (its report), then every prompt's rest. Prefixes and rests are padded left.
         """
         import torch
 
