@@ -1,4 +1,4 @@
-"""How two ways to do the same thing are timed so that the difference is theirs.
+"""Time two ways to do the same thing so that the difference is due to them alone.
 
 A shared machine is never quiet, a processor warms up, a neighbour starts a job. Four habits keep
 that out of the result:

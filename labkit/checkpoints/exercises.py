@@ -1,4 +1,4 @@
-"""Code the student writes, checked by what it must do rather than by how it is written.
+"""Check code the student writes by its behaviour, not by how it is written.
 
 Each exercise is a list of properties in words, and for each a function that calls the student's
 callable and returns whether the property holds. The first properties are the simplest, and the

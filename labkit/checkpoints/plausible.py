@@ -1,11 +1,11 @@
-"""Records that contradict themselves, and figures that no machine reaches.
+"""Detect records that contradict themselves, and figures that no machine reaches.
 
 A record is written by labkit and can be edited by hand. What is derived in it has to follow from
 what it is derived from: its content hash from settings, data, model and versions; tokens per
 second from the tokens and seconds of its steps; the peak from the steps' peaks. And physics holds
 for everybody. For a model with P weights in its layers, a run of T tokens per second needs at least
 
-    2·P·T·k FLOP/s,   k = 3 for full training (forward, two products backward), 2 for LoRA,
+    2·P·T·k FLOP/s,   k = 3 for full training (forward, two matmuls backward), 2 for LoRA,
 
 less one layer of L, whose input needs no gradient; memory holds at least the weights. The
 bounds are generous on purpose: what is reported here is impossible, not unlikely. Whether it was

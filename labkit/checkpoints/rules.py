@@ -1,4 +1,4 @@
-"""The parts that the rules of the lessons are built from (`lessons/rules_NN.py`).
+"""Build the rules of the lessons (`lessons/rules_NN.py`) from shared parts.
 
 A rule sees the parsed answer and the student's records and yields findings. It never knows a
 "right" number: it recomputes from the records what the answer claims, or checks that the parts

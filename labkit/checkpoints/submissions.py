@@ -1,4 +1,4 @@
-"""What students handed in, read without trusting any of it.
+"""Read submissions without trusting any of their content.
 
 A submission is a folder, a zip (`labkit check --hand-in me.zip` writes one) or a notebook. Read
 are answers.json, record.json, the points of sweeps, and from notebooks the answers that cards

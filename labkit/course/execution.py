@@ -1,4 +1,4 @@
-"""Execute a notebook cell by cell, and let whoever waits see where it is.
+"""Execute a notebook cell by cell and report its progress.
 
 A notebook run from the command line is silent by default: nbclient collects the outputs and
 shows nothing until the end. A lesson trains for minutes, so here every cell announces itself,

@@ -1,4 +1,4 @@
-"""What answering costs: the weights, the cache of keys and values, and the time of a token.
+"""Measure what inference costs: weights, KV cache, and time per token.
 
 While a model writes, every token it has read leaves a key and a value in every layer, so that
 nothing is read twice. This **KV cache** grows with each token of each sequence:

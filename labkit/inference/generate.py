@@ -1,4 +1,4 @@
-"""Answers of a model: batched, deterministic, and sharing what prompts have in common.
+"""Generate answers: batched, deterministic, with one prefill for what prompts have in common.
 
 Generation has two parts. *Prefill* reads the prompt in one pass; *decoding* then makes one token
 a pass. All questions on a report have the same first tokens (that is why the question stands

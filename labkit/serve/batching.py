@@ -1,4 +1,4 @@
-"""Many requests, one pass: requests that wait together are generated together.
+"""Batch requests: those that wait together are generated together.
 
 Writing a token reads every weight once, whatever the number of sequences it is written for
 (lesson 00). A server that answers its requests one after the other reads all weights for each

@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server: transformers' own, with the models named on the command line.
+"""Serve OpenAI's API with transformers' own server, for the models named on the command line.
 
 `transformers serve` knows the protocol: routes, streaming, the form of every answer. By default
 it loads whatever model a client names and downloads it first, and offers anyone to unload them.

@@ -1,4 +1,4 @@
-"""Two sides, one question: the test, its effect, and a sentence that says what it means.
+"""Compare two sides: the test, the effect size, and a sentence that says what they mean.
 
 For runs the effect is the ratio of times, A over B: above 1, B is faster. For answers it is the
 difference of the scores, B less A. Several data sets or tasks are several chances to be lucky, so

@@ -1,4 +1,4 @@
-"""What is compared: the files of one side, read into runs or into answers.
+"""Read the files of one side into runs or into answers.
 
 A file is recognised by what it holds:
 

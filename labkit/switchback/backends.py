@@ -1,4 +1,4 @@
-"""Who computes the int8 products: a table of modules with the same functions.
+"""Choose the backend of int8 matmuls from a table of modules with the same functions.
 
 A *backend* has the functions of `reference.py`: quantise, multiply and scale, dequantise, and
 `serves(device, dtype)`. It may have more:

@@ -1,4 +1,4 @@
-"""Does it matter how a model is asked? And how much faster is asking many questions at once?
+"""Test whether answers depend on how a model is asked, and measure the speed-up of batching.
 
     python -m labkit.bench.records.answering my-lora --output data/results/answering.json
 

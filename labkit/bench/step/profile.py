@@ -1,4 +1,4 @@
-"""Note with torch's profiler where a training step's time goes.
+"""Profile where a training step's time goes, with torch's profiler.
 
 torch's profiler notes every operation and the time spent in it alone (its self time). Hundreds of
 names say little, so they are gathered into a few costs (`COSTS`, by the beginning of their names).

@@ -1,4 +1,4 @@
-"""What each trick takes off a training step, and from which of its costs (`profile`).
+"""Measure what each trick saves in a training step, and in which of its costs (`profile`).
 
 `stages` trains the same steps again and again, first without any trick of `fast_step`, then with
 one more each time, in the order of `ORDER`. A stage is one short run, so its ratio has no interval:

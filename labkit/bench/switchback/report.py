@@ -1,4 +1,4 @@
-"""What a benchmark measured, as a table of text and as figures on axes that `labkit.plots` made.
+"""Render a benchmark as a text table and as figures on axes from `labkit.plots`.
 
 A ratio is baseline time / SwitchBack time: above 1 int8 is faster. A size counts as won or lost
 only where its p-value, adjusted for all sizes, is below 0.05; otherwise it is marked "≈".

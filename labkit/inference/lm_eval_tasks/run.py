@@ -1,4 +1,4 @@
-"""Benchmarks by lm-eval, the harness the field reports its numbers with.
+"""Run benchmarks by lm-eval, the harness the field reports its numbers with.
 
 lm-eval turns every task into one of three questions to a language model, and each is a sum of
 log-probabilities or a greedy continuation:
