@@ -25,7 +25,7 @@ TESTS ?=
 AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 LABKIT_INT8=avx2 \
         TORCHINDUCTOR_CACHE_DIR=$(abspath build/inductor-avx2)
 ARITHMETIC := $(addprefix tests/,machine/test_arithmetic.py train/test_fast_step.py \
-        inference/test_evaluate.py sweep bench/test_bench.py bench/step/test_compare.py)
+        inference/test_evaluate.py sweep bench/switchback bench/step/test_compare.py)
 
 BIN := $(VENV)/bin
 PROXY_VERSION := 5.3.0
