@@ -74,8 +74,8 @@ class Plan:
             )
         if self.warmup < 0 or not 1 <= self.steps <= self.max_steps:
             raise LabkitError(
-                f"warmup={self.warmup}, steps={self.steps}, max_steps={self.max_steps} is no plan: "
-                "use warmup ≥ 0 and 1 ≤ steps ≤ max_steps"
+                f"warmup={self.warmup}, steps={self.steps}, max_steps={self.max_steps} is not "
+                "a plan: use warmup ≥ 0 and 1 ≤ steps ≤ max_steps"
             )
 
 

@@ -230,8 +230,8 @@ def check_writes(name: str, config: Any) -> None:
     """Raise LabkitError for a model, by its configuration, that cannot be asked as the others."""
     if config.is_encoder_decoder:
         raise LabkitError(
-            f"{name} reads with an encoder and writes with a decoder: labkit asks models that "
-            "only write on, such as smollm2-135m-instruct"
+            f"{name} is an encoder-decoder: labkit generates with decoder-only models, such as "
+            "smollm2-135m-instruct"
         )
 
 
@@ -243,7 +243,7 @@ def load_generator(name: str, *, dtype: str = "auto", exact: bool = False) -> Ge
     it was quantised for, either way.
 
     Raises:
-        LabkitError: there is no such model, or it is one that reads with an encoder.
+        LabkitError: there is no such model, or it is an encoder-decoder.
     """
     from labkit.machine import arithmetic
     from labkit.machine.heap import keep_heap

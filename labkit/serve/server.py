@@ -212,7 +212,7 @@ def run(
     the server has stopped and its port is free.
 
     Raises:
-        LabkitError: the port cannot be had, or a model is not there.
+        LabkitError: the port is not available, or a model is not there.
     """
     limits = limits or Limits()
     if not 0 <= idle_minutes < float("inf"):

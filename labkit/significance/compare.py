@@ -45,9 +45,9 @@ def compare(
     Raises LabkitError for what cannot be compared (see `read`), and for too little of it.
     """
     if not 0 < alpha < 0.5:
-        raise LabkitError(f"--alpha {alpha} is no error rate: use one such as 0.05")
+        raise LabkitError(f"--alpha {alpha} is not an error rate: use one such as 0.05")
     if margin is not None and not 0 < margin < 1:
-        raise LabkitError(f"--margin {margin} is no share: 0.02 stands for 2 percentage points")
+        raise LabkitError(f"--margin {margin} is not a share: 0.02 stands for 2 percentage points")
     (kind, side_a), (kind_b, side_b) = read("A", a), read("B", b)
     if kind != kind_b:
         raise LabkitError(

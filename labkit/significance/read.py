@@ -72,7 +72,7 @@ class Answers:
 def read(side: str, path: Path) -> tuple[str, list[Run] | list[Answers]]:
     """Read one side, "A" or "B"; return its kind (of KINDS) and its runs or answers.
 
-    Raises LabkitError where there is nothing to read, formats are mixed, or a time is no number.
+    Raises LabkitError where there is nothing to read, formats are mixed, or a time is not a number.
     """
     if not path.exists():
         raise LabkitError(f"{side}: there is no {path}")
