@@ -12,7 +12,7 @@ bounds are generous on purpose: what is reported here is impossible, not unlikel
 a mistake or a fraud is for a person to find out.
 
 A processor's rate is bounded by what its widest unit does in a cycle (Intel, Optimization
-Reference Manual: AMX 2,048 bf16 operations, AVX-512 64 in fp32, 128 in bf16) at 6 GHz on
+Reference Manual: AMX 2,048 bfloat16 operations, AVX-512 64 in float32, 128 in bfloat16) at 6 GHz on
 each core; a GPU's by its datasheet.
 """
 

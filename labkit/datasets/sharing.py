@@ -12,7 +12,7 @@ A token attends to those before it in its own segment and to the report, segment
 question starts at the position it would have on its own. Each token then sees exactly what it
 sees in a sample of its own: loss and gradients are the same sums, for about a third of the work
 on short reports and less on long ones. It is the training-time twin of the shared prefix that
-`infer` reads once.
+`inference.generate` reads once.
 
 Shape suffixes: B sequences, L tokens, 1 broadcast.
 """

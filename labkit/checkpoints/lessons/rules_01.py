@@ -14,7 +14,7 @@ from labkit.checkpoints.rules import (
 from labkit.errors import LabkitError
 
 GIB, GB = 2**30, 1e9
-# Weight, gradient and two moments; 8-bit AdamW has two fp32 scales per block of 256 besides.
+# Weight, gradient and two moments; 8-bit AdamW has two float32 scales per block of 256 besides.
 EIGHT_BIT = 2 + 2 + 1 + 1
 APART = 0.10
 POINT = 0.1  # percentage points that an error may be rounded by
