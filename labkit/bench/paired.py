@@ -224,7 +224,7 @@ def facts() -> dict[str, Any]:
 
 
 class Ledger:
-    """What has been measured so far, in one JSON file, so that an interrupted benchmark goes on."""
+    """Keep what has been measured in one JSON file, so that an interrupted benchmark goes on."""
 
     def __init__(self, file: Path, *, settings: dict[str, Any], fresh: bool = False) -> None:
         """Read `file`, or start anew where it is missing, damaged, or of other settings."""

@@ -27,7 +27,7 @@ Student = Callable[..., Any]
 
 
 class TooLong(BaseException):
-    """The time is up. No Exception, so that `except Exception` in a student's loop lets it pass."""
+    """Signal that the time is up; not an Exception, so that a student's `except` lets it pass."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -51,7 +51,7 @@ def model_numbers(name: str) -> tuple[int, int, int] | None:
 
 
 def impossible(record: RunRecord) -> Iterator[str]:
-    """Yield what no machine could have measured, a sentence each."""
+    """Yield a sentence for each figure that no machine could have measured."""
     hardware, peaks = record.hardware, record.summary.get("peak_bytes") or {}
     allocated, reserved = peaks.get("allocated"), peaks.get("reserved")
     total = record.summary.get("total_parameters")
@@ -101,7 +101,7 @@ def peak_flops(record: RunRecord) -> float | None:
 
 
 def contradictions(record: RunRecord) -> Iterator[str]:
-    """Yield where a finished record does not follow from its own parts, a sentence each."""
+    """Yield a sentence for each contradiction between parts of a finished record."""
     config, summary = record.config, record.summary
     known = {"model": record.model, "data": record.data, "libraries": record.versions}
     if records.content_sha256(config, **known) != record.sha256:

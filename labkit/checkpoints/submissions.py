@@ -263,7 +263,7 @@ def _take(member: Member, found: Submission) -> None:
 
 
 def parse_json(content: bytes) -> Any:
-    """Return the value of a JSON text. Raises Refused for anything that is none."""
+    """Return the value of a JSON text. Raises Refused for anything else."""
     try:
         return json.loads(content.decode("utf-8-sig"), parse_constant=_constant, parse_float=_float)
     except RecursionError:

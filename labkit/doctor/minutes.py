@@ -40,7 +40,7 @@ COMPILING = 50.0
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What a lesson does."""
+    """The work of one lesson."""
 
     fixed: float
     """seconds"""

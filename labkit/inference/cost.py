@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What one way of holding a model costs. Sizes in bytes, rates in tokens per second."""
+    """Cost of one form of a model in memory. Sizes in bytes, rates in tokens per second."""
 
     label: str
     weights_bytes: int
@@ -140,7 +140,7 @@ def cost(
     label: str, generator: Generator, samples: Sequence[Sample] = (), *,
     prompt_tokens: int = 512, new_tokens: int = 32, repeats: int = 3,
 ) -> Cost:  # fmt: skip
-    """Measure one variant: memory, rates of reading and writing, and its score on `samples`.
+    """Measure one variant: memory, prefill and decoding rates, and its score on `samples`.
 
     Rates are medians of `repeats` passes over one sequence, after one that is not counted.
     """

@@ -99,7 +99,7 @@ def cost(
     max_samples: int | None = 40,
     repeats: int = 3,
 ) -> dict[str, Any]:
-    """Measure what a model takes and gives: memory, speed of writing, and score.
+    """Measure a model's memory, decoding speed and score.
 
     Returns {model, format, bytes {weights, disk}, tokens_per_second, seconds_per_answer, n,
     metrics {em, f1}, predictions}. `tokens_per_second` is one answer at a time, as in a chat: the

@@ -113,7 +113,7 @@ class Generator:
         return [replies[index] for index in range(len(samples))]
 
     def chat(self, message: str, *, max_new_tokens: int = 128) -> str:
-        """Return the model's reply to one user message, without system prompt of ours."""
+        """Return the model's reply to one user message, without a system prompt of labkit's."""
         turns = [{"role": "user", "content": message}]
         text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -227,7 +227,7 @@ def model_path(name: str) -> Path:
 
 
 def check_writes(name: str, config: Any) -> None:
-    """Raise LabkitError for a model, by its configuration, that cannot be asked as the others."""
+    """Raise LabkitError for the configuration of an encoder-decoder."""
     if config.is_encoder_decoder:
         raise LabkitError(
             f"{name} is an encoder-decoder: labkit generates with decoder-only models, such as "

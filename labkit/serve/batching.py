@@ -93,7 +93,7 @@ class Job:
 
 
 class Batcher(BaseGenerateManager):
-    """Generates for one model, on one thread, what waits for it, batch by batch.
+    """Generate one model's waiting requests on one thread, batch by batch.
 
     It stands where transformers' server has its sequential `GenerateManager`.
     """

@@ -74,7 +74,7 @@ NAMES = (*LEVELS, "none")
 
 @functools.cache
 def processor_flags() -> frozenset[str]:
-    """Return what the processor says it has; empty where Linux on x86 isn't there to ask."""
+    """Return the processor's flags; empty elsewhere than on Linux on x86."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -31,7 +31,7 @@ OTHER = "other operations, most of them elementwise"
 
 
 class Profiled(TrainerCallback):
-    """Runs one step of a training under torch's profiler; `costs` then holds seconds by cost."""
+    """Run one step of a training under torch's profiler; `costs` then holds seconds by cost."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -68,7 +68,7 @@ def name_of(event: Any) -> str:
 
 
 def gather(events: Any) -> dict[str, float]:
-    """Add up (name, seconds) of operations by cost; names that are no operation are left out."""
+    """Add up (name, seconds) of operations by cost; names that are not operations are left out."""
     found: dict[str, float] = {}
     for name, seconds in events:
         cost = cost_of(name)
