@@ -3,8 +3,7 @@
 Generation has two parts. *Prefill* reads the prompt in one pass; *decoding* then makes one token
 a pass. All questions on a report have the same first tokens (that is why the question stands
 last), so labkit reads each report once: the keys and values of the common prefix are computed a
-single time and copied to every question. Worked examples, which stand before the report, are read
-once for all reports of a batch in the same way.
+single time and copied to every question; those of worked examples serve all reports of a batch.
 
     report ──prefill once──► keys, values ──copy──► question 1 ──► answer 1
                                             └─────► question 2 ──► answer 2
@@ -22,8 +21,7 @@ processor with units for bfloat16, twice the time. Whatever is scored or shown s
 exact; `labkit eval --no-exact` is for models that do not fit then, and moves a score over hundreds
 of questions by less than its interval. Where float32 is the faster type, all arithmetic is exact.
 
-Shape suffixes: G groups (reports), N prompts in all, C tokens that all groups share, P tokens of a
-group's own prefix, S tokens of a prompt's rest or of a stage, T tokens in all, 1 broadcast.
+Shape suffixes: G groups, N prompts; tokens: C common, P prefix, S rest, T all; 1 broadcast.
 """
 
 import re
