@@ -3,7 +3,7 @@
 The memory that training needs is the sum of what lesson 01 takes apart; for N parameters and
 t tokens in a batch about
 
-    full, float32, AdamW:   16·N      (weights 4, gradients 4, two moments 8)
+    full, fp32 with AdamW:  16·N      (weights 4, gradients 4, two moments 8)
     LoRA on bf16 weights:    2·N      (what is trained is below one per cent)
     both:                   56·t·h·L  (activations of L layers of width h) + the process itself
 """

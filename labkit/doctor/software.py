@@ -52,7 +52,7 @@ def check_python() -> Finding:
 
 
 def check_compiler() -> Finding:
-    """Check for a C++ compiler, which torch.compile and SwitchBack's CPU kernels call."""
+    """A C++ compiler, which torch.compile and SwitchBack's CPU kernel call."""
     names = [os.environ.get("CXX", ""), "g++", "c++", "clang++"]
     found = next((path for name in names if name and (path := shutil.which(name))), None)
     if found is None:
