@@ -1,6 +1,7 @@
 # make course   set up, fetch the model, run lessons 00 and 02, write site/index.html
 #               (LESSONS="03 05" runs these, LESSONS= all of them)
 # make test     set up, lint, type-check, run every test
+# make quick    lint, types, unit tests without training: under two minutes
 # make test-gpu kernels and memory on the CUDA card of this machine
 # make test-avx2 all tests, on this machine playing a processor with AVX2 alone
 # make test-hub a real JupyterHub, driven in a browser (needs Chromium and Node.js)
@@ -27,7 +28,7 @@ AVX2 := ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 LABKIT_INT8=avx2 \
 # ended, with a trace of where.
 PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder --timeout 900 --durations 15
 ARITHMETIC := $(addprefix tests/,machine/test_arithmetic.py train/test_fast_step.py \
-        inference/test_evaluate.py sweep bench/test_bench.py bench/step/test_compare.py)
+        inference/test_evaluate.py sweep bench/switchback bench/step/test_compare.py)
 
 BIN := $(VENV)/bin
 PROXY_VERSION := 5.3.0
@@ -38,7 +39,7 @@ STAMP := $(VENV)/installed.stamp
 export PATH := $(abspath $(BIN)):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install course test test-avx2 test-gpu test-hub lab sync lint release clean
+.PHONY: install course quick test test-avx2 test-gpu test-hub lab sync lint release clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -62,6 +63,11 @@ lint: $(STAMP)
 	$(PY) -m ruff check .
 	$(BIN)/lint-imports --no-logo
 	$(PY) -m mypy
+
+# What is marked slow is left out (tests/slow.txt lists it); nothing is fetched first.
+quick: lint
+	TORCHINDUCTOR_CACHE_DIR=$(abspath build/inductor) OMP_NUM_THREADS=1 \
+	  $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -q -m "not slow"
 
 # One thread a worker: two workers fill two cores, and sums come out in one order everywhere.
 # What depends on the arithmetic is tested on both kinds of processor, where this one can play both.

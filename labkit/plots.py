@@ -1,4 +1,4 @@
-"""Figures, drawn from run records only, that everybody can read.
+"""Draw figures that everybody can read, from run records only.
 
 Three rules hold for every figure of the course. Colours are those of Okabe and Ito, which people
 with any of the common colour-vision deficiencies tell apart, and no line is told from another by

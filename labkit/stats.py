@@ -1,4 +1,4 @@
-"""How sure a measured number is: scores, speed-ups, and the claim that nothing changed.
+"""Quantify the uncertainty of scores, speed-ups and claims of equivalence.
 
 **A score** is a mean over questions. Questions on one report are not independent (a table that is
 misread is misread for all of them), so whole reports are resampled: the cluster bootstrap.

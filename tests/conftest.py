@@ -13,6 +13,16 @@ from labkit.models import registry, tiny
 from labkit.runs.config import RunConfig
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what `slow.txt` lists as slow."""
+    text = Path(__file__).with_name("slow.txt").read_text()
+    slow = tuple(line for line in text.splitlines() if line and not line.startswith("#"))
+    for item in items:
+        if any(item.nodeid.startswith((f"{s}/", f"{s}::", f"{s}[")) or item.nodeid == s
+               for s in slow):  # fmt: skip
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """Return a function from a name such as `tiny-llama` to its folder, built at first use."""

@@ -1,4 +1,4 @@
-"""Benchmarks that can't flatter themselves: two ways to do one thing, side by side.
+"""Benchmark two ways to do one thing side by side, in a way that cannot flatter either.
 
 paired       runs in alternating order, the control, what is concluded
 step/        a whole fine-tuning step, stock TRL against labkit

@@ -1,4 +1,4 @@
-"""How two ways to do the same thing are timed so that the difference is theirs.
+"""Time two ways to do the same thing so that the difference is due to them alone.
 
 A shared machine is never quiet, a processor warms up, a neighbour starts a job. Four habits keep
 that out of the result:
@@ -74,8 +74,8 @@ class Plan:
             )
         if self.warmup < 0 or not 1 <= self.steps <= self.max_steps:
             raise LabkitError(
-                f"warmup={self.warmup}, steps={self.steps}, max_steps={self.max_steps} is no plan: "
-                "use warmup ≥ 0 and 1 ≤ steps ≤ max_steps"
+                f"warmup={self.warmup}, steps={self.steps}, max_steps={self.max_steps} is not "
+                "a plan: use warmup ≥ 0 and 1 ≤ steps ≤ max_steps"
             )
 
 
@@ -224,7 +224,7 @@ def facts() -> dict[str, Any]:
 
 
 class Ledger:
-    """What has been measured so far, in one JSON file, so that an interrupted benchmark goes on."""
+    """Keep what has been measured in one JSON file, so that an interrupted benchmark goes on."""
 
     def __init__(self, file: Path, *, settings: dict[str, Any], fresh: bool = False) -> None:
         """Read `file`, or start anew where it is missing, damaged, or of other settings."""

@@ -1,4 +1,4 @@
-"""Checkpoint questions: a student's answer against the student's own measurements.
+"""Check a student's answers to checkpoint questions against the student's own measurements.
 
     check("02.2", lora_run=lora, full_run=full, time_ratio=1.4, memory_ratio=2.1, explanation="…")
 

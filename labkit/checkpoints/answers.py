@@ -1,4 +1,4 @@
-"""answers.json: what the student said, when, and about which runs.
+"""Read and write answers.json: what the student said, when, and about which runs.
 
 It lies beside the run folder, because the two belong together: handed in, the records are what
 an answer can be checked against again. One entry per question, the latest answer; `attempts`

@@ -1,4 +1,4 @@
-"""A verdict as a small card in a notebook and as plain text everywhere else.
+"""Show a verdict as a small card in a notebook and as plain text everywhere else.
 
 The text form of an unanswered question repeats it; the card does not, since the lesson has just
 asked it. Where a notebook is all that is handed in, the card is: its output also carries the answer

@@ -1,4 +1,4 @@
-"""Checkpoint questions: a student's answer against the student's own measurements.
+"""Check a student's answers to checkpoint questions against the student's own measurements.
 
 An answer key with one machine's numbers would be wrong on every other machine. What can be
 checked anywhere is whether an answer agrees with itself and with the records of the person who

@@ -1,4 +1,4 @@
-"""Code the student writes, checked by what it must do rather than by how it is written.
+"""Check code the student writes by its behaviour, not by how it is written.
 
 Each exercise is a list of properties in words, and for each a function that calls the student's
 callable and returns whether the property holds. The first properties are the simplest, and the
@@ -27,7 +27,7 @@ Student = Callable[..., Any]
 
 
 class TooLong(BaseException):
-    """The time is up. No Exception, so that `except Exception` in a student's loop lets it pass."""
+    """Signal that the time is up; not an Exception, so that a student's `except` lets it pass."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,7 +44,7 @@ STATES = ("consistent", "incomplete", "contradicts", "refused", "unanswered")
 
 
 def grade(place: Path) -> tuple[list[Graded], list[str]]:
-    """Return every submission graded, in the order of their names, and what was left aside.
+    """Grade every submission, in the order of their names; return them and what was skipped.
 
     Raises LabkitError when there is nothing to grade.
     """

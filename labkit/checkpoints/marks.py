@@ -1,4 +1,4 @@
-"""What one submission is given: a mark for each question, and their sum."""
+"""Hold the marks of one submission: one for each question, and their sum."""
 
 from dataclasses import dataclass, field
 

@@ -1,18 +1,18 @@
-"""Records that contradict themselves, and figures that no machine reaches.
+"""Detect records that contradict themselves, and figures that no machine reaches.
 
 A record is written by labkit and can be edited by hand. What is derived in it has to follow from
 what it is derived from: its content hash from settings, data, model and versions; tokens per
 second from the tokens and seconds of its steps; the peak from the steps' peaks. And physics holds
 for everybody. For a model with P weights in its layers, a run of T tokens per second needs at least
 
-    2·P·T·k FLOP/s,   k = 3 for full training (forward, two products backward), 2 for LoRA,
+    2·P·T·k FLOP/s,   k = 3 for full training (forward, two matmuls backward), 2 for LoRA,
 
 less one layer of L, whose input needs no gradient; memory holds at least the weights. The
 bounds are generous on purpose: what is reported here is impossible, not unlikely. Whether it was
 a mistake or a fraud is for a person to find out.
 
 A processor's rate is bounded by what its widest unit does in a cycle (Intel, Optimization
-Reference Manual: AMX 2,048 bf16 operations, AVX-512 64 in fp32, 128 in bf16) at 6 GHz on
+Reference Manual: AMX 2,048 bfloat16 operations, AVX-512 64 in float32, 128 in bfloat16) at 6 GHz on
 each core; a GPU's by its datasheet.
 """
 
@@ -51,7 +51,7 @@ def model_numbers(name: str) -> tuple[int, int, int] | None:
 
 
 def impossible(record: RunRecord) -> Iterator[str]:
-    """Yield what no machine could have measured, a sentence each."""
+    """Yield a sentence for each figure that no machine could have measured."""
     hardware, peaks = record.hardware, record.summary.get("peak_bytes") or {}
     allocated, reserved = peaks.get("allocated"), peaks.get("reserved")
     total = record.summary.get("total_parameters")
@@ -114,7 +114,7 @@ def peak_flops(record: RunRecord) -> float | None:
 
 
 def contradictions(record: RunRecord) -> Iterator[str]:
-    """Yield where a finished record does not follow from its own parts, a sentence each."""
+    """Yield a sentence for each contradiction between parts of a finished record."""
     config, summary = record.config, record.summary
     known = {"model": record.model, "data": record.data, "libraries": record.versions}
     if not records.is_hash_of(record.sha256, config, **known):

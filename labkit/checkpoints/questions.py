@@ -1,4 +1,4 @@
-"""What is asked, as data, and what a given value must look like to be an answer.
+"""Read the questions, and validate the form of the values that answer them.
 
 Each lesson has a file `lessons/questions_NN.yaml` with its questions: text, points, what
 consistency means in words, and the fields of the answer with their types. A field is one of

@@ -1,4 +1,4 @@
-"""Run records and sweep points that somebody else wrote, checked field by field.
+"""Validate foreign run records and sweep points, field by field.
 
 Rules compute with what is in a record, so one that is handed in has to have the types that
 labkit writes before any rule sees it: a number where a number belongs, and a finite one; settings

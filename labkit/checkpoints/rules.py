@@ -1,4 +1,4 @@
-"""The parts that the rules of the lessons are built from (`lessons/rules_NN.py`).
+"""Build the rules of the lessons (`lessons/rules_NN.py`) from shared parts.
 
 A rule sees the parsed answer and the student's records and yields findings. It never knows a
 "right" number: it recomputes from the records what the answer claims, or checks that the parts
@@ -109,7 +109,7 @@ def _order(value: Any) -> float:
 
 
 def one_model(**runs: RunRecord | None) -> Iterator[Finding]:
-    """Ask that runs which are compared started from the same weights."""
+    """Require that compared runs started from the same weights."""
     given = {name: run for name, run in runs.items() if run is not None}
     if len({run.model.get("sha256") for run in given.values()}) > 1:
         models = ", ".join(f"{name} of {run.model.get('name')}" for name, run in given.items())
@@ -135,7 +135,7 @@ def compare(name: str, claimed: float | None, measured: float | None, source: st
 
 
 def reasoned(values: Values) -> Iterator[Finding]:
-    """Ask for an explanation that is one: a person grades what it says."""
+    """Require an explanation; a person grades what it says."""
     text = values.get("explanation")
     if text is None:
         return

@@ -1,4 +1,4 @@
-"""What students handed in, read without trusting any of it.
+"""Read submissions without trusting any of their content.
 
 A submission is a folder, a zip (`labkit check --hand-in me.zip` writes one) or a notebook. Read
 are answers.json, record.json, the points of sweeps, and from notebooks the answers that cards
@@ -263,7 +263,7 @@ def _take(member: Member, found: Submission) -> None:
 
 
 def parse_json(content: bytes) -> Any:
-    """Return the value of a JSON text. Raises Refused for anything that is none."""
+    """Return the value of a JSON text. Raises Refused for anything else."""
     try:
         return json.loads(content.decode("utf-8-sig"), parse_constant=_constant, parse_float=_float)
     except RecursionError:

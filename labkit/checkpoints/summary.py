@@ -1,4 +1,4 @@
-"""The summary page of a grading: how the points are spread, and what a person has to look at.
+"""Write the summary page of a grading: the distribution of points, and what needs a person.
 
 One file without links or scripts, so that it can be mailed and opened anywhere: figures are inside
 it as PNG. Everything that comes from a submission is escaped, and the page forbids scripts besides.

@@ -1,4 +1,4 @@
-"""The command `labkit`.
+"""Run the command `labkit`.
 
 program    the program itself: its mistakes, its exit codes, and the commands without a file
 options    what every command does alike

@@ -1,4 +1,4 @@
-"""`python -m labkit.cli`: the same as `labkit`."""
+"""Run `labkit` as `python -m labkit.cli`."""
 
 from labkit.cli.program import main
 

@@ -1,4 +1,4 @@
-"""`labkit infer`, `eval`, `merge` and `quantize`: what the command line takes, without torch."""
+"""Define the commands infer, eval, merge and quantize, without importing torch."""
 
 import sys
 from pathlib import Path

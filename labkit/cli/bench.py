@@ -1,4 +1,4 @@
-"""`labkit bench`: what the command line takes."""
+"""Define the commands of `labkit bench`."""
 
 import dataclasses
 import sys

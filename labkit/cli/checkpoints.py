@@ -1,4 +1,4 @@
-"""`labkit check` and `labkit grade`: what the command line takes."""
+"""Define the commands check and grade."""
 
 from pathlib import Path
 from typing import Annotated

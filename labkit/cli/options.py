@@ -1,4 +1,4 @@
-"""What every command does alike: results on stdout, settings from `--key value` words."""
+"""Helpers shared by all commands: results on stdout, settings from `--key value` words."""
 
 import contextlib
 import json

@@ -1,4 +1,4 @@
-"""The command line: every command is a thin call of a function that a lesson could call.
+"""Define the command line: every command is a thin call of a function that a lesson could call.
 
 Results go to stdout (with `--json` as one object), everything else to stderr. A mistake is one
 sentence and exit code 2; `--debug` shows the traceback. Ctrl-C exits with 130. Modules that need

@@ -1,4 +1,4 @@
-"""`labkit serve` and `labkit chat`: what the command line takes, and nothing that needs torch."""
+"""Define the commands serve and chat, without importing torch."""
 
 import sys
 from typing import Annotated, Any

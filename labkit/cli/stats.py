@@ -1,4 +1,4 @@
-"""`labkit stats`: what the command line takes."""
+"""Define the command stats."""
 
 from pathlib import Path
 from typing import Annotated

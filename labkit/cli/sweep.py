@@ -1,4 +1,4 @@
-"""`labkit sweep`: what the command line takes, and nothing that needs torch."""
+"""Define the command sweep, without importing torch."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The course as a whole: build the notebooks, run them, and bind what they show into a site."""
+"""Build the course's notebooks, execute them, and publish their output as a site."""
 
 from labkit.course.build import run_course
 

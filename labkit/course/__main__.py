@@ -1,4 +1,4 @@
-"""`python -m labkit.course lessons [--execute]` builds the notebooks: what `make sync` calls."""
+"""Build the notebooks: `python -m labkit.course lessons [--execute]`, which `make sync` calls."""
 
 import sys
 

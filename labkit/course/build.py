@@ -1,4 +1,4 @@
-"""The course as a whole: build the notebooks, run them, and bind what they show into a site.
+"""Build the course's notebooks, execute them, and publish their output as a site.
 
 A lesson is one file a person edits, `lessons/NN_name.py`, in the percent format that jupytext
 defines: comments for prose, code for code, so that reviews, linters and merges see text.

@@ -1,4 +1,4 @@
-"""Execute a notebook cell by cell, and let whoever waits see where it is.
+"""Execute a notebook cell by cell and report its progress.
 
 A notebook run from the command line is silent by default: nbclient collects the outputs and
 shows nothing until the end. A lesson trains for minutes, so here every cell announces itself,
@@ -36,7 +36,7 @@ def say(line: str) -> None:
 
 
 def clock(seconds: float) -> str:
-    """Return a duration as people read it.
+    """Format a duration for people.
 
     >>> clock(7.4), clock(187)
     ('7 s', '3 min 07 s')
@@ -90,7 +90,7 @@ def headline(cell: NotebookNode) -> str:
 
 @contextmanager
 def heartbeat(client: LessonClient, where: Callable[[], str]) -> Iterator[None]:
-    """Say where the run is whenever nothing was said for half a minute."""
+    """Report where the run is whenever there was no output for half a minute."""
     stop = threading.Event()
 
     def beat() -> None:

@@ -1,4 +1,4 @@
-"""What nbgrader does with the course beyond its defaults: grade in seconds, export by lesson.
+"""Extend nbgrader: grade in seconds without training, export grades by lesson.
 
 Grading executes a student's notebook in the instructor's container. Most of a lesson trains and
 measures, which takes minutes, says nothing about the exercises, and is graded from its records

@@ -1,4 +1,4 @@
-"""Source and notebook: the `.ipynb` is built from the `.py`, byte for byte the same everywhere.
+"""Build each `.ipynb` from its `.py` source, byte for byte the same everywhere.
 
 jupytext can keep a pair in sync both ways, by which file is newer. Version control does not
 keep modification times, so on a fresh checkout "newer" means nothing, and a stale notebook can

@@ -1,4 +1,4 @@
-"""Student copies without solutions, and a gradebook that nbgrader can grade.
+"""Release student copies without solutions, and a gradebook that nbgrader can grade.
 
 nbgrader knows three things about a cell from its metadata: that a student writes in it (solution),
 that it is locked and worth points (grade), and its name. The lessons carry none of this, because

@@ -1,4 +1,4 @@
-"""Executed notebooks as linked pages that need no network.
+"""Render executed notebooks as linked pages that need no network.
 
 nbconvert's own page loads MathJax and a module loader from a content network, so on a machine
 without one formulas stay raw. Here a formula becomes a small picture with its source as the

@@ -8,6 +8,8 @@ tokens before it. So the six can be one sequence that holds the report once:
     segment      0                  1                       2
     position     0 … P-1            P, P+1 …                P, P+1 …
 
+Shape suffixes: B sequences, L tokens, 1 broadcast.
+
 A token attends to those before it in its own segment and to the report, segment 0; every
 question starts at the position it would have on its own. Each token then sees exactly what it
 sees in a sample of its own: loss and gradients are the same sums, for about a third of the work

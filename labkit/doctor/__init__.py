@@ -1,4 +1,4 @@
-"""What this machine can run, what it cannot, and what to do about it.
+"""Diagnose what this machine can run, what it cannot, and what to do about it.
 
     checks     all of them, one after another, and the table they make
     machine    cores, fast type, memory, GPU, which runs fit

@@ -1,4 +1,4 @@
-"""What this machine can run, what it cannot, and what to do about it.
+"""Diagnose what this machine can run, what it cannot, and what to do about it.
 
 Most help requests of a course are not about its subject: the disk is full, somebody else holds
 the GPU, the kernel is another Python, a version drifted. Each check here answers one of these

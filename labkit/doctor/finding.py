@@ -1,4 +1,4 @@
-"""One line of the doctor's report."""
+"""Represent one line of the doctor's report."""
 
 from typing import Literal, TypedDict
 

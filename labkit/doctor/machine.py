@@ -1,4 +1,4 @@
-"""Cores, memory and GPUs: what this process may use, and which runs fit.
+"""Check cores, memory and GPUs: what this process may use, and which runs fit.
 
 The memory that training needs is the sum of what lesson 01 takes apart; for N parameters and
 t tokens in a batch about
@@ -23,7 +23,7 @@ from labkit.models import registry
 
 
 def check_cores() -> Finding:
-    """Cores that may be used, and threads that fit them."""
+    """Check how many cores may be used, and whether the threads fit them."""
     machine = hardware.describe()
     detail = f"{machine['cores']} × {machine['cpu']}"
     threads = hardware.thread_count(machine["cores"])
@@ -39,7 +39,7 @@ def check_cores() -> Finding:
 
 
 def check_arithmetic() -> Finding:
-    """The type that is fast here, by measurement, and what the processor reaches in each."""
+    """Report the type that is fast here, by measurement, and the rate of each."""
     found = arithmetic.rates(fresh=True)
     memory = found.bandwidth_bytes_per_second / GIB
     detail = (
@@ -50,7 +50,7 @@ def check_arithmetic() -> Finding:
 
 
 def check_minutes() -> Finding:
-    """How long each lesson runs on this machine, at the measured rates."""
+    """Estimate how long each lesson runs on this machine, at the measured rates."""
     times = minutes.lesson_seconds(rates=arithmetic.rates())
     each = ", ".join(f"{number} {max(1, round(t / 60))}" for number, t in times.items())
     total = max(1, round(sum(times.values()) / 60))
@@ -61,7 +61,7 @@ def check_minutes() -> Finding:
 
 
 def check_memory() -> Finding:
-    """Memory of the machine, the limit of this process and what is left of both."""
+    """Check the machine's memory, this process's limit, and what is left of both."""
     total, limit = psutil.virtual_memory().total, hardware.memory_limit_bytes()
     available = hardware.memory_available_bytes()
     detail = f"{gib(available)} left of {gib(min(total, limit or total))}"
@@ -90,7 +90,7 @@ def _number(setting: str) -> float | None:
 
 
 def check_shared_memory(path: Path = Path("/dev/shm")) -> Finding:
-    """Room in /dev/shm, through which processes of one training run pass tensors."""
+    """Check the space in /dev/shm, through which processes of one training run pass tensors."""
     if not path.is_dir():
         return finding("shared memory", "ok", f"{path} is not used on this system")
     size = shutil.disk_usage(path).total
@@ -101,7 +101,7 @@ def check_shared_memory(path: Path = Path("/dev/shm")) -> Finding:
 
 
 def check_gpu() -> Finding:
-    """GPUs, their free memory and who else uses them."""
+    """Check GPUs, their free memory and who else uses them."""
     cards = hardware.gpus()
     if not cards:
         return finding("GPU", "ok", "none: the profile cpu runs the whole course without one")
@@ -136,7 +136,7 @@ def training_bytes(method: Literal["lora", "full"], tokens: int = 8 * 200) -> in
 
 
 def check_training(method: Literal["lora", "full"]) -> Finding:
-    """Whether a run of this method on the embedded model fits into the memory that is left."""
+    """Check whether a run of this method on the embedded model fits into the memory left."""
     title = {"lora": "LoRA", "full": "full fine-tuning"}[method]
     need, available = training_bytes(method), memory_left_bytes()
     detail = f"{title} of the embedded model needs about {gib(need)}"

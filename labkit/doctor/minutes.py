@@ -1,4 +1,4 @@
-"""How long each lesson runs on this machine, from the rates that were measured on it.
+"""Estimate how long each lesson runs on this machine, from the rates measured on it.
 
 A lesson is counted in what it does, as its profile says: tokens that are trained on, questions that
 are answered, processes that are started. The time of each comes from what a processor reaches:
@@ -8,8 +8,8 @@ are answered, processes that are started. The time of each comes from what a pro
     the rest               seconds that hardly depend on the processor: kernels, imports, traces
 
 P = 106.2 million weights lie in the embedded model's blocks. The bytes stand for everything that is
-not a product (norms, casts, copies, the optimizer, Python). The committed runs of lesson 02 left
-2.0 ms a token beside their products for LoRA and 2.2 for full on two AMX cores, in bfloat16: 56 MB
+not a matmul (norms, casts, copies, the optimizer, Python). The committed runs of lesson 02 left
+2.0 ms a token beside their matmuls for LoRA and 2.2 for full on two AMX cores, in bfloat16: 56 MB
 at 28 GB/s. Six steps of each in float32, AVX2 played by a busy Zen 4, left 2.6 ms of processor time
 on two threads: 75 MB at 29 GB/s. The minutes of other lessons are less well founded.
 
@@ -40,7 +40,7 @@ COMPILING = 50.0
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What a lesson does."""
+    """The work of one lesson."""
 
     fixed: float
     """seconds"""

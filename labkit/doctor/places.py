@@ -1,6 +1,6 @@
-"""Where models come from and where runs go: readable, writable, with room left.
+"""Check the folders of models and runs: readable, writable, with space left.
 
-Room is the least of three: bytes free on the disk, bytes of this user's quota, and files, which a
+Space is the least of three: bytes free on the disk, bytes of this user's quota, and files, which a
 file system can run out of while it has bytes to spare.
 """
 
@@ -20,7 +20,7 @@ FEWEST_FILES = 1000
 
 
 def check_models_folder() -> Finding:
-    """The shared folder of models, $LABKIT_MODELS."""
+    """Check the shared folder of models, $LABKIT_MODELS."""
     setting = os.environ.get("LABKIT_MODELS")
     if not setting:
         return finding("model folder", "ok", "LABKIT_MODELS is not set: models come from the cache")
@@ -37,7 +37,7 @@ def check_models_folder() -> Finding:
 
 
 def check_profile() -> Finding:
-    """The profile of the lessons, and whether this machine has what it asks for."""
+    """Check the profile of the lessons, and whether this machine has what it asks for."""
     try:
         profile, model = profiles.current().name, profiles.model()
     except LabkitError as error:
@@ -54,7 +54,7 @@ def check_profile() -> Finding:
 
 
 def check_embedded_model() -> Finding:
-    """Whether the model of the lessons is here."""
+    """Check whether the model of the lessons is here."""
     try:
         folder = registry.resolve(EMBEDDED, fetch=False)
     except LabkitError:
@@ -63,17 +63,17 @@ def check_embedded_model() -> Finding:
 
 
 def check_cache() -> Finding:
-    """Whether the cache can be written, and the space on its disk."""
+    """Check whether the cache can be written, and the space on its disk."""
     return _writable("cache", cache_dir(), "set LABKIT_CACHE to a folder of yours")
 
 
 def check_runs() -> Finding:
-    """Whether runs can be written where they go, and the space there."""
+    """Check whether runs can be written where they go, and the space there."""
     return _writable("runs", records.runs_dir(), "set LABKIT_RUNS to a folder of yours")
 
 
 def check_home() -> Finding:
-    """Whether notebooks and settings can be saved in the home folder."""
+    """Check whether notebooks and settings can be saved in the home folder."""
     return _writable("home", Path.home(), "JupyterLab cannot save there: ask who runs the server")
 
 

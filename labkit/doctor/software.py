@@ -1,4 +1,4 @@
-"""Python, packages, compiler and notebook kernel: those the course was tested with, or others."""
+"""Check Python, packages, compiler and notebook kernel against those the course was tested with."""
 
 import importlib.metadata
 import os
@@ -19,7 +19,7 @@ def find_lock(start: Path | None = None) -> Path | None:
 
 
 def check_versions(lock: Path | None = None) -> Finding:
-    """Installed packages against requirements.lock; extras that are absent do not matter."""
+    """Compare installed packages with requirements.lock; extras that are absent do not matter."""
     lock = lock or find_lock()
     if lock is None:
         return finding("versions", "ok", "no requirements.lock here to compare with")
@@ -45,7 +45,7 @@ def check_versions(lock: Path | None = None) -> Finding:
 
 
 def check_python() -> Finding:
-    """The Python that runs this."""
+    """Check the Python that runs this."""
     version = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info[:2] != (3, 11):
         return finding("Python", "fail", f"{version}, {sys.executable}", "the course needs 3.11")
@@ -63,7 +63,7 @@ def check_compiler() -> Finding:
 
 
 def check_kernel() -> Finding:
-    """Whether a notebook that asks for `python3` gets this Python."""
+    """Check whether a notebook that asks for `python3` gets this Python."""
     from jupyter_client.kernelspec import KernelSpecManager, NoSuchKernel
 
     try:

@@ -1,4 +1,4 @@
-"""Which model is better, and is the difference real? Over a whole split, question by question.
+"""Compare models over a whole split, paired by question: which is better, and is that significant?
 
 Two models that answer the same questions are compared question by question, which cancels how
 hard each question is. For every pair, overall and within each answer type and source:

@@ -1,4 +1,4 @@
-"""What answering costs: the weights, the cache of keys and values, and the time of a token.
+"""Measure what inference costs: weights, KV cache, and time per token.
 
 While a model writes, every token it has read leaves a key and a value in every layer, so that
 nothing is read twice. This **KV cache** grows with each token of each sequence:
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Cost:
-    """What one way of holding a model costs. Sizes in bytes, rates in tokens per second."""
+    """Cost of one form of a model in memory. Sizes in bytes, rates in tokens per second."""
 
     label: str
     weights_bytes: int
@@ -164,7 +164,7 @@ def cost(
     label: str, generator: Generator, samples: Sequence[Sample] = (), *,
     prompt_tokens: int = 512, new_tokens: int = 32, repeats: int = 3,
 ) -> Cost:  # fmt: skip
-    """Measure one variant: memory, rates of reading and writing, and its score on `samples`.
+    """Measure one variant: memory, prefill and decoding rates, and its score on `samples`.
 
     Rates are medians of `repeats` passes over one sequence, after one that is not counted.
     """

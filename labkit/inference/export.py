@@ -1,4 +1,4 @@
-"""From a trained run to a model that others can load: merged, or smaller.
+"""Export a trained run as a model that others can load: merged, or quantised.
 
 **Merging.** A LoRA adapter adds (α/r)·B·A to each weight it is on, so the sum can be written down
 once: W = W₀ + (α/r)·B·A. The merged model has the base's shape and speed, and every program that
@@ -15,7 +15,7 @@ no weight, so there is nothing to add up.
 
 Embeddings stay as they are, and in a small model they are a fifth of it, so the whole shrinks by
 less than the layers. Fewer bytes to read make a GPU faster that is waiting for memory; on a CPU
-weights are unpacked before each product, so time is the price. `cost` measures it.
+weights are unpacked before each matmul, so time is the price. `cost` measures it.
 
 Output folders appear whole or not at all.
 """
@@ -100,7 +100,7 @@ def cost(
     max_samples: int | None = 40,
     repeats: int = 3,
 ) -> dict[str, Any]:
-    """Measure what a model takes and gives: memory, speed of writing, and score.
+    """Measure a model's memory, decoding speed and score.
 
     Returns {model, format, bytes {weights, disk}, tokens_per_second, seconds_per_answer, n,
     metrics {em, f1}, predictions}. `tokens_per_second` is one answer at a time, as in a chat: the

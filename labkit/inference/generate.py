@@ -1,10 +1,9 @@
-"""Answers of a model: batched, deterministic, and sharing what prompts have in common.
+"""Generate answers: batched, deterministic, with one prefill for what prompts have in common.
 
 Generation has two parts. *Prefill* reads the prompt in one pass; *decoding* then makes one token
 a pass. All questions on a report have the same first tokens (that is why the question stands
 last), so labkit reads each report once: the keys and values of the common prefix are computed a
-single time and copied to every question. Worked examples, which stand before the report, are read
-once for all reports of a batch in the same way.
+single time and copied to every question; those of worked examples serve all reports of a batch.
 
     report ──prefill once──► keys, values ──copy──► question 1 ──► answer 1
                                             └─────► question 2 ──► answer 2
@@ -21,6 +20,8 @@ kept in, arithmetic in float32 where there is no GPU. It takes four bytes a weig
 processor with units for bfloat16, twice the time. Whatever is scored or shown side by side is
 exact; `labkit eval --no-exact` is for models that do not fit then, and moves a score over hundreds
 of questions by less than its interval. Where float32 is the faster type, all arithmetic is exact.
+
+Shape suffixes: G groups, N prompts; tokens: C common, P prefix, S rest, T all; 1 broadcast.
 """
 
 from collections.abc import Callable, Sequence
@@ -127,7 +128,7 @@ class Generator:
         return [written[index] for index in range(len(examples))]
 
     def chat(self, message: str, *, max_new_tokens: int = 128) -> str:
-        """Return the model's reply to one user message, without system prompt of ours."""
+        """Return the model's reply to one user message, without a system prompt of labkit's."""
         turns = [{"role": "user", "content": message}]
         text = self.tokenizer.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -143,8 +144,7 @@ class Generator:
         """Continue groups of prompts, reading what prompts begin with once.
 
         First what all groups begin with (instructions, worked examples), then what each group does
-        (its report), then every prompt's rest. Shapes: G groups, N prompts in all; common (1, C),
-        prefixes (G, P) and rests (N, S), these two padded left.
+        (its report), then every prompt's rest. Prefixes and rests are padded left.
         """
         import torch
 
@@ -242,11 +242,11 @@ def model_path(name: str) -> Path:
 
 
 def check_writes(name: str, config: Any) -> None:
-    """Raise LabkitError for a model, by its configuration, that cannot be asked as the others."""
+    """Raise LabkitError for the configuration of an encoder-decoder."""
     if config.is_encoder_decoder:
         raise LabkitError(
-            f"{name} reads with an encoder and writes with a decoder: labkit asks models that "
-            "only write on, such as smollm2-135m-instruct"
+            f"{name} is an encoder-decoder: labkit generates with decoder-only models, such as "
+            "smollm2-135m-instruct"
         )
 
 
@@ -258,7 +258,7 @@ def load_generator(name: str, *, dtype: str = "auto", exact: bool = False) -> Ge
     it was quantised for, either way.
 
     Raises:
-        LabkitError: there is no such model, or it is one that reads with an encoder.
+        LabkitError: there is no such model, or it is an encoder-decoder.
     """
     from labkit.machine import arithmetic
     from labkit.machine.heap import keep_heap

@@ -1,4 +1,4 @@
-"""Side by side: one question, the gold answer, and what each model makes of it.
+"""Show one question, its gold answer and every model's answer side by side.
 
 What a score of 0.55 means is best seen on single questions. A view shows the table, the
 paragraphs, the question and the gold answer, then a line per model: its mark (exact match and
@@ -70,7 +70,7 @@ def sign(answer: dict[str, Any]) -> str:
 
 
 def differ(row: dict[str, Any]) -> bool:
-    """Whether the models answer this sample differently; one model is held against the gold."""
+    """Say whether models answer this sample differently; one alone is compared with the gold."""
     readings = {reading(answer) for answer in row["answers"]}
     if len(row["answers"]) == 1:
         readings.add(reading(row["gold"]))

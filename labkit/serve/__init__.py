@@ -1,4 +1,4 @@
-"""A model that others can talk to: an OpenAI-compatible server and a chat page.
+"""Serve models through an OpenAI-compatible API and a chat page.
 
 batching    many requests, one pass: what waits is answered together
 limits      what a request may ask for, and the sentence when it asks for more

@@ -1,4 +1,4 @@
-"""Many requests, one pass: requests that wait together are generated together.
+"""Batch requests: those that wait together are generated together.
 
 Writing a token reads every weight once, whatever the number of sequences it is written for
 (lesson 00). A server that answers its requests one after the other reads all weights for each
@@ -149,7 +149,7 @@ class _StopStreamer(DirectStreamer):
 
 
 class Batcher(BaseGenerateManager):
-    """Generates for one model, on one thread, what waits for it, batch by batch.
+    """Generate one model's waiting requests on one thread, batch by batch.
 
     It stands where transformers' server has its sequential `GenerateManager`.
     """

@@ -1,4 +1,4 @@
-"""A chat page on the server's API: models side by side, streamed, and read aloud.
+"""Build a chat page on the server's API: models side by side, streamed, and read aloud.
 
 A score says which model answers more questions; a conversation shows how. Every model that the
 server holds gets a column, and one question goes to all that are chosen, each with its own

@@ -1,4 +1,4 @@
-"""What a request may ask for, and one sentence when it asks for more.
+"""Validate requests against the server's limits, and refuse in one sentence.
 
 A server that a course shares fails in dull ways: a client sends a whole book, asks for a million
 tokens, or a loop fires a thousand requests at once. Each costs nothing to refuse before a model

@@ -1,4 +1,4 @@
-"""The same server on a rented GPU: an example for Modal, in one file.
+"""Deploy the same server on a rented GPU: an example for Modal, in one file.
 
 Weights are downloaded once, into a volume that outlives containers; a container with a GPU then
 mounts the volume and runs `labkit serve` on it. Nobody asks, nothing runs: after ten idle minutes

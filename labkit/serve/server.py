@@ -1,4 +1,4 @@
-"""An OpenAI-compatible server: transformers' own, with the models named on the command line.
+"""Serve OpenAI's API with transformers' own server, for the models named on the command line.
 
 `transformers serve` knows the protocol: routes, streaming, the form of every answer. By default
 it loads whatever model a client names and downloads it first, and offers anyone to unload them.
@@ -213,7 +213,7 @@ def run(
     the server has stopped and its port is free.
 
     Raises:
-        LabkitError: the port cannot be had, or a model is not there.
+        LabkitError: the port is not available, or a model is not there.
     """
     limits = limits or Limits()
     if not 0 <= idle_minutes < float("inf"):

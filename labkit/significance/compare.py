@@ -1,4 +1,4 @@
-"""Two sides, one question: the test, its effect, and a sentence that says what it means.
+"""Compare two sides: the test, the effect size, and a sentence that says what they mean.
 
 For runs the effect is the ratio of times, A over B: above 1, B is faster. For answers it is the
 difference of the scores, B less A. Several data sets or tasks are several chances to be lucky, so
@@ -47,9 +47,9 @@ def compare(
     Raises LabkitError for what cannot be compared (see `read`), and for too little of it.
     """
     if not 0 < alpha < 0.5:
-        raise LabkitError(f"--alpha {alpha} is no error rate: use one such as 0.05")
+        raise LabkitError(f"--alpha {alpha} is not an error rate: use one such as 0.05")
     if margin is not None and not 0 < margin < 1:
-        raise LabkitError(f"--margin {margin} is no share: 0.02 stands for 2 percentage points")
+        raise LabkitError(f"--margin {margin} is not a share: 0.02 stands for 2 percentage points")
     (kind, side_a), (kind_b, side_b) = read("A", a), read("B", b)
     if kind != kind_b:
         raise LabkitError(

@@ -1,4 +1,4 @@
-"""What is compared: the files of one side, read into runs or into answers.
+"""Read the files of one side into runs or into answers.
 
 A file is recognised by what it holds:
 
@@ -59,7 +59,7 @@ class Run:
 def read(side: str, path: Path) -> tuple[str, list[Run] | list[Answers]]:
     """Read one side, "A" or "B"; return its kind (of KINDS) and its runs or answers.
 
-    Raises LabkitError where there is nothing to read, formats are mixed, or a time is no number.
+    Raises LabkitError where there is nothing to read, formats are mixed, or a time is not a number.
     """
     if not path.exists():
         raise LabkitError(f"{side}: there is no {path}")

@@ -1,4 +1,4 @@
-"""Batch sizes one after another: what each costs, how fast it is, and the largest that fits."""
+"""Sweep batch sizes: memory and throughput of each, and the largest that fits."""
 
 from labkit.sweep.batch_sizes import (
     here,

@@ -1,4 +1,4 @@
-"""Batch sizes one after another: what each costs, how fast it is, and the largest that fits.
+"""Sweep batch sizes: memory and throughput of each, and the largest that fits.
 
 Prediction comes first: a point's memory is traced before it is measured. Then it runs in a process
 of its own under a limit (`memory.process.isolated`), so that running out of memory is a result and

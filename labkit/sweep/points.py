@@ -1,4 +1,4 @@
-"""The records of a batch-size sweep: one point, the largest batch, and how they look as text.
+"""Hold the results of a batch-size sweep, points and the largest batch, and render them as text.
 
 `sweep` makes them and `plots` draws them. A quantity that was not measured is None, never 0. The
 tokens of a step are those of all devices and of all accumulated passes, so that points of different

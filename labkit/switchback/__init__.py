@@ -1,6 +1,6 @@
-"""SwitchBack: int8 training of linear layers, from absmax quantisation to a layer.
+"""Train linear layers in int8 with SwitchBack, from absmax quantisation to a layer.
 
-Read in this order: `reference.py` (the arithmetic), `layer.py` (the three products and which of
+Read in this order: `reference.py` (the arithmetic), `layer.py` (the three matmuls and which of
 them are int8), `triton_kernels.py` (the same arithmetic for NVIDIA GPUs), `cpu.py` and
 `cpu_kernels.cpp` (for processors), and in `teaching/`: `noise.py` (what quantising costs,
 measured), `kernel_check.py` (how a kernel is checked without a GPU), `defects.py` (how the original

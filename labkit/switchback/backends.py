@@ -1,4 +1,4 @@
-"""Who computes the int8 products: a table of modules with the same functions.
+"""Choose the backend of int8 matmuls from a table of modules with the same functions.
 
 A *backend* has the functions of `reference.py`: quantise, multiply and scale, dequantise, and
 `serves(device, dtype)`. It may have more:
@@ -76,7 +76,7 @@ def prepare(name: str) -> None:
     """Build what the backends behind `name` need; say once in the log if "auto" has to do without.
 
     Called where layers are made: a compiled forward pass can build nothing. LabkitError: "cpu" is
-    asked for by name and cannot be had.
+    requested by name and not available.
     """
     if name not in ("auto", "cpu"):
         return

@@ -1,4 +1,4 @@
-"""Make SwitchBack layers of a model's linear layers, and freeze those that are not trained."""
+"""Replace a model's linear layers by SwitchBack layers, and freeze those that are not trained."""
 
 from collections.abc import Iterable
 from typing import Any

@@ -1,8 +1,8 @@
-"""Int8 on the CPU: the operations of `reference.py` in C++, at the speed of the matrix unit.
+"""Compute int8 on the CPU: the operations of `reference.py` in C++, at the matrix unit's speed.
 
 A processor with AMX multiplies int8 at twice the rate of bfloat16, one with AVX2 alone at twice the
-rate of float32. What a linear layer gains of that depends on everything around the product, and for
-a weight that changes at every step that used to be more than the product itself: scale, round,
+rate of float32. What a linear layer gains of that depends on everything around the matmul, and for
+a weight that changes at every step that used to be more than the matmul itself: scale, round,
 write out, read again, reorder for the matrix unit. The library does it in one pass: `pack_weight`
 reads a weight as it lies in memory and writes what the matrix unit reads, transposed or not, and
 `packed_mm` scales and rounds each block of sums when it is done.
@@ -230,9 +230,9 @@ def tiles() -> bool:
 def weight_gradient(g: Tensor, x: Tensor, out_dtype: torch.dtype) -> Tensor:
     """Multiply gᵀ [N, M] by x [M, K] in 16 bit: out_dtype [N, K].
 
-    In bfloat16 on AMX both are ordered for the tiles on the way in, which torch's product of a
+    In bfloat16 on AMX both are ordered for the tiles on the way in, which torch's matmul of a
     transposed matrix lacks; sums are float32 in both, in another order past some hundred rows.
-    A gradient of float32 weights stays as it was summed; torch's product rounds it to 16 bit first.
+    A gradient of float32 weights stays as it was summed; torch's matmul rounds it to 16 bit first.
     """
     if tiles() and x.dtype == g.dtype == torch.bfloat16 and out_dtype in reference.DTYPES:
         return _ops.weight_gradient(g.contiguous(), x.contiguous(), out_dtype)

@@ -1,28 +1,28 @@
-"""SwitchBack: a linear layer that computes two of its three matrix products in int8.
+"""SwitchBack: compute two of a linear layer's three matmuls in int8.
 
-Training a linear layer takes three products: X [M tokens, K], W [N, K], G = dL/dY [M, N]:
+Training a linear layer takes three matmuls: X [M tokens, K], W [N, K], G = dL/dY [M, N]:
 
     Y  = X·Wᵀ + b    sums over K, the width of the layer        int8
     dX = G·W         sums over N, the width of the layer        int8
     dW = Gᵀ·X        sums over M, every token of the batch      16 bit: it *switches back*
 
-Quantisation adds an independent error to every term of a sum, so the error of a product grows with
+Quantisation adds an independent error to every term of a sum, so the error of a matmul grows with
 its inner dimension. K and N are a few thousand; M is tens of thousands of tokens. And dW is what
 training keeps: an error there is added to the weights at every step. Lesson 04 measures both.
 
 X and G are quantised per row, that is per token. W is quantised
 
     weight_scale="row"     per output feature for Y; per input feature, transposed, for dX
-    weight_scale="tensor"  by one absmax, and the same integers serve both products
+    weight_scale="tensor"  by one absmax, and the same integers serve both matmuls
 
 One large weight coarsens the whole matrix under "tensor" and one row under "row", which is
 therefore the default. `save` says what waits for the backward pass:
 
-    save="16bit"  X as it came in, so dW is bit for bit the 16-bit product
+    save="16bit"  X as it came in, so dW is bit for bit the 16-bit matmul
     save="int8"   X in int8, half the bytes; dW is computed from the dequantised X (and under
                   "tensor" the int8 W, which is then not quantised a second time)
 
-dW is torch's own product, bit for bit what nn.Linear computes, unless `weight_gradient="tiles"`
+dW is torch's own matmul, bit for bit what nn.Linear computes, unless `weight_gradient="tiles"`
 asks for a faster one where the backend has it: 16 bit too, summed in another order.
 
 A frozen weight (LoRA) needs no dW, and X is not saved at all; `freeze_base` quantises such weights
@@ -187,7 +187,7 @@ class SwitchBackLinear(nn.Linear):
         self._prepared = (self._pack(transpose=False), self.weight._version)
 
     def freeze(self) -> None:
-        """Quantise the weight once, for both products of training on top of it.
+        """Quantise the weight once, for both matmuls of training on top of it.
 
         The weight itself stays, for state dicts; int8 copies of W and Wᵀ are added. As above, an
         edit through `.data` cannot be seen. LabkitError: the weight is being trained.

@@ -1,10 +1,10 @@
-"""Which int8 instructions this machine runs: a table, the processor's flags, and an order to stop.
+"""Choose this machine's int8 instructions by a table, the processor's flags and $LABKIT_INT8.
 
     amx          tiles of 16 × 64 bytes, TDPBSSD; what remains as for avx512_vnni
     avx512_vnni  64 bytes at a time, VPDPBUSD
     avx_vnni     32 bytes at a time as 16-bit integers, VPDPWSSD
     avx2         the same with VPMADDWD and an addition
-    none         no instructions of its own: PyTorch's products (`onednn.py`, `reference.py`)
+    none         no instructions of its own: PyTorch's matmuls (`onednn.py`, `reference.py`)
 
 The highest level that the processor has is the one that runs. `LABKIT_INT8` names a lower one, so
 that a machine can play a lesser: results are the same bit for bit, times are not. Together with
@@ -74,7 +74,7 @@ NAMES = (*LEVELS, "none")
 
 @functools.cache
 def processor_flags() -> frozenset[str]:
-    """Return what the processor says it has; empty where Linux on x86 isn't there to ask."""
+    """Return the processor's flags; empty elsewhere than on Linux on x86."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

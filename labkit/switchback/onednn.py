@@ -1,11 +1,11 @@
-"""Int8 on the CPU without a compiler: the products by oneDNN, which every build of torch has.
+"""Compute int8 on the CPU without a compiler: matmuls by oneDNN, which every build of torch has.
 
 `torch._int_mm` multiplies int8 matrices exactly into int32 on processors with VNNI or AMX. It is
 faster than bfloat16 there, but everything around it is the plain PyTorch of `reference.py`.
 
 A *frozen* weight does better with AMX. oneDNN can take a weight in the order its kernel reads, made
 once (`prepack`), and scale each output feature as it writes the result; what is left is one pass
-over the result for the scale of each row. Ordering costs more than several products, which is
+over the result for the scale of each row. Ordering costs more than several matmuls, which is
 why only weights that never change are worth it. Without AMX oneDNN multiplies signed bytes in that
 order by its plain reference kernel, a hundred times slower: there a weight stays as it is.
 

@@ -1,4 +1,4 @@
-"""Int8 matrix multiplication in plain PyTorch: exact, and what every other backend must equal.
+"""Compute int8 matmuls in plain PyTorch: exact, and what every other backend must equal.
 
 Absmax quantisation maps the largest magnitude of a group of numbers to 127 and every other
 number to the nearest integer on that ruler:
@@ -11,15 +11,15 @@ long as a step is small beside the spread of the numbers it behaves like uniform
 group, so a *row* of its own (one token, or one output feature) confines the damage to that row,
 while a *global* absmax lets one weight coarsen all of them.
 
-A product of two quantised matrices needs no dequantised copy. Integers multiply and add exactly
+A matmul of two quantised matrices needs no dequantised copy. Integers multiply and add exactly
 in int32, and the scales factor out of the sum when they do not depend on the inner index k:
 
     y[m, n] = absmax_a[m] · absmax_b[n] / 127² · Σ_k a[m, k] · b[n, k]  (+ bias[n])
 
-Every matrix is therefore quantised along the inner dimension of the product it is about to enter:
+Every matrix is therefore quantised along the inner dimension of the matmul it is about to enter:
 W [N, K] per row for Y = X·Wᵀ, where k runs over its columns, and per *column* for dX = G·W, where
 k runs over its rows. That second form is stored transposed, because int8 tensor cores and AMX want
-both operands with the inner dimension contiguous: every product here is A·Bᵀ.
+both operands with the inner dimension contiguous: every matmul here is A·Bᵀ.
 
 Scales are float32: a gradient of a mean loss is easily 1e-9, below what float16 holds. Rows of
 zeros get the smallest scale, `TINY`, instead of a division by zero. A row with an infinity or a NaN
@@ -77,7 +77,7 @@ def quantize_global_transpose(x: Tensor) -> tuple[Tensor, Tensor]:
 def int8_mm(a: Tensor, b: Tensor) -> Tensor:
     """Multiply a [M, K] int8 by the transpose of b [N, K] int8 into int32 [M, N], exactly.
 
-    Up to K = 133,144 an int32 cannot overflow. Float32 products over chunks of the inner
+    Up to K = 133,144 an int32 cannot overflow. Float32 matmuls over chunks of the inner
     dimension stay below 2²⁴, so they are exact, and much faster than an integer matmul.
     """
     if a.shape[1] != b.shape[1]:

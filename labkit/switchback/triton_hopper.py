@@ -1,4 +1,4 @@
-"""The int8 product for GPUs that copy whole tiles by themselves: Hopper and later.
+"""Multiply in int8 on GPUs that copy whole tiles by themselves: Hopper and later.
 
 `triton_kernels.scaled_int8_mm_kernel` computes an address and a mask for every element it loads,
 and a program ends with its tile. From compute capability 9.0 on both can be had cheaper:
@@ -102,7 +102,7 @@ def multiprocessors(device: torch.device) -> int:
 
 
 def serves(a: Tensor, b: Tensor) -> bool:
-    """Say whether int8 a [M, K] and b [N, K] are for this kernel: a large product, on Hopper up."""
+    """Say whether int8 a [M, K] and b [N, K] are for this kernel: a large matmul, on Hopper up."""
     large = min(a.shape[0], b.shape[0]) >= LEAST and a.shape[1] % 16 == 0
     return large and a.is_cuda and multiprocessors(a.device) > 0
 

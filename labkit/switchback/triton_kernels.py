@@ -1,4 +1,4 @@
-"""The same functions as `reference.py`, as Triton kernels for NVIDIA GPUs.
+"""Compute the functions of `reference.py` by Triton kernels on NVIDIA GPUs.
 
 A Triton kernel is one *program*, started on a grid; each program owns a tile of the output and
 addresses memory by hand: pointer + row · stride + column · stride, with a mask wherever a tile
@@ -23,7 +23,7 @@ The bare kernels run under Triton's interpreter (`TRITON_INTERPRET=1`, set befor
 imported) on CPU tensors and compile ahead of time for a GPU that is not there. Autotuning needs a
 driver, so it wraps the bare kernels instead of decorating them. How exact and how fast they are on
 a card is measured by `labkit bench gpu`; `data/results/gpu.json` is the record of one, and nothing
-is claimed beyond it. From compute capability 9.0 on, `triton_hopper` computes large products.
+is claimed beyond it. From compute capability 9.0 on, `triton_hopper` computes large matmuls.
 
 Shapes: M rows (tokens), K inner dimension, N output features. r_ = a range of indices.
 """

@@ -23,6 +23,8 @@ work nobody asked for, and each of these takes a part of it away:
 
 None of them changes what is computed beyond rounding. On a machine that lacks one (no glibc, no
 C++ compiler, a GPU) it stays off, and `plan` says so.
+
+Shape suffixes: B sequences, L tokens, D hidden size, V vocabulary, N labelled tokens, 1 broadcast.
 """
 
 import os

@@ -191,7 +191,7 @@ def test_the_embedded_model_answers_the_same_with_a_shared_prefix(
 def test_a_model_that_reads_with_an_encoder_is_one_sentence(
     tiny_model: Callable[[str], Path],
 ) -> None:
-    with pytest.raises(LabkitError, match="reads with an encoder") as caught:
+    with pytest.raises(LabkitError, match="is an encoder-decoder") as caught:
         load_generator(str(tiny_model("tiny-t5")))
     assert "\n" not in str(caught.value)
 

@@ -500,7 +500,7 @@ def test_a_model_that_cannot_be_served_is_one_sentence_and_frees_the_port(
         (["tiny-lama"], "did you mean"),
         ([str(tiny_llama), str(tiny_llama)], "two of the models would both be called tiny-llama"),
         ([str(other)], "no model can be loaded from .*other"),
-        (["tiny-t5"], "reads with an encoder"),
+        (["tiny-t5"], "is an encoder-decoder"),
     ]:
         with pytest.raises(LabkitError, match=says):
             server.run(given, port=port)

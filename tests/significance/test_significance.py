@@ -309,8 +309,8 @@ def test_what_cannot_be_compared_is_one_sentence(
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
-    [({"alpha": 0.0}, "no error rate"), ({"alpha": 2.0}, "no error rate"),
-     ({"margin": 5.0}, "no share"), ({"margin": 0.02}, "for scores")],
+    [({"alpha": 0.0}, "not an error rate"), ({"alpha": 2.0}, "not an error rate"),
+     ({"margin": 5.0}, "not a share"), ({"margin": 0.02}, "for scores")],
 )  # fmt: skip
 def test_settings_that_make_no_sense(sides, options, sentence) -> None:
     with pytest.raises(LabkitError, match=sentence):

@@ -1,4 +1,4 @@
-"""`labkit bench gpu`: what the course says of GPUs, held against the one that is here.
+"""`labkit bench gpu`: test the course's claims about GPUs on the one that is here.
 
     run      the parts in order, each in a process with a deadline; what is done is kept
     card     the GPU that is measured, and its stand-in for a rehearsal without one

@@ -1,4 +1,4 @@
-"""`python -m labkit.bench.gpu`: the same as `labkit bench gpu`, where the course is not installed.
+"""Run `labkit bench gpu` as `python -m labkit.bench.gpu`, where the course is not installed.
 
 A machine that has a card for a quarter of an hour has torch, Triton and transformers, and seldom
 Jupyter, gradio or the data libraries that the whole command line imports. Put labkit's folder on

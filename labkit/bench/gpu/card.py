@@ -1,4 +1,4 @@
-"""The GPU that is measured, or a CPU that plays its part in a rehearsal.
+"""Drive the GPU that is measured, or a CPU that stands in for it in a rehearsal.
 
 Everything a part asks of a device goes through `Card`, so a rehearsal takes every line that a
 measurement takes. What a rehearsal measures says nothing.

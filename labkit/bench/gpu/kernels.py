@@ -1,13 +1,13 @@
-"""SwitchBack's Triton kernels on the card: are they exact, and what are they worth.
+"""Test SwitchBack's Triton kernels on the card: correctness against the reference, then speed.
 
 *Exact* means: the integers of every quantiser are those of `switchback.reference` on the CPU, and a
-scaled product is the reference's, bit for bit in float32 and within one rounding in 16 bit. Odd
+scaled matmul is the reference's, bit for bit in float32 and within one rounding in 16 bit. Odd
 shapes, strides, zero rows, ties and NaN are among the cases.
 
 *Worth* is a whole layer step (Y, dX, dW, with all quantising) against `nn.Linear` in bfloat16,
 eager and compiled, whichever is faster, in alternating rounds with a control. Sizes are those of
 the figures published for the A100: an MLP's two layers, dim → 4·dim and back. The parts of a step
-are timed apart too, and int8 products against `torch._int_mm` with scaling, so that a ratio can be
+are timed apart too, and int8 matmuls against `torch._int_mm` with scaling, so that a ratio can be
 explained.
 """
 
@@ -254,7 +254,7 @@ def _step(kind: str, case: dict[str, Any], card: Card) -> Callable[[], None]:
 
 
 def _parts(case: dict[str, Any], card: Card) -> dict[str, Any]:
-    """Return the seconds of each part of a step, and of int8 products by cuBLAS with scaling."""
+    """Return the seconds of each part of a step, and of int8 matmuls by cuBLAS with scaling."""
     import torch
 
     from labkit.switchback import triton_kernels as kernels
@@ -303,7 +303,7 @@ def _parts(case: dict[str, Any], card: Card) -> dict[str, Any]:
 
 
 def _tile() -> str | None:
-    """Return the tile that the last product chose, or None where nothing was to choose."""
+    """Return the tile that the last matmul chose, or None where nothing was to choose."""
     from labkit.switchback import triton_hopper, triton_kernels
 
     for tuned in (triton_hopper.persistent_int8_mm_tuned, triton_kernels.scaled_int8_mm_tuned):

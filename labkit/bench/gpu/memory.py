@@ -1,4 +1,4 @@
-"""Memory and time of fine-tuning steps: traced, and measured on the card.
+"""Compare traced memory and predicted time of fine-tuning steps with the card's own.
 
 Models have the true shape and random weights made on the card; no download. For every case the
 trace (`memory.trace`, on the CPU) stands beside `torch.cuda.max_memory_allocated` of the second

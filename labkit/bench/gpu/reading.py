@@ -1,4 +1,4 @@
-"""A kept record of `labkit bench gpu`, as the lessons show it.
+"""Show a stored record of `labkit bench gpu` in lessons.
 
 `labkit bench gpu` writes a record wherever there is a card; one that was brought back lies in
 `data/results/gpu.json`. The lessons print what it says, or what was not run where there is none.
@@ -60,10 +60,10 @@ def step_rows(record: dict[str, Any] | None) -> list[dict[str, Any]]:
 def layer_parts(
     record: dict[str, Any] | None, *, width: int, tokens: int
 ) -> list[dict[str, Any]]:
-    """Return, for both layers of an MLP, what share of the card's peak rate its products reach.
+    """Return, for both layers of an MLP, what share of the card's peak rate its matmuls reach.
 
     `of_parts` is the ratio that the parts of a step, timed apart, add up to; `at_equal_share` what
-    it would be if int8 products reached the share of their peak that bfloat16 ones reach of theirs.
+    it would be if int8 matmuls reached the share of their peak that bfloat16 ones reach of theirs.
     Empty where the record or the card's datasheet is missing.
     """
     if record is None or (sheet := datasheet(record["card"]["name"])) is None:

@@ -1,4 +1,4 @@
-"""What a record of `labkit bench gpu` says of each claim of the course, and as text."""
+"""Evaluate each claim of the course on a record of `labkit bench gpu`, and render it as text."""
 
 from statistics import geometric_mean, median
 from typing import Any

@@ -1,4 +1,4 @@
-"""The parts of `labkit bench gpu`, in the order of what is worth most when time runs out.
+"""Run the parts of `labkit bench gpu`, the most valuable first, in case time runs out.
 
 Every part is a process with a deadline. It writes each result the moment it has it; one that hangs
 is killed, one that dies is written down, and the next part runs. A second call goes on: what is

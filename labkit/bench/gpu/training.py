@@ -1,4 +1,4 @@
-"""TinyLlama-1.1B on the card, full fine-tuning, with and without SwitchBack.
+"""Fine-tune all of TinyLlama-1.1B on the card with and without SwitchBack.
 
 The seed project's headline: 9.46 to 10.08 % less time on an A40 at batch 64. One model is trained
 by three arms in alternating rounds: `nn.Linear`, `nn.Linear` again, and SwitchBack layers *on the

@@ -1,1 +1,1 @@
-"""Long measurements whose records are committed under `data/results/`: each is a command."""
+"""Make the records that are committed under `data/results/`: one command for each."""

@@ -1,4 +1,4 @@
-"""Does it matter how a model is asked? And how much faster is asking many questions at once?
+"""Test whether answers depend on how a model is asked, and measure the speed-up of batching.
 
     python -m labkit.bench.records.answering my-lora --output data/results/answering.json
 
@@ -131,7 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True)
     options = parser.parse_args(arguments)
     if not options.output.parent.is_dir():
-        raise LabkitError(f"{options.output.parent} is no folder: make it first")
+        raise LabkitError(f"{options.output.parent} is not a folder: create it first")
     quiet_bitsandbytes()
     found = measure(options.adapter, questions=options.questions, singles=options.singles,
                     pairs=options.pairs)  # fmt: skip

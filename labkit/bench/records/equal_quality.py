@@ -1,4 +1,4 @@
-"""Does fine-tuning in int8 give as good a model? Three seeds a side, question by question.
+"""Test whether int8 fine-tuning gives an equally good model: three seeds a side, paired questions.
 
     labkit train --config full --max-steps 150 --repeat 3 --evaluate --name linear
     labkit train --config full --max-steps 150 --repeat 3 --evaluate --name switchback \\

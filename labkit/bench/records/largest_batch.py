@@ -1,4 +1,4 @@
-"""Predicted against measured largest batches, under real limits, as one record.
+"""Compare predicted with measured largest batches under real memory limits.
 
     python -m labkit.bench.records.largest_batch --output data/results/largest_batch.json
     python -m labkit.bench.records.largest_batch --dtype float32 --output …_float32.json

@@ -1,4 +1,4 @@
-"""Holding the columns against each other and against the world.
+"""Validate formula, trace and measurement against each other and against published figures.
 
     python -m labkit.bench.records.memory_validation --output data/results/memory_validation.json
 

@@ -1,4 +1,4 @@
-"""A run of stock TRL on the batches of a labkit run, kept beside it: do both learn as much?
+"""Train stock TRL on the batches of a labkit run, to compare what both learn.
 
     labkit train --config lora --max-steps 150 --repeat 2 --name fast
     python -m labkit.bench.records.stock_run --config lora --max-steps 150 \

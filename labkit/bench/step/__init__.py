@@ -1,4 +1,4 @@
-"""`labkit bench step`: a whole fine-tuning step, stock TRL against labkit's default.
+"""`labkit bench step`: compare a whole fine-tuning step of stock TRL with labkit's default.
 
 spec                    what both are asked for
 stock_arm, labkit_arm   what their processes run

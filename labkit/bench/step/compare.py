@@ -1,4 +1,4 @@
-"""`labkit bench step`: a whole fine-tuning step, stock TRL against labkit's default.
+"""`labkit bench step`: compare a whole fine-tuning step of stock TRL with labkit's default.
 
 Stock is `SFTTrainer(model=PATH, args=SFTConfig(use_cpu=True, activation_checkpointing=False, …))`
 with PEFT's default LoRA or none (`stock_arm.py`); labkit is what `labkit train` does with the same
@@ -12,7 +12,7 @@ comes* takes part beside it there, one step a run, since a step of it takes minu
 Every sample has `seq_len` random tokens and a loss on the last 12, as an answer to a question has.
 How far the hardware would go is measured in the same call: the best rate at which this machine
 multiplies matrices of the type that is fast here.
-`fraction_of_matmul_peak` is the products that a step cannot do without (`step_time.step_flops`,
+`fraction_of_matmul_peak` is the matmuls that a step cannot do without (`step_time.step_flops`,
 logits only where there is a label) at that rate, over the step's time.
 """
 
@@ -243,7 +243,7 @@ def _run(command: Sequence[str], env: dict[str, str], say: Say) -> Run:
 
 
 def matmul_peak(*, tiny: bool = False) -> dict[str, float]:
-    """Return the best rate of the fast type's products, flops_per_second, and its m, k, n."""
+    """Return the best rate of the fast type's matmuls, flops_per_second, and its m, k, n."""
     import torch
 
     dtype = getattr(torch, "bfloat16" if tiny else arithmetic.fastest())

@@ -1,4 +1,4 @@
-"""The same fine-tuning as `stock_arm.py`, the way `labkit train` does it by default.
+"""Run the fine-tuning of `stock_arm.py` the way `labkit train` does it by default.
 
 Run as a module in a process of its own, with the same JSON object as its argument and one more
 key, `without`: tricks of `fast_step.py` to leave off, which is how each is measured on its own.

@@ -1,4 +1,4 @@
-"""Note with torch's profiler where a training step's time goes.
+"""Profile where a training step's time goes, with torch's profiler.
 
 torch's profiler notes every operation and the time spent in it alone (its self time). Hundreds of
 names say little, so they are gathered into a few costs (`COSTS`, by the beginning of their names).
@@ -31,7 +31,7 @@ OTHER = "other operations, most of them elementwise"
 
 
 class Profiled(TrainerCallback):
-    """Runs one step of a training under torch's profiler; `costs` then holds seconds by cost."""
+    """Run one step of a training under torch's profiler; `costs` then holds seconds by cost."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -68,7 +68,7 @@ def name_of(event: Any) -> str:
 
 
 def gather(events: Any) -> dict[str, float]:
-    """Add up (name, seconds) of operations by cost; names that are no operation are left out."""
+    """Add up (name, seconds) of operations by cost; names that are not operations are left out."""
     found: dict[str, float] = {}
     for name, seconds in events:
         cost = cost_of(name)

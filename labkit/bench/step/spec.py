@@ -1,4 +1,4 @@
-"""What both arms of `labkit bench step` are asked for: model, samples, method, tricks.
+"""Specify the work of both arms of `labkit bench step`: model, samples, method, tricks.
 
 A spec is one JSON object, the argument of a process: {model, data, batch_size, bf16, lora, steps,
 learning_rate, seed} and for labkit's arm `without`, tricks to leave off.

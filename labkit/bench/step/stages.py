@@ -1,4 +1,4 @@
-"""What each trick takes off a training step, and from which of its costs (`profile`).
+"""Measure what each trick saves in a training step, and in which of its costs (`profile`).
 
 `stages` trains the same steps again and again, first without any trick of `fast_step`, then with
 one more each time, in the order of `ORDER`. A stage is one short run, so its ratio has no interval:
@@ -44,7 +44,7 @@ def stages(
         raise LabkitError(f"steps={spec['steps']}: the first and the last don't count, give 3 up")
     unknown = [trick for trick in order if trick not in TRICKS]
     if unknown:
-        raise LabkitError(f"{unknown[0]!r} is no trick: choose from {', '.join(TRICKS)}")
+        raise LabkitError(f"{unknown[0]!r} is not a trick: choose from {', '.join(TRICKS)}")
     order = tuple(trick for trick in order if trick in tricks_of(spec))
     rows: list[dict[str, Any]] = []
     for number in range(len(order) + 1):

@@ -1,4 +1,4 @@
-"""Stock fine-tuning as its documentation shows it: TRL's SFTTrainer, nothing of labkit.
+"""Run stock fine-tuning as TRL documents it: `SFTTrainer`, and nothing of labkit.
 
 `labkit bench step` runs this file by its path, in a process of its own, so that not even labkit's
 environment variables are there. The arguments are one JSON object: model (a folder), data (a JSON

@@ -1,4 +1,4 @@
-"""`labkit bench switchback` and `labkit bench kernels`: int8 against the fastest without, by size.
+"""`labkit bench switchback` and `kernels`: compare int8 by size with the fastest way without it.
 
 The grid is tokens × shapes × mode × weight scale (see `layers.py`), then a whole training step (see
 `model_step.py`). A round is a process of its own, where the baseline, the baseline again and both
@@ -270,10 +270,10 @@ def end_to_end(grid: Grid, ledger: Ledger, say: Say) -> dict[str, Any]:
 def kernels(
     grid: Grid, *, output_dir: Path, fresh: bool = False, quiet: bool = False
 ) -> dict[str, Any]:
-    """Time quantising, packing, products and scaling back apart: the JSON of `bench kernels`.
+    """Time quantising, packing, matmuls and scaling back apart: the JSON of `bench kernels`.
 
     rows: tokens, in_features, out_features, backend, seconds {part: median over rounds}, spread
-    {part: [lowest, highest]}, a_a {value, low, high} of the 16-bit product timed twice. Parts are
+    {part: [lowest, highest]}, a_a {value, low, high} of the 16-bit matmul timed twice. Parts are
     those of `layers.parts`. Raises LabkitError for a backend that is not there.
     """
     _check_level(grid)

@@ -1,13 +1,13 @@
-"""A linear layer's whole training step, and its parts apart.
+"""Time a linear layer's whole training step, and each of its parts.
 
-A step is what training does to one layer: Y = X·Wᵀ, then from the gradient G the products dX = G·W
+A step is what training does to one layer: Y = X·Wᵀ, then from the gradient G the matmuls dX = G·W
 and, unless the weight is frozen, dW = Gᵀ·X; for SwitchBack with all quantising it takes. Layers
 have no bias, as in Llama. Between steps a trained weight changes, outside the measured time, so
 that no way can keep a copy of it in another layout.
 
 int8 is compared with the *fastest* way on this machine and at this size that does without (see
 `ways.py`), found by trying. Where that way has a weight gradient on tiles, the fastest without is
-measured too, so that a row can say how much is int8's and how much that other product's.
+measured too, so that a row can say how much is int8's and how much that other matmul's.
 
 SwitchBack's own layer holds float32 or bfloat16 numbers, whichever of the two makes it faster here.
 
@@ -157,9 +157,9 @@ def parts(
 ) -> dict[str, Step]:
     """Return every part of a step as a function of its own, by name.
 
-    bf16_y, bf16_dx, bf16_dw (float32_y … in that `dtype`) are the products without int8;
+    bf16_y, bf16_dx, bf16_dw (float32_y … in that `dtype`) are the matmuls without int8;
     quantize_x, quantize_g and quantize_w… what
-    SwitchBack quantises (wt: for dX); int8_y and int8_dx the products with their scaling, and
+    SwitchBack quantises (wt: for dX); int8_y and int8_dx the matmuls with their scaling, and
     integers_y the sums alone, so that int8_y - integers_y is what scaling back costs. Where a
     backend orders weights for its matrix unit, pack_w… does so (quantising included) and packed_y
     and packed_dx multiply by what it made.
@@ -208,7 +208,7 @@ def _packed(w: Tensor, ops: Any, scale: str, *, transpose: bool) -> tuple[Tensor
 def measure_parts(case: dict[str, Any], plan: Plan, backend: str) -> dict[str, Any]:
     """Time the parts of one size, in the type that multiplies faster here.
 
-    Returns {backend, runs}, with the product for Y twice more as a control.
+    Returns {backend, runs}, with the matmul for Y twice more as a control.
     """
     slow = ways.slowness(case, DEVICE)
     dtype = min(slow, key=lambda kind: slow[kind])

@@ -1,4 +1,4 @@
-"""How the same runs, badly tested, find what isn't there.
+"""Show how wrong tests find differences between identical runs.
 
 The baseline ran twice in every round, as A and as A'. Whatever a test says about *these two* is an
 error, and which of them was called A is chance. So the names can be drawn again: in every round

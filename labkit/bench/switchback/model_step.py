@@ -1,4 +1,4 @@
-"""A whole fine-tuning step of a model with TinyLlama-1.1B's widths and as many layers as fit.
+"""Time a whole fine-tuning step at TinyLlama-1.1B's widths, with as many layers as fit.
 
 What a layer gains is diluted by everything that does not multiply matrices: attention, norms,
 SwiGLU, the loss, clipping, the optimizer. So the claim that counts is about a whole step. The
@@ -69,7 +69,7 @@ def check_memory(spec: dict[str, Any]) -> None:
 
 
 def choose(spec: dict[str, Any]) -> tuple[str, bool]:
-    """Return the type in which this model's widest product is faster here, and if there are tiles.
+    """Return the type in which this model's widest matmul is faster here, and if there are tiles.
 
     LabkitError: the backend of `spec` is not there.
     """

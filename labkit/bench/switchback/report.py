@@ -1,4 +1,4 @@
-"""What a benchmark measured, as a table of text and as figures on axes that `labkit.plots` made.
+"""Render a benchmark as a text table and as figures on axes from `labkit.plots`.
 
 A ratio is baseline time / SwitchBack time: above 1 int8 is faster. A size counts as won or lost
 only where its p-value, adjusted for all sizes, is below 0.05; otherwise it is marked "≈".
@@ -87,7 +87,7 @@ def split_lines(rows: Sequence[Row]) -> list[str]:
 
 
 def control_lines(rows: Sequence[Row]) -> list[str]:
-    """Say in lines what the A/A controls of all sizes came to."""
+    """Summarise the A/A controls of all sizes in lines."""
     from labkit import stats
 
     sizes = {(r["tokens"], r["in_features"], r["out_features"], r["mode"]): r for r in rows}
@@ -99,7 +99,7 @@ def control_lines(rows: Sequence[Row]) -> list[str]:
 
 
 def end_to_end_line(found: dict[str, Any]) -> str:
-    """Say in a sentence what the training runs came to."""
+    """Summarise the training runs in a sentence."""
     ratio, same = found["ratio"], found["a_a"]
     clean = same["low"] <= 1 <= same["high"] or found["a_a_p_value"] >= ALPHA
     kind = {"bfloat16": "16 bit", "float32": "float32"}[found.get("dtype", "bfloat16")]

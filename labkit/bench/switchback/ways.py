@@ -1,4 +1,4 @@
-"""The ways to compute one linear layer without int8: what SwitchBack has to beat.
+"""Build every way to compute a linear layer without int8: the baselines SwitchBack has to beat.
 
 The opponent of a size is the fastest of all of them on this machine, found by trying:
 
@@ -6,14 +6,14 @@ The opponent of a size is the fastest of all of them on this machine, found by t
                                        and Wᵀ in the layout that oneDNN's kernels read
     … with dW on tiles                 the same, with the weight gradient that
                                        `weight_gradient="tiles"` gives SwitchBack: what that
-                                       product is worth has nothing to do with int8
+                                       matmul is worth has nothing to do with int8
     float32, float32 compiled, …       the same in float32, prepacked by oneDNN or by MKL
 
 A packed weight is made once where it is frozen, and at every step where it is trained (the kernels
 that int8 gets do no less).
 
 A processor without bfloat16 instructions emulates them, at a tenth of float32's rate. `slowness`
-tries one product of each type, and what is several times as slow as the other is not tried further.
+tries one matmul of each type, and what is several times as slow as the other is not tried further.
 """
 
 import time
@@ -82,7 +82,7 @@ def candidates(
 
 
 def slowness(case: dict[str, Any], device: torch.device) -> dict[torch.dtype, float]:
-    """Time one product of this width in both types; return each type's time over the fastest's."""
+    """Time one matmul of this width in both types; return each type's time over the fastest's."""
     tokens, width = min(PROBE_TOKENS, case["tokens"]), case["in_features"]
     seconds = {}
     for dtype in (torch.float32, torch.bfloat16):
@@ -130,7 +130,7 @@ def _weight_gradient(g: Tensor, x: Tensor, w: Tensor, tiles: bool) -> Tensor:
 
 
 class _Prepacked(torch.autograd.Function):
-    """A product with W [N, K] and Wᵀ packed for the matrix units of a CPU."""
+    """A matmul with W [N, K] and Wᵀ packed for the matrix units of a CPU."""
 
     @staticmethod
     def forward(

@@ -1,4 +1,4 @@
-"""What each lesson asks and how it is checked: three files a lesson, found by their names.
+"""Define what each lesson asks and how it is checked: three files a lesson, found by name.
 
     questions_NN.yaml   the questions as data: text, points, fields with types and units, and in
                         words what a consistent answer agrees with. `assignment: "1.2"` gives a

@@ -1,4 +1,4 @@
-"""Lesson 00: the normalisation that a comparison of answers needs."""
+"""Exercises of lesson 00: the normalisation that a comparison of answers needs."""
 
 from collections.abc import Callable
 

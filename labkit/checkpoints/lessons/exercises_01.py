@@ -1,4 +1,4 @@
-"""Lesson 01: which parts meet at the peak, and what a layer keeps, checked against the trace."""
+"""Exercises of lesson 01: what coincides at the peak, and what a layer saves for backward."""
 
 from collections.abc import Callable
 from functools import cache

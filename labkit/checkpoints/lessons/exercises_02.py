@@ -1,4 +1,4 @@
-"""Lesson 02: the forward pass of a LoRA layer, and what it trains."""
+"""Exercises of lesson 02: the forward pass of a LoRA layer, and what it trains."""
 
 from collections.abc import Callable
 from typing import Any

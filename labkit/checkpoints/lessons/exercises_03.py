@@ -1,4 +1,4 @@
-"""Lesson 03: the step time as a line in the batch, and where throughput saturates."""
+"""Exercises of lesson 03: step time as a line in the batch size, and saturation of throughput."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""Lesson 05: the size of the KV cache."""
+"""Exercises of lesson 05: the size of the KV cache."""
 
 from labkit.checkpoints.exercises import Exercise, Student
 

@@ -1,4 +1,4 @@
-"""Lesson 00: sizes of weights, a rate, a share."""
+"""Rules of lesson 00: sizes of weights, a rate, a share."""
 
 import json
 import struct
@@ -18,7 +18,7 @@ from labkit.errors import LabkitError
 
 
 def weights(values: Values, evidence: Evidence) -> Iterator[Finding]:
-    """00.1: the stored size is that of the files; 32-bit needs four bytes a parameter."""
+    """Check 00.1: the stored size is that of the files; 32-bit needs four bytes a parameter."""
     yield from positive(values, "weights_bytes", "float32_bytes")
     if values["model"] is not None:
         stored, parameters = stored_weights(values["model"], here=evidence.here)
@@ -80,14 +80,14 @@ def registered_parameters(model: str) -> int:
 
 
 def first_answer(values: Values, evidence: Evidence) -> Iterator[Finding]:
-    """00.2: the rate is tokens over seconds."""
+    """Check 00.2: the rate is tokens over seconds."""
     yield from positive(values, "predicted_seconds", "seconds", "tokens", "tokens_per_second")
     yield from quotient(values, "tokens_per_second", "tokens", "seconds")
     yield from reasoned(values)
 
 
 def untouched_score(values: Values, evidence: Evidence) -> Iterator[Finding]:
-    """00.3: the share is correct answers over questions."""
+    """Check 00.3: the share is correct answers over questions."""
     yield from positive(values, "questions")
     asked, correct = values["questions"], values["correct"]
     if None not in (asked, correct) and not 0 <= correct <= asked:

@@ -1,4 +1,4 @@
-"""Lesson 01: bytes that follow from a model's numbers, and three columns that agree."""
+"""Rules of lesson 01: bytes that follow from a model's sizes, and three columns that agree."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,14 +14,14 @@ from labkit.checkpoints.rules import (
 from labkit.errors import LabkitError
 
 GIB, GB = 2**30, 1e9
-# Weight, gradient and two moments; 8-bit AdamW has two fp32 scales per block of 256 besides.
+# Weight, gradient and two moments; 8-bit AdamW has two float32 scales per block of 256 besides.
 EIGHT_BIT = 2 + 2 + 1 + 1
 APART = 0.10
 POINT = 0.1  # percentage points that an error may be rounded by
 
 
 def rule_of_18(values: Values, evidence: Evidence) -> Iterator[Finding]:
-    """01.1: 18 bytes a parameter, in three units; weights, gradients and moments at 8 bits."""
+    """Check 01.1: 18 bytes per parameter in three units; weights, gradients, moments at 8 bits."""
     names = ("parameters", "states_bytes", "states_gb", "states_gib")
     yield from positive(values, *names, "eight_bit_bytes_per_parameter")
     if values["model"] is not None:
@@ -44,7 +44,7 @@ def rule_of_18(values: Values, evidence: Evidence) -> Iterator[Finding]:
 
 
 def three_columns(values: Values, evidence: Evidence) -> Iterator[Finding]:
-    """01.2: the formula's own peak, trace near measurement, the error of the three."""
+    """Check 01.2: the formula's own peak, trace near measurement, the error of the three."""
     columns = [values[f"{name}_bytes"] for name in ("analytic", "traced", "measured")]
     yield from positive(values, "batch_size", "seq_len", "analytic_bytes", "traced_bytes",
                         "measured_bytes")  # fmt: skip
@@ -75,7 +75,7 @@ def three_columns(values: Values, evidence: Evidence) -> Iterator[Finding]:
 
 
 def what_fits(values: Values, evidence: Evidence) -> Iterator[Finding]:
-    """01.3: the largest batch by formula, and the largest part with that batch."""
+    """Check 01.3: the largest batch by formula, and the largest part with that batch."""
     yield from positive(values, "seq_len")
     asked = ("model", "device", "method", "gradient_checkpointing", "loss", "seq_len")
     claimed = values["largest_batch_size"]

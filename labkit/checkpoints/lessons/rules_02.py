@@ -1,4 +1,4 @@
-"""Lesson 02: what LoRA and full fine-tuning cost, from pairs of the student's own runs."""
+"""Rules of lesson 02: the costs of LoRA and full fine-tuning, from pairs of the student's runs."""
 
 from collections.abc import Iterator
 from statistics import fmean
@@ -20,7 +20,7 @@ WINDOW = 10
 
 
 def loss_behaviour(values: Values, evidence: Evidence) -> Iterator[Finding]:
-    """02.1: both means are the record's, and the verdict follows from them."""
+    """Check 02.1: both means are the record's, and the verdict follows from them."""
     run = values["run"]
     yield from a_run("run", run, "lora")
     if run is not None and len(run.losses) < 2 * WINDOW:
@@ -39,7 +39,7 @@ def loss_behaviour(values: Values, evidence: Evidence) -> Iterator[Finding]:
 
 
 def cost_ratio(values: Values, evidence: Evidence) -> Iterator[Finding]:
-    """02.2: two comparable runs, and the ratios of their records."""
+    """Check 02.2: two comparable runs, and the ratios of their records."""
     lora, full = values["lora_run"], values["full_run"]
     yield from a_run("lora_run", lora, "lora")
     yield from a_run("full_run", full, "full")
@@ -66,7 +66,7 @@ def cost_ratio(values: Values, evidence: Evidence) -> Iterator[Finding]:
 
 
 def memory_settings(values: Values, evidence: Evidence) -> Iterator[Finding]:
-    """02.3: no pair of runs that differ in one setting alone shows the opposite."""
+    """Check 02.3: no pair of runs that differ in one setting alone shows the opposite."""
     for setting, claim in values.items():
         if setting == "explanation" or claim is None:
             continue
@@ -97,7 +97,7 @@ def memory_settings(values: Values, evidence: Evidence) -> Iterator[Finding]:
 
 
 def trained_share(values: Values, evidence: Evidence) -> Iterator[Finding]:
-    """02.4: the counts of the record, and their quotient."""
+    """Check 02.4: the counts of the record, and their quotient."""
     run = values["run"]
     yield from a_run("run", run, "lora")
     if run is not None:

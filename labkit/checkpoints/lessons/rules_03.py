@@ -1,4 +1,4 @@
-"""Lesson 03: lines through the student's own points, and what fits on a card by formula."""
+"""Rules of lesson 03: lines through the student's points, and what fits on a card by formula."""
 
 import json
 from collections.abc import Iterator
@@ -40,7 +40,7 @@ def _alike(points: list[Point], *but: str) -> list[list[Point]]:
 
 
 def memory_line(values: Values, evidence: Evidence) -> Iterator[Finding]:
-    """03.1: two peaks of one sweep, and the line through them."""
+    """Check 03.1: two peaks of one sweep, and the line through them."""
     small, large = values["small_batch"], values["large_batch"]
     low, high = values["small_bytes"], values["large_bytes"]
     yield from positive(values, "small_batch", "small_bytes", "large_bytes")
@@ -70,7 +70,7 @@ def memory_line(values: Values, evidence: Evidence) -> Iterator[Finding]:
 
 
 def best_batch(values: Values, evidence: Evidence) -> Iterator[Finding]:
-    """03.2: the smallest batch within a tenth of the highest throughput of its sweep."""
+    """Check 03.2: the smallest batch within a tenth of the highest throughput of its sweep."""
     highest, batch = values["highest_tokens_per_second"], values["best_batch_size"]
     speed = values["best_tokens_per_second"]
     yield from positive(values, "highest_tokens_per_second", "best_tokens_per_second")
@@ -115,7 +115,7 @@ def _smallest_near(
 
 
 def variants(values: Values, evidence: Evidence) -> Iterator[Finding]:
-    """03.3: no two points that differ in this alone show the opposite."""
+    """Check 03.3: no two points that differ in this alone show the opposite."""
     points = _measured(evidence, "peak_bytes")
     again = [
         (one, other)
@@ -161,7 +161,7 @@ def _samples(point: Point) -> int:
 
 
 def eight_billion(values: Values, evidence: Evidence) -> Iterator[Finding]:
-    """03.4: the batch fits by formula and one much larger does not; four devices, four batches."""
+    """Check 03.4: the batch fits by formula, one much larger does not; the same on four devices."""
     batch, length, again = values["lora_batch"], values["seq_len"], values["checkpointing"]
     yield from positive(values, "seq_len", "lora_batch", "full_batch_per_gpu")
     if None not in (batch, length, again) and batch > 0 and length > 0:
@@ -182,7 +182,7 @@ def eight_billion(values: Values, evidence: Evidence) -> Iterator[Finding]:
 
 
 def under_a_limit(values: Values, evidence: Evidence) -> Iterator[Finding]:
-    """03.5: it ran, nothing as small failed, nothing larger ran."""
+    """Check 03.5: it ran, nothing as small failed, nothing larger ran."""
     limit, largest = values["memory_limit_bytes"], values["largest_batch_size"]
     yield from positive(values, "memory_limit_bytes", "largest_batch_size", "predicted_batch_size")
     if None not in (limit, largest):

@@ -1,4 +1,4 @@
-"""Lesson 04: what int8 costs in noise and gives in speed, by the formulas of the lesson."""
+"""Rules of lesson 04: what int8 costs in noise and gains in speed, by the lesson's formulas."""
 
 import math
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from labkit.checkpoints.rules import (
 
 
 def outlier_factor(values: Values, evidence: Evidence) -> Iterator[Finding]:
-    """04.1: absmax over spread, and 10 log10(12 · 127² / factor²) less 3 dB for two operands."""
+    """Check 04.1: absmax over spread; 10 log10(12 · 127² / factor²), less 3 dB for two operands."""
     yield from positive(values, "absmax", "spread", "outlier_factor")
     yield from quotient(values, "outlier_factor", "absmax", "spread")
     factor = values["outlier_factor"]
@@ -26,7 +26,7 @@ def outlier_factor(values: Values, evidence: Evidence) -> Iterator[Finding]:
 
 
 def wrong_signs(values: Values, evidence: Evidence) -> Iterator[Finding]:
-    """04.2: more tokens, more wrong signs; 16 bits have fewer."""
+    """Check 04.2: more tokens, more wrong signs; 16 bits have fewer."""
     few, many = values["int8_few_percent"], values["int8_many_percent"]
     yield from positive(values, "tokens_few", "tokens_many", "int8_few_percent", "growth")
     yield from quotient(values, "growth", "int8_many_percent", "int8_few_percent")
@@ -42,7 +42,7 @@ def wrong_signs(values: Values, evidence: Evidence) -> Iterator[Finding]:
 
 
 def lost_decibels(values: Values, evidence: Evidence) -> Iterator[Finding]:
-    """04.3: the loss is a difference of decibels, and 10 dB are a factor of ten."""
+    """Check 04.3: the loss is a difference of decibels, and 10 dB are a factor of ten."""
     row, tensor, lost = (values[name] for name in ("row_db", "tensor_db", "lost_db"))
     if None not in (row, tensor):
         yield from compare("lost_db", lost, row - tensor, "row_db less tensor_db")
@@ -53,7 +53,7 @@ def lost_decibels(values: Values, evidence: Evidence) -> Iterator[Finding]:
 
 
 def ceilings(values: Values, evidence: Evidence) -> Iterator[Finding]:
-    """04.4: two of three products at the rate of int8, or two of two."""
+    """Check 04.4: two of three matmuls at the rate of int8, or two of two."""
     yield from positive(values, "rate")
     rate = values["rate"]
     if rate and rate > 0:
@@ -66,7 +66,7 @@ def ceilings(values: Values, evidence: Evidence) -> Iterator[Finding]:
 
 
 def speed_up(values: Values, evidence: Evidence) -> Iterator[Finding]:
-    """04.5: a quotient of times, in its interval; a verdict that interval and control allow."""
+    """Check 04.5: a ratio of times, in its interval; a verdict that interval and control allow."""
     yield from positive(values, "baseline_seconds", "switchback_seconds", "low", "control_low")
     yield from quotient(values, "ratio", "baseline_seconds", "switchback_seconds")
     for names in (("low", "ratio", "high"), ("control_low", "control_high")):

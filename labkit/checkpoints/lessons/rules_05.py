@@ -1,4 +1,4 @@
-"""Lesson 05: which model answers better, and what holding it costs."""
+"""Rules of lesson 05: which model answers better, and what keeping it in memory costs."""
 
 import json
 from collections.abc import Iterator
@@ -96,7 +96,7 @@ def _predictions(run: RunRecord) -> Iterator[dict[str, Any]]:
 
 
 def difference(values: Values, evidence: Evidence) -> Iterator[Finding]:
-    """05.2: the records' scores, and a verdict that the interval supports."""
+    """Check 05.2: the records' scores, and a verdict that the interval supports."""
     points = {}
     for method, run in runs_of(values).items():
         claimed = values[f"{method}_em_percent"]
@@ -127,7 +127,7 @@ def difference(values: Values, evidence: Evidence) -> Iterator[Finding]:
 
 
 def cache(values: Values, evidence: Evidence) -> Iterator[Finding]:
-    """05.3: the formula on the model's own numbers."""
+    """Check 05.3: the formula on the model's own numbers."""
     yield from positive(values, "tokens", "kv_cache_bytes", "weights_bytes", "conversations")
     shape = _shape(values["model"], here=evidence.here) if values["model"] else None
     if shape is not None and values["tokens"]:
@@ -161,7 +161,7 @@ def _shape(model: str, *, here: bool) -> Any:
 
 
 def quantised(values: Values, evidence: Evidence) -> Iterator[Finding]:
-    """05.4: sizes in the order of the bits, none below them; the fastest is the fastest."""
+    """Check 05.4: sizes in the order of the bits, none below them; the fastest is the fastest."""
     names = ("bf16", "int8", "nf4")
     yield from positive(values, *(f"{name}_bytes" for name in names))
     yield from positive(values, *(f"{name}_tokens_per_second" for name in names))

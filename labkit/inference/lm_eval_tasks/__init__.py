@@ -1,1 +1,1 @@
-"""Benchmarks by lm-eval, and three tasks of labkit's own that need no network."""
+"""Run lm-eval's benchmarks, and three tasks of labkit's own that need no network."""

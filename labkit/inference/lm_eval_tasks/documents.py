@@ -1,4 +1,4 @@
-"""The documents of labkit's own lm-eval tasks, made from files that come with the course.
+"""Make the documents of labkit's own lm-eval tasks from files that come with the course.
 
 lm-eval calls these from the YAML files beside this one. The embedded questions become documents
 with the prompt labkit itself uses. As multiple choice, the wrong answers are the right answers to

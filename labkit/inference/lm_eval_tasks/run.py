@@ -1,4 +1,4 @@
-"""Benchmarks by lm-eval, the harness the field reports its numbers with.
+"""Run benchmarks by lm-eval, the harness the field reports its numbers with.
 
 lm-eval turns every task into one of three questions to a language model, and each is a sum of
 log-probabilities or a greedy continuation:
@@ -141,8 +141,8 @@ def _load_task(known: Any, task: str, *, data: str, split: str) -> Any:
         # What is raised depends on the layer that noticed: hub, datasets, or a task's own code.
         first = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         raise LabkitError(
-            f"the data of the task {task} cannot be had ({first}): run where the Hugging Face Hub "
-            f"can be reached, or choose from {', '.join(LOCAL_TASKS)}"
+            f"the data of the task {task} are not available ({first}): run where the Hugging Face "
+            f"Hub can be reached, or choose from {', '.join(LOCAL_TASKS)}"
         ) from error
 
 

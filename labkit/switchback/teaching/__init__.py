@@ -1,1 +1,1 @@
-"""What lesson 04 shows: the noise of int8, how a kernel is checked, how the original went wrong."""
+"""Teach lesson 04: the noise of int8, how to check a kernel, the defects of the original."""

@@ -1,9 +1,9 @@
-"""What lesson 04 draws, on axes that `labkit.plots` made; and the published timings it draws from.
+"""Draw the figures of lesson 04 on axes from `labkit.plots`, and read the published timings.
 
 Ratios are 16-bit time / SwitchBack time throughout: above 1 SwitchBack is faster. The original's
 plots show the time *saved*, 1 - t8/t16, where a saving of 33 % is a ratio of 1.5; two figures can
 only be compared once they say which of the two they show. A ratio has a ceiling that needs no
-measuring: with int8 at twice the rate of 16 bit on two of three products, 3 / (½ + ½ + 1) = 1.5.
+measuring: with int8 at twice the rate of 16 bit on two of three matmuls, 3 / (½ + ½ + 1) = 1.5.
 
 Source of the timings: see `data/switchback_published.json`.
 """

@@ -1,4 +1,4 @@
-"""Checking a Triton kernel on a machine without a GPU.
+"""Check a Triton kernel on a machine without a GPU.
 
 Two things can be known without running it on one:
 

@@ -1,6 +1,6 @@
-"""What int8 costs, in decibels: for made-up numbers, and for a real model's activations.
+"""Measure the quantisation noise of int8 in decibels, on synthetic data and real activations.
 
-The yardstick is the signal-to-noise ratio of a product against the exact one,
+The yardstick is the signal-to-noise ratio of a matmul against the exact one,
 
     SNR = 10 · log10( Σ exact² / Σ (exact - int8)² )  dB
 
@@ -17,7 +17,7 @@ A weight gradient dW = Gᵀ·X sums over tokens. Each term adds its own rounding
 grows with the number of tokens, and so does the share of entries whose sign comes out wrong, which
 is what an optimizer that divides by the size of the gradient (Adam) acts on.
 
-Source: Wortsman et al. 2023 (arXiv 2304.13013), appendix on the variance of quantised products;
+Source: Wortsman et al. 2023 (arXiv 2304.13013), appendix on the variance of quantised matmuls;
 Dettmers et al. 2022 (arXiv 2208.07339) on outlier features.
 """
 
@@ -305,7 +305,7 @@ def weight_gradient_noise(
 ) -> list[Row]:
     """Compute dW = Gᵀ·X of a kept layer from more and more tokens, in int8 and in bfloat16.
 
-    Both operands of the int8 product are scaled per feature, over the tokens it sums: the best
+    Both operands of the int8 matmul are scaled per feature, over the tokens it sums: the best
     that int8 can do here. `tokens` defaults to powers of two; the order is shuffled.
     """
     x, g = torch.cat(layer.x), torch.cat(layer.g)

@@ -74,7 +74,7 @@ def test_an_answer_that_differs_is_counted(
         (["no-such-run"], "no-such-run"),
         (["mine", "--questions", "0"], "ask one or more"),
         (["mine", "--pairs", "5"], "can't be balanced"),
-        (["mine", "--output", "/no/such/folder/x.json"], "is no folder"),
+        (["mine", "--output", "/no/such/folder/x.json"], "is not a folder"),
     ],
 )
 def test_mistakes_are_a_sentence(

@@ -80,5 +80,5 @@ def test_stages_train_the_same_steps_with_one_trick_more_each(
 def test_wrong_stages_are_a_sentence() -> None:
     with pytest.raises(LabkitError, match="give 3 up"):
         stages.stages({"steps": 2})
-    with pytest.raises(LabkitError, match="'speed' is no trick"):
+    with pytest.raises(LabkitError, match="'speed' is not a trick"):
         stages.stages({"steps": 5}, order=("speed",))
