@@ -37,7 +37,7 @@ from typing import Any
 
 from labkit.console import say
 from labkit.datasets import encode, tatqa
-from labkit.errors import LabkitError, nearest
+from labkit.errors import LabkitError, extra, nearest
 from labkit.files import fingerprint, write_json
 from labkit.inference.generate import load_generator, model_path
 from labkit.machine import arithmetic
@@ -108,7 +108,8 @@ def _digest(key: dict[str, Any]) -> str:
 def _known_tasks(tasks: Sequence[str]) -> Any:
     """Return lm-eval's index of its own tasks and ours; LabkitError for a name in neither."""
     with _silent():
-        from lm_eval.tasks import TaskManager
+        with extra("eval", "a task of lm-eval"):
+            from lm_eval.tasks import TaskManager
 
         # Reading the thousands of tasks that come with lm-eval takes seconds.
         ours_only = set(tasks) <= set(LOCAL_TASKS)
