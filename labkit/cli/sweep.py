@@ -1,12 +1,12 @@
 """`labkit sweep`: what the command line takes, and nothing that needs torch."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from labkit.cli.options import Json, emit
+from labkit.console import say
 from labkit.errors import LabkitError, nearest
 
 Largest = Annotated[
@@ -82,7 +82,7 @@ def sweep(
     )  # fmt: skip
     for point in going:
         points.append(point)
-        print(sweeping.say(point), file=sys.stderr, flush=True)
+        say(sweeping.say(point))
     wanted = largest if largest is not None else limit is not None
     found = [
         sweeping.largest_batch(

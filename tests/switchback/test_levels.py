@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from labkit import console
 from labkit.cli import program
 from labkit.errors import LabkitError
 from labkit.switchback import backends, cpu, levels
@@ -83,7 +84,7 @@ def test_the_command_line_says_so_and_leaves_nothing(told, processor, tmp_path, 
 def test_what_is_said_without_instructions_is_one_line(processor, monkeypatch, capsys):
     processor(frozenset())
     monkeypatch.setattr(cpu, "load", cpu.why_not)
-    backends._say_once.cache_clear()
+    console.say_once.cache_clear()
     backends.prepare("auto")
     backends.prepare("auto")
     (line,) = capsys.readouterr().err.splitlines()
