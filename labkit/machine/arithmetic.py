@@ -80,9 +80,12 @@ def fastest() -> str:
     return rates().fastest
 
 
-def int8_rate() -> float:
-    """Return the operations a second of SwitchBack's int8 products, kernels being built first."""
-    return _rates((INT8,))[INT8]
+def int8_rate(*, fresh: bool = False) -> float:
+    """Return the operations a second of SwitchBack's int8 products, kernels being built first.
+
+    `fresh` as for `rates`. LabkitError: `LABKIT_INT8` names a level that is not there.
+    """
+    return _rates((INT8,), fresh=fresh)[INT8]
 
 
 def resolve(dtype: str, device: str | None = None) -> str:

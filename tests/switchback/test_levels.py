@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -101,3 +102,20 @@ def test_onednn_is_not_trusted_without_vnni(told):
     if told == {"LABKIT_INT8": "avx2"} and "avx2" not in levels.playable():
         pytest.skip("this processor has no AVX2")
     assert subprocess.run([sys.executable, "-c", code], env={**os.environ, **told}).returncode == 0
+
+
+def test_the_compiler_is_the_one_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert levels.compiler() is None
+    program = tmp_path / "clang++"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    assert levels.compiler() == str(program)
+    # Whoever names one means that one, as PyTorch and inductor take it.
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert levels.compiler() is None
+    monkeypatch.setenv("CXX", str(program))
+    assert levels.compiler() == str(program)
