@@ -26,7 +26,7 @@ EXTRAS = {
     for name, lines in PROJECT["optional-dependencies"].items()
 }
 
-SERVED = ("labkit.serve", "labkit.course.nbgrader_plugins")
+SERVED = ("labkit.serve", "labkit.course.nbgrader_plugins", "labkit.course.repair")
 """What cannot be imported without an extra: the server, and what nbgrader itself loads."""
 
 IMPORT_ALL = """
