@@ -1,5 +1,6 @@
 """Say something to whoever started the program: stdout is for results, stderr for the rest."""
 
+import functools
 import sys
 from collections.abc import Callable
 
@@ -16,8 +17,17 @@ def run_tool(main: Callable[[], object]) -> None:
 
 
 def say(message: str) -> None:
-    """Print one line about progress to stderr, at once: stdout is for results."""
-    print(message, file=sys.stderr, flush=True)
+    """Print one line about progress, at once: to stderr, since stdout is for results.
+
+    In a notebook it goes to stdout, because what goes to stderr looks like an error there.
+    """
+    print(message, file=sys.stdout if in_notebook() else sys.stderr, flush=True)
+
+
+@functools.cache
+def say_once(message: str) -> None:
+    """Print a line that was not printed in this process before, as `say` does."""
+    say(message)
 
 
 def in_notebook() -> bool:

@@ -8,7 +8,8 @@ exits with 2; inside a notebook the sentence is the exception's message.
 import difflib
 import json
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,3 +86,21 @@ def parse_json(content: bytes, where: str) -> Any:
     except ValueError:
         reason = "a number in it has too many digits"
     raise LabkitError(f"{where} is not valid JSON: {reason}")
+
+
+@contextmanager
+def extra(name: str, what: str) -> Iterator[None]:
+    """Turn a library of the extra `name` that is not installed into one sentence about `what`.
+
+    Raises:
+        LabkitError: an import inside found no module; one of labkit's own is not excused.
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if not error.name or error.name.split(".")[0] == "labkit":
+            raise
+        raise LabkitError(
+            f"{what} needs {error.name.split('.')[0]}, which is not installed: "
+            f"pip install 'labkit[{name}]', or the course's requirements.lock"
+        ) from error

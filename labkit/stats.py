@@ -26,7 +26,7 @@ tests); McNemar 1947. The tests themselves are scipy's and statsmodels'.
 
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 RESAMPLES = 9_999
@@ -51,22 +51,31 @@ def mean_interval(
 
     n = len(values)
     mean = sum(values) / n
-    sums, counts = map(np.array, _cluster_sums(values, clusters))
+    sums, counts = map(np.array, cluster_sums(values, clusters))
     if np.ptp(sums / counts) == 0 or len(sums) < 3:
         exact = stats.binomtest(round(mean * n), n).proportion_ci(confidence)
         return {"value": mean, "low": float(exact.low), "high": float(exact.high)}
+    # BCa is undefined in rare degenerate samples.
+    low, high = ratio_interval(sums, counts, confidence=confidence, seed=seed) or (mean, mean)
+    return {"value": mean, "low": low, "high": high}
 
-    def ratio(s: np.ndarray, c: np.ndarray, axis: int) -> np.ndarray:
+
+def ratio_interval(
+    sums: Any, counts: Any, *, method: str = "BCa", confidence: float = 0.95, seed: int = 0
+) -> tuple[float, float] | None:
+    """Return the bootstrap interval of sum(sums) / sum(counts), whole clusters resampled.
+
+    `sums` and `counts` [clusters] belong together; `method` is scipy's. None where it is undefined,
+    as for a single cluster.
+    """
+    if len(sums) < 2:
+        return None
+
+    def ratio(s: Any, c: Any, axis: int) -> Any:
         return s.sum(axis=axis) / c.sum(axis=axis)
 
-    interval = stats.bootstrap(
-        (sums, counts), ratio, paired=True, vectorized=True, n_resamples=RESAMPLES,
-        confidence_level=confidence, rng=np.random.default_rng(seed), batch=1000,
-    ).confidence_interval  # fmt: skip
-    low, high = float(interval.low), float(interval.high)
-    if not (low == low and high == high):  # BCa is undefined in rare degenerate samples
-        low = high = mean
-    return {"value": mean, "low": low, "high": high}
+    return _bootstrap((sums, counts), ratio, paired=True, method=method, alpha=1 - confidence,
+                      seed=seed, batch=1000)  # fmt: skip
 
 
 def paired_ratio(
@@ -286,9 +295,10 @@ def mcnemar(a: Sequence[bool | float], b: Sequence[bool | float]) -> dict[str, A
     }
 
 
-def _cluster_sums(
+def cluster_sums(
     values: Sequence[float], clusters: Sequence[Hashable]
 ) -> tuple[list[float], list[int]]:
+    """Return the sum and the number of the values of each cluster."""
     groups: dict[Hashable, list[float]] = defaultdict(list)
     for value, cluster in zip(values, clusters, strict=True):
         groups[cluster].append(value)
@@ -305,8 +315,8 @@ def _clustered_difference(
     differences = [float(y) - float(x) for x, y in zip(a, b, strict=True)]
     n = len(differences)
     names = range(n) if clusters is None else clusters
-    sums, counts = _cluster_sums(differences, names)
-    units = counts if weights is None else _cluster_sums(weights, names)[0]
+    sums, counts = cluster_sums(differences, names)
+    units = counts if weights is None else cluster_sums(weights, names)[0]
     groups = len(sums)
     if groups < 2:
         raise ValueError(f"{groups} cluster cannot show a spread: at least two are needed")
@@ -332,6 +342,18 @@ def _bca(
     logs: tuple[Any, Any], *, paired: bool, alpha: float, seed: int
 ) -> tuple[float, float] | None:
     """Return the BCa interval of the difference of mean logarithms, where it is defined."""
+
+    def difference(x: Any, y: Any, axis: int) -> Any:
+        return x.mean(axis=axis) - y.mean(axis=axis)
+
+    return _bootstrap(logs, difference, paired=paired, method="BCa", alpha=alpha, seed=seed)
+
+
+def _bootstrap(
+    samples: tuple[Any, ...], statistic: Callable[..., Any], *, paired: bool, method: str,
+    alpha: float, seed: int, batch: int | None = None,
+) -> tuple[float, float] | None:  # fmt: skip
+    """Return scipy's bootstrap interval at 1 - alpha, or None where it is undefined."""
     import warnings
 
     import numpy as np
@@ -340,9 +362,8 @@ def _bca(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
         interval = stats.bootstrap(
-            logs, lambda x, y, axis: x.mean(axis=axis) - y.mean(axis=axis), paired=paired,
-            vectorized=True, method="BCa", n_resamples=RESAMPLES, confidence_level=1 - alpha,
-            rng=np.random.default_rng(seed),
+            samples, statistic, paired=paired, vectorized=True, method=method, batch=batch,
+            n_resamples=RESAMPLES, confidence_level=1 - alpha, rng=np.random.default_rng(seed),
         ).confidence_interval  # fmt: skip
     low, high = float(interval.low), float(interval.high)
     return (low, high) if math.isfinite(low) and math.isfinite(high) else None

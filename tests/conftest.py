@@ -2,12 +2,15 @@
 
 import gc
 import json
+import os
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import labkit
 from labkit.datasets import tatqa
 from labkit.models import registry, tiny
 from labkit.runs.config import RunConfig
@@ -90,3 +93,30 @@ def tiny_run(tiny_llama: Path, few_reports: Path) -> Callable[..., RunConfig]:
         return RunConfig(**{**settings, **changes})
 
     return config
+
+
+@pytest.fixture
+def without(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict[str, str]]:
+    """Return a function from names to an environment whose processes lack these libraries."""
+
+    def environment(*libraries: str) -> dict[str, str]:
+        folder = tmp_path_factory.mktemp("without")
+        (folder / "sitecustomize.py").write_text(
+            textwrap.dedent(f"""\
+                import sys
+                from importlib.machinery import PathFinder
+
+                class Without(PathFinder):
+                    @classmethod
+                    def find_spec(cls, name, path=None, target=None):
+                        known = name.partition(".")[0] not in {libraries!r}
+                        return super().find_spec(name, path, target) if known else None
+
+                sys.meta_path[sys.meta_path.index(PathFinder)] = Without
+                """)
+        )
+        package = Path(labkit.__file__).parents[1]
+        paths = [str(folder), str(package), os.environ.get("PYTHONPATH", "")]
+        return {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+    return environment

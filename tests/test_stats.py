@@ -366,3 +366,7 @@ def test_one_cluster_and_a_margin_that_is_no_share_are_refused() -> None:
         stats.equivalence([1.0, 0.0], [1.0, 1.0], margin=0.1, clusters=["a", "a"])
     with pytest.raises(ValueError, match="margin is a share"):
         stats.equivalence([1.0, 0.0], [1.0, 1.0], margin=2.0)
+
+
+def test_one_cluster_has_no_bootstrap_interval() -> None:
+    assert stats.ratio_interval([3.0], [4.0], method="percentile") is None

@@ -1,7 +1,6 @@
 """Define the commands of `labkit bench`."""
 
 import dataclasses
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,6 +10,7 @@ from labkit import plots
 from labkit.bench.paired import Plan
 from labkit.bench.switchback.grid import QUICK, Grid
 from labkit.cli.options import Json, emit
+from labkit.console import say
 from labkit.errors import LabkitError
 from labkit.runs import records
 
@@ -128,7 +128,7 @@ def step(
         plan = dataclasses.replace(plan, steps=steps, max_steps=steps)
     chosen = dataclasses.replace(chosen, plan=plan)
     folder = output_dir or records.runs_dir() / "bench"
-    outcome = bench.step(chosen, output_dir=folder, fresh=fresh, say=_say)
+    outcome = bench.step(chosen, output_dir=folder, fresh=fresh, say=say)
     emit(outcome, json_, f"{bench.render(outcome)}\n\nrecords in {folder}")
 
 
@@ -150,13 +150,11 @@ def gpu(
 
     folder = output_dir or records.runs_dir() / "bench"
     record = run.gpu(
-        minutes=minutes, output_dir=folder, rehearsal=rehearse, fresh=fresh, say=_say
+        minutes=minutes, output_dir=folder, rehearsal=rehearse, fresh=fresh, say=say
     )  # fmt: skip
     emit(record, json_, f"{report.render(record)}\n\nrecord in {folder / 'gpu.json'}")
 
 
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _numbers(option: str, text: str) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from labkit.cli.options import Dtype, Json, emit
+from labkit.errors import extra
 from labkit.models.options import Base
 
 Models = Annotated[list[str], typer.Argument(help="registry names, runs, or folders")]
@@ -29,8 +30,9 @@ def serve(
     json_: Json = False,
 ) -> None:
     """Serve models over OpenAI's API, each under its own name."""
-    from labkit.serve import server
-    from labkit.serve.limits import Limits
+    with extra("serve", "labkit serve"):
+        from labkit.serve import server
+        from labkit.serve.limits import Limits
 
     limits = Limits(
         max_tokens=max_tokens, max_body_bytes=max_body_bytes, max_requests=max_requests,
@@ -57,12 +59,12 @@ def chat(
     json_: Json = False,
 ) -> None:
     """Open a chat page on models side by side, with answers read aloud if you like."""
-    from labkit.serve import server
-    from labkit.serve.limits import Limits
+    with extra("serve", "labkit chat"):
+        from labkit.serve import chat as chat_
+        from labkit.serve import server
+        from labkit.serve.limits import Limits
 
     def add_page(app: Any, url: str, names: list[str]) -> None:
-        from labkit.serve import chat as chat_
-
         chat_.add_page(app, url, names, max_tokens=max_tokens, root_path=root_path)
 
     server.run(

@@ -1,6 +1,5 @@
 """Define the command sweep, without importing torch."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,6 +15,7 @@ from labkit.cli.options import (
     RepeatKv,
     emit,
 )
+from labkit.console import say
 from labkit.errors import LabkitError, nearest
 
 Largest = Annotated[
@@ -99,7 +99,7 @@ def sweep(
     )  # fmt: skip
     for point in going:
         points.append(point)
-        print(sweeping.say(point), file=sys.stderr, flush=True)
+        say(sweeping.say(point))
     wanted = largest if largest is not None else limit is not None
     found = [
         sweeping.largest_batch(

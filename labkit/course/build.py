@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from labkit.console import say
 from labkit.course import execution, pairing, site
 from labkit.doctor import minutes
 from labkit.errors import LabkitError, nearest
@@ -76,7 +77,7 @@ def run_course(
     lessons_dir: str | Path = "lessons",
     out_dir: str | Path = "site",
     profile: str | None = None,
-    say: Callable[[str], None] = execution.say,
+    say: Callable[[str], None] = say,
 ) -> dict:
     """Execute the lessons and write `out_dir`/index.html, a page and a notebook for each.
 

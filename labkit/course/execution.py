@@ -13,7 +13,6 @@ Source: nbclient's `NotebookClient`, driven one cell at a time.
 
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,14 +24,10 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbformat import NotebookNode
 
+from labkit.console import say
 from labkit.errors import LabkitError
 
 HEARTBEAT_SECONDS = 30.0
-
-
-def say(line: str) -> None:
-    """Print one line of progress, at once."""
-    print(line, file=sys.stderr, flush=True)
 
 
 def clock(seconds: float) -> str:

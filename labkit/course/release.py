@@ -39,7 +39,7 @@ import nbformat
 from nbformat import NotebookNode
 
 from labkit.course import pairing
-from labkit.errors import LabkitError
+from labkit.errors import LabkitError, extra
 
 ASSIGNMENT = "lessons"
 POINTS = {"Easy": 1, "Medium": 2, "Hard": 3}
@@ -175,8 +175,10 @@ def release(lessons_dir: Path, gradebook_dir: Path) -> Path:
 def nbgrader(*arguments: str, cwd: Path) -> str:
     """Run an nbgrader command in a gradebook; return its log.
 
-    Raises LabkitError with the last error of the log when it fails.
+    Raises LabkitError with the last error of the log when it fails, and without nbgrader.
     """
+    with extra("dev", "make release"):
+        import nbgrader as _  # noqa: F401
     # nbgrader starts alembic by name, which lies beside this Python.
     beside = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     run = subprocess.run(

@@ -1,11 +1,6 @@
 """Check cores, memory and GPUs: what this process may use, and which runs fit.
 
-The memory that training needs is the sum of what lesson 01 takes apart; for N parameters and
-t tokens in a batch about
-
-    full, fp32 with AdamW:  16·N      (weights 4, gradients 4, two moments 8)
-    LoRA on bf16 weights:    2·N      (what is trained is below one per cent)
-    both:                   56·t·h·L  (activations of L layers of width h) + the process itself
+The memory that training needs is what `labkit estimate` computes by formula.
 """
 
 import os
@@ -19,7 +14,9 @@ from labkit.doctor import minutes
 from labkit.doctor.finding import EMBEDDED, Finding, finding, gib
 from labkit.machine import arithmetic, hardware
 from labkit.machine.hardware import GIB
-from labkit.models import registry
+from labkit.memory.estimates import needed
+from labkit.memory.formula import analytic
+from labkit.memory.settings import StepSettings
 
 
 def check_cores() -> Finding:
@@ -42,9 +39,13 @@ def check_arithmetic() -> Finding:
     """Report the type that is fast here, by measurement, and the rate of each."""
     found = arithmetic.rates(fresh=True)
     memory = found.bandwidth_bytes_per_second / GIB
+    try:
+        int8 = f"int8 {arithmetic.int8_rate(fresh=True) / 1e9:,.0f}"
+    except Exception as error:  # a level that is not there, a compiler or a library that fails
+        int8 = f"int8 not measured ({error})"
     detail = (
         f"{found.fastest} is the fast type: float32 reaches {found.float32 / 1e9:,.0f} GFLOP/s, "
-        f"bfloat16 {found.bfloat16 / 1e9:,.0f}, memory {memory:.0f} GiB/s"
+        f"bfloat16 {found.bfloat16 / 1e9:,.0f}, {int8}, memory {memory:.0f} GiB/s"
     )
     return finding("arithmetic", "ok", detail)
 
@@ -122,17 +123,18 @@ def check_gpu() -> Finding:
     return finding("GPU", "ok", "; ".join(parts), "LABKIT_PROFILE=gpu uses it")
 
 
-def training_bytes(method: Literal["lora", "full"], tokens: int = 8 * 200) -> int:
-    """Return about how many bytes a run on the embedded model takes in all, by the rule above."""
-    config = registry.spec(EMBEDDED).config
-    hidden, mlp = config["hidden_size"], config["intermediate_size"]
-    layers, vocabulary = config["num_hidden_layers"], config["vocab_size"]
-    kv = hidden * config["num_key_value_heads"] // config["num_attention_heads"]
-    layer = 2 * hidden * hidden + 2 * hidden * kv + 3 * hidden * mlp + 2 * hidden
-    parameters = vocabulary * hidden + layers * layer + hidden
-    states = {"lora": 2, "full": 16}[method] * parameters
-    process = int(0.8 * GIB)  # Python with torch, transformers and trl imported
-    return states + 56 * tokens * hidden * layers + process
+def training_bytes(method: Literal["lora", "full"]) -> int:
+    """Return how many bytes a run on the embedded model takes in all, by formula.
+
+    Of a batch of eight samples of 200 tokens, of which 32 have a label.
+    """
+    settings = StepSettings(
+        model=EMBEDDED, method=method, batch_size=8, seq_len=200, labelled_tokens=32, target="cpu",
+        dtype=arithmetic.fastest(), cast_adapter_input=False,
+    )  # fmt: skip
+    result = analytic(settings)
+    assert result is not None
+    return needed(result.peak_bytes, settings)
 
 
 def check_training(method: Literal["lora", "full"]) -> Finding:

@@ -1,9 +1,7 @@
 """Check Python, packages, compiler and notebook kernel against those the course was tested with."""
 
 import importlib.metadata
-import os
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -54,8 +52,9 @@ def check_python() -> Finding:
 
 def check_compiler() -> Finding:
     """A C++ compiler, which torch.compile and SwitchBack's CPU kernel call."""
-    names = [os.environ.get("CXX", ""), "g++", "c++", "clang++"]
-    found = next((path for name in names if name and (path := shutil.which(name))), None)
+    from labkit.switchback import levels  # which imports torch
+
+    found = levels.compiler()
     if found is None:
         advice = "install one (Debian: g++, conda: cxx-compiler); lesson 04 needs it"
         return finding("C++ compiler", "warn", "none found", advice)

@@ -114,22 +114,15 @@ def difference_interval(
     import numpy as np
     from scipy import stats as scipy_stats
 
-    n = len(differences)
-    sums_by: dict[Hashable, list[float]] = {}
-    for difference, cluster in zip(differences, clusters, strict=True):
-        sums_by.setdefault(cluster, []).append(difference)
-    sums = np.array([sum(group) for group in sums_by.values()])
-    counts = np.array([len(group) for group in sums_by.values()])
-    mean = float(sums.sum() / n)
+    sums, counts = map(np.array, stats.cluster_sums(differences, clusters))
+    mean = float(sums.sum() / counts.sum())
     if len(sums) < 2 or np.ptp(sums / counts) == 0:
         high = float(scipy_stats.binomtest(0, len(sums)).proportion_ci(confidence).high)
         return {"value": mean, "low": max(-1.0, mean - high), "high": min(1.0, mean + high)}
-    rng = np.random.default_rng(seed)
-    chosen = rng.integers(0, len(sums), size=(stats.RESAMPLES, len(sums)))
-    means = sums[chosen].sum(1) / counts[chosen].sum(1)
-    tail = 50 * (1 - confidence)
-    low, high = np.percentile(means, [tail, 100 - tail])
-    return {"value": mean, "low": float(low), "high": float(high)}
+    low, high = stats.ratio_interval(
+        sums, counts, method="percentile", confidence=confidence, seed=seed
+    ) or (mean, mean)
+    return {"value": mean, "low": low, "high": high}
 
 
 def _groups(

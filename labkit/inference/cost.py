@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING, Any
 from labkit.datasets.tatqa import Sample
 from labkit.errors import LabkitError
 from labkit.inference.generate import Generator, load_generator
+from labkit.models import layers
+from labkit.models.layers import weights_bytes
 
 if TYPE_CHECKING:
     import pandas
@@ -67,7 +69,10 @@ def kv_cache_bytes(config: Any, *, tokens: int, batch: int = 1, bytes_per_number
     heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // heads
-    return 2 * config.num_hidden_layers * kv_heads * head_dim * bytes_per_number * tokens * batch
+    return layers.kv_cache_bytes(
+        config.num_hidden_layers, kv_heads * head_dim, tokens=tokens, batch=batch,
+        bytes_per_number=bytes_per_number,
+    )  # fmt: skip
 
 
 _KEEPS_LESS = (
@@ -87,28 +92,6 @@ def measured_kv_cache_bytes(model: Any, *, tokens: int, batch: int = 1) -> int:
     return sum(layer.keys.nbytes + layer.values.nbytes for layer in cache.layers)
 
 
-def weights_bytes(model: Any) -> int:
-    """Return the bytes of a model's tensors, the scales of quantised ones included."""
-    tensors = [*model.parameters(), *model.buffers()]
-    for parameter in model.parameters():
-        for holder in (parameter, getattr(parameter, "quant_state", None)):
-            tensors += [t for t in _tensors_of(holder) if t is not parameter]
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
-    return sum(storages.values())
-
-
-def _tensors_of(holder: Any) -> list[Any]:
-    import torch
-
-    found = []
-    for value in getattr(holder, "__dict__", {}).values():
-        if isinstance(value, torch.Tensor):
-            found.append(value)
-        elif hasattr(value, "absmax"):  # the scales of nf4 are quantised once more
-            found += _tensors_of(value)
-    return found
-
-
 def variants(model: str, adapter: str) -> Iterator[tuple[str, Generator]]:
     """Yield the ways to hold a fine-tuned model, one at a time, each with its label.
 
@@ -116,8 +99,6 @@ def variants(model: str, adapter: str) -> Iterator[tuple[str, Generator]]:
     folder in bfloat16, from which the quantised ones are read. All compute in the type that is fast
     here; where that is float32, the merged model in bfloat16 is one more, smaller and slower.
     """
-    from transformers import BitsAndBytesConfig
-
     from labkit import methods
     from labkit.machine import arithmetic
     from labkit.models import load
@@ -141,13 +122,8 @@ def variants(model: str, adapter: str) -> Iterator[tuple[str, Generator]]:
         gc.collect()
         for each in dict.fromkeys((dtype, "bfloat16")):
             yield f"merged, {label_of(each)}", load_generator(folder, dtype=each)
-        for label, settings in {
-            "merged, 8-bit": BitsAndBytesConfig(load_in_8bit=True),
-            "merged, nf4": BitsAndBytesConfig(
-                load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype,
-                bnb_4bit_use_double_quant=True,
-            ),
-        }.items():  # fmt: skip
+        for label, to in {"merged, 8-bit": "8bit", "merged, nf4": "nf4"}.items():
+            settings = load.quantisation_settings(to, dtype=dtype)
             with quiet():
                 small = load.load_model(folder, dtype=dtype, quantization_config=settings)
             yield label, Generator(name=label, tokenizer=tokenizer, model=small)

@@ -36,6 +36,7 @@ from labkit.inference.evaluate import evaluate
 from labkit.inference.generate import MAX_NEW_TOKENS, load_generator, model_path
 from labkit.machine import arithmetic
 from labkit.models import adapters, load, registry
+from labkit.models.layers import weights_bytes
 from labkit.quiet import quiet
 
 FORMATS = ("8bit", "nf4")
@@ -84,7 +85,7 @@ def quantize(run: str, out: str | Path, *, to: str) -> dict[str, Any]:
             _merge_into(plain, path, dtype="bfloat16")
         original = weight_bytes(plain)
         _refuse_odd_widths(plain, run, to)
-        model = load.load_model(plain, quantization_config=_bits(to))
+        model = load.load_model(plain, quantization_config=load.quantisation_settings(to))
         with quiet():
             model.save_pretrained(partial)
             load.load_tokenizer(plain).save_pretrained(partial)
@@ -110,7 +111,7 @@ def cost(
     path = model_path(model)
     dtype = arithmetic.resolve("auto")
     generator = load_generator(model, dtype=dtype)
-    weights = weight_bytes_of(generator.model)
+    weights = weights_bytes(generator.model)
     speeds = [_tokens_per_second(generator) for _ in range(repeats)]
     del generator
     outcome = evaluate(
@@ -149,38 +150,6 @@ def weight_bytes(folder: Path) -> int:
     """Return the bytes of the weight files in a model or adapter folder."""
     files = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
     return sum(file.stat().st_size for file in files)
-
-
-def weight_bytes_of(model: Any) -> int:
-    """Return the bytes a loaded model's weights and buffers take; tied weights count once."""
-    seen: dict[int, int] = {}
-    for tensor in [*model.parameters(), *model.buffers()]:
-        storage = tensor.untyped_storage()
-        seen[storage.data_ptr()] = storage.nbytes()
-        # bitsandbytes keeps the scales beside the weight, in no buffer.
-        for extra in (getattr(tensor, "SCB", None), *_state_tensors(tensor)):
-            if extra is not None:
-                seen[extra.data_ptr()] = extra.untyped_storage().nbytes()
-    return sum(seen.values())
-
-
-def _state_tensors(tensor: Any) -> list[Any]:
-    state = getattr(tensor, "quant_state", None)
-    nested = getattr(state, "state2", None)
-    found = [getattr(state, "absmax", None), getattr(state, "code", None)]
-    return [*found, getattr(nested, "absmax", None), getattr(nested, "code", None)]
-
-
-def _bits(to: str) -> Any:
-    import torch
-    from transformers import BitsAndBytesConfig
-
-    if to == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16,
-    )  # fmt: skip
 
 
 def _mergeable(path: Path) -> str:

@@ -29,7 +29,7 @@ from typing import Any
 
 import psutil
 
-from labkit.console import in_notebook, say
+from labkit.console import say_once
 from labkit.errors import LabkitError, nearest
 from labkit.files import cache_dir, take_lock, write_json
 from labkit.machine import hardware
@@ -80,9 +80,12 @@ def fastest() -> str:
     return rates().fastest
 
 
-def int8_rate() -> float:
-    """Return the operations a second of SwitchBack's int8 products, kernels being built first."""
-    return _rates((INT8,))[INT8]
+def int8_rate(*, fresh: bool = False) -> float:
+    """Return the operations a second of SwitchBack's int8 products, kernels being built first.
+
+    `fresh` as for `rates`. LabkitError: `LABKIT_INT8` names a level that is not there.
+    """
+    return _rates((INT8,), fresh=fresh)[INT8]
 
 
 def resolve(dtype: str, device: str | None = None) -> str:
@@ -101,7 +104,7 @@ def resolve(dtype: str, device: str | None = None) -> str:
     if dtype == AUTO:
         return fastest()
     if said := remark(dtype):
-        _say_once(said)
+        say_once(said)
     return dtype
 
 
@@ -216,7 +219,7 @@ def _measure_once(
         lock = None
         held = isinstance(error, Timeout)
         reason = "its lock is held" if held else getattr(error, "strerror", None) or error
-        _say_once(
+        say_once(
             f"the measured rates of this processor are not kept ({file.parent}: {reason}), "
             "so every process measures again: set LABKIT_CACHE to a folder of yours"
         )
@@ -230,7 +233,7 @@ def _measure_once(
             try:
                 write_json(file, {"schema": SCHEMA, "about": about, "rates": known})
             except LabkitError as error:
-                _say_once(
+                say_once(
                     f"the measured rates of this processor are not kept ({error}), "
                     "so every process measures again: set LABKIT_CACHE to a folder of yours"
                 )
@@ -320,11 +323,3 @@ _MEASURES: dict[str, Callable[[], float]] = {
     INT8: _int8_products,
     BANDWIDTH: _bandwidth,
 }
-
-
-@functools.cache
-def _say_once(message: str) -> None:
-    if in_notebook():  # where what goes to stderr looks like an error
-        print(message, flush=True)
-    else:
-        say(message)

@@ -42,6 +42,7 @@ from labkit.memory.architectures import (
 )
 from labkit.memory.settings import BYTES, StepSettings
 from labkit.memory.sharding import Sizes, shard, state_bytes, trained_bytes
+from labkit.models import layers
 
 RULE_OF_18 = {
     "weight in fp32": 4,
@@ -249,9 +250,8 @@ def layer_temporary_bytes(shape: Shape, settings: StepSettings) -> int:
     all that the layer keeps, which is computed again.
     """
     tokens, size = settings.batch_size * _length(settings), BYTES[settings.dtype]
-    made: float
     rows = 3 * shape.mlp if "gate_proj" in {x.name for x in shape.linears} else 2 * shape.mlp
-    made = tokens * (rows * size + 2 * size * shape.hidden)
+    made: float = tokens * (rows * size + 2 * size * shape.hidden)
     if settings.attention == "eager" and shape.heads > 1:
         made += tokens * 4 * shape.heads * settings.seq_len  # gradient of the softmax, in fp32
     if shape.state:
@@ -329,7 +329,9 @@ def kv_cache_bytes(settings: StepSettings, *, batch_size: int, tokens: int) -> i
     if shape.state:
         return batch_size * shape.layers * shape.mlp * (shape.state + shape.conv) * size
     stacks = 2 if shape.decoder_linears else 1  # own keys, and those of the encoder's output
-    return batch_size * tokens * 2 * stacks * shape.layers * shape.keys * size
+    return layers.kv_cache_bytes(
+        stacks * shape.layers, shape.keys, tokens=tokens, batch=batch_size, bytes_per_number=size
+    )
 
 
 def _length(settings: StepSettings) -> int:

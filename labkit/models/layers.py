@@ -1,6 +1,6 @@
 """Names and sizes of what a model is made of."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
@@ -23,3 +23,38 @@ def count_parameters(model: "nn.Module") -> tuple[int, int]:
     parameters = list(model.parameters())
     trainable = sum(p.numel() for p in parameters if p.requires_grad)
     return trainable, sum(p.numel() for p in parameters)
+
+
+def weights_bytes(model: "nn.Module") -> int:
+    """Return the bytes of a model's tensors; shared ones count once, scales of quantised ones too.
+
+    bitsandbytes keeps the scales beside the weight, in no buffer.
+    """
+    tensors = [*model.parameters(), *model.buffers()]
+    for parameter in model.parameters():
+        for holder in (parameter, getattr(parameter, "quant_state", None)):
+            tensors += [t for t in _tensors_of(holder) if t is not parameter]
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+    return sum(storages.values())
+
+
+def _tensors_of(holder: Any) -> list[Any]:
+    import torch
+
+    found = []
+    for value in getattr(holder, "__dict__", {}).values():
+        if isinstance(value, torch.Tensor):
+            found.append(value)
+        elif hasattr(value, "absmax"):  # the scales of nf4 are quantised once more
+            found += _tensors_of(value)
+    return found
+
+
+def kv_cache_bytes(
+    layers: int, keys: int, *, tokens: int, batch: int = 1, bytes_per_number: int = 2
+) -> int:
+    """Return the bytes of all keys and values of `batch` sequences of `tokens` tokens.
+
+    `keys` is the width of a token's keys in a layer: its heads of keys times a head's width.
+    """
+    return 2 * layers * keys * bytes_per_number * tokens * batch

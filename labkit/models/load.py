@@ -144,6 +144,21 @@ def refuse_foreign(model: "PreTrainedModel", folder: Path, base: Path) -> None:
         )
 
 
+def quantisation_settings(to: str, *, dtype: str = "bfloat16") -> Any:
+    """Return what bitsandbytes is told: LLM.int8() for "8bit", QLoRA's 4 bits for "nf4".
+
+    `dtype` is what 4-bit weights are multiplied in; their scales are quantised once more.
+    """
+    from transformers import BitsAndBytesConfig
+
+    if to == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )  # fmt: skip
+
+
 def quantisation(path: str | Path) -> str | None:
     """Return '8bit', 'nf4' or another type the model in a folder is stored in, None if plain."""
     folder = base_folder(registry.resolve(str(path)))

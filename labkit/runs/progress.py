@@ -6,11 +6,10 @@ memory and the time left. In a notebook it goes to the cell's output; elsewhere 
 stdout is for results.
 """
 
-import sys
 import time
 from typing import Any
 
-from labkit.console import in_notebook
+from labkit.console import say
 from labkit.machine.meter import Meter
 
 EVERY_SECONDS = 45.0
@@ -35,7 +34,7 @@ class Progress:
     def say(self, text: str) -> None:
         """Print one line, unless quiet."""
         if not self.quiet:
-            print(text, file=sys.stdout if in_notebook() else sys.stderr, flush=True)
+            say(text)
 
     def step(self, meter: Meter) -> None:
         """Print a line if one is due."""

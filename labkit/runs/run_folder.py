@@ -8,12 +8,12 @@ refuses, and a step that is finished and saved before training stops.
 import contextlib
 import shutil
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from labkit.console import say
 from labkit.errors import LabkitError
 from labkit.files import take_lock
 
@@ -80,7 +80,7 @@ def graceful_interrupt(callback: Any) -> Iterator[None]:
         if callback.interrupted:
             raise KeyboardInterrupt
         callback.interrupted = True
-        print("stopping after this step …", file=sys.stderr, flush=True)
+        say("stopping after this step …")
 
     previous = signal.signal(signal.SIGINT, handler)
     try:

@@ -10,7 +10,6 @@ The layer asks for a backend at every forward pass, because a model can be moved
 to be built is built where layers are made.
 """
 
-import functools
 import importlib
 import importlib.util
 import os
@@ -20,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from labkit.console import say
+from labkit.console import say_once
 from labkit.errors import LabkitError, nearest
 from labkit.switchback import cpu, reference
 
@@ -84,12 +83,7 @@ def prepare(name: str) -> None:
     if reason and name == "cpu":
         raise LabkitError(f"backend='cpu' is not possible here: {reason}: use backend='auto'")
     if reason:
-        _say_once(f"SwitchBack runs without its fast int8 kernels: {reason}")
-
-
-@functools.cache
-def _say_once(message: str) -> None:
-    say(message)
+        say_once(f"SwitchBack runs without its fast int8 kernels: {reason}")
 
 
 def quantize_weight(w: Tensor, weight_scale: str, ops: Any, *, transpose: bool) -> Packed:

@@ -25,7 +25,6 @@ Source: Wortsman et al. 2023 (arXiv 2304.13013) for the arithmetic; `cpu_kernels
 import functools
 import hashlib
 import os
-import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -72,7 +71,7 @@ def why_not() -> str:
     """
     if levels.chosen() == "none":
         return levels.why_none()
-    if not shutil.which(os.environ.get("CXX", "c++")):
+    if levels.compiler() is None:
         return "no C++ compiler was found"
     return ""
 
@@ -155,6 +154,8 @@ def _build(library: Path, source: str, flags: tuple[str, ...]) -> None:
         say("compiling the int8 kernels, once on this machine: about half a minute")
         from torch.utils import cpp_extension
 
+        # PyTorch would only look for `c++`.
+        os.environ["CXX"] = os.environ.get("CXX") or levels.compiler() or "c++"
         # A folder of its own: a build that was killed leaves a lock that the next one waits for.
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
             name = library.stem.replace("-", "_")

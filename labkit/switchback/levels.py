@@ -17,6 +17,7 @@ so what was compiled for `avx2` on a bigger machine runs on one that has no more
 import functools
 import os
 import platform
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -112,6 +113,12 @@ def chosen() -> str:
             f"{missing(name)}: use {best!r} or leave it out"
         )
     return name
+
+
+def compiler() -> str | None:
+    """Return the C++ compiler that builds kernels here: $CXX, or the first that is on the path."""
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "c++", "clang++"]
+    return next((found for name in names if (found := shutil.which(name))), None)
 
 
 def why_none() -> str:

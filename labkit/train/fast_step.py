@@ -28,7 +28,6 @@ Shape suffixes: B sequences, L tokens, D hidden size, V vocabulary, N labelled t
 """
 
 import os
-import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -81,10 +80,12 @@ def plan(
         attention = "eager" if config.fast and narrow and not cuda and short else "sdpa"
         if not has_fused_attention(model_type):
             attention = "eager"
+    from labkit.switchback import levels  # which imports torch
+
     compiles = config.torch_compile == "on"
     if config.torch_compile == "auto" and config.fast and not cuda:
         compiles = steps >= COMPILE_MIN_STEPS["bfloat16" if narrow else "float32"]
-    if compiles and not cuda and not _compiler():
+    if compiles and not cuda and not levels.compiler():
         notes.append("no C++ compiler was found, so decoder layers run uncompiled")
         compiles = False
     if config.fast and not cuda and not keeps_heap():
@@ -213,9 +214,3 @@ def has_plain_logits(model: "nn.Module", inputs: "dict[str, Any]") -> bool:
     own_NV = own_BLV[labels_BL != -100].float()
     largest_difference = (own_NV - ours_NV.float()).abs().max()
     return bool(largest_difference <= 0.02 * own_NV.abs().max())
-
-
-def _compiler() -> str | None:
-    """Return the C++ compiler that inductor would use, if there is one."""
-    return next((found for c in (os.environ.get("CXX"), "g++", "clang++", "c++")
-                 if c and (found := shutil.which(c))), None)  # fmt: skip

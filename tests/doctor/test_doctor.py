@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import stat
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,8 @@ def own_places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("LABKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("LABKIT_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setattr(arithmetic, "fastest", lambda: "bfloat16")
+    monkeypatch.setattr(arithmetic, "int8_rate", lambda fresh=False: 900e9)
 
 
 def machine(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
@@ -56,6 +59,11 @@ def test_a_check_that_breaks_does_not_stop_the_others(monkeypatch: pytest.Monkey
     assert len(findings) == len(checks.CHECKS)
 
 
+ARITHMETIC = """
+import json
+from labkit.doctor import checks
+print(json.dumps(checks.CHECKS["arithmetic"]()))
+"""
 RATES = {
     "amx": arithmetic.Rates(float32=165e9, bfloat16=1373e9, bandwidth_bytes_per_second=28e9),
     "avx2": arithmetic.Rates(float32=160e9, bfloat16=18e9, bandwidth_bytes_per_second=28e9),
@@ -68,6 +76,25 @@ def test_the_fast_type_is_said_with_what_was_measured(monkeypatch: pytest.Monkey
     assert said.startswith("float32 is the fast type") and "160 GFLOP/s, bfloat16 18" in said
     monkeypatch.setattr(arithmetic, "rates", lambda fresh=False: RATES["amx"])
     assert checks.CHECKS["arithmetic"]()["detail"].startswith("bfloat16 is the fast type")
+    assert "bfloat16 1,373, int8 900, memory" in checks.CHECKS["arithmetic"]()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [("CXX", "no-such-compiler", "int8 "), ("LABKIT_INT8", "amx2", "int8 not measured (LABKIT_")],
+)
+def test_int8_products_that_cannot_be_had_fail_no_doctor(
+    variable: str, value: str, said: str, tmp_path: Path
+) -> None:
+    """In a process of its own: kernels that were built once stay in one."""
+    done = subprocess.run(
+        [sys.executable, "-c", ARITHMETIC],
+        env={**os.environ, variable: value}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["status"] == "ok" and said in found["detail"]
+    assert "float32 reaches" in found["detail"] and not list(tmp_path.rglob("*.so"))
 
 
 def test_every_lesson_has_its_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -366,8 +393,10 @@ def test_missing_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_memory_rule_uses_the_models_own_numbers(embedded_model: Path) -> None:
     count = load.load_model(embedded_model).num_parameters()
-    difference = training_bytes("full") - training_bytes("lora")
-    assert difference == (16 - 2) * count
+    # fp32 weights, gradients and two moments; LoRA leaves the weights in 16 bit. What is added for
+    # activations and the process takes less than 3 GiB.
+    assert 16 * count < training_bytes("full") < 16 * count + 3 * GIB
+    assert 2 * count < training_bytes("lora") < 2 * count + 3 * GIB
 
 
 @pytest.mark.parametrize("method", ["lora", "full"])

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from labkit import console
 from labkit.errors import LabkitError
 from labkit.machine import arithmetic
 from labkit.runs.config import RunConfig
@@ -26,7 +27,7 @@ def machine(
     """Return a function that makes this a machine of given rates; it returns what is measured."""
     monkeypatch.setenv("LABKIT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(arithmetic, "_known", {})
-    arithmetic._say_once.cache_clear()
+    console.say_once.cache_clear()
 
     def play(rates: dict[str, float]) -> list[str]:
         measured: list[str] = []
@@ -41,7 +42,7 @@ def machine(
         return measured
 
     yield play
-    arithmetic._say_once.cache_clear()
+    console.say_once.cache_clear()
 
 
 def kept() -> Path:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from labkit import console
 from labkit.errors import LabkitError
 from labkit.switchback import (
     SwitchBackLinear,
@@ -351,7 +352,7 @@ def test_without_a_compiler_it_says_so_once_and_goes_on(monkeypatch, capsys):
 def fallback(monkeypatch, capsys, reason: str) -> None:
     monkeypatch.setattr(cpu, "_loaded", False)
     monkeypatch.setattr(cpu, "load", cpu.why_not)
-    backends._say_once.cache_clear()
+    console.say_once.cache_clear()
     x = numbers(8, 64)
     layers = [SwitchBackLinear(64, 64) for _ in range(2)]
     said = capsys.readouterr().err

@@ -3,9 +3,11 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from labkit import console
 from labkit.cli import program
 from labkit.errors import LabkitError
 from labkit.switchback import backends, cpu, levels
@@ -83,7 +85,7 @@ def test_the_command_line_says_so_and_leaves_nothing(told, processor, tmp_path, 
 def test_what_is_said_without_instructions_is_one_line(processor, monkeypatch, capsys):
     processor(frozenset())
     monkeypatch.setattr(cpu, "load", cpu.why_not)
-    backends._say_once.cache_clear()
+    console.say_once.cache_clear()
     backends.prepare("auto")
     backends.prepare("auto")
     (line,) = capsys.readouterr().err.splitlines()
@@ -100,3 +102,20 @@ def test_onednn_is_not_trusted_without_vnni(told):
     if told == {"LABKIT_INT8": "avx2"} and "avx2" not in levels.playable():
         pytest.skip("this processor has no AVX2")
     assert subprocess.run([sys.executable, "-c", code], env={**os.environ, **told}).returncode == 0
+
+
+def test_the_compiler_is_the_one_that_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CXX", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert levels.compiler() is None
+    program = tmp_path / "clang++"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    assert levels.compiler() == str(program)
+    # Whoever names one means that one, as PyTorch and inductor take it.
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert levels.compiler() is None
+    monkeypatch.setenv("CXX", str(program))
+    assert levels.compiler() == str(program)

@@ -15,6 +15,7 @@ from labkit.datasets import encode, sharing, tatqa
 from labkit.machine import compiled_code, heap
 from labkit.models import load
 from labkit.runs.config import RunConfig
+from labkit.switchback import levels
 from labkit.train import fast_step
 
 ARCHITECTURES = ["tiny-llama", "tiny-gemma", "tiny-phi", "tiny-bloom", "tiny-mamba"]
@@ -225,7 +226,7 @@ def plan(
 @pytest.fixture
 def this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     """Linux with glibc and a C++ compiler, whatever runs the test."""
-    monkeypatch.setattr(fast_step, "_compiler", lambda: "/usr/bin/g++")
+    monkeypatch.setattr(levels, "compiler", lambda: "/usr/bin/g++")
     monkeypatch.setattr(heap.platform, "libc_ver", lambda: ("glibc", "2.36"))
 
 
@@ -291,7 +292,7 @@ def test_a_gpu_needs_no_cpu_tricks() -> None:
 def test_without_a_compiler_layers_run_uncompiled(
     monkeypatch: pytest.MonkeyPatch, asked: str
 ) -> None:
-    monkeypatch.setattr(fast_step, "_compiler", lambda: None)
+    monkeypatch.setattr(levels, "compiler", lambda: None)
     chosen = plan(torch_compile=asked)
     assert not chosen.compile_layers
     assert any("compiler" in note for note in chosen.notes)
@@ -303,18 +304,6 @@ def test_without_glibc_the_allocator_is_left_alone(monkeypatch: pytest.MonkeyPat
     chosen = plan()
     assert not chosen.keep_heap
     assert any("glibc" in note for note in chosen.notes)
-
-
-def test_the_compiler_is_the_one_that_is_there(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("CXX", raising=False)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert fast_step._compiler() is None
-    program = tmp_path / "clang++"
-    program.write_text("#!/bin/sh\n")
-    program.chmod(0o755)
-    assert fast_step._compiler() == str(program)
 
 
 @pytest.mark.parametrize("before", [None, "torch's", "another kind's"])

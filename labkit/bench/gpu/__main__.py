@@ -6,11 +6,10 @@ Jupyter, gradio or the data libraries that the whole command line imports. Put l
 """
 
 import argparse
-import sys
 from pathlib import Path
 
 from labkit.bench.gpu import report, run
-from labkit.console import run_tool
+from labkit.console import run_tool, say
 from labkit.runs import records
 
 
@@ -24,7 +23,7 @@ def main() -> None:
     given = parser.parse_args()
     record = run.gpu(
         minutes=given.minutes, output_dir=given.output_dir, rehearsal=given.rehearse,
-        fresh=given.fresh, say=lambda line: print(line, file=sys.stderr, flush=True),
+        fresh=given.fresh, say=say,
     )  # fmt: skip
     print(report.render(record))
     print(f"\nrecord in {given.output_dir / 'gpu.json'}")

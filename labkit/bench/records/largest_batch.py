@@ -14,12 +14,11 @@ Steps that were measured are kept, so the command can be stopped and started aga
 
 import argparse
 import itertools
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from labkit.console import run_tool
+from labkit.console import run_tool, say
 from labkit.files import write_json
 from labkit.machine import hardware
 from labkit.machine.hardware import GIB
@@ -47,8 +46,7 @@ def rows(*, model: str = MODEL, dtype: str = "bfloat16") -> Iterator[dict[str, A
             model, method=method, seq_len=seq_len, memory_limit=limits[which], dtype=dtype,
             gradient_checkpointing=again or None,
         )  # fmt: skip
-        text = f"{method}, {seq_len} tokens: {say_largest(largest)}"
-        print(text, file=sys.stderr, flush=True)
+        say(f"{method}, {seq_len} tokens: {say_largest(largest)}")
         yield _row(largest, held_out=dtype == "float32" or which == HELD_OUT)
 
 

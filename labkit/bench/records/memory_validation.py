@@ -21,13 +21,13 @@ import itertools
 import json
 import platform
 import statistics
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
 
+from labkit.console import say
 from labkit.machine.hardware import DEVICES, GIB, cores
 from labkit.memory.architectures import shape_of
 from labkit.memory.formula import analytic
@@ -277,7 +277,7 @@ def main() -> None:
         parts[kind] = []
         for row in KINDS[kind]():
             parts[kind].append(row)
-            print(json.dumps(row), file=sys.stderr, flush=True)
+            say(json.dumps(row))
     found = record(parts)
     if arguments.output:
         write(found, arguments.output)

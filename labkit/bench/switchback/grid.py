@@ -11,7 +11,6 @@ or two may exclude 1 by chance. What is measured is kept at once, so a second ca
 first was stopped. With default settings all of it takes about a quarter of an hour on two cores.
 """
 
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -21,7 +20,7 @@ from typing import Any
 from labkit import stats
 from labkit.bench import paired
 from labkit.bench.paired import BASELINE, CONTROL, Ledger, Plan, Run, Say
-from labkit.console import in_notebook
+from labkit.console import say as print_line
 from labkit.errors import LabkitError, nearest
 from labkit.files import write_json
 
@@ -125,7 +124,7 @@ def switchback(
     Raises LabkitError for a backend that is not there or a model that doesn't fit.
     """
     _check_level(grid)
-    say = _sayer(quiet)
+    say: Say = _silent if quiet else print_line
     work = cases(grid)
     ledger = _ledger(output_dir / "switchback.json", grid, fresh=fresh, say=say)
     started, did = time.monotonic(), 0
@@ -277,7 +276,7 @@ def kernels(
     those of `layers.parts`. Raises LabkitError for a backend that is not there.
     """
     _check_level(grid)
-    say = _sayer(quiet)
+    say: Say = _silent if quiet else print_line
     ledger = _ledger(output_dir / "kernels.json", grid, fresh=fresh, say=say)
     work = [case for case in cases(grid) if case["mode"] == MODES[0]]
     rows = []
@@ -324,12 +323,8 @@ def _check_level(grid: Grid) -> None:
         levels.chosen()
 
 
-def _sayer(quiet: bool) -> Say:
-    def say(line: str) -> None:
-        if not quiet:
-            print(line, file=sys.stdout if in_notebook() else sys.stderr, flush=True)
-
-    return say
+def _silent(line: str) -> None:
+    """Say nothing."""
 
 
 def _ledger(file: Path, grid: Grid, *, fresh: bool, say: Say) -> Ledger:

@@ -43,12 +43,13 @@ def stored_weights(model: str, *, here: bool) -> tuple[int | None, int | None]:
     Raises LabkitError when the model is not on this machine or not stored as safetensors.
     Source: safetensors' format, an 8-byte little-endian length and a JSON header.
     """
+    from labkit.memory.calculator import parameters_of
     from labkit.models.registry import known_names, resolve
 
     if not here:
         if model not in known_names():
             return None, None
-        parameters = registered_parameters(model)
+        parameters = parameters_of(model)
         return 2 * parameters, parameters
     size = parameters = 0
     folder = Path(resolve(model, fetch=False))
@@ -67,16 +68,6 @@ def stored_weights(model: str, *, here: bool) -> tuple[int | None, int | None]:
     if not parameters:
         raise LabkitError(f"the model {model} has no safetensors files in {folder}")
     return size, parameters
-
-
-def registered_parameters(model: str) -> int:
-    """Return how many parameters a model of the registry has, from its architecture."""
-    from labkit.memory.architectures import parameters, shape_of
-    from labkit.memory.settings import StepSettings
-
-    shape = shape_of(StepSettings(model=model, method="full", batch_size=1, seq_len=1))
-    assert shape is not None
-    return parameters(shape)
 
 
 def first_answer(values: Values, evidence: Evidence) -> Iterator[Finding]:

@@ -132,12 +132,11 @@ def cache(values: Values, evidence: Evidence) -> Iterator[Finding]:
     shape = _shape(values["model"], here=evidence.here) if values["model"] else None
     if shape is not None and values["tokens"]:
         from labkit.memory.architectures import parameters
+        from labkit.models.layers import kv_cache_bytes
 
-        one = 2 * shape.layers * shape.kv_heads * shape.head_dim * 2
+        expected = kv_cache_bytes(shape.layers, shape.keys, tokens=values["tokens"])
         source = "what the formula gives for this model and these tokens"
-        yield from compare(
-            "kv_cache_bytes", values["kv_cache_bytes"], one * values["tokens"], source
-        )
+        yield from compare("kv_cache_bytes", values["kv_cache_bytes"], expected, source)
         source = "two bytes for each of the model's parameters"
         yield from compare("weights_bytes", values["weights_bytes"], 2 * parameters(shape), source)
     elif values["model"]:

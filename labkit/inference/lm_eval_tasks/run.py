@@ -37,13 +37,13 @@ from typing import Any
 
 from labkit.console import say
 from labkit.datasets import encode, registry
-from labkit.errors import LabkitError, nearest
+from labkit.errors import LabkitError, extra, nearest
 from labkit.files import fingerprint, write_json
 from labkit.inference.generate import load_generator, model_path
 from labkit.machine import arithmetic
 from labkit.models import adapters
 from labkit.runs import records
-from labkit.stats import RESAMPLES, mean_interval
+from labkit.stats import mean_interval, ratio_interval
 
 LOCAL_TASKS = ("tables_choice", "tables_answer", "general_text")
 BATCH_SIZE = 8
@@ -109,7 +109,8 @@ def _digest(key: dict[str, Any]) -> str:
 def _known_tasks(tasks: Sequence[str]) -> Any:
     """Return lm-eval's index of its own tasks and ours; LabkitError for a name in neither."""
     with _silent():
-        from lm_eval.tasks import TaskManager
+        with extra("eval", "a task of lm-eval"):
+            from lm_eval.tasks import TaskManager
 
         # Reading the thousands of tasks that come with lm-eval takes seconds.
         ours_only = set(tasks) <= set(LOCAL_TASKS)
@@ -238,14 +239,12 @@ def _perplexity_interval(metric: str, pairs: Sequence[Any]) -> dict[str, float]:
     """
     import numpy as np
 
-    sums = np.array(pairs, dtype=float)
-    chosen = np.random.default_rng(0).integers(0, len(sums), size=(RESAMPLES, len(sums)))
-    ratios = sums[chosen, 0].sum(1) / sums[chosen, 1].sum(1)
-    # The larger the log-likelihood, the smaller the metric.
-    high, low = np.percentile(ratios, [2.5, 97.5])
+    log_p, units = np.array(pairs, dtype=float).T
+    mean = float(log_p.sum() / units.sum())
+    low, high = ratio_interval(log_p, units, method="percentile") or (mean, mean)
     of_ratio = FROM_RATIO[metric]
-    value = of_ratio(sums[:, 0].sum() / sums[:, 1].sum())
-    return {"value": value, "low": of_ratio(float(low)), "high": of_ratio(float(high))}
+    # The larger the log-likelihood, the smaller the metric.
+    return {"value": of_ratio(mean), "low": of_ratio(high), "high": of_ratio(low)}
 
 
 def render(outcomes: Sequence[dict[str, Any]]) -> str:

@@ -6,45 +6,25 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 
-from labkit.bench import gpu
-
 COMMAND = [sys.executable, "-m", "labkit.bench.gpu", "--rehearse", "--output-dir"]
 
 
-def hidden(tmp_path: Path, *libraries: str) -> dict[str, str]:
-    """Return an environment in whose processes these libraries are not installed."""
-    (tmp_path / "sitecustomize.py").write_text(
-        textwrap.dedent(f"""\
-            import sys
-            from importlib.machinery import PathFinder
-
-            class Without(PathFinder):
-                @classmethod
-                def find_spec(cls, name, path=None, target=None):
-                    known = name.partition(".")[0] not in {libraries!r}
-                    return super().find_spec(name, path, target) if known else None
-
-            sys.meta_path[sys.meta_path.index(PathFinder)] = Without
-            """)
-    )
-    paths = [str(tmp_path), str(Path(gpu.__file__).parents[3]), os.environ.get("PYTHONPATH", "")]
-    return {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
-
-
-def test_a_machine_without_the_courses_libraries_names_what_it_lacks(tmp_path: Path) -> None:
+def test_a_machine_without_the_courses_libraries_names_what_it_lacks(
+    tmp_path: Path, without: Callable[..., dict[str, str]]
+) -> None:
     lacking = (
         "gradio", "jupyterlab", "jupyter_core", "jupytext", "nbformat", "nbclient", "nbconvert",
         "ipykernel", "IPython", "datasets", "gguf", "trl", "peft", "bitsandbytes", "lm_eval",
         "openai", "pandas", "matplotlib", "tensorboard", "statsmodels",
     )  # fmt: skip
     done = subprocess.run(
-        [*COMMAND, str(tmp_path / "out")], env={**os.environ, **hidden(tmp_path, *lacking)},
+        [*COMMAND, str(tmp_path / "out")], env={**os.environ, **without(*lacking)},
         capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
