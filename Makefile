@@ -67,7 +67,7 @@ lint: $(STAMP)
 # What is marked slow is left out (tests/slow.txt lists it); nothing is fetched first.
 quick: lint
 	TORCHINDUCTOR_CACHE_DIR=$(abspath build/inductor) OMP_NUM_THREADS=1 \
-	  $(PY) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -q -m "not slow"
+	  $(PY) -m pytest $(PARALLEL) -q -m "not slow"
 
 # One thread a worker: two workers fill two cores, and sums come out in one order everywhere.
 # What depends on the arithmetic is tested on both kinds of processor, where this one can play both.

@@ -98,7 +98,9 @@ def test_tests_mirror_the_package():
         below = folder.relative_to(ROOT / "tests")
         if folder.is_dir() and below.parts[0] not in apart and list(folder.glob("test_*.py")):
             assert (PACKAGE / below).is_dir(), f"tests/{below} has no labkit/{below}"
-    whole = {"api_signatures", "committed_results", "contributing", "environment", "rooms"}
+    whole = {
+        "api_signatures", "committed_results", "contributing", "environment", "extras", "rooms",
+    }  # fmt: skip
     for file in (ROOT / "tests").glob("test_*.py"):
         subject = file.stem.removeprefix("test_")
         assert subject in whole or (PACKAGE / f"{subject}.py").exists(), f"{file.name}: which room?"
