@@ -1,4 +1,4 @@
-"""`labkit data`: what the command line takes."""
+"""Define the commands of `labkit data`."""
 
 from typing import Annotated
 

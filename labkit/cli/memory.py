@@ -1,4 +1,4 @@
-"""`labkit estimate`: what the command line takes, and nothing that needs torch."""
+"""Define the command estimate, without importing torch."""
 
 import dataclasses
 from pathlib import Path

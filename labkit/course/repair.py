@@ -1,4 +1,4 @@
-"""One student's odd cell is no reason to grade nobody.
+"""Repair damaged cells of a submission, so that one student's cannot stop the grading of all.
 
 nbgrader knows a cell by the name in its metadata. In a notebook that was worked on, such a cell
 gets copied (JupyterLab copies the name with it), split in two, turned into Markdown, or holds half

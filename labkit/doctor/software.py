@@ -51,7 +51,7 @@ def check_python() -> Finding:
 
 
 def check_compiler() -> Finding:
-    """A C++ compiler, which torch.compile and SwitchBack's CPU kernel call."""
+    """Check for a C++ compiler, which torch.compile and SwitchBack's CPU kernels call."""
     from labkit.switchback import levels  # which imports torch
 
     found = levels.compiler()

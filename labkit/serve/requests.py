@@ -1,4 +1,4 @@
-"""The fields of a request: what is understood, what changes nothing, and what is refused by name.
+"""Read the fields of a request: those understood, those ignored, those refused by name.
 
 Clients send many fields always, with the value that means "nothing of that": `tools: []`,
 `logprobs: false`, `response_format: {"type": "text"}`. Those are accepted and dropped. With any

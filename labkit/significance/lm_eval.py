@@ -1,4 +1,4 @@
-"""What lm-eval writes, of every version, read into scores that can be compared.
+"""Read the results of any version of lm-eval into scores that can be compared.
 
     version          results                            questions, where they were logged
     0.3              FILE.json, {"acc": …,              TASK_write_out_info.json, numbers as text

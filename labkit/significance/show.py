@@ -1,4 +1,4 @@
-"""A comparison as text and as a figure."""
+"""Show a comparison as text and as a figure."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The time of a training, out of what a Trainer and other loggers leave behind.
+"""Read the time of a training from the logs of Trainer and of other loggers.
 
 A Trainer logs `train_runtime` when training ends, and only then: a `trainer_state.json` that was
 saved before (in a checkpoint, say) has none. One that was resumed after its end has an entry for

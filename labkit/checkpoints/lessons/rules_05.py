@@ -22,7 +22,7 @@ NEAR = 0.005
 
 
 def by_sample(values: Values, evidence: Evidence) -> Iterator[Finding]:
-    """05.1: the scores of the kept predictions; the best follows from them."""
+    """Check 05.1: the scores of the kept predictions; the best follows from them."""
     runs = runs_of(values)
     for method, run in runs.items():
         yield from a_run(f"{method}_run", run, method)
