@@ -19,6 +19,7 @@ import hashlib
 import http.client
 import json
 import os
+import shutil
 import ssl
 import sys
 import tempfile
@@ -26,7 +27,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -256,26 +257,48 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def write_json(file: Path, values: Any) -> None:
-    """Write JSON so that a reader sees the old file or the new one, never a part.
+@contextmanager
+def appearing(path: Path, *, keep_first: bool = False) -> Iterator[Path]:
+    """Yield a hidden place for a file or a folder, which takes the name `path` once it is whole.
+
+    What had that name goes; with `keep_first` it stays, as another process was faster. Where
+    anything fails nothing is left, not even the folders that were made for it.
 
     Raises:
         LabkitError: the folder cannot be written, or the disk is full.
     """
-    temporary = ""
+    made: list[Path] = []
+    hidden = None
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(
-            "w", dir=file.parent, prefix=f".{file.name}.", delete=False, encoding="utf-8"
-        ) as handle:
-            temporary = handle.name
+        made = [parent for parent in path.parents if not parent.exists()]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        hidden = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        yield (partial := hidden / path.name)
+        if not (keep_first and path.exists()):
+            if partial.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            os.replace(partial, path)
+        made = []
+    except OSError as error:
+        raise LabkitError(f"{path} cannot be written: {error.strerror or error}") from None
+    finally:
+        if hidden is not None:
+            shutil.rmtree(hidden, ignore_errors=True)
+        for parent in made:
+            with suppress(OSError):
+                parent.rmdir()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text in UTF-8, whole or not at all; LabkitError as `appearing`."""
+    with appearing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(file: Path, values: Any) -> None:
+    """Write JSON so that a reader sees the old file or the new one; LabkitError as `appearing`."""
+    with appearing(file) as partial:
+        with partial.open("w", encoding="utf-8") as handle:
             json.dump(values, handle, indent=1, allow_nan=False)
             handle.write("\n")
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, file)
-        temporary = ""
-    except OSError as error:
-        raise LabkitError(f"{file} cannot be written: {error.strerror or error}") from None
-    finally:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
+        partial.chmod(0o644)  # whatever the user's mask: an instructor reads it

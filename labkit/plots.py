@@ -12,13 +12,13 @@ Source: M. Okabe and K. Ito, "Color Universal Design", 2008.
 """
 
 import io
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import LabkitError
+from labkit.files import appearing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -105,13 +105,8 @@ def save_figure(figure: "Figure", path: str | Path, *, alt: str) -> Path:
     """
     path = Path(path).with_suffix(".png")
     data = png(figure, alt=alt)
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with appearing(path) as partial:
         partial.write_bytes(data)
-        os.replace(partial, path)
-    except OSError as error:
-        raise LabkitError(f"{path} cannot be written: {error.strerror}") from None
     return path
 
 

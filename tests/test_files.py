@@ -183,3 +183,42 @@ def test_many_at_once_download_once(server: Server, tmp_path: Path) -> None:
     assert [job.exitcode for job in jobs] == [0, 0, 0]
     assert server.requests == [None]
     assert (tmp_path / "file.bin").read_bytes() == CONTENT
+
+
+def test_what_appears_is_whole_or_not_there(tmp_path: Path) -> None:
+    place = tmp_path / "new" / "deep" / "thing"
+    refused = pytest.raises(LabkitError, match="thing cannot be written: No space left")
+    with refused, files.appearing(place) as partial:
+        partial.write_text("half")
+        raise OSError(28, "No space left on device")
+    with pytest.raises(ZeroDivisionError), files.appearing(place):
+        raise ZeroDivisionError
+    # Nothing is left, not even the folders that were made for it.
+    assert list(tmp_path.iterdir()) == []
+    files.write_text(place, "whole")
+    assert [p for p in tmp_path.rglob("*") if p.is_file()] == [place]
+    assert place.read_text() == "whole" and list(place.parent.iterdir()) == [place]
+
+
+def test_a_folder_that_appears_takes_the_place_of_the_old_one_or_is_too_late(
+    tmp_path: Path,
+) -> None:
+    place = tmp_path / "folder"
+    for name in ("first", "second"):
+        with files.appearing(place) as partial:
+            partial.mkdir()
+            (partial / name).touch()
+    assert [p.name for p in place.iterdir()] == ["second"]
+    with files.appearing(place, keep_first=True) as partial:
+        partial.mkdir()
+        (partial / "third").touch()
+    assert [p.name for p in place.iterdir()] == ["second"]
+    assert list(tmp_path.iterdir()) == [place]
+    # Others may read what appeared.
+    assert place.stat().st_mode & 0o777 == 0o777 & ~_umask()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -16,7 +16,6 @@ Source: the notebook format 4.5 (cell ids of 1-64 letters, digits, - and _); nbv
 
 import argparse
 import hashlib
-import os
 import sys
 import tempfile
 import tomllib
@@ -28,6 +27,7 @@ from nbformat import NotebookNode
 
 from labkit.course import execution
 from labkit.errors import LabkitError
+from labkit.files import write_text
 
 PERCENT = {"extension": ".py", "format_name": "percent"}
 KERNEL = ("display_name", "language", "name")
@@ -124,9 +124,7 @@ def sync(source: Path, *, execute: bool = False) -> bool:
     text = nbformat.writes(keep_outputs(notebook, stored)) + "\n"
     if target.exists() and target.read_text(encoding="utf-8") == text:
         return False
-    partial = target.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, target)
+    write_text(target, text)
     return True
 
 

@@ -12,10 +12,8 @@ Source: nbconvert's template blocks; matplotlib's mathtext.
 """
 
 import base64
-import contextlib
 import html
 import io
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +29,7 @@ from nbformat import NotebookNode
 from pygments.formatters import HtmlFormatter
 
 from labkit.errors import LabkitError
+from labkit.files import write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -160,11 +159,11 @@ def build(out_dir: Path) -> Path:
     lessons = [describe(name, notebook) for name, notebook in notebooks.items()]
     for lesson in lessons:
         text = page(lesson, notebooks[lesson.name], lessons)
-        write(out_dir / f"{lesson.name}.html", text)
+        write_text(out_dir / f"{lesson.name}.html", text)
     environment = Environment(loader=FileSystemLoader(TEMPLATES / "site"), autoescape=True)
     environment.filters["markdown"] = lambda text: Markup(markdown2html(draw_formulas(text)))
     contents = environment.get_template("index.html.j2")
-    write(out_dir / "index.html", contents.render(lessons=lessons, style=style_sheet()))
+    write_text(out_dir / "index.html", contents.render(lessons=lessons, style=style_sheet()))
     return out_dir / "index.html"
 
 
@@ -182,17 +181,4 @@ def write_notebook(notebook: NotebookNode, path: Path) -> None:
             data = output.get("data", {})
             if "text/html" in data:
                 data.pop(WIDGET, None)
-    write(path, nbformat.writes(notebook) + "\n")
-
-
-def write(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all. Raises LabkitError on a full disk."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            partial.unlink()
-        raise LabkitError(f"can't write {path}: {error.strerror}") from error
+    write_text(path, nbformat.writes(notebook) + "\n")

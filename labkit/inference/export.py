@@ -21,8 +21,6 @@ Output folders appear whole or not at all.
 """
 
 import contextlib
-import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator
@@ -32,6 +30,7 @@ from typing import Any
 from labkit import methods
 from labkit.datasets import encode, tatqa
 from labkit.errors import LabkitError, nearest
+from labkit.files import appearing
 from labkit.inference.evaluate import evaluate
 from labkit.inference.generate import MAX_NEW_TOKENS, load_generator, model_path
 from labkit.machine import arithmetic
@@ -57,7 +56,7 @@ def merge(run: str, out: str | Path, *, dtype: str = "bfloat16") -> dict[str, An
     path = model_path(run)
     kind = _mergeable(path)
     out = _free_folder(out)
-    with _appearing(out) as partial:
+    with _model_appearing(out) as partial:
         _merge_into(partial, path, dtype=dtype)
     return {"run": run, "out": str(out), "base": registry.name_of(load.base_folder(path)),
             "method": kind, "dtype": dtype, "bytes": weight_bytes(out)}  # fmt: skip
@@ -78,7 +77,7 @@ def quantize(run: str, out: str | Path, *, to: str) -> dict[str, Any]:
     if load.adapter_config(path) is not None:
         _mergeable(path)
     out = _free_folder(out)
-    with _appearing(out) as partial, tempfile.TemporaryDirectory(dir=out.parent) as merged:
+    with _model_appearing(out) as partial, tempfile.TemporaryDirectory(dir=out.parent) as merged:
         plain = path
         if load.adapter_config(path) is not None:
             plain = Path(merged)
@@ -224,27 +223,12 @@ def _free_folder(out: str | Path) -> Path:
 
 
 @contextlib.contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside `out` that takes its name once everything is in it."""
-    made = [p for p in out.parents if not p.exists()]
-    partial = None
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+def _model_appearing(out: Path) -> Iterator[Path]:
+    """Yield `files.appearing`'s place for a model, which everybody may read afterwards."""
+    with appearing(out) as partial:
         yield partial
-        partial.chmod(0o755)
         for file in partial.iterdir():
             file.chmod(0o644)
-        os.replace(partial, out)
-        made = []
-    except OSError as error:
-        raise LabkitError(f"{out} cannot be written: {error.strerror or error}") from None
-    finally:
-        if partial is not None:
-            shutil.rmtree(partial, ignore_errors=True)
-        for parent in made:
-            with contextlib.suppress(OSError):
-                parent.rmdir()
 
 
 def _tokens_per_second(generator: Any) -> float:

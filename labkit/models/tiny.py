@@ -9,14 +9,12 @@ lines generated here, so any text round-trips and chat templates work.
 Everything is seeded: the same name gives the same bytes.
 """
 
-import os
 import random
-import shutil
-import tempfile
 from pathlib import Path
 from typing import Any
 
 from labkit.errors import LabkitError, nearest
+from labkit.files import appearing
 from labkit.quiet import quiet
 
 VOCAB_SIZE = 768
@@ -119,17 +117,9 @@ def build_tiny(name: str, directory: Path, *, seed: int = 0) -> Path:
             model = auto.from_config(config, dtype=torch.float32)
 
     directory = Path(directory)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.", dir=directory.parent))
-    try:
-        with quiet():
-            model.save_pretrained(partial)
-            tokenizer.save_pretrained(partial)
-        partial.chmod(0o755)
-        if not directory.exists():
-            os.replace(partial, directory)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with appearing(directory, keep_first=True) as partial, quiet():
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
     return directory
 
 

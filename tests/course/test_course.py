@@ -13,6 +13,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from labkit import files
 from labkit.course import build, execution, pairing, run_course, site
 from labkit.course.build import lesson_paths
 from labkit.errors import LabkitError
@@ -402,5 +403,5 @@ def test_lessons_are_chosen_by_number_or_name(lessons):
 
 def test_a_site_that_cannot_be_written_is_a_sentence(tmp_path):
     (tmp_path / "site").write_text("a file where the folder should be")
-    with pytest.raises(LabkitError, match="can't write .*index.html: "):
-        site.write(tmp_path / "site" / "index.html", "text")
+    with pytest.raises(LabkitError, match=".*index.html cannot be written: "):
+        files.write_text(tmp_path / "site" / "index.html", "text")

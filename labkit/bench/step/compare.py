@@ -42,7 +42,7 @@ from labkit.bench.step.spec import (
 )
 from labkit.bench.switchback.model_step import TINY, TINYLLAMA
 from labkit.errors import LabkitError
-from labkit.files import write_json
+from labkit.files import appearing, write_json
 from labkit.machine import arithmetic
 
 SHAPED = "tinyllama-shaped"
@@ -300,13 +300,11 @@ def make_shaped(folder: Path, widths: dict[str, int], layers: int, tokenizer: Pa
 
     torch.manual_seed(0)
     config = LlamaConfig(num_hidden_layers=layers, tie_word_embeddings=True, **widths)
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(partial)
-    for file in tokenizer.iterdir():
-        if "token" in file.name or file.name.startswith(("chat_template", "vocab", "merges")):
-            shutil.copy(file, partial)
-    partial.rename(folder)
+    with appearing(folder) as partial:
+        LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(partial)
+        for file in tokenizer.iterdir():
+            if "token" in file.name or file.name.startswith(("chat_template", "vocab", "merges")):
+                shutil.copy(file, partial)
 
 
 def _warmup(runs: Sequence[Run]) -> dict[str, float]:

@@ -29,8 +29,6 @@ import json
 import logging
 import math
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,7 +36,7 @@ from typing import Any
 from labkit.console import say
 from labkit.datasets import encode, registry
 from labkit.errors import LabkitError, extra, nearest
-from labkit.files import fingerprint, write_json
+from labkit.files import appearing, fingerprint, write_json, write_text
 from labkit.inference.generate import load_generator, model_path
 from labkit.machine import arithmetic
 from labkit.models import adapters
@@ -178,19 +176,17 @@ def _write(folder: Path, model: str, task: str, found: dict[str, Any]) -> None:
     from lm_eval.utils import handle_non_serializable
 
     samples = found.pop("samples")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with appearing(folder) as partial:
+        partial.mkdir()
         plain = json.loads(json.dumps(found, default=handle_non_serializable))
-        text = json.dumps(plain, indent=2, ensure_ascii=False)
-        (partial / "results.json").write_text(text, encoding="utf-8")
+        write_text(partial / "results.json", json.dumps(plain, indent=2, ensure_ascii=False))
         rows = [row for name in samples for row in samples[name]]
         for name, lines in samples.items():
             text = "".join(
                 json.dumps(row, default=handle_non_serializable, ensure_ascii=False) + "\n"
                 for row in lines
             )
-            (partial / f"samples_{name}.jsonl").write_text(text, encoding="utf-8")
+            write_text(partial / f"samples_{name}.jsonl", text)
         first = next(iter(samples))
         outcome = {
             "model": model,
@@ -201,13 +197,6 @@ def _write(folder: Path, model: str, task: str, found: dict[str, Any]) -> None:
             "predictions": str(folder / f"samples_{first}.jsonl"),
         }
         write_json(partial / "outcome.json", outcome)
-        partial.chmod(0o755)
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(partial, folder)
-    except OSError as error:
-        raise LabkitError(f"{folder} cannot be written: {error.strerror or error}") from None
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _metrics(row: dict[str, Any], samples: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
