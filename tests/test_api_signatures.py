@@ -231,7 +231,7 @@ def test_adapters_are_float32_unless_told_otherwise() -> None:
 
 
 def test_loftq_has_two_settings() -> None:
-    from labkit.runs.config import LOFTQ_KEYS
+    from labkit.methods.lora import LOFTQ_KEYS
 
     assert set(parameters(peft.LoftQConfig)) == set(LOFTQ_KEYS)
 

@@ -6,9 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from labkit.cli.options import Dtype, Json, emit
+from labkit.cli.options import Base, Dtype, Json, emit
 from labkit.errors import LabkitError
-from labkit.models.options import Base
 
 Models = Annotated[list[str], typer.Argument(help="registry names, runs, or folders")]
 Data = Annotated[str, typer.Option(help="'tables', 'tatqa', or a TAT-QA file or folder")]

@@ -13,6 +13,21 @@ Json = Annotated[bool, typer.Option("--json", help="print one JSON object on std
 Dtype = Annotated[
     str, typer.Option(help="auto (the type that is fast here), bfloat16, float16 or float32")
 ]
+
+
+def _on_base(context: typer.Context, base: str | None) -> str | None:
+    """Load adapters on this base until the command ends."""
+    if base:
+        from labkit.models import adapters
+
+        context.with_resource(adapters.on_base(base))
+    return base
+
+
+Base = Annotated[
+    str | None,
+    typer.Option(help="base of an adapter, whatever its folder says", callback=_on_base),
+]
 FREE_FORM = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 # What a figure of memory or time must state before anybody can compare it with another.

@@ -5,9 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from labkit.cli.options import Dtype, Json, emit
+from labkit.cli.options import Base, Dtype, Json, emit
 from labkit.errors import extra
-from labkit.models.options import Base
 
 Models = Annotated[list[str], typer.Argument(help="registry names, runs, or folders")]
 Host = Annotated[str, typer.Option(help="address to listen on; 0.0.0.0 lets others in")]

@@ -31,6 +31,7 @@ HOMONYMS = {
     ("memory/step/training_step.py", "full", "settings.loss =="): LOSS,
     ("inference/export.py", "8bit", "FORMATS ="): FORMAT,
     ("inference/export.py", "8bit", "to =="): FORMAT,
+    ("models/load.py", "8bit", "to =="): FORMAT,
     ("inference/cost.py", "full", "-fft"): "the label of a row, of a folder called NAME-FFT",
     ("inference/lm_eval_tasks/documents.py", "prompt", "user"): "the text a document asks with",
     ("bench/step/compare.py", "lora", "peft_settings"): "a key of both arms' spec: PEFT's settings",

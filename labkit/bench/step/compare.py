@@ -35,7 +35,6 @@ from labkit.bench.step.labkit_arm import run_config
 from labkit.bench.step.spec import (
     EMBEDDED,
     LABELLED,
-    PEFT_DEFAULT,
     peft_settings,
     tricks_of,
     write_samples,
@@ -268,7 +267,7 @@ def _step_flops(folder: Path, method: str, batch_size: int, length: int) -> floa
     from labkit.memory.step_time import step_flops
 
     config = run_config({
-        "model": str(folder), "lora": PEFT_DEFAULT if method == "lora" else None, "bf16": True,
+        "model": str(folder), "lora": peft_settings(method), "bf16": True,
         "batch_size": batch_size, "steps": 1, "learning_rate": 2e-5, "seed": 42,
     })  # fmt: skip
     settings = of_run(config, seq_len=length, labelled_tokens=LABELLED)

@@ -102,14 +102,14 @@ def test_what_is_reported_is_what_the_processes_took(
     monkeypatch.setenv("OMP_WAIT_POLICY", "passive")
     monkeypatch.setenv("MY_OWN", "kept")
     # Toy models run in float32, where not every trick does something.
-    tricks = dict.fromkeys(("logits", "heap"), 3.0)
+    tricks = dict.fromkeys(("compile", "logits", "heap"), 3.0)
     called = pretend(monkeypatch, {"stock": 6.0, "labkit": 2.0, **tricks})
     steps = compare.Steps(methods=("lora",), lengths=(160,), tiny=True, ablate=True, plan=PLAN)
     outcome = compare.step(steps, output_dir=tmp_path)
     assert outcome["ratio"]["vs_stock_trl"]["value"] == pytest.approx(3.0, rel=0.01)
     (found,) = outcome["comparisons"]
     assert found["pairs"] == 4 and found["a_a"]["low"] < 1.01
-    assert set(found["without"]) == {"logits", "heap"}
+    assert set(found["without"]) == {"compile", "logits", "heap"}
     assert found["without"]["heap"]["value"] == pytest.approx(1.5, rel=0.01)
     assert found["warmup_seconds"]["labkit"] == 9.0
     speeds = {row["arm"]: row["tokens_per_second"] for row in outcome["cases"]}
