@@ -30,12 +30,11 @@ from pathlib import Path
 from typing import Any
 
 from labkit.datasets import encode, reasoning, sharing, tatqa
-from labkit.datasets.answers import parse_answer
 from labkit.datasets.base import Example
 from labkit.datasets.registry import reports
-from labkit.datasets.score import score_answer
 from labkit.datasets.tatqa import Sample
 from labkit.errors import LabkitError
+from labkit.inference.replies import Reply, read_reply
 from labkit.inference.show import SideBySide
 from labkit.models import registry
 from labkit.runs import records
@@ -45,20 +44,6 @@ SEQUENCES_PER_BATCH = 96
 PROMPT_MAX_LENGTH = 2048
 STAGE_TOKENS = 8
 """New tokens after which finished answers leave a batch; most of them are shorter."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reply:
-    """What a model answered to one question, read back and scored."""
-
-    uid: str
-    text: str
-    values: tuple[str, ...]
-    scale: str
-    em: float
-    f1: float
-    cut_off: bool = False
-    """whether the model was still thinking when it had written all the tokens it may"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -285,14 +270,6 @@ def load_generator(name: str, *, dtype: str = "auto", exact: bool = False) -> Ge
     if torch.cuda.is_available() and model.device.type != "cuda":
         model = model.to("cuda")
     return Generator(name=name, tokenizer=load.load_tokenizer(path), model=model)
-
-
-def read_reply(sample: Sample, text: str) -> Reply:
-    """Read an answer back and score it; only the score sees the gold answer."""
-    answer = parse_answer(text)
-    em, f1 = score_answer(answer.values, answer.scale, sample.question)
-    return Reply(uid=sample.question.uid, text=text, values=answer.values, scale=answer.scale,
-                 em=em, f1=f1, cut_off=reasoning.drop(text)[1])  # fmt: skip
 
 
 def compare(

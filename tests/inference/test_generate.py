@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from labkit.datasets import encode, tatqa
 from labkit.datasets.score import score_answer
 from labkit.errors import LabkitError
-from labkit.inference import generate, show
+from labkit.inference import generate, replies, show
 from labkit.inference.generate import Generator, load_generator
 from labkit.models import load
 
@@ -241,9 +241,22 @@ def test_a_reply_is_read_back_and_scored_as_the_score_does(few_reports: Path) ->
         ("nothing of the kind # million", ("nothing of the kind",), "million"),
         ("", (), ""),
     ]:
-        reply = generate.read_reply(sample, text)
+        reply = replies.read_reply(sample, text)
         assert (reply.text, reply.values, reply.scale) == (text, values, scale)
         assert (reply.em, reply.f1) == score_answer(list(values), scale, sample.question)
+
+
+def test_a_reply_is_scored_when_asked_and_once(
+    few_reports: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[str] = []
+    monkeypatch.setattr(
+        replies, "score_answer", lambda values, scale, question: scored.append(scale) or (1.0, 0.5)
+    )
+    sample = tatqa.samples(tatqa.load(str(few_reports), "test"))[0]
+    reply = replies.read_reply(sample, "12 # million")
+    assert (reply.uid, reply.values, scored) == (sample.question.uid, ("12",), [])
+    assert (reply.em, reply.f1, reply.em, scored) == (1.0, 0.5, 1.0, ["million"])
 
 
 SIDS = {
