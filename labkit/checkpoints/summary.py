@@ -5,9 +5,8 @@ it as PNG. Everything that comes from a submission is escaped, and the page forb
 """
 
 import base64
-import html
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from labkit import plots
 from labkit.checkpoints.questions import load_questions
@@ -36,6 +35,39 @@ th, td { border-bottom: 1px solid #d1d9e0; padding: .2rem .45rem; text-align: le
 td.mark { text-align: center }
 td.lines { min-width: 22rem }
 .flag { color: #b42318 }
+"""
+
+PAGE = """<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><title>Grades: summary</title>
+<meta http-equiv="Content-Security-Policy"
+ content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
+<style>{{ style }}</style></head><body>
+<h1>Grades: summary</h1>
+<p>{{ graded|length }} submissions; {{ flagged }} to look into, {{ remarked }} with remarks on \
+reading them.
+Points count findings that agree; explanations are for a person, in the rubric columns of the CSV.
+Nothing listed here took any points.</p>
+{% for each in figures %}
+<p><img width="{{ each.width }}" alt="{{ each.alt }}" \
+src="data:image/png;base64,{{ each.png }}"></p>
+{% endfor %}
+<h2>Submissions</h2>
+<p>{% for letter, words, _ in states.values() %}
+{{ letter }} {{ words }}{{ "" if loop.last else ", " }}{% endfor %}</p>
+<div class="wide"><table>
+<tr><th>student</th><th>points</th>
+{% for name in questions %}<th>{{ name }}</th>{% endfor %}
+<th>to look into, remarks</th></tr>
+{% for each in graded %}
+<tr><td>{{ each.submission.student }}</td><td>{{ "%g"|format(each.points) }}</td>
+{% for mark in each.marks.values() %}{% set letter, words, _ = states[mark.state] %}
+<td class="mark" title="{{ ([words] + mark.found|list)|join("; ") }}">{{ letter }}</td>
+{% endfor %}
+<td class="lines">{% for line in each.flags %}<span class="flag">{{ line }}</span><br>{% endfor %}
+{% for line in each.submission.remarks %}{{ line }}<br>{% endfor %}</td></tr>
+{% endfor %}</table></div>
+{% if ignored %}<p>Left aside: {{ ignored|join(", ") }}</p>{% endif %}
+</body></html>
 """
 
 
@@ -79,50 +111,19 @@ def questions_figure(graded: Sequence["Graded"]) -> tuple["Figure", str]:
 
 def page(graded: Sequence["Graded"], ignored: Sequence[str]) -> str:
     """Return the summary page of a grading as HTML."""
-    figures = [points_figure(graded), questions_figure(graded)]
-    pictures = "".join(
-        f'<p><img width="{round(figure.get_figwidth() * plots.DPI / 2)}" '
-        f'alt="{html.escape(alt)}" src="data:image/png;base64,'
-        f'{base64.b64encode(plots.png(figure, alt=alt)).decode()}"></p>'
-        for figure, alt in figures
-    )
-    flagged = sum(bool(each.flags) for each in graded)
-    remarked = sum(bool(each.submission.remarks) for each in graded)
-    legend = ", ".join(f"{letter} {words}" for letter, words, _ in STATES.values())
-    names = "".join(f"<th>{html.escape(name)}</th>" for name in load_questions())
-    aside = ", ".join(map(html.escape, ignored))
-    return f"""<!DOCTYPE html>
-<html lang="en"><head><meta charset="utf-8"><title>Grades: summary</title>
-<meta http-equiv="Content-Security-Policy"
- content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">
-<style>{STYLE}</style></head><body>
-<h1>Grades: summary</h1>
-<p>{len(graded)} submissions; {flagged} to look into, {remarked} with remarks on reading them.
-Points count findings that agree; explanations are for a person, in the rubric columns of the CSV.
-Nothing listed here took any points.</p>
-{pictures}
-<h2>Submissions</h2>
-<p>{legend}</p>
-<div class="wide"><table>
-<tr><th>student</th><th>points</th>{names}<th>to look into, remarks</th></tr>
-{"".join(map(_row, graded))}</table></div>
-{f"<p>Left aside: {aside}</p>" if aside else ""}
-</body></html>
-"""
+    from jinja2 import Environment
 
-
-def _row(each: "Graded") -> str:
-    cells = "".join(_cell(mark) for mark in each.marks.values())
-    lines = [f'<span class="flag">{html.escape(line)}</span>' for line in each.flags]
-    lines += [html.escape(line) for line in each.submission.remarks]
-    student = html.escape(each.submission.student)
-    return (
-        f"<tr><td>{student}</td><td>{each.points:g}</td>{cells}"
-        f'<td class="lines">{"<br>".join(lines)}</td></tr>\n'
-    )
-
-
-def _cell(mark: Any) -> str:
-    letter, words, _ = STATES[mark.state]
-    said = html.escape("; ".join([words, *mark.found]))
-    return f'<td class="mark" title="{said}">{letter}</td>'
+    figures = [
+        {
+            "alt": alt, "width": round(figure.get_figwidth() * plots.DPI / 2),
+            "png": base64.b64encode(plots.png(figure, alt=alt)).decode(),
+        }
+        for figure, alt in (points_figure(graded), questions_figure(graded))
+    ]  # fmt: skip
+    template = Environment(autoescape=True, trim_blocks=True).from_string(PAGE)
+    return template.render(
+        graded=graded, ignored=ignored, figures=figures, states=STATES, style=STYLE,
+        questions=list(load_questions()),
+        flagged=sum(bool(each.flags) for each in graded),
+        remarked=sum(bool(each.submission.remarks) for each in graded),
+    )  # fmt: skip

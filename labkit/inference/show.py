@@ -17,7 +17,6 @@ escaped: reports and answers are other people's text, and a model can write anyt
 import io
 import re
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 from labkit.errors import LabkitError
@@ -30,6 +29,23 @@ STYLE = """<style>
 .labkit-view mark.right {background: #009E7333; color: inherit}
 .labkit-view mark.wrong {background: #D55E0040; color: inherit; text-decoration: underline dotted}
 </style>"""
+VIEW = """<div class="labkit-view">
+{% for row in rows %}
+<p><b>sample {{ row.sid }}</b> ({{ row.uid }})</p>
+<table>{% for line in row.table %}
+<tr>{% for value in line %}<td>{{ value }}</td>{% endfor %}</tr>{% endfor %}</table>
+<details><summary>{{ row.paragraphs|length }} paragraphs</summary>
+{% for text in row.paragraphs %}<p>{{ text }}</p>{% endfor %}</details>
+<p><b>Question:</b> {{ row.question }}<br><b>Gold answer:</b> {{ reading(row.gold) }}</p>
+<table><tr><th>model</th><th></th><th>exact match</th><th>F1</th><th>answer</th>
+<th>as written</th></tr>
+{% for answer in row.answers %}
+<tr><td>{{ answer.model }}</td><td>{{ sign(answer) }}</td><td>{{ "%.0f"|format(answer.em) }}</td>
+<td>{{ "%.2f"|format(answer.f1) }}</td><td>{% for word, how in marked(row, answer) %}
+{% if how %}<mark class="{{ how }}">{{ word }}</mark>{% else %}{{ word }}{% endif %}
+{{ "" if loop.last else " " }}{% endfor %}</td><td><code>{{ answer.text }}</code></td></tr>
+{% endfor %}</table>{{ "" if loop.last else "<hr>"|safe }}
+{% endfor %}</div>"""
 
 
 def parse_sids(text: str) -> list[int]:
@@ -139,31 +155,7 @@ def _coloured(words: Sequence[tuple[str, str]]) -> Any:
 
 def to_html(rows: Sequence[dict[str, Any]]) -> str:
     """Return compared samples as HTML, with everything that came from outside escaped."""
-    return STYLE + '<div class="labkit-view">' + "<hr>".join(map(_row_html, rows)) + "</div>"
+    from jinja2 import Environment
 
-
-def _row_html(row: dict[str, Any]) -> str:
-    def cells(values: Sequence[str], tag: str = "td") -> str:
-        return "<tr>" + "".join(f"<{tag}>{escape(v)}</{tag}>" for v in values) + "</tr>"
-
-    paragraphs = "".join(f"<p>{escape(text)}</p>" for text in row["paragraphs"])
-    answers = [
-        f"<tr><td>{escape(answer['model'])}</td><td>{sign(answer)}</td>"
-        f"<td>{answer['em']:.0f}</td><td>{answer['f1']:.2f}</td>"
-        f"<td>{_marks(marked(row, answer))}</td><td><code>{escape(answer['text'])}</code></td></tr>"
-        for answer in row["answers"]
-    ]
-    head = cells(["model", "", "exact match", "F1", "answer", "as written"], "th")
-    return (
-        f"<p><b>sample {row['sid']}</b> ({escape(row['uid'])})</p>"
-        f"<table>{''.join(cells(line) for line in row['table'])}</table>"
-        f"<details><summary>{len(row['paragraphs'])} paragraphs</summary>{paragraphs}</details>"
-        f"<p><b>Question:</b> {escape(row['question'])}<br>"
-        f"<b>Gold answer:</b> {escape(reading(row['gold']))}</p>"
-        f"<table>{head}{''.join(answers)}</table>"
-    )
-
-
-def _marks(words: Sequence[tuple[str, str]]) -> str:
-    return " ".join(f'<mark class="{how}">{escape(word)}</mark>' if how else escape(word)
-                    for word, how in words)  # fmt: skip
+    template = Environment(autoescape=True, trim_blocks=True).from_string(VIEW)
+    return STYLE + template.render(rows=rows, marked=marked, reading=reading, sign=sign)
