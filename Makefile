@@ -61,6 +61,7 @@ course: $(STAMP)
 
 lint: $(STAMP)
 	$(PY) -m ruff check .
+	$(PY) -m ruff format --check --quiet .
 	$(BIN)/lint-imports --no-logo
 	$(PY) -m mypy
 

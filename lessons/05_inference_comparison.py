@@ -233,15 +233,11 @@ measured = {
     n: cost.measured_kv_cache_bytes(generator.model, tokens=n) for n in (16, 64, prompt_tokens)
 }
 for n, size in measured.items():
-    formula = cost.kv_cache_bytes(
-        config, tokens=n, bytes_per_number=generator.model.dtype.itemsize
-    )
+    formula = cost.kv_cache_bytes(config, tokens=n, bytes_per_number=generator.model.dtype.itemsize)
     print(f"{n:>5} tokens: {size / 2**20:7.2f} MiB measured, {formula / 2**20:7.2f} MiB by formula")
 
 weights = cost.weights_bytes(generator.model)
-per_token = cost.kv_cache_bytes(
-    config, tokens=1, bytes_per_number=generator.model.dtype.itemsize
-)
+per_token = cost.kv_cache_bytes(config, tokens=1, bytes_per_number=generator.model.dtype.itemsize)
 print(f"{generator.model.dtype}: {per_token:,} bytes a token")
 print(f"the weights are as large as {weights // per_token:,} tokens")
 print("predicted:", predicted_cache_bytes, "bytes and", predicted_conversations, "conversations")

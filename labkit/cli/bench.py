@@ -155,8 +155,6 @@ def gpu(
     emit(record, json_, f"{report.render(record)}\n\nrecord in {folder / 'gpu.json'}")
 
 
-
-
 def _numbers(option: str, text: str) -> tuple[int, ...]:
     try:
         return tuple(int(number) for number in text.split(","))

@@ -223,8 +223,7 @@ def _checked(uid: str, prediction: Any) -> tuple[Any, str]:
     numbers = [isinstance(value, int | float) for value in values]
     if not all(texts) and not all(numbers):
         raise LabkitError(
-            f"the answer for {uid} is {brief(values)}, neither texts nor numbers throughout; "
-            f"{form}"
+            f"the answer for {uid} is {brief(values)}, neither texts nor numbers throughout; {form}"
         )
     if not isinstance(scale, str | None):
         raise LabkitError(f"the scale for {uid} is {brief(scale)}, which is not text; {form}")

@@ -91,9 +91,7 @@ class Lora(Method):
     peft_type = "LORA"
     launches = 260
 
-    def attach(
-        self, model: Any, settings: LoraSettings, *, on_meta: bool = False
-    ) -> "nn.Module":
+    def attach(self, model: Any, settings: LoraSettings, *, on_meta: bool = False) -> "nn.Module":
         """Freeze the model and put LoRA adapters on its `target_modules`.
 
         Raises:
@@ -132,9 +130,7 @@ class Lora(Method):
             **start,
         )
         options = {"low_cpu_mem_usage": True} if on_meta else {}
-        attached: nn.Module = attach_by_peft(
-            model, config, what="LoRA", on_meta=on_meta, **options
-        )
+        attached: nn.Module = attach_by_peft(model, config, what="LoRA", on_meta=on_meta, **options)
         return attached
 
     def adapts(self, linear: str, architecture: str, settings: LoraSettings) -> bool:

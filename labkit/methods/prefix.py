@@ -24,9 +24,7 @@ class Prefix(Method):
     peft_type = "PREFIX_TUNING"
     launches = 140
 
-    def attach(
-        self, model: Any, settings: VirtualTokens, *, on_meta: bool = False
-    ) -> "nn.Module":
+    def attach(self, model: Any, settings: VirtualTokens, *, on_meta: bool = False) -> "nn.Module":
         """Freeze the model and give it a prefix. Raises `LabkitError` for what PEFT refuses."""
         from peft import PrefixTuningConfig
 

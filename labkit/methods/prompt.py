@@ -40,9 +40,7 @@ class Prompt(Method):
     peft_type = "PROMPT_TUNING"
     launches = 130
 
-    def attach(
-        self, model: Any, settings: VirtualTokens, *, on_meta: bool = False
-    ) -> "nn.Module":
+    def attach(self, model: Any, settings: VirtualTokens, *, on_meta: bool = False) -> "nn.Module":
         """Freeze the model and give it a prompt. Raises `LabkitError` for what PEFT refuses."""
         from peft import PromptTuningConfig
 

@@ -133,8 +133,14 @@ class RunConfig(_OfMethods):
         for key in positive:
             if not getattr(self, key) > 0:
                 raise LabkitError(f"{key} must be above 0, got {getattr(self, key)!r}")
-        for key in ("weight_decay", "warmup_steps", "max_grad_norm", "eval_steps", "seed",
-                    "switchback_min_features"):
+        for key in (
+            "weight_decay",
+            "warmup_steps",
+            "max_grad_norm",
+            "eval_steps",
+            "seed",
+            "switchback_min_features",
+        ):
             if getattr(self, key) < 0:
                 raise LabkitError(f"{key} must be 0 or more, got {getattr(self, key)!r}")
         if self.seed > LARGEST_SEED:

@@ -91,8 +91,9 @@ def checked(
     try:
         json.dumps(values, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise Refusal(400, "the body has half a character (a lone surrogate): send whole "
-                           "ones") from None
+        raise Refusal(
+            400, "the body has half a character (a lone surrogate): send whole ones"
+        ) from None
     try:
         request = REQUESTS[path].model_validate(values)
     except ValidationError as error:

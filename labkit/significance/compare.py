@@ -207,11 +207,14 @@ def _compare_answers(
         raise LabkitError(notes[-1])
     for row in rows:
         if not row["paired"]:
-            notes.append(f"{row['name']}: questions were not logged one by one, so this test can't "
-                         "pair them and is weaker than it could be (lm-eval: --log_samples)")
+            notes.append(
+                f"{row['name']}: questions were not logged one by one, so this test can't "
+                "pair them and is weaker than it could be (lm-eval: --log_samples)"
+            )
         if margin is not None and row["unit"] != "share":
-            notes.append(f"{row['name']}: {row['metric']} is no share, so --margin says nothing "
-                         "about it")
+            notes.append(
+                f"{row['name']}: {row['metric']} is no share, so --margin says nothing about it"
+            )
     return {"unit": "a question", "results": rows, "a_a": None, "notes": notes}
 
 
@@ -264,6 +267,7 @@ def _in_metric(difference: dict[str, float], a: Answers) -> dict[str, float]:
 
     Log-probabilities are compared, where differences are additive; A's metric is taken as given.
     """
+
     def metric(d: float) -> float:
         return a.mean * math.expm1(min(-d, 700)) if a.form == "exp" else -d / math.log(2)
 

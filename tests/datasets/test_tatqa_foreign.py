@@ -87,7 +87,7 @@ def test_deep_brackets_are_one_sentence(opening: str, tmp_path: Path, write_json
 def test_predictions_and_gold_may_have_a_byte_order_mark(
     encoding: str, tmp_path: Path, make_report
 ) -> None:
-    gold, predictions = tmp_path / "gold 🙂.json", tmp_path / "it's \"mine\".json"
+    gold, predictions = tmp_path / "gold 🙂.json", tmp_path / 'it\'s "mine".json'
     gold.write_bytes(json.dumps([make_report()]).encode(encoding))
     predictions.write_bytes(json.dumps({"t1-q2": [["1,496"], "million"]}).encode(encoding))
     assert score_file(predictions, gold)["em"] == 0.5
@@ -107,8 +107,10 @@ LEAF = (st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_si
         | st.sampled_from(["span", "count", "arithmetic", "percent", "", "\ud800"]))  # fmt: skip
 SHAPE = st.recursive(
     LEAF,
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from([*KEYS, "t1-q1"]), inner, max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from([*KEYS, "t1-q1"]), inner, max_size=8)
+    ),
     max_leaves=25,
 )
 
@@ -134,8 +136,11 @@ def test_any_file_is_read_or_refused_in_one_sentence(tmp_path_factory, make_repo
     file.write_bytes(text[: data.draw(st.integers(len(text) // 2, len(text)))])
     whole = folder / "whole.json"
     whole.write_text(json.dumps([make_report()]))
-    for read in (lambda: [render_report(r) for r in read_reports(file)],
-                 lambda: score_file(file, whole), lambda: score_file(whole, file)):
+    for read in (
+        lambda: [render_report(r) for r in read_reports(file)],
+        lambda: score_file(file, whole),
+        lambda: score_file(whole, file),
+    ):
         try:
             read()
         except LabkitError as error:

@@ -188,9 +188,7 @@ def test_models_are_compared_by_name_and_evaluations_are_kept(
     assert plots.png(figure, alt=alt).startswith(b"\x89PNG")
 
 
-def test_majority_can_be_compared(
-    models: tuple[list[str], list[str]], few_reports: Path
-) -> None:
+def test_majority_can_be_compared(models: tuple[list[str], list[str]], few_reports: Path) -> None:
     names, _ = models
     found = compare_scores(["majority", names[0]], data=str(few_reports), quiet=True)
     assert found["pairs"][0]["a"] == "majority"

@@ -119,8 +119,12 @@ def test_what_is_no_configuration_is_one_sentence(content: Any, says: str, tmp_p
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from([*LLAMA, "architectures", "layer_types"]), inner, max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from([*LLAMA, "architectures", "layer_types"]), inner, max_size=6
+        )
+    ),
     max_leaves=12,
 )
 

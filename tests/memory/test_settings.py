@@ -29,8 +29,10 @@ from labkit.memory.settings import StepSettings
         ({"sharding": "zero1", "num_gpus": 2, "optim": "adafactor"}, "adamw_torch_fused or sgd"),
         ({"method": "lora", "master_weights": True}, "full fine-tuning"),
         ({"method": "8bit", "dtype": "float32"}, "bfloat16 or float16"),
-        ({"method": "full", "master_weights": False, "sharding": "zero3", "num_gpus": 4},
-         "set sharding to fsdp2"),
+        (
+            {"method": "full", "master_weights": False, "sharding": "zero3", "num_gpus": 4},
+            "set sharding to fsdp2",
+        ),
     ],
 )
 def test_one_sentence_for_each_mistake(fields, sentence):

@@ -179,8 +179,10 @@ def test_any_configuration_is_read_or_refused_in_one_sentence(
         ("someone/SmolLM2-135M-Instruct-GPTQ-Int4", "smollm2-135m-instruct"),
         ("/data/models/SmolLM2-135M-Instruct/", "smollm2-135m-instruct"),
         (r"C:\models\smollm2-135m-instruct-AWQ", "smollm2-135m-instruct"),
-        ("/h/hub/models--HuggingFaceTB--SmolLM2-135M-Instruct/snapshots/0a1b",
-         "smollm2-135m-instruct"),
+        (
+            "/h/hub/models--HuggingFaceTB--SmolLM2-135M-Instruct/snapshots/0a1b",
+            "smollm2-135m-instruct",
+        ),
         ("unsloth/llama-3-8b-bnb-4bit", "llama-3-8b"),
         ("HuggingFaceTB/SmolLM2-360M-Instruct", None),
         ("HuggingFaceTB/SmolLM2-135M", None),

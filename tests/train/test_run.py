@@ -333,8 +333,7 @@ def test_evaluations_are_recorded_and_not_timed(
     config = tiny_run()
     rows = train.encode_split(tokenizer, config, "dev", shared=True)
     losses = [
-        fast_step.labelled_loss(model, SharedPromptCollator(2)([row]), None).item()
-        for row in rows
+        fast_step.labelled_loss(model, SharedPromptCollator(2)([row]), None).item() for row in rows
     ]
     found = record.summary["eval_losses"][-1]["loss"]
     assert min(losses) - 1e-3 <= found <= max(losses) + 1e-3

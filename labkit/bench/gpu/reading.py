@@ -57,9 +57,7 @@ def step_rows(record: dict[str, Any] | None) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def layer_parts(
-    record: dict[str, Any] | None, *, width: int, tokens: int
-) -> list[dict[str, Any]]:
+def layer_parts(record: dict[str, Any] | None, *, width: int, tokens: int) -> list[dict[str, Any]]:
     """Return, for both layers of an MLP, what share of the card's peak rate its matmuls reach.
 
     `of_parts` is the ratio that the parts of a step, timed apart, add up to; `at_equal_share` what

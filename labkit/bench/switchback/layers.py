@@ -152,9 +152,7 @@ def measure_round(
     return [_runner(arm, plan)() for arm in arms]
 
 
-def parts(
-    case: dict[str, Any], backend: str, dtype: torch.dtype = DTYPE
-) -> dict[str, Step]:
+def parts(case: dict[str, Any], backend: str, dtype: torch.dtype = DTYPE) -> dict[str, Step]:
     """Return every part of a step as a function of its own, by name.
 
     bf16_y, bf16_dx, bf16_dw (float32_y … in that `dtype`) are the matmuls without int8;

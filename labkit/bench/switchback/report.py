@@ -29,7 +29,10 @@ GROUPS = {
     "dW in 16 bit": ("{float}_dw",),
     "quantise X and G": ("quantize_x", "quantize_g"),
     "quantise and order W": (
-        "pack_w_{scale}", "pack_wt_{scale}", "quantize_w_{scale}", "quantize_wt_{scale}"
+        "pack_w_{scale}",
+        "pack_wt_{scale}",
+        "quantize_w_{scale}",
+        "quantize_wt_{scale}",
     ),
 }
 
