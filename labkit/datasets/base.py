@@ -17,6 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from labkit.datasets import reasoning
+
 Message = dict[str, str]
 """One turn: role (system, user or assistant) and content."""
 
@@ -64,8 +66,8 @@ class Example:
 
 
 def text_of(text: str) -> Any:
-    """Return the prediction that a model's text is: the text itself, without spare whitespace."""
-    return " ".join(text.split())
+    """Return the prediction that a model's text is, without its reasoning and spare whitespace."""
+    return " ".join(reasoning.drop(text)[0].split())
 
 
 def answer_of(example: Example) -> Any:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from labkit.datasets import registry, tatqa
+from labkit.datasets import base, registry, tatqa
 from labkit.datasets.base import Example, same_words
 from labkit.datasets.report_questions import TABLES, TATQA
 from labkit.datasets.score import score_answer
@@ -97,3 +97,7 @@ def test_words_are_compared_as_bags(prediction: str, em: float, f1: float) -> No
     answer = ({"role": "user", "content": "?"}, {"role": "assistant", "content": "the red car"})
     score = same_words(Example(uid="a", messages=answer), prediction)
     assert score == {"em": em, "f1": pytest.approx(f1)}
+
+
+def test_what_a_model_thinks_first_is_no_part_of_its_answer_in_any_data_set() -> None:
+    assert base.text_of("<think>2 + 2, so 5? No.</think>  the answer\nis 4 ") == "the answer is 4"
