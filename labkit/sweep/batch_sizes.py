@@ -313,6 +313,8 @@ def _read(file: Path, settings: StepSettings) -> Point | None:
 def _key(settings: StepSettings, limit: int | None) -> str:
     """Return the name of what is the same measurement: settings, limit, versions and threads."""
     threads = thread_count()
-    content = [dataclasses.asdict(settings), limit, records.versions(), str(threads)]
+    # A base that the method's name says already is no setting of its own, as it was none before.
+    stated = {k: v for k, v in dataclasses.asdict(settings).items() if (k, v) != ("base", None)}
+    content = [stated, limit, records.versions(), str(threads)]
     text = json.dumps(content, sort_keys=True, default=list)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
