@@ -174,19 +174,6 @@ def power(effect: float, *, spread: float, n: int | Sequence[int], alpha: float 
     return 1.0 if math.isnan(found) else float(found)
 
 
-def pairs_needed(
-    effect: float, *, spread: float, alpha: float = 0.05, wanted: float = 0.8
-) -> int | None:
-    """Return the fewest pairs that find a ratio of 1 + effect with probability `wanted`.
-
-    None where more than ten thousand would be needed.
-    """
-    for n in [*range(2, 100), *range(100, 10_001, 10)]:
-        if power(effect, spread=spread, n=n, alpha=alpha) >= wanted:
-            return n
-    return None
-
-
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return p-values adjusted for asking several questions at once (Holm's step-down).
 

@@ -87,7 +87,7 @@ def test_the_core_imports_and_shows_its_help_without_the_extras(
 ) -> None:
     done = subprocess.run(
         [sys.executable, "-c", IMPORT_ALL, json.dumps(modules())],
-        env={**os.environ, **without(*absent())}, capture_output=True, text=True, timeout=300,
+        env={**os.environ, **without(*absent())}, capture_output=True, text=True, timeout=600,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "doctor" in done.stdout and "serve" in done.stdout
@@ -108,7 +108,7 @@ def test_a_command_names_the_extra_that_it_lacks(
     done = subprocess.run(
         [sys.executable, "-m", "labkit.cli", *command],
         env={**os.environ, **without(library), "LABKIT_RUNS": str(tmp_path / "runs")},
-        capture_output=True, text=True, timeout=120,
+        capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (2, "")
     (sentence,) = done.stderr.strip().splitlines()

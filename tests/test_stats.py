@@ -236,13 +236,6 @@ def test_the_interval_of_ten_pairs_covers_what_the_essay_says(
     assert within_binomial(t, trials, 0.95)
 
 
-def test_pairs_needed_is_the_first_number_with_enough_power() -> None:
-    n = stats.pairs_needed(0.03, spread=SPREAD)
-    assert n is not None
-    assert stats.power(0.03, spread=SPREAD, n=n) >= 0.8 > stats.power(0.03, spread=SPREAD, n=n - 1)
-    assert stats.pairs_needed(0.0001, spread=1.0) is None
-
-
 def test_few_pairs_get_the_interval_of_the_test() -> None:
     found = stats.paired_ratio([1.1, 1.2, 1.15], [1.0, 1.0, 1.02])
     assert found["ratio"] == found["ratio_t"]

@@ -30,7 +30,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
@@ -314,11 +314,6 @@ def _child(answer: Connection, target: str, threads: int, arguments: dict[str, A
         answer.send(("failed", traceback.format_exc()))
     finally:
         answer.close()
-
-
-def plan_dict(plan: Plan) -> dict[str, Any]:
-    """Return a plan as JSON."""
-    return asdict(plan)
 
 
 def interval(ratio: dict[str, float]) -> str:

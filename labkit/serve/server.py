@@ -40,7 +40,6 @@ from labkit.serve.limits import Guard, Limits, Prefix, error_response
 
 PORT = 8123
 GRACE_SECONDS = 3
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 ROUTES = ("/v1/chat/completions", "/v1/completions", "/v1/models", "/health")
 
 

@@ -22,6 +22,8 @@ from typing import Any
 from labkit.bench.paired import Plan, time_run
 from labkit.errors import LabkitError
 from labkit.machine import hardware
+from labkit.memory import architectures
+from labkit.memory.settings import StepSettings
 
 TINYLLAMA_LAYERS = 22
 BYTES_PER_PARAMETER = 16
@@ -51,10 +53,12 @@ def vocabulary(widths: dict[str, int], layers: int) -> int:
 
 def parameters(widths: dict[str, int], layers: int) -> int:
     """Return how many parameters a model of these widths has, its vocabulary shrunk with it."""
-    hidden, mlp = widths["hidden_size"], widths["intermediate_size"]
-    kv = hidden * widths["num_key_value_heads"] // widths["num_attention_heads"]
-    layer = 2 * hidden * hidden + 2 * hidden * kv + 3 * hidden * mlp + 2 * hidden
-    return 2 * vocabulary(widths, layers) * hidden + layers * layer + hidden
+    changed = {"num_hidden_layers": layers, "vocab_size": vocabulary(widths, layers)}
+    shape = architectures.shape_of(
+        StepSettings(model="tinyllama-1.1b", method="full", config_overrides={**widths, **changed})
+    )
+    assert shape is not None
+    return architectures.parameters(shape)
 
 
 def check_memory(spec: dict[str, Any]) -> None:
