@@ -108,7 +108,7 @@ def test_masks_that_teach_something_else_are_warned_of(
 def test_a_template_that_never_ends_is_warned_of(
     folder: Path, tiny_llama: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encode, "encode", lambda *a, **k: {
+    monkeypatch.setattr(encode, "encode_example", lambda *a, **k: {
         "input_ids": [5, 6, 7], "labels": [-100, 6, 7], "prompt_length": 1})  # fmt: skip
     found = show.show(RunConfig(model=str(tiny_llama), data=str(folder)))
     assert any("not taught to stop" in warning for warning in found["warnings"])

@@ -1,5 +1,6 @@
 """What a run's record predicts: the batches it is about, and how near the peak comes."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -79,13 +80,15 @@ def test_what_is_not_known_is_null_and_says_why(
     assert reason in found["reason"]
 
 
-def test_a_configuration_that_leaves_numbers_out_costs_no_run(
+def test_what_a_configuration_leaves_out_is_its_class_s_own_and_no_formula_costs_no_run(
     tiny_run: Run, tmp_path: Path
 ) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    found = predict(tiny_run(model=str(tmp_path)))
-    assert found["peak_bytes"] == {"analytic": None}
-    assert "does not say hidden_size" in found["reason"]
+    whole = {"model_type": "llama", "hidden_size": 4096, "num_hidden_layers": 32}
+    peaks = []
+    for config in ({"model_type": "llama"}, whole):
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        peaks.append(predict(tiny_run(model=str(tmp_path)))["peak_bytes"]["analytic"])
+    assert peaks[0] == peaks[1] > 2 * 6e9  # Llama-7B in 16 bit at least
     (tmp_path / "config.json").write_text('{"model_type": "gpt_neox"}')
     assert "no formula" in predict(tiny_run(model=str(tmp_path)))["reason"]
 
