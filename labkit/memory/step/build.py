@@ -126,8 +126,10 @@ def attach(model: Any, settings: StepSettings) -> Any:
         [name for name, _ in linear_names(model)], architecture, chosen,
         key="lora_target_modules", model=settings.model,
     )  # fmt: skip
+    # Training all weights needs nothing of PEFT, which a machine may lack.
+    known = contextlib.nullcontext() if tuner.trains_base else architecture_known(architecture)
     try:
-        with quiet(), architecture_known(architecture):
+        with quiet(), known:
             model = tuner.attach(model, chosen, on_meta=True)
     except LabkitError as error:
         raise LabkitError(
