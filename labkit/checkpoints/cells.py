@@ -72,10 +72,12 @@ def repair(cells: list[Any]) -> tuple[list[Any], list[str]]:
 
 def missing(cells: list[Any]) -> list[str]:
     """Return a sentence for each cell of an exercise whose other cell was deleted."""
-    marks = [cell.get("metadata") for cell in cells]
-    marks = [mark.get("nbgrader") if isinstance(mark, dict) else None for mark in marks]
-    here = {mark.get("grade_id"): mark for mark in marks if isinstance(mark, dict)
-            and isinstance(mark.get("grade_id"), str)}  # fmt: skip
+    here: dict[str, dict[str, Any]] = {}
+    for cell in cells:
+        metadata = cell.get("metadata")
+        mark = metadata.get("nbgrader") if isinstance(metadata, dict) else None
+        if isinstance(mark, dict) and isinstance(mark.get("grade_id"), str):
+            here[mark["grade_id"]] = mark
     written = {name for name, mark in here.items() if mark.get("solution")}
     counted = {name.removesuffix(POINTS) for name in here if name.endswith(POINTS)}
     gone = counted - set(here) | {f"{name}{POINTS}" for name in written - counted if counted}
