@@ -8,7 +8,7 @@
 # make lab      JupyterLab on this machine
 # make sync     build the notebooks from lessons/*.py (EXECUTE=1 also renews the stored outputs)
 # make lint     the checks that need no training
-# make release  student copies without solutions, and a gradebook for nbgrader
+# make release  student copies without solutions, and a gradebook with an assignment a lesson
 #
 # PYTHON=/path/to/python3.11   which Python makes the environment
 # TORCH_INDEX=URL              an extra package index, for PyTorch's own CPU wheels

@@ -30,6 +30,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from labkit.checkpoints.card import MIME
+from labkit.checkpoints.cells import found_in
 from labkit.checkpoints.records import as_point, as_record
 from labkit.errors import LabkitError
 from labkit.runs.records import RunRecord
@@ -259,7 +260,7 @@ def _take(member: Member, found: Submission) -> None:
     elif kind == "point":
         _take_point(value, found)
     else:
-        _take_notebook(value, found)
+        _take_notebook(value, name, found)
 
 
 def parse_json(content: bytes) -> Any:
@@ -327,13 +328,17 @@ def _take_point(value: Any, found: Submission) -> None:
         found.points.append(point)
 
 
-def _take_notebook(value: Any, found: Submission) -> None:
-    """Read the answers that cards carry; the cells' code is not looked at."""
+def _take_notebook(value: Any, name: str, found: Submission) -> None:
+    """Read the answers that cards carry, and name the cells that nbgrader would stumble over."""
     cells = value.get("cells") if isinstance(value, dict) else None
     if not isinstance(cells, list):
         raise Refused("not a notebook")
+    cells = [cell for cell in cells if isinstance(cell, dict)]
+    for sentence in found_in({"cells": cells}):
+        if (line := printable(f"{name}: {sentence}", 300)) not in found.remarks:
+            found.remark(line)
     for cell in cells:
-        outputs = cell.get("outputs") if isinstance(cell, dict) else None
+        outputs = cell.get("outputs")
         for output in outputs if isinstance(outputs, list) else ():
             data = output.get("data") if isinstance(output, dict) else None
             carried = data.get(MIME) if isinstance(data, dict) else None

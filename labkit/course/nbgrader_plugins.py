@@ -15,7 +15,7 @@ not run cells tagged `skip-execution`.
 """
 
 import csv
-import symtable
+from contextlib import suppress
 from typing import Any
 
 from nbformat import NotebookNode
@@ -23,27 +23,9 @@ from nbgrader.api import Gradebook, MissingEntry
 from nbgrader.plugins import ExportPlugin
 from nbgrader.preprocessors import NbGraderPreprocessor
 
+from labkit.checkpoints.cells import UNREADABLE, names
+
 SKIP = "skip-execution"
-
-
-def names(code: str) -> tuple[set[str], set[str]]:
-    """Return the global names that a cell binds and those that it uses.
-
-    >>> bound, used = names("import os; f = lambda x: x + y")
-    >>> sorted(bound), sorted(used)
-    (['f', 'os'], ['y'])
-    """
-    top = symtable.symtable(code, "cell", "exec")
-    bound = {s.get_name() for s in top.get_symbols() if s.is_assigned() or s.is_imported()}
-    used = {s.get_name() for s in top.get_symbols() if s.is_referenced()}
-    todo = list(top.get_children())
-    while todo:
-        scope = todo.pop()
-        todo += scope.get_children()
-        for symbol in scope.get_symbols():
-            if symbol.is_global():
-                (bound if symbol.is_assigned() else used).add(symbol.get_name())
-    return bound, used
 
 
 def needed(cells: list[NotebookNode]) -> set[int]:
@@ -56,7 +38,7 @@ def needed(cells: list[NotebookNode]) -> set[int]:
     for i, cell in code.items():
         try:
             bound[i], used[i] = names(cell.source)
-        except SyntaxError:  # an unfinished line, or a magic command
+        except UNREADABLE:  # an unfinished line, or a magic command
             found.add(i)
             bound[i], used[i] = set(), set()
     last = max(found, default=0)  # a function may use what is bound only after it
@@ -84,23 +66,28 @@ class SkipUngraded(NbGraderPreprocessor):
 class LessonExport(ExportPlugin):
     """A table with a row for each student and lesson: points, and how many there are.
 
-    `nbgrader export --exporter=labkit.course.nbgrader_plugins.LessonExport`. nbgrader's own export
-    has a row per assignment, and the whole course is one.
+    `nbgrader export --exporter=labkit.course.nbgrader_plugins.LessonExport`. In a gradebook from
+    the time when all lessons were one assignment, a student's lesson counts from that one until it
+    is handed in as its own.
     """
 
     def export(self, gradebook: Gradebook) -> None:
-        with open(self.to or "grades.csv", "w", newline="") as file:
+        sheets: dict[str, list[tuple[str, float]]] = {}
+        for assignment in gradebook.assignments:
+            for lesson in assignment.notebooks:
+                sheets.setdefault(lesson.name, []).append((assignment.name, lesson.max_score))
+        with open(self.to or "grades.csv", "w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
             table.writerow(["student", "lesson", "points", "of", "needs_reading"])
-            for assignment in gradebook.assignments:
+            for lesson, places in sorted(sheets.items()):
+                places.sort(key=lambda place: place[0] != lesson)  # its own assignment first
                 for student in gradebook.students:
-                    for lesson in assignment.notebooks:
-                        try:
+                    row: list[Any] = [0.0, places[0][1], False]
+                    for assignment, _ in places:
+                        with suppress(MissingEntry):
                             given = gradebook.find_submission_notebook(
-                                lesson.name, assignment.name, student.id
+                                lesson, assignment, student.id
                             )
-                        except MissingEntry:
-                            row: list[Any] = [0.0, lesson.max_score, False]
-                        else:
                             row = [given.score, given.max_score, given.needs_manual_grade]
-                        table.writerow([student.id, lesson.name, *row])
+                            break
+                    table.writerow([student.id, lesson, *row])

@@ -15,12 +15,15 @@ whole lesson still works. There are no hidden tests: nbgrader's come back in the
 the first student who hands in reads them to the others. What a check asks is open to everybody in
 `labkit/checkpoints`, as properties that the student's own function has to have.
 
-    GRADEBOOK/source/lessons/    notebooks with solutions, never given away
-    GRADEBOOK/release/lessons/   the student copies: this folder is what students get
+    GRADEBOOK/source/LESSON/     a notebook with solutions, never given away
+    GRADEBOOK/release/LESSON/    its student copy, as nbgrader makes it
+    GRADEBOOK/release/lessons/   all student copies: this folder is what students get
     GRADEBOOK/gradebook.db       what each cell is worth, and later who got what
 
-All lessons are one assignment, `lessons`: in a student's folder they lie side by side with `runs/`
-and `answers.json`, and handing in that folder hands in everything.
+Each lesson is an assignment, because nbgrader grades an assignment whole or not at all: a notebook
+that cannot be read costs its lesson and no other. In a student's folder they lie side by side with
+`runs/` and `answers.json`, and handing in that folder hands in everything; `hand_ins` sorts what
+came into the assignments.
 
 Source: nbgrader's documentation, "Creating and grading assignments"; `generate_assignment`.
 """
@@ -40,8 +43,12 @@ from nbformat import NotebookNode
 
 from labkit.course import pairing
 from labkit.errors import LabkitError, extra
+from labkit.files import appearing
 
-ASSIGNMENT = "lessons"
+TOGETHER = "lessons"
+"""The folder of all student copies; in older gradebooks the one assignment there was."""
+EVERY = "[0-9][0-9]*"
+"""The assignments of all lessons, as nbgrader's commands take them: quoted, it looks them up."""
 POINTS = {"Easy": 1, "Medium": 2, "Hard": 3}
 BEGIN = "### BEGIN SOLUTION"
 CONFIG = "nbgrader_config.py"
@@ -157,19 +164,23 @@ def release(lessons_dir: Path, gradebook_dir: Path) -> Path:
     if not sources:
         raise LabkitError(f"no lesson (NN_name.py) in {lessons_dir}")
     notebooks = {path.stem: assignment(path) for path in sources}
-    folder = gradebook_dir / "source" / ASSIGNMENT
     try:
-        shutil.rmtree(folder, ignore_errors=True)
-        folder.mkdir(parents=True)
         for name, notebook in notebooks.items():
+            folder = gradebook_dir / "source" / name
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
             text = nbformat.writes(notebook) + "\n"
             (folder / f"{name}.ipynb").write_text(text, encoding="utf-8")
         if not (gradebook_dir / CONFIG).exists():
             shutil.copy(lessons_dir / "hub-example" / "jupyter" / CONFIG, gradebook_dir)
     except OSError as error:
         raise LabkitError(f"{error.filename} cannot be written: {error.strerror}") from None
-    nbgrader("generate_assignment", ASSIGNMENT, "--force", cwd=gradebook_dir)
-    return gradebook_dir / "release" / ASSIGNMENT
+    nbgrader("generate_assignment", EVERY, "--force", cwd=gradebook_dir)
+    with appearing(gradebook_dir / "release" / TOGETHER) as students:
+        students.mkdir()
+        for name in notebooks:
+            shutil.copy(gradebook_dir / "release" / name / f"{name}.ipynb", students)
+    return gradebook_dir / "release" / TOGETHER
 
 
 def nbgrader(*arguments: str, cwd: Path) -> str:

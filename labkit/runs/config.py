@@ -30,6 +30,8 @@ CONFIGS = Path(__file__).with_name("configs")
 LARGEST_SEED = 2**32 - 1
 LONGEST_NAME = 200
 MOST_CONFIG_BYTES = 2**20
+# PyYAML turns a tag without a value, such as `!!int ""`, or with a wrong one into any of these.
+_UNREAD = (ValueError, LookupError, AttributeError, TypeError, ArithmeticError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,14 +195,15 @@ def from_mapping(values: Mapping[str, Any], *, where: str) -> RunConfig:
             continue
         new = RENAMED.get(key, key)
         if new not in FIELDS:
-            raise LabkitError(f"{where}: unknown setting {key!r}: {nearest(key, FIELDS)}")
+            hint = nearest(key[:80], FIELDS)
+            raise LabkitError(f"{where}: unknown setting {brief(key)}: {hint}")
         if new in settings:
             raise LabkitError(f"{where}: {key!r} sets {new} a second time: keep one of them")
-        if new == "optim" and value in RETIRED_OPTIM:
+        if new == "optim" and isinstance(value, str) and value in RETIRED_OPTIM:
             warnings.warn(f"{where}: optim {value} is gone from transformers: "
                           f"{RETIRED_OPTIM[value]} takes its place", stacklevel=2)  # fmt: skip
             value = RETIRED_OPTIM[value]
-        if key == "train_mode" and value in methods.SHORTHANDS:
+        if key == "train_mode" and isinstance(value, str) and value in methods.SHORTHANDS:
             choices = ", ".join(methods.in_training())
             raise LabkitError(f"{where}: train_mode {value!r} is not a method of labkit train: "
                               f"choose from {choices}")  # fmt: skip
@@ -246,7 +249,7 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
                   else yaml.safe_load(text))  # fmt: skip
     except RecursionError:
         raise LabkitError(f"configuration {file} is not valid: nested too deeply") from None
-    except (LabkitError, yaml.YAMLError, ValueError) as error:
+    except (LabkitError, yaml.YAMLError, *_UNREAD) as error:
         first = (str(error).splitlines() or [type(error).__name__])[0]
         raise LabkitError(f"configuration {file} is not valid: {first}") from None
     if not isinstance(values, Mapping):
@@ -300,7 +303,7 @@ def _read(value: Any, hint: Any, *, key: str, where: str) -> Any:
         if isinstance(value, str):
             try:
                 value = json.loads(value)
-            except json.JSONDecodeError:
+            except (ValueError, RecursionError):
                 value = None
         if isinstance(value, Mapping):
             return value

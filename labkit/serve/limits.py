@@ -90,6 +90,8 @@ def checked(
         raise Refusal(400, 'the body is not a JSON object: send {"model": …}')
     try:
         json.dumps(values, ensure_ascii=False).encode()
+    except RecursionError:
+        raise Refusal(400, "the body is nested too deeply: send one JSON object") from None
     except UnicodeEncodeError:
         raise Refusal(
             400, "the body has half a character (a lone surrogate): send whole ones"
@@ -135,7 +137,7 @@ def prompt_tokens(request: Request, served: Generator) -> int:
             turns, add_generation_prompt=True, tokenize=False
         )
     except Exception as error:  # a template is a program of the model's author
-        first = str(error).splitlines()[0]
+        first = (str(error).splitlines() or [type(error).__name__])[0]
         raise Refusal(400, f"the chat template of {served.name} refuses: {first}") from None
     ids = served.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
     return len(ids)

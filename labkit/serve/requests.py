@@ -158,7 +158,13 @@ REQUESTS: dict[str, type[Request]] = {
 def refusal(error: ValidationError) -> str:
     """Return the first thing that is wrong with a request, as one sentence that names the field."""
     first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
+    where = ".".join(_plain(str(part)) for part in first["loc"])
     if first["type"] == "extra_forbidden":
         return f"{where} is not a field that this server knows: leave it out"
-    return f"{where}: {first['msg']}".replace("\n", " ")
+    return f"{where}: {_plain(first['msg'], most=300)}"
+
+
+def _plain(text: str, *, most: int = 80) -> str:
+    """Return a client's own words on one line, cut where they are long."""
+    text = "".join(c if c.isprintable() else " " for c in text[: most + 1])
+    return text if len(text) <= most else f"{text[:most]}…"

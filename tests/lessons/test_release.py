@@ -10,7 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from labkit.course import nbgrader_plugins, release
+from labkit.course import hand_ins, nbgrader_plugins, release
 from labkit.errors import LabkitError
 
 LESSONS = Path(__file__).parents[2] / "lessons"
@@ -42,7 +42,9 @@ def copies(gradebook) -> dict[str, nbformat.NotebookNode]:
 
 @pytest.fixture(scope="module")
 def solutions(gradebook) -> dict[str, nbformat.NotebookNode]:
-    return read(gradebook / "source/lessons")
+    found = {source.stem: read(gradebook / "source" / source.stem) for source in SOURCES}
+    assert all(list(found[name]) == [name] for name in found), "each lesson is an assignment"
+    return {name: found[name][name] for name in found}
 
 
 def code_cells(notebook) -> list[nbformat.NotebookNode]:
@@ -128,15 +130,18 @@ def test_every_solution_is_a_cell_to_write_and_its_points_are_locked(copies):
 
 @pytest.fixture(scope="module")
 def graded(gradebook, copies, solutions) -> Path:
-    """The whole way: release, two students submit, collect, autograde, feedback, export."""
+    """The whole way: release, three students submit, collect, autograde, feedback, export.
+
+    One of the three hands in two lessons, the first cut off in the middle of its JSON.
+    """
     released = gradebook / "release/lessons"
     release.nbgrader("release_assignment", "lessons", cwd=gradebook)
-    for student in ("solved", "empty"):
+    for student in ("solved", "empty", "broken"):
         home = gradebook.parent / student
         shutil.copytree(released, home / "lessons")
         shutil.copy(gradebook / release.CONFIG, home)
         for name, notebook in read(released).items():
-            if student == "solved":
+            if student != "empty":
                 written = marked(solutions[name], "solution")
                 for grade_id, cell in marked(notebook, "solution").items():
                     cell.source = written[grade_id].source.replace("### BEGIN SOLUTION", "")
@@ -148,9 +153,19 @@ def graded(gradebook, copies, solutions) -> Path:
         weights.write_bytes(bytes(1000))
         (home / "lessons/runs/lora/record.json").write_text('{"schema": 1}')
         (home / "lessons/answers.json").write_text('{"schema": 1, "answers": {}}')
+        if student == "broken":
+            first, _, *others = sorted((home / "lessons").glob("*.ipynb"))
+            first.write_text(first.read_text(encoding="utf-8")[:-500], encoding="utf-8")
+            for other in others:
+                other.unlink()
         release.nbgrader("submit", "lessons", "--student", student, cwd=home)
-    for command in ("collect", "autograde", "generate_feedback"):
-        release.nbgrader(command, "lessons", cwd=gradebook)
+    release.nbgrader("collect", "lessons", cwd=gradebook)
+    said = hand_ins.sort(gradebook / "submitted", gradebook)
+    named = [line for line in said if "not valid JSON" in line]
+    assert len(named) == 1 and f"broken/lessons/{SOURCES[0].stem}.ipynb" in named[0]
+    assert all("empty/" in line and "was deleted" in line for line in said if line not in named)
+    for command in ("autograde", "generate_feedback"):
+        release.nbgrader(command, release.EVERY, cwd=gradebook)
     return gradebook
 
 
@@ -174,11 +189,17 @@ def test_a_solved_submission_gets_every_point_and_an_empty_one_none(graded, copi
         assert float(rows["empty", name]["points"]) == 0
         assert float(rows["empty", name]["of"]) == worth
         assert rows["solved", name]["needs_reading"] == "False"
+        right = name == SOURCES[1].stem
+        assert float(rows["broken", name]["points"]) == (worth if right else 0)
     release.nbgrader("export", "--to=nbgrader.csv", cwd=graded)
     with (graded / "nbgrader.csv").open(newline="") as file:
-        totals = {row["student_id"]: row for row in csv.DictReader(file)}
-    assert totals["solved"]["score"] == totals["solved"]["max_score"]
-    assert float(totals["empty"]["score"]) == 0
+        totals = list(csv.DictReader(file))
+    assert {row["assignment"] for row in totals} == set(copies)
+    for row in totals:
+        if row["student_id"] == "solved":
+            assert row["score"] == row["max_score"]
+        elif row["student_id"] == "empty":
+            assert float(row["score"]) == 0
 
 
 def test_what_is_handed_in_is_what_a_grade_rests_on(graded):
@@ -190,7 +211,8 @@ def test_what_is_handed_in_is_what_a_grade_rests_on(graded):
 
 
 def test_grading_runs_the_exercises_and_no_training(graded):
-    for notebook in read(graded / "autograded/solved/lessons").values():
+    for source in SOURCES:
+        notebook = read(graded / "autograded/solved" / source.stem)[source.stem]
         ran = [cell for cell in code_cells(notebook) if cell.execution_count]
         assert set(marked(notebook, "grade")) <= {
             cell.metadata.get("nbgrader", {}).get("grade_id") for cell in ran
@@ -200,7 +222,7 @@ def test_grading_runs_the_exercises_and_no_training(graded):
 
 def test_feedback_says_what_failed_and_gives_nothing_away(graded):
     for source in SOURCES:
-        page = (graded / f"feedback/empty/lessons/{source.stem}.html").read_text()
+        page = (graded / f"feedback/empty/{source.stem}/{source.stem}.html").read_text()
         assert "cheated" not in page
         assert re.search(r"not answered yet|still to be written", page)
         packed = "".join(re.sub(r"<[^>]+>", "", page).split())

@@ -8,7 +8,9 @@ import nbformat
 import pytest
 from nbgrader.nbgraderformat import MetadataValidator
 
-from labkit.course import release, repair
+from labkit.checkpoints.cells import found_in, missing, repair
+from labkit.course import release
+from labkit.course.hand_ins import name_cells
 from labkit.errors import LabkitError
 
 
@@ -48,20 +50,38 @@ ODD: dict[str, tuple[list[Any], list[str], str]] = {
 @pytest.mark.parametrize("kind", ODD)
 def test_an_odd_cell_is_repaired_and_named(kind: str) -> None:
     cells, graded, says = ODD[kind]
-    cells, found = repair.repair([nbformat.from_dict(c) for c in cells])
+    cells, found = repair([nbformat.from_dict(c) for c in cells])
     assert sources(cells, "f") == graded
     assert found and all(says in sentence for sentence in found)
     notebook = nbformat.v4.new_notebook(cells=cells)
     nbformat.validate(notebook)
     MetadataValidator().validate_nb(notebook)
     json.dumps(notebook, ensure_ascii=False).encode()
-    assert repair.repair(cells)[1] == []
+    assert repair(cells)[1] == []
 
 
 def test_a_right_notebook_stays_as_it_is() -> None:
     cells = [cell("x = 1"), cell("def f(): return 1", "f"), cell("f()", "t", grade=True)]
     before = json.dumps(cells)
-    assert repair.repair(cells)[1] == [] and json.dumps(cells) == before
+    assert repair(cells)[1] == [] and json.dumps(cells) == before
+
+
+def test_a_cell_of_an_exercise_that_was_deleted_is_named() -> None:
+    f, g = (cell(f"def {name}(): return 1", name) for name in "fg")
+    points = {name: cell("1", f"{name}-points", grade=True, solution=False) for name in "fg"}
+    assert missing([f, points["f"], g, points["g"]]) == []
+    (said,) = missing([points["f"], g, points["g"]])
+    assert "the cell f was deleted" in said
+    (said,) = missing([f, points["f"], g])
+    assert "the cell g-points was deleted" in said
+    assert missing([f]) == [], "a notebook whose cells are counted in another way"
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_to_look_changes_nothing(kind: str) -> None:
+    notebook = {"cells": [json.loads(json.dumps(each)) for each in ODD[kind][0]]}
+    before = json.dumps(notebook)
+    assert found_in(notebook) and json.dumps(notebook) == before
 
 
 def test_odd_cells_are_named_before_grading(tmp_path: Path) -> None:
@@ -70,11 +90,11 @@ def test_odd_cells_are_named_before_grading(tmp_path: Path) -> None:
     notebook = nbformat.v4.new_notebook(cells=ODD["copied"][0])
     nbformat.write(notebook, tmp_path / "copied.ipynb")
     before = {file: file.read_bytes() for file in tmp_path.iterdir()}
-    said = repair.name_cells([tmp_path])
+    said = name_cells([tmp_path])
     assert len(said) == 4 and sum("(f) is a copy" in sentence for sentence in said) == 1
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == before
     with pytest.raises(LabkitError, match="there is no folder"):
-        repair.name_cells([tmp_path / "nowhere"])
+        name_cells([tmp_path / "nowhere"])
 
 
 LESSON = nbformat.v4.new_notebook(

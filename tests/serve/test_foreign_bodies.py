@@ -1,0 +1,108 @@
+"""Whatever a client sends: a request as the model may answer it, or one sentence."""
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from labkit.serve.limits import Limits, Refusal, checked
+from labkit.serve.requests import REQUESTS
+
+LIMITS = Limits(max_tokens=20)
+WINDOW = 64
+LONGEST_SENTENCE = 1000
+
+
+class Letters:
+    """A tokenizer of one token a byte, which only counts."""
+
+    chat_template = "turns"
+
+    def __call__(self, text: str, **_: Any) -> dict[str, list[int]]:
+        return {"input_ids": list(text.encode())}
+
+    def apply_chat_template(self, turns: list[dict[str, str]], **_: Any) -> str:
+        if any(turn["content"] == "no" for turn in turns):
+            raise ValueError  # a template refuses without a word
+        return "".join(turn["content"] for turn in turns)
+
+
+SERVED: dict[str, Any] = {
+    "base": SimpleNamespace(
+        name="base", tokenizer=Letters(),
+        model=SimpleNamespace(config=SimpleNamespace(max_position_embeddings=WINDOW)),
+    )
+}  # fmt: skip
+
+fuzz = settings(
+    max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
+FIELDS = sorted({name for kind in REQUESTS.values() for name in kind.model_fields})
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 2**70) | st.floats() | st.text(max_size=6)
+    | st.sampled_from(["user", "assistant", "system", "text", "none", "no", "\ud83d"]),
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(
+        st.sampled_from(["role", "content", "type", "text", "name"]) | st.text(max_size=4),
+        inner, max_size=4,
+    ),
+    max_leaves=8,
+)  # fmt: skip
+RIGHT = {"model": "base", "messages": [{"role": "user", "content": "hello"}]}
+
+
+def passed_or_refused(path: str, body: bytes) -> dict[str, Any] | None:
+    """Check a body: what is passed on keeps the limits, what is refused says so in one line."""
+    try:
+        request = checked(path, body, models=SERVED, limits=LIMITS)
+    except Refusal as refusal:
+        said = str(refusal)
+        assert refusal.status in (400, 404), said
+        assert len(said.splitlines()) == 1 and len(said) < LONGEST_SENTENCE
+        said.encode()
+        return None
+    assert request["model"] == "base" and 1 <= request["max_tokens"] <= LIMITS.max_tokens
+    json.dumps(request, allow_nan=False)
+    return request
+
+
+@pytest.mark.parametrize("path", REQUESTS)
+@fuzz
+@given(st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=4), VALUES, max_size=4))
+@example({"a\nb": 1})
+@example({"x" * 5000: 1})
+@example({"messages": [{"role": "user", "content": "no"}]})
+@example({"metadata": {"a": float("nan")}})
+def test_any_value_of_any_field(path: str, values: dict[str, Any]) -> None:
+    right = RIGHT if "chat" in path else {"model": "base", "prompt": "hello"}
+    passed_or_refused(path, json.dumps({**right, **values}).encode())
+
+
+@pytest.mark.parametrize("path", REQUESTS)
+@fuzz
+@given(VALUES)
+def test_json_of_any_shape(path: str, value: Any) -> None:
+    assert passed_or_refused(path, json.dumps(value).encode()) is None
+
+
+@fuzz
+@given(
+    st.integers(0, 90), st.binary(max_size=8),
+    st.sampled_from(["utf-8", "utf-16", "utf-32", "utf-8-sig"]),
+)  # fmt: skip
+def test_a_body_cut_damaged_and_in_another_encoding(cut: int, put: bytes, encoding: str) -> None:
+    whole = json.dumps(RIGHT).encode(encoding)
+    assert passed_or_refused("/v1/chat/completions", whole) is not None
+    passed_or_refused("/v1/chat/completions", whole[:cut] + put + whole[cut:])
+    passed_or_refused("/v1/chat/completions", whole[:cut] + put)
+
+
+@pytest.mark.parametrize("depth", [900, 960, 980, 990, 1000, 20_000])
+def test_brackets_in_brackets(depth: int) -> None:
+    body = b'{"model": "base", "prompt": ' + b"[" * depth + b"]" * depth + b"}"
+    assert passed_or_refused("/v1/completions", body) is None
+    body = b'{"model": "base", "prompt": "a", "x": ' + b'{"a":' * depth + b"1" + b"}" * (depth + 1)
+    assert passed_or_refused("/v1/completions", body) is None
