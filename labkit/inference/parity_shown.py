@@ -111,9 +111,12 @@ def difference(
     tokens = [side[index] if index < len(side) else None for side in ids]
 
     def logits(row: Any) -> tuple[float, float] | None:
-        if row is None or None in tokens or index >= len(row) or max(tokens) >= row.shape[-1]:
+        one, other = tokens
+        if row is None or one is None or other is None or index >= len(row):
             return None
-        first, second = (float(row[index, token]) for token in tokens)
+        if max(one, other) >= row.shape[-1]:
+            return None
+        first, second = float(row[index, one]), float(row[index, other])
         return (first, second) if abs(first - second) < float("inf") else None
 
     words = [None if token is None else tokenizer.decode([token]) for token in tokens]
