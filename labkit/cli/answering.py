@@ -1,4 +1,4 @@
-"""Define the commands infer, eval, merge and quantize, without importing torch."""
+"""Define the commands infer, eval, parity, merge and quantize, without importing torch."""
 
 import sys
 from pathlib import Path
@@ -119,6 +119,42 @@ def eval_(
         "tasks": outcomes,
     }  # fmt: skip
     emit(together, json_, "\n".join(texts))
+
+
+def parity(
+    models: Annotated[
+        list[str],
+        typer.Argument(help="registry names, runs, folders, or http://HOST:PORT/v1#MODEL"),
+    ],
+    tolerance: Annotated[
+        float | None,
+        typer.Option(help="logits that may differ; what rounding to the coarser type gives"),
+    ] = None,
+    data: Data = "tables",
+    split: Split = "test",
+    max_samples: Annotated[int, typer.Option(min=1, help="questions to ask")] = 4,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="tokens an answer may have")] = 64,
+    dtype: Annotated[
+        str,
+        typer.Option(help="type to load weights in: bfloat16, float16, float32; auto, as kept"),
+    ] = "auto",
+    base: Base = None,
+    json_: Json = False,
+) -> None:
+    """Say whether models are the same, in logits and answers, and why not; exit code 1 if not.
+
+    An adapter, merged, quantised, or behind a server: each is held against the first local one.
+    """
+    from labkit.inference import parity as parity_
+    from labkit.inference import parity_shown
+
+    found = parity_.compare(
+        models, data=data, split=split, max_samples=max_samples, dtype=dtype,
+        max_new_tokens=max_new_tokens, tolerance=tolerance,
+    )  # fmt: skip
+    emit(found.to_json(), json_, parity_shown.render(found))
+    if not found.same:
+        raise typer.Exit(1)
 
 
 def merge(

@@ -242,6 +242,7 @@ def course(
 app.command(context_settings=FREE_FORM)(memory_commands.estimate)
 app.command()(answering.infer)
 app.command(name="eval")(answering.eval_)
+app.command()(answering.parity)
 app.command()(answering.merge)
 app.command()(answering.quantize)
 app.command(context_settings=FREE_FORM)(checkpoint_commands.check)

@@ -185,7 +185,7 @@ class Generator:
         """
         import torch
 
-        ends = torch.tensor(_end_tokens(self.model), device=ids_NT.device)
+        ends = torch.tensor(end_tokens(self.model), device=ids_NT.device)
         written: list[list[int]] = [[] for _ in ids_NT]
         open_rows = torch.arange(len(ids_NT), device=ids_NT.device)
         left = max_new_tokens
@@ -344,7 +344,7 @@ def _batches(groups: Sequence[list[int]], size: int) -> list[list[list[int]]]:
     return batches
 
 
-def _end_tokens(model: Any) -> list[int]:
+def end_tokens(model: Any) -> list[int]:
     """Return the tokens that end an answer, as `generate` sees them; there may be none."""
     ends = model.generation_config.eos_token_id
     return [] if ends is None else ends if isinstance(ends, list) else [ends]

@@ -9,6 +9,7 @@ bf16 weights take half the bytes of fp32 and are what inference wants; for train
 full fine-tuning load fp32 (small updates vanish in bf16's 8 bits of mantissa).
 """
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -174,6 +175,29 @@ def quantisation(path: str | Path) -> str | None:
     if stored.get("load_in_4bit"):
         return str(stored.get("bnb_4bit_quant_type", "4bit"))
     return str(stored.get("quant_method", "quantised"))
+
+
+def stored_dtype(path: str | Path) -> str:
+    """Return the type most weights of a model, or of an adapter's base, are kept in.
+
+    Of a quantised one the type of what stayed unquantised. Files of another form than safetensors
+    count as what `config.json` says, or float32.
+    """
+    from safetensors import safe_open
+
+    folder = base_folder(registry.resolve(str(path)))
+    names = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+    numbers = dict.fromkeys(names, 0)
+    for file in sorted(folder.glob("*.safetensors")):
+        with one_sentence(folder), safe_open(file, "pt") as tensors:
+            for key in tensors.keys():  # noqa: SIM118
+                stored = tensors.get_slice(key)
+                if stored.get_dtype() in names:
+                    numbers[stored.get_dtype()] += math.prod(stored.get_shape())
+    if any(numbers.values()):
+        return names[max(numbers, key=lambda name: numbers[name])]
+    said = str(getattr(config_of(str(folder)), "dtype", None)).removeprefix("torch.")
+    return said if said in DTYPES else "float32"
 
 
 def auto_class(config: "PreTrainedConfig") -> Any:
