@@ -176,7 +176,7 @@ print("LoRA against full:", "told apart" if apart else "not told apart")
 # %% [markdown]
 # ## Explain: what does each cost?
 #
-# Read the table from top to bottom: what is trained, how long a step takes, how many tokens go through in a second, and how much memory the tensors of a step need at its highest point. *Resident* is what the operating system gave the process; it also holds Python, the libraries, and memory that was freed and kept.
+# Read the table from top to bottom: what is trained, how long a step takes, how many tokens go through in a second, and how much memory the tensors of a step need at its highest point. *Resident* is what the operating system gave the process; it also holds Python, the libraries, and memory that was freed and kept. Beside the time and the peak stands what labkit predicted before the first step, by the formulas of lesson 01 and this machine's measured rates.
 
 # %%
 from labkit.runs import records
