@@ -33,6 +33,8 @@ HOMONYMS = {
     ("inference/export.py", "8bit", "to =="): FORMAT,
     ("models/load.py", "8bit", "to =="): FORMAT,
     ("inference/cost.py", "full", "-fft"): "the label of a row, of a folder called NAME-FFT",
+    ("inference/served.py", "prompt", "asked"): "a field of OpenAI's completions",
+    ("inference/served.py", "prompt", "completions"): "a field of OpenAI's completions",
     ("inference/lm_eval_tasks/documents.py", "prompt", "user"): "the text a document asks with",
     ("bench/step/compare.py", "lora", "peft_settings"): "a key of both arms' spec: PEFT's settings",
     ("bench/step/stages.py", "lora", "peft_settings"): "a key of both arms' spec: PEFT's settings",
