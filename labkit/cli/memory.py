@@ -11,9 +11,15 @@ from labkit.cli.options import (
     Attention,
     Json,
     LabelledTokens,
+    LoraTargets,
+    Loss,
     MasterWeights,
+    Optim,
     Padding,
+    Rank,
     RepeatKv,
+    Sharding,
+    StepDtype,
     emit,
     key_values,
 )
@@ -45,22 +51,18 @@ def estimate(
     seq_len: Annotated[
         int | None, typer.Option(help="tokens of every sample; 1024, or the run's max_length")
     ] = None,
-    dtype: Annotated[
-        str | None, typer.Option(help="compute type; auto is bfloat16, or on a CPU the fast one")
-    ] = None,
-    optim: Annotated[str | None, typer.Option(help="optimizer, by its transformers name")] = None,
-    lora_r: Annotated[int | None, typer.Option(help="rank of the adapters")] = None,
-    lora_target_modules: Annotated[
-        str | None, typer.Option(help="all-linear, or names such as q_proj,v_proj")
-    ] = None,
+    dtype: StepDtype = None,
+    optim: Optim = None,
+    lora_r: Rank = None,
+    lora_target_modules: LoraTargets = None,
     gradient_checkpointing: Annotated[
         bool | None,
         typer.Option(
             "--gradient-checkpointing/--no-gradient-checkpointing", help="keep layer inputs only"
         ),
     ] = None,
-    loss: Annotated[str | None, typer.Option(help="full or chunked cross-entropy")] = None,
-    sharding: Annotated[str | None, typer.Option(help="zero1, zero2, zero3 or fsdp2")] = None,
+    loss: Loss = None,
+    sharding: Sharding = None,
     num_gpus: Annotated[int | None, typer.Option(help="devices")] = None,
     master_weights: MasterWeights = None,
     adapter_dtype: AdapterDtype = None,

@@ -30,6 +30,16 @@ Base = Annotated[
 ]
 FREE_FORM = {"allow_extra_args": True, "ignore_unknown_options": True}
 
+# The step that estimate predicts and sweep measures.
+StepDtype = Annotated[
+    str | None, typer.Option(help="compute type; auto is bfloat16, or on a CPU the fast one")
+]
+Optim = Annotated[str | None, typer.Option(help="optimizer, by its transformers name")]
+Rank = Annotated[int | None, typer.Option(help="rank of the adapters")]
+LoraTargets = Annotated[str | None, typer.Option(help="all-linear, or names such as q_proj,v_proj")]
+Loss = Annotated[str | None, typer.Option(help="full or chunked cross-entropy")]
+Sharding = Annotated[str | None, typer.Option(help="zero1, zero2, zero3 or fsdp2")]
+
 # What a figure of memory or time must state before anybody can compare it with another.
 MasterWeights = Annotated[
     bool | None,
