@@ -87,8 +87,6 @@ def predict(
     # A run that cannot be predicted is still a run.
     except LabkitError as error:
         found["reason"] = str(error)
-    except KeyError as error:  # transformers has a default for it
-        found["reason"] = f"the configuration of {config.model} does not say {error.args[0]}"
     return found
 
 

@@ -43,10 +43,10 @@ def import_libraries() -> None:
     atexit.register(gc.freeze)
     alone = "torch" not in sys.modules
     without_source = functools.partial(inspect.getframeinfo, context=0)
-    with collector_paused(), _replaced(inspect, "getframeinfo", without_source):
+    with collector_paused(), replaced(inspect, "getframeinfo", without_source):
         import torch
 
-        with _replaced(functools, "lru_cache", _lru_cache):
+        with replaced(functools, "lru_cache", _lru_cache):
             import transformers
         with _promised("scipy.optimize", "linear_sum_assignment"):
             import transformers.loss.loss_utils
@@ -54,7 +54,7 @@ def import_libraries() -> None:
 
         from labkit.quiet import quiet_bitsandbytes
 
-        with _replaced(torch, "compile", functools.partial(_at_first_call, torch.compile)):
+        with replaced(torch, "compile", functools.partial(_at_first_call, torch.compile)):
             quiet_bitsandbytes()
         with contextlib.suppress(ModuleNotFoundError):
             import peft  # noqa: F401
@@ -86,12 +86,13 @@ def architecture_known(model_type: str) -> Iterator[None]:
         return
     from peft.utils import transformers_weight_conversion as conversion
 
-    with _replaced(conversion, "get_model_conversion_mapping", lambda *_: []):
+    with replaced(conversion, "get_model_conversion_mapping", lambda *_: []):
         yield
 
 
 @contextlib.contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    """Let `owner` have another attribute `name` for a while."""
     original = getattr(owner, name)
     setattr(owner, name, value)
     try:

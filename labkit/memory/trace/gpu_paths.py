@@ -16,6 +16,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from labkit.memory.settings import StepSettings
+from labkit.memory.step.imports import replaced
 
 # What CUDA's caching allocator rounds to (kMinBlockSize, c10/cuda/CUDACachingAllocator.cpp).
 GRANULARITY = 512
@@ -58,17 +59,17 @@ def code_paths(settings: StepSettings) -> Iterator[None]:
         # Whether positions start anew within a row is asked of their values, which are not there;
         # without an answer a mask is made and the flash kernel is given up.
         stack.enter_context(
-            _replaced(masking_utils, "find_packed_sequence_indices", lambda *_: None)
+            replaced(masking_utils, "find_packed_sequence_indices", lambda *_: None)
         )
         if settings.repeat_kv:
-            stack.enter_context(_replaced(sdpa_attention, "use_gqa_in_sdpa", lambda *_: False))
+            stack.enter_context(replaced(sdpa_attention, "use_gqa_in_sdpa", lambda *_: False))
         if settings.target == "cuda" and settings.loss == "chunked":
             from trl.kernels import chunked_logprob
 
             # On CUDA a Triton kernel folds each tile in place and a mixed product adds to fp32:
             # neither allocates, unlike the torch operations that TRL uses on a CPU.
             for name in ("_forward_tile", "_backward_tile", "_addmm_fp32"):
-                stack.enter_context(_replaced(chunked_logprob, name, lambda *_, **__: None))
+                stack.enter_context(replaced(chunked_logprob, name, lambda *_, **__: None))
         stack.enter_context(functions(settings))
         yield
 
@@ -174,13 +175,3 @@ class _FusedAttention(torch.autograd.Function):
 def _to_fp32(value: Any) -> Any:
     half = isinstance(value, torch.Tensor) and value.dtype in (torch.bfloat16, torch.float16)
     return value.float() if half else value
-
-
-@contextlib.contextmanager
-def _replaced(module: Any, name: str, value: Any) -> Iterator[None]:
-    original = getattr(module, name)
-    setattr(module, name, value)
-    try:
-        yield
-    finally:
-        setattr(module, name, original)
