@@ -13,6 +13,7 @@ Trainer, memory formula, trace and merge ask these, so that a new method needs n
 its file, and one line in `registry.METHODS`.
 """
 
+import abc
 import dataclasses
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ class Settings:
         return tuple(each.name for each in dataclasses.fields(cls))
 
 
-class Method:
+class Method(abc.ABC):
     """A fine-tuning method. Attributes are the answers of one that adds weights to a frozen base.
 
     `settings` of every question are the method's own `Settings`, or a `RunConfig`.
@@ -88,6 +89,7 @@ class Method:
     launches: ClassVar[int] = 200
     """kernels a layer launches in forward and backward on a GPU, with two layers adapted"""
 
+    @abc.abstractmethod
     def attach(self, model: Any, settings: Any, *, on_meta: bool = False) -> "nn.Module":
         """Return the model ready to train: what is trained requires a gradient, nothing else does.
 
@@ -96,13 +98,12 @@ class Method:
         Raises:
             LabkitError: settings that do not fit the model.
         """
-        raise NotImplementedError
 
     def adapts(self, linear: str, architecture: str, settings: Any) -> bool:
         """Return whether a linear layer, by its name, gets added weights of its own."""
         return False
 
-    def check_targets(
+    def check_targets(  # noqa: B027 (most methods adapt no layers, so nothing can be wrong)
         self, linears: Collection[str], architecture: str, settings: Any, *,
         key: str = "target_modules", model: str = "the model",
     ) -> None:  # fmt: skip
