@@ -1,8 +1,119 @@
-"""Exercises of lesson 00: the normalisation that a comparison of answers needs."""
+"""Exercises of lesson 00: read an answer back, and the normalisation that comparing two needs.
 
-from collections.abc import Callable
+What an answer says is known twice: by hand for the short texts below, and by the course's own
+reader (`datasets.answers`) for every target of the test split.
+"""
+
+from collections.abc import Callable, Sequence
 
 from labkit.checkpoints.exercises import Exercise, Student
+
+# read_answer(text) -> (values, scale)
+
+Said = tuple[str, Sequence[str], str]
+
+
+def _reads(*cases: Said) -> Callable[[Student], bool]:
+    """Check what a text says: its values as a list of strings, and its scale."""
+
+    def holds(student: Student) -> bool:
+        return all(_same(student(text), values, scale) for text, values, scale in cases)
+
+    return holds
+
+
+def _same(read: object, values: Sequence[str], scale: str) -> bool:
+    if not isinstance(read, tuple | list) or len(read) != 2:
+        return False
+    said, of = read
+    return isinstance(said, tuple | list) and list(said) == list(values) and of == scale
+
+
+def _every_target(student: Student) -> bool:
+    from labkit.datasets import tatqa
+    from labkit.datasets.answers import format_answer, parse_answer
+
+    for sample in tatqa.samples(tatqa.load("tables", "test")):
+        text = format_answer(sample.question)
+        answer = parse_answer(text)
+        if not _same(student(text), answer.values, answer.scale):
+            raise ValueError(f"read {text!r} again")
+    return True
+
+
+READ_ANSWER = Exercise(
+    signature="read_answer(text)",
+    parameters=1,
+    properties=(
+        (
+            "a copied value comes back as a list of one string, with an empty scale",
+            _reads(("services revenue", ["services revenue"], ""), ("1,496.5", ["1,496.5"], "")),
+        ),
+        (
+            "what stands after # is the scale, without the white space around it",
+            _reads(("1,496.5 # million", ["1,496.5"], "million"), ("81 #thousand", ["81"],
+                                                                   "thousand")),
+        ),
+        (
+            "values are separated by |",
+            _reads(("2019 | 2018", ["2019", "2018"], ""), ("21 | 19 # million", ["21", "19"],
+                                                           "million")),
+        ),
+        (
+            "only the first line that is not blank is read",
+            _reads(("\n 2019 \nbecause the table says so", ["2019"], "")),
+        ),
+        (
+            "after = stands arithmetic, which is calculated",
+            _reads(("= 3 + 4", ["7"], ""), ("= 44.1 - 56.7 # million", ["-12.6"], "million")),
+        ),
+        (
+            "numbers may have commas that group digits",
+            _reads(("= 3,184 - 1,780 # thousand", ["1404"], "thousand")),
+        ),
+        (
+            "products come before sums, parentheses before both, and equals from left to right",
+            _reads(
+                ("= 2 + 3 * 4", ["14"], ""),
+                ("= (2 + 3) * 4", ["20"], ""),
+                ("= 10 - 3 - 2", ["5"], ""),
+                ("= 64 / 4 / 2", ["8"], ""),
+                ("= -(2 - 6) * 3", ["12"], ""),
+            ),
+        ),
+        (
+            "with a scale two decimals are kept, without one four, and no zeros at the end",
+            _reads(
+                ("= 2 / 3 # percent", ["0.67"], "percent"),
+                ("= 2 / 3", ["0.6667"], ""),
+                ("= 100 * 10", ["1000"], ""),
+                ("= 3 / 2", ["1.5"], ""),
+            ),
+        ),
+        ("a result of nothing is 0, never -0", _reads(("= (2 - 3) / 1,000,000", ["0"], ""))),
+        (
+            "count(…) is the number of things in it",
+            _reads(("= count(2019 | 2018 | 2017)", ["3"], ""), ("= count(Stock awards)", ["1"],
+                                                                "")),
+        ),
+        (
+            "what can't be calculated comes back as it stands, without the = sign",
+            _reads(("= 3 +", ["3 +"], ""), ("= 1 / 0 # million", ["1 / 0"], "million"),
+                   ("= revenue / 2", ["revenue / 2"], "")),
+        ),
+        (
+            "a model's text is never run as code",
+            _reads(
+                ("= len('abc')", ["len('abc')"], ""),
+                ("= [7].pop() or 3", ["[7].pop() or 3"], ""),
+                ("= 2 ** 3", ["2 ** 3"], ""),
+                ("= 7 if 1 else 0", ["7 if 1 else 0"], ""),
+            ),
+        ),
+        ("every target of the test split is read as the course reads it", _every_target),
+    ),
+)  # fmt: skip
+
 
 # exact_match(answer, gold) -> bool
 
@@ -45,4 +156,4 @@ EXACT_MATCH = Exercise(
 )
 
 
-EXERCISES = {"exact_match": EXACT_MATCH}
+EXERCISES = {"read_answer": READ_ANSWER, "exact_match": EXACT_MATCH}
