@@ -1,8 +1,8 @@
 """Read submissions without trusting any of their content.
 
 A submission is a folder, a zip (`labkit check --hand-in me.zip` writes one) or a notebook. Read
-are answers.json, record.json, points of sweeps, measurements, and from notebooks the answers that cards
-carry in their outputs. Nothing is executed, unpacked or followed: a zip is read member by member
+are answers.json, record.json, points of sweeps, measurements, and from notebooks the answers that
+cards carry in outputs. Nothing is executed, unpacked or followed: a zip is read member by member
 in memory, a symbolic link is reported, and every size has a limit before the first byte is read.
 What cannot be read is a remark on that submission, and the others go on.
 
@@ -36,13 +36,8 @@ from labkit.errors import LabkitError
 from labkit.runs.records import RunRecord
 
 MIB = 2**20
-LIMITS = {
-    "answers.json": 2 * MIB,
-    "record.json": 4 * MIB,
-    "point": MIB,
-    "measurement": MIB,
-    ".ipynb": 16 * MIB,
-}
+SMALL = {"point": MIB, "measurement": MIB}
+LIMITS = {"answers.json": 2 * MIB, "record.json": 4 * MIB, ".ipynb": 16 * MIB} | SMALL
 MOST_BYTES = 64 * MIB
 MOST_FILES = 5_000
 MOST_RECORDS = 200
@@ -350,11 +345,7 @@ def _take_plain(
         kept.append(entry)
 
 
-CARRIED = (
-    ("records", _take_record),
-    ("points", _take_point),
-    ("measurements", _take_measurement),
-)
+CARRIED = {"records": _take_record, "points": _take_point, "measurements": _take_measurement}
 """What a card carries beside its answer, and what reads an entry of it."""
 
 
@@ -375,7 +366,7 @@ def _take_notebook(value: Any, name: str, found: Submission) -> None:
             if not isinstance(carried, dict):
                 continue
             todo: list[tuple[Callable[[Any, Submission], None], Any]] = [(_take_answers, carried)]
-            for kind, take in CARRIED:
+            for kind, take in CARRIED.items():
                 entries = carried.get(kind)
                 todo += [(take, entry) for entry in (entries if isinstance(entries, list) else ())]
             for reader, entry in todo:
