@@ -146,10 +146,10 @@ class Fingerprints:
                 self._put("step time of a sweep", seconds, number)
         for measured in submission.measurements:
             # Errors of arithmetic are the same for everybody; times are not.
-            times = {k: v for k, v in measured["values"].items() if "seconds" in k and v}
-            if times:
+            taken = {k: v for k, v in measured["values"].items() if "seconds" in k and v}
+            if taken:
                 what = f"measured times of {printable(measured['kind'], 20)}"
-                self._put(what, json.dumps(times, sort_keys=True), number)
+                self._put(what, json.dumps(taken, sort_keys=True), number)
         for question, entry in submission.answers.items():
             text = entry["fields"].get("explanation")
             words = text.lower().split() if isinstance(text, str) else []
