@@ -14,8 +14,8 @@
 # %% [markdown]
 # # 00 · Setup: the hub, the model, a first answer
 #
-# - **Goal:** know what your machine can run, load a real pretrained model, let it answer a question about a financial report, and say what that answer cost.
-# - **Minutes:** 20
+# - **Goal:** know what your machine can run, load a real pretrained model, let it answer questions about a financial report, read its answers as the score does, and say what an answer cost.
+# - **Minutes:** 45
 # - **Hardware:** two CPU cores and 2 GiB of memory; a GPU is used when there is one
 # - **You need to know:** Python; that a language model predicts the next token
 #
@@ -34,7 +34,7 @@ number_of_questions = profile.eval_samples or 40
 # %% [markdown]
 # ## Where you are
 #
-# A notebook is a page; the code runs in a **kernel**, a process of its own on the server. On a hub many such processes share one machine:
+# A notebook is a page; the code runs in a **kernel**, a process of its own on the server. A **hub** is that server and the door to it. On a hub many such processes share one machine:
 #
 # - The kernel has a memory limit. A process that goes past it is killed at once, without a message: the page says "kernel died", and every variable is gone.
 # - A kernel that is silent for long may be stopped to make room. Training prints a line at least every half minute, and what it has learned so far is saved: run the cell again and it goes on.
@@ -101,6 +101,19 @@ for name, bits in {"float32": 32, "bfloat16": 16, "int8": 8, "4-bit": 4}.items()
     print(f"{name:>9}: {parameters * bits / 8 / 2**30:.2f} GiB")
 
 # %% [markdown]
+# How a weight is stored says nothing of how exact it is. The embedded model comes to you in a package whose weights have 4 bits each: every row of a matrix is cut into blocks of 32 weights, and a block has a scale, an offset and 32 integers from 0 to 15. labkit **dequantised** it, wrote those weights out as `bfloat16`, once, when it was installed. What the rounding took does not come back, and you can see it: count how many different values there are in the blocks of one matrix.
+
+# %%
+weight = next(w for name, w in model.named_parameters() if "mlp" in name and w.ndim == 2)
+blocks = weight.detach().reshape(-1, 32).float().sort(dim=1).values
+different = (blocks.diff(dim=1) != 0).sum(dim=1) + 1
+
+print(f"{len(blocks):,} blocks of 32 weights")
+print(f"different values in a block: {different.min()} to {different.max()}")
+
+# %% [markdown]
+# Four bits tell 16 values apart; a model that was never rounded has nearly 32 different ones in every block. Two things follow for the embedded model. Its scores are not those of the release that it was made from. And where lessons 04 and 05 round weights to 8 and to 4 bits, this model has been through it before.
+#
 # Where do the parameters sit? Count them by the part of the model they belong to.
 
 # %%
@@ -115,7 +128,7 @@ for part, count in parts.most_common():
     print(f"{part:>6}: {count:>12,}  {count / parameters:6.1%}")
 
 # %% [markdown]
-# The `embed` part is the table of token embeddings. This model uses it twice: to read tokens in, and, as the output head, to score the next one. Such **tied** weights are counted once, and in a small model with a large vocabulary they are a good part of it. Fine-tuning with LoRA, in lesson 02, adds its small matrices to the `attn` and `mlp` parts.
+# The `embed` part is the table of token **embeddings**, one row of numbers for each token that the tokenizer knows. This model uses it twice: to read tokens in, and, as the output head, to score the next one. Such **tied** weights are counted once, and in a small model with a large vocabulary they are a good part of it. Fine-tuning with LoRA, in lesson 02, adds its small matrices to the `attn` (attention) and `mlp` parts.
 
 # %% [markdown]
 # ## A report and a question
@@ -134,13 +147,99 @@ print()
 print("Question:", sample.question.text)
 
 # %% [markdown]
-# The model does not see a question but a stretch of tokens. An instruction-tuned model has learned a **chat template**: marks that say who speaks. This is the text that it is given, down to the mark after which it is its turn.
+# The model does not see a question but a stretch of tokens. An instruction-tuned model has learned a **chat template**: marks that say who speaks. `system` says what the work is, `user` brings report and question, and after the mark `assistant` it is the model's turn. This is the whole text that it is given.
 
 # %% tags=["nbval-check-output"]
 from labkit.datasets.encode import prompt_text
 
 text = prompt_text(tokenizer, sample)
-print(text[-200:])
+print(text)
+
+# %% [markdown]
+# And this is what fine-tuning teaches it to write, the **target**. There are four kinds of question; below is the first of each. A small model can't do arithmetic in its head, and it need not: its target says *what* to calculate, and the course's reader, which turns text into values and a scale, calculates it. The score sees only what the reader made of the text.
+
+# %% tags=["nbval-check-output"]
+from labkit.datasets.answers import format_answer, parse_answer
+
+for kind in tatqa.ANSWER_TYPES:
+    question = next(s.question for s in samples if s.question.answer_type == kind)
+    target = format_answer(question)
+    read = parse_answer(target)
+    print(f"{kind}: {question.text}")
+    print(f"    target   {target}")
+    print(f"    read as  {list(read.values)}, scale {read.scale!r}")
+
+# %% [markdown]
+# The system message says all of this in one line, and you have read it once; so has the model, which nobody has trained on this form yet.
+#
+# ## Exercise: the reader
+#
+# *Medium, 20 minutes; very important.* Between a model's text and its score stands a reader, and a bug there looks like a bad model. Write it: `read_answer(text)` returns the values, a list of strings, and the scale, a string.
+#
+# - Only the first line that is not blank counts.
+# - What stands after `#` is the scale; without `#` it is empty.
+# - A line that does not begin with `=` holds values, separated by `|`.
+# - `= count(a | b | c)` is the number of things in the parentheses.
+# - Any other line that begins with `=` is arithmetic with `+ - * / ( )`, whose numbers may have commas that group digits. Round the result to two decimals where there is a scale and to four where there is none; write it without zeros at the end, and never as `-0`.
+# - What can't be calculated comes back as it stands, without the `=`. A model writes what it likes, so its text is **never run as code**: no `eval`.
+#
+# <details><summary>Hint 1: the order of things</summary>
+#
+# First find the line, then cut the scale off with `str.partition`, then ask how the rest begins. Each of the three forms of the rest is a few lines of its own.
+#
+# </details>
+# <details><summary>Hint 2: arithmetic without running it</summary>
+#
+# Python reads an expression into a tree without running it: `ast.parse(expression, mode="eval").body`. A node is an `ast.BinOp` with `left`, `op` and `right`, an `ast.UnaryOp` with `op` and `operand`, or an `ast.Constant` with `value`; anything else is no arithmetic. A function that calls itself on the parts of a node, looks `type(node.op)` up in a dictionary of the four operations, and raises `ValueError` for everything else is a whole calculator. `ast.parse` raises `SyntaxError` for text that is no expression.
+#
+# </details>
+
+# %%
+import ast
+import operator
+
+OPERATIONS = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+}
+
+
+# %%
+def read_answer(text: str) -> tuple[list[str], str]:
+    """Return the values that a model's text gives, as strings, and their scale."""
+
+    ### BEGIN SOLUTION
+    def calculate(node):
+        if isinstance(node, ast.BinOp) and type(node.op) in OPERATIONS:
+            return OPERATIONS[type(node.op)](calculate(node.left), calculate(node.right))
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+            return -calculate(node.operand)
+        if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+            return node.value
+        raise ValueError("this is no arithmetic")
+
+    line = next((each.strip() for each in text.splitlines() if each.strip()), "")
+    line, _, scale = (part.strip() for part in line.partition("#"))
+    if not line.startswith("="):
+        return [value.strip() for value in line.split("|")], scale
+    expression = line[1:].strip()
+    if expression.startswith("count("):
+        return [str(len(expression.split("|")))], scale
+    try:
+        value = calculate(ast.parse(expression.replace(",", ""), mode="eval").body)
+    except (SyntaxError, ValueError, ArithmeticError):
+        return [expression], scale
+    written = f"{value:.{2 if scale else 4}f}".rstrip("0").rstrip(".")
+    return ["0" if written == "-0" else written], scale
+    ### END SOLUTION
+
+
+# %%
+from labkit.checkpoints import check
+
+check.exercise("read_answer", read_answer)
 
 # %% [markdown]
 # ## Measure: a first answer
@@ -164,28 +263,49 @@ print("Wanted:", " | ".join(sample.question.answer), sample.question.scale)
 print(f"{tokens} tokens in {seconds:.2f} s, predicted: {predicted_seconds} s")
 
 # %% [markdown]
-# ## Explain: reading is cheap, writing is not
+# ## Measure: reading and writing
 #
-# The prompt is many times longer than the answer, yet most of the time goes into the answer. The model reads the whole prompt in one pass (**prefill**): every weight is fetched from memory once and used for all the tokens. It writes one token a pass (**decoding**), since each depends on the one before, and every pass fetches all the weights again.
+# The prompt is many times longer than the answer, and the two are worked on in different ways. The model **reads** the whole prompt in one pass, the **prefill**: every weight is fetched from memory once and used for all tokens. It **writes** one token a pass, which is called **decoding**, since each token depends on the one before; every pass fetches all the weights again.
 #
-# So the fastest that decoding can be, at one answer at a time, is the memory's bandwidth over the bytes of the weights:
-#
-# $$ \mathrm{tokens\ per\ second} \leq \frac{\mathrm{bytes\ per\ second}}{\mathrm{bytes\ of\ weights}} $$
-#
-# Compare the time for the whole answer with the time for its first token alone, which is the prefill. A first call also pays for things that happen once, so both are measured now.
+# Which of the two takes longer here? Before you run the cell, decide what you expect. The time of an answer of a single token is the reading; what the whole answer takes beyond it is the writing. A first call also pays for things that happen once, so both are measured anew.
 
 # %%
+from labkit.runs import measurements
+
 _, reading_seconds = timed_answer(max_new_tokens=1)
 _, whole_seconds = timed_answer()
 prompt_tokens = len(tokenizer(text)["input_ids"])
-seconds_per_token = (whole_seconds - reading_seconds) / max(tokens, 1)
+speed = {
+    "seconds": seconds,
+    "tokens": tokens,
+    "reading_seconds": reading_seconds,
+    "writing_seconds": max(0.0, whole_seconds - reading_seconds),
+}
+measurements.keep("answer_speed", {**speed, "prompt_tokens": prompt_tokens}, model=model_name)
 
-print(f"reading: {prompt_tokens / reading_seconds:8,.0f} tokens/s")
-print(f"writing: {1 / seconds_per_token:8,.0f} tokens/s")
-print(f"weights fetched while writing: {loaded_bytes / seconds_per_token / 2**30:.1f} GiB/s")
+print(f"reading {prompt_tokens} tokens: {speed['reading_seconds']:.3g} s")
+print(f"writing {tokens} tokens: {speed['writing_seconds']:.3g} s")
 
 # %% [markdown]
-# And what does the memory deliver? labkit measures it by copying a large array.
+# `measurements.keep` writes what was measured into a file beside your runs. At the end of the lesson you answer questions about it, and your answers are held against that file.
+#
+# ## Explain: a pass for the prompt, a pass for each token
+#
+# Per token, reading and writing are far apart, although each token goes through the same weights:
+
+# %%
+writing_rate = tokens / speed["writing_seconds"] if speed["writing_seconds"] else float("nan")
+
+print(f"reading: {prompt_tokens / reading_seconds:8,.1f} tokens/s")
+print(f"writing: {writing_rate:8,.1f} tokens/s")
+print(f"weights fetched while writing: {loaded_bytes * writing_rate / 2**30:.1f} GiB/s")
+
+# %% [markdown]
+# Reading is limited by how fast the machine multiplies, since each weight that is fetched serves all tokens of the prompt. Writing is limited by how fast it fetches. The fastest that decoding can be, at one answer at a time, is the memory's bandwidth over the bytes of the weights:
+#
+# $$ \mathrm{tokens\ per\ second} \leq \frac{\mathrm{bytes\ per\ second}}{\mathrm{bytes\ of\ weights}} $$
+#
+# What does the memory deliver? labkit measures it by copying a large array.
 
 # %%
 from labkit.machine import arithmetic
@@ -213,23 +333,53 @@ for s, reply in list(zip(asked, replies, strict=True))[:10]:
 # %%
 correct = sum(reply.em == 1 for reply in replies)
 mean_f1 = sum(reply.f1 for reply in replies) / len(asked)
+measurements.keep("answers", {"texts": {r.uid: r.text for r in replies}}, model=model_name)
+
 print(f"{correct} of {len(asked)} match exactly, mean F1 {100 * mean_f1:.1f} %")
+
+# %% [markdown]
+# A number of that kind invites the sentence "the model can't do it". Look at what the wrong answers hold before you say so: in how many of them does the right value stand somewhere?
+
+# %% tags=["result"]
+from labkit import plots
+
+wrong_form = sum(reply.holds_value and not reply.em for reply in replies)
+kinds = {
+    "scored as right": correct,
+    "scored as wrong, holds the right value": wrong_form,
+    "scored as wrong, does not hold it": len(asked) - correct - wrong_form,
+}
+figure, alt = plots.bars(
+    kinds, label="questions", title="What the untouched model writes", number="{:.0f}"
+)
+plots.show(figure, alt=alt)
 
 # %% [markdown]
 # ## Explain: format or knowledge?
 #
-# Read the wrong answers once more. Some hold the right number in a sentence, with a unit or a currency that was not asked for: the model has read the table and does not keep to the **format**. Others are numbers from the wrong row, or a sum that does not add up: it has not learned the **task**.
+# **What this lesson is about is the middle bar.** The score counts it with the lowest one, and the two have nothing in common. An answer of the middle bar holds the right value in a sentence, with a unit or a currency that was not asked for: the model has read the table and does not keep to the **format**. (Now and then the value stands there by accident.) An answer of the lowest bar is a number from the wrong row, or a sum that does not add up: the model has not learned the **task**.
 #
-# The two are easily confused. A model that gains many points in fine-tuning may only have learned to leave out the words around the number. That is why lesson 02 compares with the untouched model *given two worked examples* in its prompt, which shows it the format for nothing.
+# So a model that gains many points in fine-tuning may only have learned to leave out the words around a number. That is why lesson 02 compares with the untouched model *given two worked examples* in its prompt, which shows it the format without any training.
 
 # %% [markdown]
 # ## Exercise: when are two answers the same?
 #
-# *Easy, 10 minutes.* A score compares strings, and strings that mean the same can differ. Write `exact_match(answer, gold)`. It returns `True` when the two are the same after these steps, else `False`:
+# *Easy, 10 minutes; useful.* A score compares strings, and strings that mean the same can differ. Write `exact_match(answer, gold)`. It returns `True` when the two are the same after these steps, else `False`:
 #
 # - capital letters do not matter;
 # - white space at the ends does not matter, and inside any amount of it is one space;
 # - commas that group digits do not matter: `1,496.5` is `1496.5`; a comma between words stays.
+#
+# <details><summary>Hint 1: one form for both</summary>
+#
+# Write a function that brings any string into one form, and compare the two forms. Nothing else needs to know about capital letters.
+#
+# </details>
+# <details><summary>Hint 2: white space and commas</summary>
+#
+# `str.split()` without an argument cuts at any amount of white space and drops what is at the ends. A regular expression can look at what stands before and after a comma without taking it: `(?<=\d)` and `(?=\d)`.
+#
+# </details>
 
 # %%
 import re
@@ -247,8 +397,6 @@ def exact_match(answer: str, gold: str) -> bool:
 
 
 # %%
-from labkit.checkpoints import check
-
 check.exercise("exact_match", exact_match)
 
 # %% [markdown]
@@ -266,7 +414,7 @@ check.exercise("exact_match", exact_match)
 check("00.1", model=None, weights_bytes=None, float32_bytes=None, explanation=None)
 
 # %% [markdown]
-# **00.2** How long did the first answer take, and how many tokens does it have? What explains the difference from your prediction?
+# **00.2** How long did the first answer take, and how many tokens does it have? Measured once more, how long did reading take and how long writing, which of the two took longer, and how many tokens a second were written? What explains the difference from your prediction?
 
 # %%
 check(
@@ -274,23 +422,34 @@ check(
     predicted_seconds=predicted_seconds,
     seconds=None,
     tokens=None,
+    reading_seconds=None,
+    writing_seconds=None,
+    longer=None,  # "reading", "writing" or "about the same"
     tokens_per_second=None,
     explanation=None,
 )
 
 # %% [markdown]
-# **00.3** How many of the questions did the untouched model answer correctly, and what goes wrong in the others?
+# **00.3** How many of the questions did the untouched model answer correctly, and how many of its wrong answers hold the right value all the same? What goes wrong in the others?
 
 # %%
-check("00.3", questions=None, correct=None, share_percent=None, explanation=None)
+check(
+    "00.3",
+    questions=None,
+    correct=None,
+    share_percent=None,
+    wrong_form=None,
+    explanation=None,
+)
 
 # %% [markdown]
 # ## What to remember
 #
 # - A kernel has a memory limit, and going past it is silent. `labkit doctor` says where you stand.
 # - Weights take parameters times bytes per parameter; GiB and GB are not the same.
-# - Reading uses every weight that is fetched for all tokens at once; writing fetches all of them for each token.
-# - A wrong answer in the right format and a right one in the wrong format cost the same point, and call for different training.
+# - Reading takes one pass for all tokens of a prompt, writing a pass for each token; which of them takes longer is a matter of the machine and of the two lengths.
+# - A right answer in the wrong format and a wrong answer cost the same point, and call for different training.
+# - Between a model and its score stands a reader. What it can't read is wrong.
 
 # %% [markdown]
 # ## Further reading

@@ -5,6 +5,8 @@ never scored here.
 """
 
 import functools
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from labkit.datasets import reasoning
@@ -41,6 +43,29 @@ class Reply:
     def f1(self) -> float:
         """F1 by the official score, 0 to 1."""
         return self._scores[1]
+
+    @property
+    def holds_value(self) -> bool:
+        """Whether every right value stands somewhere in the text, whatever stands around it."""
+        return holds(self.text, self.question.answer)
+
+
+def holds(text: str, values: Sequence[str]) -> bool:
+    """Return whether each value stands in a text as a word or number of its own.
+
+    Capital letters, white space and commas that group digits do not matter.
+
+    >>> holds("It fell to 1,496.5 million.", ["1496.5"]), holds("In 2019", ["201"])
+    (True, False)
+    """
+    there = _plain(text)
+    return bool(values) and all(
+        re.search(rf"(?<![\w.]){re.escape(_plain(value))}(?!\w|[.]\d)", there) for value in values
+    )
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"(?<=\d),(?=\d)", "", " ".join(text.lower().split()))
 
 
 def read_reply(sample: Sample, text: str) -> Reply:
