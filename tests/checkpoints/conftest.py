@@ -1,8 +1,9 @@
 """A student's runs, and the answers of each lesson's `cases_NN.py`.
 
 A case file holds `TABLE = {question: (right answer, [(what is changed, what the verdict says)])}`
-and, where the answers rest on runs, `records(a_record)`, which saves them. "{model}" stands for
-the folder of the small model below.
+and, where the answers rest on runs or measurements, `records(a_record)`, which saves them.
+`HONEST = {question: [what is changed]}` has answers that look odd and are right: a slow machine, a
+tie, a zero. "{model}" stands for the folder of the small model below.
 """
 
 import importlib.util
@@ -38,9 +39,19 @@ WRONG = [
     for question, (_, changes) in TABLE.items()
     for i, (change, says) in enumerate(changes)
 ]
+HONEST: dict[str, Any] = {
+    q: row for module in CASES.values() for q, row in getattr(module, "HONEST", {}).items()
+}
+ODD = [
+    pytest.param((question, change), id=f"{question}-{'-'.join(change)}-{i}")
+    for question, changes in HONEST.items()
+    for i, change in enumerate(changes)
+]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "honest_answer" in metafunc.fixturenames:
+        metafunc.parametrize("honest_answer", ODD)
     if "wrong_answer" in metafunc.fixturenames:
         metafunc.parametrize("wrong_answer", WRONG)
     if "each_question" in metafunc.fixturenames:
@@ -126,3 +137,9 @@ def record() -> Callable[..., RunRecord]:
 def cases() -> dict[str, Any]:
     """Return the table of all lessons."""
     return TABLE
+
+
+@pytest.fixture
+def honest() -> dict[str, Any]:
+    """Return the odd answers that are right, of every lesson that has some."""
+    return HONEST
