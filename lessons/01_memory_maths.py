@@ -15,11 +15,11 @@
 # # 01 · Memory maths: what fits on my card
 #
 # - **Goal:** say before you start how much memory a fine-tune takes, part by part, on a card you don't have; know which part to shrink when it does not fit; hold your formula against a trace, a real step and published figures.
-# - **Minutes:** 60, of which 3 are waiting
+# - **Minutes:** 90, of which 5 are waiting
 # - **Hardware:** two CPU cores and 4 GiB of memory; a GPU is used when there is one
 # - **You need to know:** lesson 00; what a gradient and an optimizer are
 #
-# Most answers to "does it fit?" multiply the parameters by a constant. You start with the best known of these rules, find out what it leaves out, and end with three columns that agree: a **formula**, a **trace** of the real model's step with tensors that have shapes and no storage, and a **measurement**.
+# Most answers to "does it fit?" multiply the parameters by a constant. You start with the best known of these rules, find out what it leaves out and what it counts too often, and end with three columns that agree: a **formula**, a **trace** of the real model's step with tensors that have shapes and no storage, and a **measurement**.
 
 # %% tags=["parameters"]
 from labkit.memory import estimates
@@ -32,9 +32,17 @@ batch_size, seq_len = (1, 64) if profile.name == "smoke" else (4, 256)
 published_count = 3 if profile.name == "smoke" else None
 
 # %% [markdown]
-# ## Eighteen bytes per parameter
+# ## Eighteen bytes per parameter, says the rule
 #
-# Training in **mixed precision** multiplies matrices in 16 bits, because that is fast, and changes the weights in 32, because a small update added to a 16-bit number is rounded away. With AdamW, each trained parameter is then there five times:
+# | word | meaning |
+# |---|---|
+# | **step** | one round of training: a forward pass, a backward pass, a change of the weights |
+# | **gradient** | how much the loss changes with a weight; the backward pass makes one number for each weight that is trained |
+# | **optimizer** | what turns gradients into changes of the weights; AdamW remembers two numbers for each weight to do so |
+# | **states** | all that is kept per parameter, however much data there is: weights, gradients, what the optimizer remembers |
+# | **fp32**, **16 bit** | number formats of four and of two bytes; 16 bit is `bfloat16` here |
+#
+# Training in **mixed precision** multiplies matrices in 16 bits, because that is fast, and changes the weights in 32, because a small update added to a 16-bit number is rounded away. With AdamW, each trained parameter is then there in five forms:
 
 # %% tags=["nbval-check-output"]
 from labkit.memory.formula import RULE_OF_18
@@ -65,17 +73,28 @@ for name in ("llama-2-7b", "llama-3-8b"):
     )
 
 # %% [markdown]
-# The gradients: two more bytes per parameter, half as much again. And mind the two units of the second and third column. A card of "80 GB" has 80 GiB of memory chips; a table that prints $10^9$ bytes and a limit in $2^{30}$ bytes are seven percent apart, which is the difference between fitting and not fitting.
+# The gradients: two more bytes per parameter, half as much again. And mind the two units of the second and third column. A card of "80 GB" has 80 GiB of memory chips; a table that prints $10^9$ bytes and a limit in $2^{30}$ bytes are seven percent apart, which can be the difference between fitting and not fitting.
 #
-# So the rule of 18 is right about what it counts: the **states**, which are there all the time. It says nothing of what a batch adds.
+# The rule says what each trained parameter needs. It does not say that all five forms are there at the same moment, and it says nothing of what a batch adds. You will find out about both.
+#
+# ## LoRA in a hundred words
+#
+# > A linear layer multiplies by a matrix $W$ with $n$ columns and $m$ rows. **LoRA** freezes $W$ and trains a *change* of it, written as a product of two narrow matrices: the layer computes $W x + c\,B A x$, where $A$ is $r \times n$, $B$ is $m \times r$, $c$ is a constant, and the **rank** $r$ is about ten where $n$ and $m$ are thousands. So a layer trains $r (n + m)$ numbers in place of $n \cdot m$. What is frozen needs neither gradient nor moments, and is kept in 16 bits. The two **factors** $A$ and $B$ together are an **adapter**; here they are in fp32. **QLoRA** also keeps the frozen matrices in 4 bits. In lesson 02 you write one.
 
 # %% [markdown]
 # ## Predict: what does the batch add?
 #
+# | word | meaning |
+# |---|---|
+# | **sample**, **batch** | one training text; the samples that go through a step together |
+# | **activations** | what the forward pass computes and keeps because the backward pass needs it |
+# | **logits** | what the last layer computes: a number for each token of the vocabulary, at every position |
+# | **peak** | the most memory that is taken at any moment of a step |
+#
 # Write down, in GiB, before you go on:
 #
 # 1. the peak of full fine-tuning of Llama 3 8B, one sample of 1,024 tokens,
-# 2. the peak of LoRA on the same model and sample, where the 16-bit weights are frozen and only adapters train, in fp32,
+# 2. the peak of LoRA on the same model and sample,
 # 3. the part that takes most when LoRA runs with four such samples.
 
 # %%
@@ -84,9 +103,71 @@ predicted_lora_gib = None
 predicted_largest_part = None
 
 # %% [markdown]
+# ## Exercise: the states
+#
+# *Medium, 15 minutes; very important.* Write what the states take, without the 16-bit copies: `states_bytes(linears, others, method, r)` returns three numbers of bytes, weights, gradients, and what the optimizer keeps. `linears` has a pair (n, m) for each matrix of the layers, `others` is the number of all other parameters (embeddings, norms).
+#
+# | method | weights | trained |
+# |---|---|---|
+# | `"full"` | all in fp32 | all; gradients and both moments of AdamW in fp32 |
+# | `"full in 16 bit"` | all in 16 bits | all; gradients and both moments in 16 bits |
+# | `"lora"` | all in 16 bits, and the factors of every matrix in fp32 | the factors; gradients and moments in fp32 |
+# | `"qlora"` | the matrices in 4 bits each, with one scale of 4 bytes for every 64 weights, the others in 16 bits; factors as in LoRA | as in LoRA |
+#
+# <details><summary>Hint 1: count first, then multiply</summary>
+#
+# Two counts are enough for everything: the weights in all matrices, and the numbers in all factors. Each result is one of them, or a sum, times bytes.
+#
+# </details>
+# <details><summary>Hint 2: a scale for 64 weights</summary>
+#
+# 4 bytes shared by 64 weights are half a bit for each, so a 4-bit weight takes 4.5 bits.
+#
+# </details>
+
+
+# %%
+def states_bytes(linears, others, method, r=16):
+    """Return the bytes of (weights, gradients, optimizer state) of a fine-tune."""
+    ### BEGIN SOLUTION
+    in_matrices = sum(n * m for n, m in linears)
+    in_factors = sum(r * (n + m) for n, m in linears)
+    everything = in_matrices + others
+    if method == "full":
+        return 4 * everything, 4 * everything, 8 * everything
+    if method == "full in 16 bit":
+        return 2 * everything, 2 * everything, 4 * everything
+    frozen = 2 * everything
+    if method == "qlora":
+        frozen = in_matrices * 4.5 / 8 + 2 * others
+    return frozen + 4 * in_factors, 4 * in_factors, 8 * in_factors
+    ### END SOLUTION
+
+
+# %%
+from labkit.checkpoints import check
+
+states_written = check.exercise("states_bytes", states_bytes)
+states_written
+
+# %%
+from labkit.memory.architectures import shape_of
+from labkit.memory.settings import StepSettings
+
+shape = shape_of(StepSettings(model="llama-3-8b"))
+matrices = [(each.inputs, each.outputs) for each in shape.linears] * shape.layers
+others = parameters_of("llama-3-8b") - sum(n * m for n, m in matrices)
+
+if states_written:
+    print(f"{'llama-3-8b':16}{'weights':>9}{'gradients':>11}{'optimizer':>11}{'GiB':>8}")
+    for method in ("full", "full in 16 bit", "lora", "qlora"):
+        parts = [part / GIB for part in states_bytes(matrices, others, method)]
+        print(f"{method:16}{parts[0]:>9.1f}{parts[1]:>11.1f}{parts[2]:>11.1f}{sum(parts):>8.1f}")
+
+# %% [markdown]
 # ## Measure: three columns on your machine
 #
-# First a model that your machine can train. **Analytic** is the formula. **Traced** runs the real model class, with PEFT and the optimizer, on fake tensors: PyTorch decides what is kept for the backward pass, and the course only adds up the storages. **Measured** runs the same step on real tensors and asks the allocator.
+# First a model that your machine can train. **Analytic** is the formula. **Traced** runs the real model class, with its adapters and the optimizer, on fake tensors, which have shapes and no numbers: PyTorch decides what is kept for the backward pass, and the course only adds up the storages. **Measured** runs the same step on real tensors and asks the **allocator**, the part of PyTorch that hands out memory.
 
 # %%
 from labkit.memory.report import render
@@ -104,51 +185,67 @@ print(render(columns["full"]))
 print(render(columns["lora"]))
 
 # %%
+from labkit.runs import measurements
+
 for method, result in columns.items():
     peaks = result.peak_bytes
     for column in ("analytic", "traced"):
         error = 100 * (peaks[column] / peaks["measured"] - 1)
         print(f"{method:5} {column:9} {peaks[column]:>14,} bytes   {error:+.2f} %")
     print(f"{method:5} measured  {peaks['measured']:>14,} bytes")
+    measurements.keep(
+        "step_memory",
+        {f"{column}_bytes": peaks[column] for column in ("analytic", "traced", "measured")},
+        model=model_name, method=method, batch_size=batch_size, seq_len=seq_len,
+    )  # fmt: skip
 
 # %% [markdown]
 # ## Explain: parts that meet and parts that don't
 #
 # The rows of a table do not add up to its peak. A step is a sequence of moments:
 #
-# 1. **The forward pass ends.** All activations are there, and the logits on top of them. There are no gradients yet.
-# 2. **The backward pass** gives back activations layer by layer, while gradients come.
-# 3. **The optimizer steps.** All gradients are there, and no activations.
+# 1. **The forward pass ends.** All activations are there, the 16-bit copies of the weights that the products read, and the logits on top of them. There are no gradients yet.
+# 2. **The backward pass** gives back activations and copies, layer by layer, while gradients come.
+# 3. **The optimizer steps.** All gradients are there, and neither activations nor copies.
 #
 # So the peak is the highest moment:
 #
-# $$ \mathrm{peak} = \mathrm{weights} + \mathrm{optimizer} + \max(\mathrm{activations} + \mathrm{logits},\ \mathrm{gradients}) $$
+# $$ \mathrm{peak} = \mathrm{weights} + \mathrm{optimizer} + \max(\mathrm{copies} + \mathrm{activations} + \mathrm{logits},\ \mathrm{gradients}) $$
 #
-# Without a line for the 16-bit copies and for what an operation makes for itself, this is the coarsest formula that is worth having. Whoever adds all parts up overestimates; whoever adds up the states alone underestimates.
+# Without what an operation makes for itself, this is the coarsest formula that is worth having. Whoever adds all parts up overestimates; whoever adds up the states alone underestimates as soon as the batch grows.
 
 # %% [markdown]
 # ## Exercise: the peak
 #
-# *Easy, 5 minutes.* Write that formula down as code. All arguments are bytes.
+# *Easy, 5 minutes; important.* Write that formula down as code. All arguments are bytes.
+#
+# <details><summary>Hint 1</summary>
+#
+# Which parts are there at both moments? They stand outside of the `max`.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# Try it on numbers that you can add in your head: `peak_bytes(7, 3, 5, 9, 4, 2)` has the moments 7 + 5 + 3 + 4 + 2 and 7 + 5 + 9.
+#
+# </details>
 
 
 # %%
-def peak_bytes(weights, optimizer_state, gradients, activations, logits):
+def peak_bytes(weights, copies, optimizer_state, gradients, activations, logits):
     """Return the highest moment of a step, in bytes."""
     ### BEGIN SOLUTION
-    return weights + optimizer_state + max(activations + logits, gradients)
+    return weights + optimizer_state + max(copies + activations + logits, gradients)
     ### END SOLUTION
 
 
 # %%
-from labkit.checkpoints import check
-
 check.exercise("peak_bytes", peak_bytes)
 
 # %% [markdown]
 # ## Measure: Llama 3 8B on a card you don't have
 #
-# The trace allocates nothing, so the size of the model does not matter. Layers are alike: three and four of them are traced, each moment of the step is extrapolated on its own, and the highest is taken last. All 32 layers give the same number, which the tests of the course check.
+# The trace allocates nothing, so the size of the model does not matter. Layers are alike: three and four of them are traced, each moment of the step is extrapolated on its own, and the highest is taken last.
 
 # %%
 card = "a100-80gb"
@@ -172,10 +269,45 @@ for label, result in one_sample.items():
     print(f"{label:36}{result.peak_bytes['traced'] / GIB:6.1f} GiB, {result.wall_seconds:.1f} s")
 print("predicted:", predicted_full_gib, predicted_lora_gib)
 
+# %% [markdown]
+# Hold the first line against the rule:
+
+# %%
+n = parameters_of("llama-3-8b")
+whole = one_sample["full"]
+accumulated = estimates.estimate(
+    "llama-3-8b", device=card, method="full", seq_len=1024, gradient_accumulation_steps=2
+)
+
+for label, size in {
+    "rule of 18": 18 * n,
+    "16 bytes per parameter": 16 * n,
+    "trace": whole.peak_bytes["traced"],
+    "trace, two batches accumulated": accumulated.peak_bytes["traced"],
+}.items():
+    print(f"{label:32}{size / GIB:7.1f} GiB")
+
+# %% [markdown]
+# ## Explain: the two bytes that never come on top
+#
+# The trace has everything in it, activations and logits too, and is *below* the rule: by two bytes for each parameter. Follow what there is per parameter from the beginning of the step to its end:
+
 # %% tags=["result"]
 from labkit import plots
 from labkit.memory import figures
 
+figure, axes = plots.new_figure(width=8.5, height=3.6)
+alt = figures.draw_states(axes, whole)
+plots.show(figure, alt=alt)
+
+# %% [markdown]
+# **The copies leave as the gradients come.** A layer's 16-bit copy is let go when the backward pass has used it, and only then has the layer a gradient: the last gradient is made when the last copy is gone. So the five lines of the rule are all right, and their sum is never there. The states take **16 bytes per trained parameter**; the copies' two belong to the forward pass, together with the activations. This is the number that lessons 02 and 03 use.
+#
+# The last line of the table shows when the rule does hold. **Gradient accumulation** adds up the gradients of several batches before the optimizer steps. Then the gradients of the first batch are there while the second one makes its copies: all 18 bytes meet, with the activations on top.
+#
+# ## Measure: four methods and a larger batch
+
+# %% tags=["result"]
 four_samples = estimates.estimate(
     "llama-3-8b", device=card, method="lora", batch_size=4, seq_len=1024
 )
@@ -201,9 +333,75 @@ print(f"held by {four_samples.peak_operation}")
 print(f"most: {estimates.LABELS[largest]}; predicted: {predicted_largest_part}")
 
 # %% [markdown]
+# ## Exercise: scales for a layer
+#
+# *Medium, 15 minutes; important.* **Autograd** is the part of PyTorch that records the forward pass and runs it backwards. It keeps an input of an operation when the derivative needs it. Which ones, you need not believe: PyTorch calls a function of yours for every tensor that it keeps. Write `saved_bytes(function, inputs, weights)`, the bytes that are kept when `function(*inputs)` is called. Weights are there anyway, so what belongs to one of `weights` does not count.
+#
+# <details><summary>Hint 1: being called</summary>
+#
+# `torch.autograd.graph.saved_tensors_hooks(pack, unpack)` is a context manager. In its block, `pack(tensor)` is called for each tensor that is kept, and what it returns is kept in its place; `unpack` is called for it in the backward pass. Both can return what they are given.
+#
+# </details>
+# <details><summary>Hint 2: what is kept once</summary>
+#
+# Two tensors can look into the same memory, and a tensor can look into a part of it, which keeps all of it alive. That memory is `tensor.untyped_storage()`; its `data_ptr()` says where it begins and `nbytes()` how large it is. Keep sizes by place.
+#
+# </details>
+
+# %%
+import torch
+
+
+def saved_bytes(function, inputs, weights):
+    """Return the bytes that autograd keeps for the backward pass of function(*inputs)."""
+    ### BEGIN SOLUTION
+    known = {weight.untyped_storage().data_ptr() for weight in weights}
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        result = function(*inputs)
+    del result
+    return sum(kept.values())
+    ### END SOLUTION
+
+
+# %%
+scales_written = check.exercise("saved_bytes", saved_bytes)
+scales_written
+
+# %% [markdown]
+# Now put the pieces of a Llama layer on it, the classes that the real model is made of, with a small width. **RMSNorm** scales each token's numbers to a mean square of one; the **MLP** is the part of a layer with the widest matrices.
+
+# %%
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaMLP, LlamaRMSNorm
+
+h, m, tokens = 64, 160, 128
+config = LlamaConfig(hidden_size=h, intermediate_size=m)
+x = torch.ones(1, tokens, h, dtype=torch.bfloat16, requires_grad=True)
+q, k, v = (torch.ones(1, 4, tokens, h // 4).bfloat16().requires_grad_() for _ in range(3))
+
+norm, mlp = LlamaRMSNorm(h).bfloat16(), LlamaMLP(config).bfloat16()
+attention = torch.nn.functional.scaled_dot_product_attention
+if scales_written:
+    for name, function, inputs, weights in (
+        ("RMSNorm", norm, [x], list(norm.parameters())),
+        ("MLP", mlp, [x], list(mlp.parameters())),
+        ("attention", attention, [q, k, v], []),
+    ):
+        kept = saved_bytes(function, inputs, weights)
+        print(f"{name:10} h = {h}, m = {m}: {kept / tokens:7,.0f} bytes per token")
+
+# %% [markdown]
 # ## Explain: what a layer keeps
 #
-# Autograd keeps an input of an operation when the derivative needs it. One rule, and the cost of a layer follows. With hidden width $h$, width of the MLP $m$, width of all queries $q$ and of all keys $k$, each token leaves behind, in a layer whose weights are all trained in 16 bits:
+# An input is kept when the derivative needs it. One rule, and the cost of a layer follows. With hidden width $h$, width of the MLP $m$, width of all queries $q$ and of all keys $k$, each token leaves behind, in a layer whose weights are all trained in 16 bits:
 #
 # | operation | keeps | bytes per token |
 # |---|---|---|
@@ -216,7 +414,18 @@ print(f"most: {estimates.LABELS[largest]}; predicted: {predicted_largest_part}")
 #
 # ## Exercise: the bytes of a layer
 #
-# *Medium, 15 minutes.* Fill in the two question marks and write the sum. Your function is checked against traces of Llama 3 8B, with a wider MLP and with more key heads, and of Llama 2 7B. A few bytes for row sums do not count.
+# *Medium, 15 minutes; important.* Fill in the two question marks and write the sum. Your function is checked against traces of Llama 3 8B, with a wider MLP and with more key heads, and of Llama 2 7B. A few bytes for row sums do not count.
+#
+# <details><summary>Hint 1: use your scale</summary>
+#
+# Above, the scale says what the MLP keeps for one pair of widths. Take away what the table already has for the input of gate and up; what is left is a whole number of 16-bit tensors of width $m$. Change `m` and look again.
+#
+# </details>
+# <details><summary>Hint 2: attention</summary>
+#
+# Count the tensors that are named in the row, in 16 bits each. In Llama 3 keys and values are narrower than queries; the output is as wide as the queries.
+#
+# </details>
 
 
 # %%
@@ -232,18 +441,18 @@ def layer_bytes_per_token(h, m, q, k):
 
 
 # %%
-check.exercise("layer_bytes_per_token", layer_bytes_per_token)
+layer_written = check.exercise("layer_bytes_per_token", layer_bytes_per_token)
+layer_written
 
 # %%
 shapes = {
     "Llama 2 7B": ({"h": 4096, "m": 11_008, "q": 4096, "k": 4096}, 32),
     "Llama 3 8B": ({"h": 4096, "m": 14_336, "q": 4096, "k": 1024}, 32),
 }
-for name, (widths, layers) in shapes.items():
+for name, (widths, layers) in shapes.items() if layer_written else ():
     per_layer = layer_bytes_per_token(**widths)
-    total = per_layer and per_layer * layers * 1024 / GIB
-    print(name, "bytes per hidden element:", per_layer and round(per_layer / widths["h"], 1))
-    print("    activations of 1,024 tokens:", total and round(total, 2), "GiB")
+    print(f"{name}: {per_layer / widths['h']:.1f} bytes per hidden element")
+    print(f"    activations of 1,024 tokens: {per_layer * layers * 1024 / GIB:.2f} GiB")
 
 # %% [markdown]
 # You may know the factor 34 per hidden element. It is GPT-2's: LayerNorm in 16 bits and an MLP of two matrices. The rule is the same, the layer is another.
@@ -318,7 +527,7 @@ calculator("llama-3-8b", device="a100-40gb")
 # %% [markdown]
 # ## Measure: against the world
 #
-# Agreement with your own machine could be luck. Others have published peaks of real fine-tunes on cards. For each of these rows the type of the adapters, the loss, the attention, the optimizer and the version of the library were written down from its source *before* it was traced: whoever picks them afterwards is fitting.
+# Agreement with your own machine could be luck. Others have published peaks of real fine-tunes on cards. For each of these rows the type of the adapters, the loss, the attention, the optimizer and the version of the library were written down from its source *before* it was traced, so that none could be picked to fit.
 
 # %%
 import itertools
@@ -373,16 +582,18 @@ print_table(reading.step_rows(card), {"step": "s", **columns, **times})
 # Answer from the cells above, or from `labkit estimate` on a card and a model that you care about.
 
 # %% [markdown]
-# **01.1** How many bytes do the states of full fine-tuning take by the rule of 18? What is left with 16-bit weights and gradients and 8-bit moments?
+# **01.1** How many bytes does the rule of 18 give for full fine-tuning, and how many bytes of states are there at the same time? Which line of the rule never meets all the others? What is left with 16-bit weights and gradients and 8-bit moments?
 
 # %%
 check(
     "01.1",
     model=None,
     parameters=None,
+    rule_bytes=None,
     states_bytes=None,
     states_gb=None,
     states_gib=None,
+    line_that_leaves=None,  # "weight", "copy", "gradient", "first moment" or "second moment"
     eight_bit_bytes_per_parameter=None,
     explanation=None,
 )
@@ -424,7 +635,7 @@ check(
 # %% [markdown]
 # ## What to remember
 #
-# - States are bytes per trained parameter: 18 in mixed precision with AdamW. What is frozen costs its weight and nothing else.
+# - States are bytes per trained parameter: 16 in mixed precision with AdamW, and 2 for copies that have left before the last gradients come. What is frozen costs its weight and nothing else.
 # - Activations are bytes per token and layer, logits are bytes per token and vocabulary entry. Neither knows how many parameters train.
 # - The peak is the highest moment of a step and not the sum of its parts; which moment that is changes with the batch.
 # - A published figure without the adapter's type, loss, attention, optimizer and version can't be reproduced. GB and GiB are seven percent apart.

@@ -3,7 +3,7 @@
 `draw_peaks` stacks the parts that are there at the moment of each peak, so a bar's length is the
 peak and not the sum of parts that never meet. `draw_errors` puts each published figure's error
 beside the 8 per cent that this course allows itself; figures that are explained and not matched
-are hollow.
+are hollow. `draw_states` shows why the sum of the rule of 18 is never there at once.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,18 +11,19 @@ from typing import Any
 
 from labkit.machine.hardware import GIB
 from labkit.memory.estimates import LABELS, Estimate
-from labkit.memory.report import COLOURS
+from labkit.memory.formula import RULE_OF_18
+from labkit.memory.report import COLOURS, phase_ticks
 
 ALLOWED = 0.08
 THIN = 0.005
 
 
 def draw_peaks(axes: Any, results: Mapping[str, Estimate]) -> str:
-    """Draw one bar per estimate, its parts at the peak stacked; return the alternative text.
+    """Draw one bar per estimate, the largest on top; return the alternative text.
 
-    The dashed line is what the first estimate's device has.
+    Each bar stacks the parts that are there at the peak. The dashed line is what the first estimate's device has.
     """
-    labels = list(results)[::-1]
+    labels = sorted(results, key=lambda label: sum(results[label].at_peak.values()))
     parts = [
         part for part in COLOURS if any(each.at_peak.get(part, 0) for each in results.values())
     ]
@@ -49,6 +50,41 @@ def draw_peaks(axes: Any, results: Mapping[str, Estimate]) -> str:
     )
     said = "; ".join(f"{label} {total:.1f} GiB" for label, total in zip(labels, start, strict=True))
     return f"Stacked bars of what there is at the peak of a step: {said}."
+
+
+STATES = ("weights", "optimizer_state", "gradients", "weight_copies")
+
+
+def draw_states(axes: Any, result: Estimate) -> str:
+    """Draw the states of a step in bytes per parameter, moment by moment; return the alternative.
+
+    The dashed line is the sum of the rule of 18, which counts every line as if all were there.
+    """
+    count = result.total_parameters
+    moments = range(len(result.timeline))
+    rows = [[values.get(part, 0) / count for _, values in result.timeline] for part in STATES]
+    highest = max(map(sum, zip(*rows, strict=True)))
+    rule = sum(RULE_OF_18.values())
+    axes.stackplot(
+        moments, rows, labels=[LABELS[part] for part in STATES],
+        colors=[COLOURS[part] for part in STATES], step="mid", linewidth=0,
+    )  # fmt: skip
+    axes.axhline(rule, color="black", linestyle="--", linewidth=1, marker="")
+    axes.text(0, rule, f" the rule: {rule} bytes", va="bottom", fontsize="small")
+    axes.set_ylim(0, 1.13 * rule)
+    axes.set_xlim(0, len(moments) - 1)
+    ticks = phase_ticks([name for name, _ in result.timeline])
+    axes.set_xticks(list(ticks), list(ticks.values()), fontsize="small")
+    axes.set_ylabel("bytes per parameter")
+    axes.set_title(f"{result.settings.model}, full fine-tuning: the states within a step")
+    handles, labels = axes.get_legend_handles_labels()
+    axes.legend(handles[::-1], labels[::-1], fontsize="small", loc="center left",
+                bbox_to_anchor=(1.0, 0.5))  # fmt: skip
+    return (
+        f"Stacked areas of the states over the phases of a step, in bytes per parameter. The 16-bit "
+        f"copies shrink while the gradients grow; together they reach {highest:.1f} bytes and "
+        f"never the {rule} of the rule."
+    )
 
 
 def draw_errors(axes: Any, rows: Sequence[Mapping[str, Any]]) -> str:

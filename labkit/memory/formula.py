@@ -16,9 +16,11 @@ A·N: a layer's input for each, and all of one layer while it is computed again.
 gradients those of T are there from the start.
 
 **The rule of 18 bytes per parameter** (mixed precision with Adam, as in Rajbhandari et al. 2020,
-ZeRO, section 3.1) is the states, line by line: fp32 weight 4, its 16-bit copy 2, gradient 4,
-first moment 4, second moment 4. It says nothing of activations and logits, which for short
-answers and a small batch are little, and otherwise most of it. `RULE_OF_18` holds the lines.
+ZeRO, section 3.1) counts, line by line: fp32 weight 4, its 16-bit copy 2, gradient 4, first moment
+4, second moment 4. Autocast lets a copy go when the backward pass has used it, before its weight
+has a gradient, so that only 16 of the 18 are ever there at once; with accumulated gradients all
+are. The rule says nothing of activations and logits, which for short answers and a small batch are
+little, and otherwise most of it. `RULE_OF_18` holds the lines.
 
 Optimizer state per trained element: AdamW two moments in the weight's type; 8-bit AdamW two
 bytes, and two fp32 scales per block of 256 (Dettmers et al. 2022); Adafactor one row and one

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "Estimate", "TableRow", "estimate", "measured_column", "plot_timeline", "render",
+    "Estimate", "TableRow", "estimate", "measured_column", "phase_ticks", "plot_timeline", "render",
     "render_table", "table", "timeline_alt",
 ]  # fmt: skip
 
@@ -160,7 +160,7 @@ def plot_timeline(result: Estimate) -> "Figure":
     if limit < 3 * top:
         axes.axhline(limit, linestyle="--", color="black", linewidth=1)
         axes.text(0, limit, f" {result.device}", va="bottom", fontsize=8)
-    ticks = _ticks(names)
+    ticks = phase_ticks(names)
     axes.set_xticks(list(ticks), list(ticks.values()), fontsize=8)
     axes.set_xlim(0, len(names) - 1)
     axes.set_ylabel("GiB")
@@ -183,7 +183,7 @@ def timeline_alt(result: Estimate) -> str:
     )
 
 
-def _ticks(names: Sequence[str]) -> dict[float, str]:
+def phase_ticks(names: Sequence[str]) -> dict[float, str]:
     """Return the middle of each phase and its label; short ones a line lower, out of the way."""
     words = [name.split(".")[0] for name in names]
     ticks: dict[float, str] = {}
