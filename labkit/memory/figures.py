@@ -21,7 +21,8 @@ THIN = 0.005
 def draw_peaks(axes: Any, results: Mapping[str, Estimate]) -> str:
     """Draw one bar per estimate, the largest on top; return the alternative text.
 
-    Each bar stacks the parts that are there at the peak. The dashed line is what the first estimate's device has.
+    Each bar stacks the parts that are there at the peak. The dashed line is what the first
+    estimate's device has.
     """
     labels = sorted(results, key=lambda label: sum(results[label].at_peak.values()))
     parts = [
@@ -81,9 +82,9 @@ def draw_states(axes: Any, result: Estimate) -> str:
     axes.legend(handles[::-1], labels[::-1], fontsize="small", loc="center left",
                 bbox_to_anchor=(1.0, 0.5))  # fmt: skip
     return (
-        f"Stacked areas of the states over the phases of a step, in bytes per parameter. The 16-bit "
-        f"copies shrink while the gradients grow; together they reach {highest:.1f} bytes and "
-        f"never the {rule} of the rule."
+        "Stacked areas of the states over the phases of a step, in bytes per parameter. The "
+        "16-bit copies shrink while the gradients grow; together they reach "
+        f"{highest:.1f} bytes and never the {rule} of the rule."
     )
 
 

@@ -106,6 +106,29 @@ def test_bars_are_as_long_as_the_peaks():
     assert "full" in alt and "lora" in alt
 
 
+def test_states_are_drawn_per_parameter_and_stay_below_the_rule():
+    from labkit import plots
+    from labkit.memory.estimates import estimate
+
+    result = estimate("tiny-llama", device="t4", method="full", seq_len=64)
+    _, axes = plots.new_figure()
+    alt = figures.draw_states(axes, result)
+    tops = [path.get_extents().y1 for area in axes.collections for path in area.get_paths()]
+    assert max(tops) == pytest.approx(16, rel=0.02)
+    (rule,) = axes.lines
+    assert list(rule.get_ydata()) == [18, 18] and "16.1 bytes" in alt
+
+
+def test_the_longest_bar_is_on_top():
+    from labkit import plots
+    from labkit.memory.estimates import estimate
+
+    results = {name: estimate("tiny-llama", device="t4", method=name) for name in ("lora", "full")}
+    _, axes = plots.new_figure()
+    figures.draw_peaks(axes, results)
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["lora", "full"]
+
+
 def test_rows_without_a_figure_are_not_drawn_and_explained_ones_are_hollow():
     from labkit import plots
 

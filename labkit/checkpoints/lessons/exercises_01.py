@@ -90,7 +90,7 @@ STATES_BYTES = Exercise(
                                                         "llama-3-8b")),
         ("lora: the factors follow the rank", _other_rank),
         (
-            "qlora: matrices in 4 bits with a scale of 4 bytes for every 64 weights, the rest in 16",
+            "qlora: matrices in 4 bits, with a scale of 4 bytes for 64 weights, and the rest in 16",
             _states("qlora", "smollm2-135m-instruct", "llama-3-8b", "llama-2-7b"),
         ),
     ),

@@ -7,22 +7,35 @@ from labkit.checkpoints.rules import (
     Evidence,
     Finding,
     Values,
+    closest,
     compare,
+    number,
     positive,
     reasoned,
 )
 from labkit.errors import LabkitError
 
 GIB, GB = 2**30, 1e9
+RULE, MEETING = 18, 16
+"""bytes per parameter that the rule counts, and those of them that are there at the same time"""
 # Weight, gradient and two moments; 8-bit AdamW has two float32 scales per block of 256 besides.
 EIGHT_BIT = 2 + 2 + 1 + 1
 APART = 0.10
 POINT = 0.1  # percentage points that an error may be rounded by
+KEPT = "what was kept for these settings"
+NAMED_PARTS = {
+    "weights": "weights",
+    "gradients": "gradients",
+    "optimizer state": "optimizer_state",
+    "activations": "activations",
+    "logits and loss": "logits_and_loss",
+}
+"""the parts that question 01.3 offers, and what the formula calls them"""
 
 
 def rule_of_18(values: Values, evidence: Evidence) -> Iterator[Finding]:
-    """Check 01.1: 18 bytes per parameter in three units; weights, gradients, moments at 8 bits."""
-    names = ("parameters", "states_bytes", "states_gb", "states_gib")
+    """Check 01.1: 18 bytes per parameter, the 16 that meet, in three units; and 8-bit moments."""
+    names = ("parameters", "rule_bytes", "states_bytes", "states_gb", "states_gib")
     yield from positive(values, *names, "eight_bit_bytes_per_parameter")
     if values["model"] is not None:
         counted, findings = _parameters(values["model"])
@@ -32,10 +45,16 @@ def rule_of_18(values: Values, evidence: Evidence) -> Iterator[Finding]:
             yield from compare("parameters", values["parameters"], counted, source)
     parameters, states = values["parameters"], values["states_bytes"]
     if parameters:
-        yield from compare("states_bytes", states, 18 * parameters, "the rule of 18")
+        yield from compare("rule_bytes", values["rule_bytes"], RULE * parameters, "the rule of 18")
+        source = "what is there of the rule at the same time"
+        yield from compare("states_bytes", states, MEETING * parameters, source)
     if states:
         yield from _within("states_gb", values["states_gb"], states / GB)
         yield from _within("states_gib", values["states_gib"], states / GIB)
+    if values["line_that_leaves"] == "copy":
+        yield Finding("consistent", "line_that_leaves is gone when the last gradient comes")
+    elif values["line_that_leaves"] is not None:
+        yield Finding("contradicts", "line_that_leaves is there when the optimizer steps")
     source = "what weights, gradients and two moments take"
     yield from compare(
         "eight_bit_bytes_per_parameter", values["eight_bit_bytes_per_parameter"], EIGHT_BIT, source
@@ -44,7 +63,7 @@ def rule_of_18(values: Values, evidence: Evidence) -> Iterator[Finding]:
 
 
 def three_columns(values: Values, evidence: Evidence) -> Iterator[Finding]:
-    """Check 01.2: the formula's own peak, trace near measurement, the error of the three."""
+    """Check 01.2: three peaks as measured, the formula's own, trace near measurement, the error."""
     columns = [values[f"{name}_bytes"] for name in ("analytic", "traced", "measured")]
     yield from positive(values, "batch_size", "seq_len", "analytic_bytes", "traced_bytes",
                         "measured_bytes")  # fmt: skip
@@ -59,6 +78,7 @@ def three_columns(values: Values, evidence: Evidence) -> Iterator[Finding]:
             # The formula has a peak for a processor and one for a card; both are right somewhere.
             nearest = min(formulas, key=lambda each: abs(each - (claimed or 0)))
             yield from compare("analytic_bytes", claimed, nearest, "what the formulas give")
+    yield from _as_kept(values, evidence)
     analytic, traced, measured = columns
     if traced and measured:
         if abs(traced / measured - 1) > APART:
@@ -72,6 +92,31 @@ def three_columns(values: Values, evidence: Evidence) -> Iterator[Finding]:
         else:
             yield Finding("consistent", "worst_error_percent is what the three peaks give")
     yield from reasoned(values)
+
+
+def _as_kept(values: Values, evidence: Evidence) -> Iterator[Finding]:
+    """Hold trace and measurement against what the lesson kept for these settings."""
+    asked = ("model", "method", "batch_size", "seq_len")
+    settings = {name: values[name] for name in asked if values[name] is not None}
+    kept = evidence.measured("step_memory")
+    alike = [
+        each["values"]
+        for each in kept
+        if isinstance(each.get("settings"), dict)
+        and all(each["settings"].get(name) == value for name, value in settings.items())
+    ]
+    names = ("traced_bytes", "measured_bytes")
+    yield from closest(
+        [
+            [
+                finding
+                for name in names
+                for finding in compare(name, values[name], number(found, name), KEPT)
+            ]
+            for found in alike
+        ],
+        "a step with these settings",
+    )
 
 
 def what_fits(values: Values, evidence: Evidence) -> Iterator[Finding]:
@@ -98,7 +143,9 @@ def _fitted(
         yield Finding("contradicts", str(error))
         return
     if claimed is not None:
-        if abs(claimed - most) <= max(1, most // 10):
+        # Where not even one sample fits, one is no rounding of none.
+        slack = max(1, most // 10) if most else 0
+        if abs(claimed - most) <= slack:
             yield Finding("consistent", "largest_batch_size is what the formulas fit on that card")
         else:
             side = "more" if claimed > most else "less"
@@ -106,8 +153,9 @@ def _fitted(
                 "contradicts", f"largest_batch_size is {side} than the formulas fit on that card"
             )
     if part is not None:
-        key = part.replace(" ", "_")
-        if parts.get(key, 0) >= 0.9 * max(parts.values()):
+        # What an operation makes for itself is none of the answers, and can be as large as any.
+        named = {name: parts.get(key, 0) for name, key in NAMED_PARTS.items()}
+        if named[part] >= 0.9 * max(named.values()):
             yield Finding("consistent", "largest_part takes most there")
         else:
             yield Finding("contradicts", "largest_part takes less there than another part")
