@@ -12,10 +12,9 @@ from typing import Any
 from labkit.machine.hardware import GIB
 from labkit.memory.estimates import LABELS, Estimate
 from labkit.memory.formula import RULE_OF_18
-from labkit.memory.report import COLOURS, phase_ticks
+from labkit.memory.report import COLOURS, THIN, phase_ticks
 
 ALLOWED = 0.08
-THIN = 0.005
 
 
 def draw_peaks(axes: Any, results: Mapping[str, Estimate]) -> str:
@@ -73,14 +72,17 @@ def draw_states(axes: Any, result: Estimate) -> str:
     axes.axhline(rule, color="black", linestyle="--", linewidth=1, marker="")
     axes.text(0, rule, f" the rule: {rule} bytes", va="bottom", fontsize="small")
     axes.set_ylim(0, 1.13 * rule)
+    axes.set_yticks(range(0, rule + 1, 2))
     axes.set_xlim(0, len(moments) - 1)
     ticks = phase_ticks([name for name, _ in result.timeline])
     axes.set_xticks(list(ticks), list(ticks.values()), fontsize="small")
     axes.set_ylabel("bytes per parameter")
-    axes.set_title(f"{result.settings.model}, full fine-tuning: the states within a step")
+    axes.set_title(
+        f"{result.settings.model}, full fine-tuning: the states within a step", loc="left"
+    )
     handles, labels = axes.get_legend_handles_labels()
     axes.legend(handles[::-1], labels[::-1], fontsize="small", loc="center left",
-                bbox_to_anchor=(1.0, 0.5))  # fmt: skip
+                bbox_to_anchor=(1.0, 0.5), frameon=False)  # fmt: skip
     return (
         "Stacked areas of the states over the phases of a step, in bytes per parameter. The "
         "16-bit copies shrink while the gradients grow; together they reach "
@@ -89,8 +91,8 @@ def draw_states(axes: Any, result: Estimate) -> str:
 
 
 def draw_errors(axes: Any, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Draw the error of each published row with a figure; return the alternative text."""
-    rows = [row for row in rows if row["error"] is not None]
+    """Draw the error of each published row with a figure, sorted; return the alternative text."""
+    rows = sorted((row for row in rows if row["error"] is not None), key=lambda row: -row["error"])
     places = range(len(rows))[::-1]
     for explained, face in ((False, "#0072B2"), (True, "white")):
         chosen = [
@@ -107,7 +109,7 @@ def draw_errors(axes: Any, rows: Sequence[Mapping[str, Any]]) -> str:
     axes.set_xlim(-30, 12)
     axes.set_ylim(-0.6, len(rows) - 0.4)
     axes.set_xlabel("traced against published (%); grey: the 8 % allowed")
-    axes.legend(fontsize="small", loc="lower left", frameon=False)
+    axes.legend(fontsize="small", ncols=2, loc="lower left", bbox_to_anchor=(0, 1.0), frameon=False)
     compared = [abs(row["error"]) for row in rows if not row["explain"]]
     return (
         f"Errors of {len(compared)} published peaks, the largest {100 * max(compared):.1f} per "

@@ -41,6 +41,8 @@ COLOURS = {
     "sharding_buffers": "#882255",
     "inputs": "#DDDDDD",
 }
+THIN = 0.005
+"""the share of a figure's height or width below which a part has no name in its legend"""
 
 
 def gib(size: int | None) -> str:
@@ -151,11 +153,13 @@ def plot_timeline(result: Estimate) -> "Figure":
     moments = range(len(names))
     parts = [part for part in COLOURS if any(values.get(part) for _, values in result.timeline)]
     stacks = [[values.get(part, 0) / GIB for _, values in result.timeline] for part in parts]
+    top = max(sum(values.values()) for _, values in result.timeline) / GIB
+    # What is too thin to be seen is drawn and not named.
+    named = [LABELS[p] if max(s) >= THIN * top else "" for p, s in zip(parts, stacks, strict=True)]
     axes.stackplot(
-        moments, stacks, labels=[LABELS[part] for part in parts],
+        moments, stacks, labels=named,
         colors=[COLOURS[part] for part in parts], step="mid", linewidth=0,
     )  # fmt: skip
-    top = max(sum(values.values()) for _, values in result.timeline) / GIB
     limit = result.device_bytes / GIB
     if limit < 3 * top:
         axes.axhline(limit, linestyle="--", color="black", linewidth=1)
@@ -166,8 +170,9 @@ def plot_timeline(result: Estimate) -> "Figure":
     axes.set_ylabel("GiB")
     axes.set_title(f"{result.settings.model}, {result.settings.method}: memory within a step",
                    loc="left", fontsize="medium")  # fmt: skip
-    handles, labels = axes.get_legend_handles_labels()
-    axes.legend(handles[::-1], labels[::-1], fontsize=7, loc="center left",
+    shown = [pair for pair in zip(*axes.get_legend_handles_labels(), strict=True) if pair[1]]
+    handles, labels = zip(*shown[::-1], strict=True)
+    axes.legend(handles, labels, fontsize=7, loc="center left",
                 bbox_to_anchor=(1.0, 0.5), frameon=False)  # fmt: skip
     return figure
 
