@@ -3,7 +3,9 @@
 A case file holds `TABLE = {question: (right answer, [(what is changed, what the verdict says)])}`
 and, where the answers rest on runs or measurements, `records(a_record)`, which saves them.
 `HONEST = {question: [what is changed]}` has answers that look odd and are right: a slow machine, a
-tie, a zero. "{model}" stands for the folder of the small model below.
+tie, a zero. Where such an answer rests on something of its own, its row is a pair: what is changed,
+and a function that saves it (given `a_record`, if it takes an argument). "{model}" stands for the
+folder of the small model below.
 """
 
 import importlib.util
@@ -43,9 +45,11 @@ HONEST: dict[str, Any] = {
     q: row for module in CASES.values() for q, row in getattr(module, "HONEST", {}).items()
 }
 ODD = [
-    pytest.param((question, change), id=f"{question}-{'-'.join(change)}-{i}")
-    for question, changes in HONEST.items()
-    for i, change in enumerate(changes)
+    pytest.param(
+        (question, *(row if isinstance(row, tuple) else (row, None))), id=f"{question}-{i}"
+    )
+    for question, rows in HONEST.items()
+    for i, row in enumerate(rows)
 ]
 
 
