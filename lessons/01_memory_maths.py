@@ -301,7 +301,7 @@ alt = figures.draw_states(axes, whole)
 plots.show(figure, alt=alt)
 
 # %% [markdown]
-# **The copies leave as the gradients come.** A layer's 16-bit copy is let go when the backward pass has used it, and only then has the layer a gradient: the last gradient is made when the last copy is gone. So the five lines of the rule are all right, and their sum is never there. The states take **16 bytes per trained parameter**; the copies' two belong to the forward pass, together with the activations. This is the number that lessons 02 and 03 use.
+# **The copies leave as the gradients come.** A layer's 16-bit copy is let go when the backward pass has used it, and only then has the layer a gradient: the last gradient is made when the last copy is gone. So the five lines of the rule are all right, and their sum is never there. The states take **16 bytes per trained parameter**, and this is the number that lessons 02 and 03 use; the copies' two bytes belong to the forward pass, together with the activations.
 #
 # The last line of the table shows when the rule does hold. **Gradient accumulation** adds up the gradients of several batches before the optimizer steps. Then the gradients of the first batch are there while the second one makes its copies: all 18 bytes meet, with the activations on top.
 #
@@ -318,7 +318,7 @@ alt = figures.draw_peaks(axes, bars)
 plots.show(figure, alt=alt)
 
 # %% [markdown]
-# The dashed line is what the card has. Full fine-tuning is states, and no batch is small enough to help. LoRA is the weights and whatever the batch brings. Look at one step of the last bar from beginning to end:
+# The dashed line is what the card has. Full fine-tuning is states, and no batch is small enough to help. LoRA is the weights and whatever the batch brings. Look at one step of LoRA with four samples from beginning to end:
 
 # %%
 from labkit.memory.report import plot_timeline, timeline_alt
