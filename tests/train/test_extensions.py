@@ -76,12 +76,12 @@ def test_a_toy_trains_and_is_evaluated(
 
     learned = evaluate("mine", data=things, quiet=True)
     untouched = evaluate(record.config["model"], data=things, quiet=True)
-    assert learned["task"] == "colours" and learned["n"] == len(THINGS)
-    assert learned["metrics"]["em"]["value"] == 1.0
-    assert untouched["metrics"]["em"]["value"] == 0.0
+    assert learned.task == "colours" and learned.n == len(THINGS)
+    assert learned.metrics["em"]["value"] == 1.0
+    assert untouched.metrics["em"]["value"] == 0.0
     answers = THINGS if task == "sft" else {k: " ".join(v) for k, v in THINGS.items()}
-    assert json.loads(Path(learned["predictions"]).read_text()) == answers
-    assert {name: row["n"] for name, row in learned["by_type"].items()} == {"cold": 1, "other": 4}
+    assert json.loads(Path(learned.predictions).read_text()) == answers
+    assert {name: row["n"] for name, row in learned.by_type.items()} == {"cold": 1, "other": 4}
 
 
 def test_other_data_is_another_run(
@@ -97,8 +97,8 @@ def test_majority_is_the_commonest_answer(things: str, colours: DataSet) -> None
     file = Path(things.partition(":")[2])
     file.write_text(file.read_text().replace("black", "green"))
     outcome = evaluate("majority", data=things, quiet=True)
-    assert set(json.loads(Path(outcome["predictions"]).read_text()).values()) == {"green"}
-    assert outcome["metrics"]["em"]["value"] == pytest.approx(2 / 5)
+    assert set(json.loads(Path(outcome.predictions).read_text()).values()) == {"green"}
+    assert outcome.metrics["em"]["value"] == pytest.approx(2 / 5)
 
 
 def test_what_a_toy_lacks_is_one_sentence(
