@@ -106,7 +106,7 @@ def doctor(json_: Json = False) -> None:
     from labkit import doctor as doctor_
 
     findings = doctor_.report()
-    _emit({"findings": findings}, json_, doctor_.render(findings))
+    _emit({"findings": [each.to_json() for each in findings]}, json_, doctor_.render(findings))
 
 
 @app.command()
