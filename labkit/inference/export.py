@@ -136,7 +136,7 @@ def quantize(run: str, out: str | Path, *, to: str) -> Quantised:
             plain = Path(merged)
             _merge_into(plain, path, dtype="bfloat16")
         original = weight_bytes(plain)
-        load.refuse_odd_widths(load.load_model(plain), run, to, instead="--to 8bit")
+        _refuse_odd_widths(plain, run, to)
         model = load.load_model(plain, quantization_config=load.quantisation_settings(to))
         with quiet():
             model.save_pretrained(partial)
@@ -231,6 +231,22 @@ def _refuse_quantised(path: Path, name: str) -> None:
         raise LabkitError(
             f"{name} is stored in {stored} already: start from the model it was made of"
         )
+
+
+def _refuse_odd_widths(plain: Path, name: str, to: str) -> None:
+    """On a CPU bitsandbytes multiplies 4-bit weights only where blocks of 64 fill each row."""
+    import torch
+
+    from labkit.models.layers import linear_names
+
+    if to != "nf4" or torch.cuda.is_available():
+        return
+    for layer, module in linear_names(load.load_model(plain)):
+        if int(module.in_features) % 64:
+            raise LabkitError(
+                f"{name}: {layer} reads {module.in_features} numbers, not a multiple of 64, which "
+                "nf4 needs on a CPU: use --to 8bit"
+            )
 
 
 def _merge_into(folder: Path, path: Path, *, dtype: str) -> None:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.errors import LabkitError, nearest, read_json
 from labkit.models import adapters, registry
-from labkit.models.layers import linear_names
 from labkit.quiet import quiet, quiet_bitsandbytes
 
 if TYPE_CHECKING:
@@ -159,21 +158,6 @@ def quantisation_settings(to: str, *, dtype: str = "bfloat16") -> Any:
         load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )  # fmt: skip
-
-
-def refuse_odd_widths(model: Any, name: str, to: str, *, instead: str) -> None:
-    """Raise LabkitError where a CPU lacks 4-bit products: blocks of 64 have to fill each row."""
-    import torch
-
-    if to != "nf4" or torch.cuda.is_available():
-        return
-    for layer, module in linear_names(model):
-        width: Any = module.in_features
-        if width % 64:
-            raise LabkitError(
-                f"{name}: {layer} reads {width} numbers, not a multiple of 64, which nf4 needs on "
-                f"a CPU: use {instead}"
-            )
 
 
 def quantisation(path: str | Path) -> str | None:

@@ -37,7 +37,7 @@ from labkit.machine.meter import Meter
 from labkit.memory.predicted import predict
 from labkit.memory.process import shortage
 from labkit.models import load
-from labkit.models.layers import count_parameters
+from labkit.models.layers import count_parameters, linear_names
 from labkit.quiet import quiet as quietly
 from labkit.quiet import quiet_bitsandbytes
 from labkit.runs import records as results
@@ -207,7 +207,10 @@ def _attach(prepared: Prepared, plan: fast_step.Plan) -> Trainable:
         raise LabkitError(
             f"attn_implementation {plan.attn_implementation!r} cannot be used here: {reason}"
         ) from error
-    load.refuse_odd_widths(model, config.model, base.name, instead="base 8bit")
+    for _, layer in linear_names(model):
+        # Once it has evaluated, bitsandbytes' 4-bit layer keeps a form that has no gradient.
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
     if model.config.is_encoder_decoder:
         raise LabkitError(
             f"{config.model} reads with an encoder and writes with a decoder: labkit train works "

@@ -19,7 +19,7 @@ from labkit.datasets import tatqa
 from labkit.datasets.sharing import SharedPromptCollator
 from labkit.errors import LabkitError
 from labkit.machine.meter import Meter
-from labkit.models import load, tiny
+from labkit.models import load
 from labkit.runs import records, run_folder
 from labkit.runs.config import RunConfig
 from labkit.runs.progress import Progress
@@ -598,21 +598,18 @@ def test_reports_are_the_embedded_ones(few_reports: Path) -> None:
     assert len(tatqa.samples(tatqa.load(str(few_reports), "train"))) >= 24
 
 
+@pytest.mark.filterwarnings("error:.*autograd kernel was not registered")
 @pytest.mark.parametrize(("base", "dtype"), [("8bit", "float32"), ("nf4", "float32"),
                                              ("nf4", "bfloat16")])  # fmt: skip
 def test_adapters_train_on_a_quantised_base(
-    tiny_run: Callable[..., RunConfig], base: str, dtype: str, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    whole_blocks = {**tiny.TINY["tiny-llama"], "intermediate_size": 192}
-    monkeypatch.setitem(tiny.TINY, "tiny-llama", whole_blocks)
-    model = str(tiny.build_tiny("tiny-llama", tmp_path / "tiny-llama"))
-    record = train.train(tiny_run(model=model, base=base, max_steps=2, dtype=dtype), quiet=True)
+    tiny_run: Callable[..., RunConfig], base: str, dtype: str
+) -> None:
+    record = train.train(tiny_run(base=base, max_steps=2, eval_steps=1, dtype=dtype), quiet=True)
     kept = load_file(record.model_path / "adapter_model.safetensors")
     assert {weight.dtype for weight in kept.values()} == {getattr(torch, dtype)}
     assert record.status == "done" and record.config["base"] == base
     assert record.name.startswith("tiny-llama-" + methods.joined("lora", base))
-    plain = train.train(tiny_run(model=model, max_steps=2, dtype=dtype), quiet=True)
+    plain = train.train(tiny_run(max_steps=2, dtype=dtype), quiet=True)
     assert plain.sha256 != record.sha256
     # Rounded weights, so another loss, and not by much.
     assert 0 < abs(record.losses[0] - plain.losses[0]) < 0.1 * plain.losses[0]
@@ -624,6 +621,3 @@ def test_a_base_that_a_model_cannot_have_is_one_sentence(
     config = tiny_run(model=str(tiny_model("tiny-mamba")), base="nf4", max_steps=1)
     with pytest.raises(LabkitError, match="base nf4 cannot hold .*state-space.*use plain"):
         train.train(config, quiet=True)
-    if not torch.cuda.is_available():
-        with pytest.raises(LabkitError, match="reads 160 numbers, not a multiple of 64.*base 8bit"):
-            train.train(tiny_run(base="nf4", max_steps=1), quiet=True)
