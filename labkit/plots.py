@@ -228,6 +228,34 @@ def bars(
     return figure, f"{title}. {label}: {said}."
 
 
+def peaks(
+    values: dict[str, int], *, limit: int, limit_label: str, title: str
+) -> tuple["Figure", str]:
+    """Draw a bar per entry, in bytes, sorted below the first, with a line at the first and a limit.
+
+    The first entry is what the others are compared with, `limit` what the device has. Returns the
+    figure and its alt text.
+    """
+    first, *others = values
+    names = [first, *sorted(others, key=lambda name: -values[name])][::-1]
+    figure, axes = new_figure(width=7.2, height=1.1 + 0.34 * len(values))
+    heights = [values[name] / GIB for name in names]
+    colours = [COLOURS["vermilion" if values[n] > limit else "blue"] for n in names]
+    drawn = axes.barh(names, heights, color=colours, height=0.66)
+    axes.bar_label(drawn, [f"{height:.1f}" for height in heights], padding=3, fontsize="small")
+    axes.axvline(values[first] / GIB, color="black", linewidth=1, linestyle=":")
+    axes.axvline(limit / GIB, color="black", linewidth=1.2)
+    axes.set_xlim(0, 1.14 * max(*heights, limit / GIB))
+    axes.annotate(limit_label, (limit / GIB, 1.0), xycoords=("data", "axes fraction"),
+                  xytext=(0, 3), textcoords="offset points", ha="center",
+                  fontsize="small")  # fmt: skip
+    axes.set_xlabel("peak on one card (GiB)")
+    axes.grid(axis="y", visible=False)
+    axes.set_title(title, pad=18)
+    said = "; ".join(f"{name} {values[name] / GIB:.1f} GiB" for name in names[::-1])
+    return figure, f"{title}. {limit_label}: {limit / GIB:.1f} GiB. {said}."
+
+
 def batch_sweep(points: Sequence[Any]) -> tuple["Figure", str]:
     """Draw throughput and memory against batch size, the predicted memory as a line.
 
