@@ -38,11 +38,17 @@ WRONG = [
     for question, (_, changes) in TABLE.items()
     for i, (change, says) in enumerate(changes)
 ]
+ODD = {number: module.HONEST for number, module in CASES.items() if hasattr(module, "HONEST")}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "wrong_answer" in metafunc.fixturenames:
         metafunc.parametrize("wrong_answer", WRONG)
+    if "odd_answer" in metafunc.fixturenames:
+        rows = [(q, *row) for table in ODD.values() for q in table for row in table[q]]
+        metafunc.parametrize(
+            "odd_answer", rows, ids=[f"{row[0]}-{i}" for i, row in enumerate(rows)]
+        )
     if "each_question" in metafunc.fixturenames:
         metafunc.parametrize("each_question", TABLE)
 
@@ -126,3 +132,9 @@ def record() -> Callable[..., RunRecord]:
 def cases() -> dict[str, Any]:
     """Return the table of all lessons."""
     return TABLE
+
+
+@pytest.fixture
+def odd_cases() -> dict[str, Any]:
+    """Return the odd and honest answers of the lessons that have them, by lesson."""
+    return ODD

@@ -41,6 +41,63 @@ def kv_cache(layers, kv_heads, head_dim, tokens, batch, width):
     return 2 * layers * kv_heads * head_dim * tokens * batch * width
 
 
+def in_sums(passes, gradient):
+    sums = ((n * mean, n) for mean, n in map(gradient, passes))
+    total = count = 0
+    for part, labels in sums:
+        total, count = total + part, count + labels
+    return total / count
+
+
+def mean_of_means(passes, gradient):
+    return sum(gradient(each)[0] for each in passes) / len(passes)
+
+
+def all_kept(passes, gradient):
+    kept = [gradient(each) for each in passes]
+    return sum(n * mean for mean, n in kept) / sum(n for _, n in kept)
+
+
+def halving(fits, low, high):
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def doubling(fits):
+    low, high = 0, 1
+    while fits(high):
+        low, high = high, 2 * high
+    return halving(fits, low, high)
+
+
+def only_doubling(fits):
+    batch = 0
+    while fits(max(1, 2 * batch)):
+        batch = max(1, 2 * batch)
+    return batch
+
+
+def one_after_the_other(fits):
+    batch = 0
+    while fits(batch + 1):
+        batch += 1
+    return batch
+
+
+def doubling_from_below(fits):
+    low = only_doubling(fits)
+    return halving(fits, low, max(1, 2 * low)) if low == 0 or fits(low) else 0
+
+
+def in_fours(fits):
+    low, high = 0, 1
+    while fits(high):
+        low, high = high, 4 * high
+    return halving(fits, low, high)
+
+
 RIGHT = {
     "kv_cache_bytes": [kv_cache],
     "exact_match": [exact_match],
@@ -56,6 +113,14 @@ RIGHT = {
         lambda sizes, seconds: linregress(sizes, seconds)[1::-1],
     ],
     "batch_for_share": [lambda a, b, share: a / b / (1 / share - 1)],
+    "step_operations": [
+        lambda w, t, trains, again: sum([2 * w * t] * (2 + trains + again)),
+        lambda w, t, trains, again: (
+            {(0, 0): 4, (1, 0): 6, (0, 1): 6, (1, 1): 8}[trains, again] * (w * t)
+        ),
+    ],
+    "accumulated_gradient": [in_sums],
+    "largest_fitting": [doubling],
 }
 
 F = torch.nn.functional.linear
@@ -126,6 +191,33 @@ WRONG = [
     ),
     ("batch_for_share", lambda a, b, share: a / b, "nine tenths"),
     ("batch_for_share", lambda a, b, share: share * a / b, "half of the ceiling"),
+    ("batch_for_share", lambda a, b, share: share * b / (a * (1 - share)), "half of the ceiling"),
+    ("step_operations", lambda w, t, trains, again: w * t * (2 + trains + again), "an addition"),
+    ("step_operations", lambda w, t, trains, again: 2 * w * t * (1 + 2 * trains + again), "back"),
+    ("step_operations", lambda w, t, trains, again: 6 * w * t, "a product forward and one back"),
+    ("step_operations", lambda w, t, trains, again: 2 * w * t * (2 + trains), "forward pass twice"),
+    (
+        "step_operations",
+        lambda w, t, trains, again: 2 * w * t * (2 + trains) * (1 + again),
+        "forward pass twice",
+    ),
+    ("step_operations", lambda w, t, trains, again: 2 * w * (2 + trains + again), "twice the tok"),
+    ("accumulated_gradient", mean_of_means, "different numbers of labels"),
+    ("accumulated_gradient", lambda p, g: sum(g(each)[0] for each in p), "mean of theirs"),
+    ("accumulated_gradient", lambda p, g: sum(g(each)[0] * g(each)[1] for each in p), "its own"),
+    ("accumulated_gradient", all_kept, "no gradient is kept"),
+    (
+        "accumulated_gradient",
+        lambda p, g: sum(g(each)[0] * g(each)[1] for each in p) / sum(g(each)[1] for each in p),
+        "computed once",
+    ),
+    ("largest_fitting", only_doubling, "any other number"),
+    ("largest_fitting", one_after_the_other, "few trials"),
+    ("largest_fitting", lambda fits: halving(fits, 0, 1025), "a large card"),
+    ("largest_fitting", lambda fits: halving(fits, 0, 1 << 20), "few trials"),
+    ("largest_fitting", lambda fits: max(1, doubling(fits)), "not even one"),
+    ("largest_fitting", doubling_from_below, "no batch is tried twice"),
+    ("largest_fitting", in_fours, "far beyond"),
 ]
 
 
