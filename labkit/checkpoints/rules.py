@@ -10,7 +10,7 @@ above `CHANGE`.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Literal
@@ -22,6 +22,7 @@ from labkit.runs.records import RunRecord
 CLOSE = 0.05
 CHANGE = 0.03
 FEWEST_WORDS = 8
+BEYOND = 1e30  # no byte, second or operation that anybody counts
 
 Values = Mapping[str, Any]
 
@@ -178,3 +179,22 @@ def a_run(name: str, run: RunRecord | None, method: str) -> Iterator[Finding]:
         yield Finding("contradicts", f"{name} is not finished: its record says {run.status}")
     if run.config.get("method") != method:
         yield Finding("contradicts", f"{name} is not a run with method: {method}")
+
+
+def closest(candidates: Sequence[Sequence[Finding]], what: str) -> Iterator[Finding]:
+    """Yield the findings about the measurement that an answer fits best, the latest of equals.
+
+    `candidates` are the findings for each measurement, oldest first. Without any, the evidence is
+    missing: the lesson's cell was not run, or its file not handed in.
+    """
+    if not candidates:
+        yield Finding("missing", f"no measurement of {what} is kept: run the lesson's cell for it")
+        return
+    wrong = [sum(each.kind == "contradicts" for each in found) for found in candidates]
+    yield from candidates[max(range(len(wrong)), key=lambda place: (-wrong[place], place))]
+
+
+def number(values: Mapping[str, Any], name: str) -> float | None:
+    """Return a number of a measurement; None where a damaged file has none."""
+    found = values.get(name)
+    return float(found) if isinstance(found, int | float) and abs(found) < BEYOND else None

@@ -1,8 +1,9 @@
 """A student's runs, and the answers of each lesson's `cases_NN.py`.
 
 A case file holds `TABLE = {question: (right answer, [(what is changed, what the verdict says)])}`
-and, where the answers rest on runs, `records(a_record)`, which saves them. "{model}" stands for
-the folder of the small model below.
+and, where the answers rest on runs or measurements, `records(a_record)`, which saves them.
+`HONEST = {question: [what is changed]}` has answers that look odd and are right: a slow machine, a
+tie, a zero. "{model}" stands for the folder of the small model below.
 """
 
 import importlib.util
@@ -38,17 +39,21 @@ WRONG = [
     for question, (_, changes) in TABLE.items()
     for i, (change, says) in enumerate(changes)
 ]
-ODD = {number: module.HONEST for number, module in CASES.items() if hasattr(module, "HONEST")}
+HONEST: dict[str, Any] = {
+    q: row for module in CASES.values() for q, row in getattr(module, "HONEST", {}).items()
+}
+ODD = [
+    pytest.param((question, change), id=f"{question}-{'-'.join(change)}-{i}")
+    for question, changes in HONEST.items()
+    for i, change in enumerate(changes)
+]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "honest_answer" in metafunc.fixturenames:
+        metafunc.parametrize("honest_answer", ODD)
     if "wrong_answer" in metafunc.fixturenames:
         metafunc.parametrize("wrong_answer", WRONG)
-    if "odd_answer" in metafunc.fixturenames:
-        rows = [(q, *row) for table in ODD.values() for q in table for row in table[q]]
-        metafunc.parametrize(
-            "odd_answer", rows, ids=[f"{row[0]}-{i}" for i, row in enumerate(rows)]
-        )
     if "each_question" in metafunc.fixturenames:
         metafunc.parametrize("each_question", TABLE)
 
@@ -135,6 +140,6 @@ def cases() -> dict[str, Any]:
 
 
 @pytest.fixture
-def odd_cases() -> dict[str, Any]:
-    """Return the odd and honest answers of the lessons that have them, by lesson."""
-    return ODD
+def honest() -> dict[str, Any]:
+    """Return the odd answers that are right, of every lesson that has some."""
+    return HONEST

@@ -19,6 +19,7 @@ from labkit.errors import LabkitError
 from labkit.runs import records
 
 FEWEST_WRONG = 5
+FEWEST_HONEST = 3
 
 
 def test_every_question_has_a_rule_and_cases_and_known_types(cases):
@@ -53,6 +54,19 @@ def test_a_wrong_answer_is_contradicted_without_giving_the_right_one(wrong_answe
     texts = [load_questions()[question].text, *(f.text for f in load_questions()[question].fields)]
     measured = {float(v) for v in right.values() if isinstance(v, int | float)}
     assert not (numbers_in(contradictions) - known - numbers_in(*texts) - {10.0}) & measured
+
+
+def test_an_answer_that_looks_odd_and_is_honest_fits(honest_answer, right_answer):
+    question, change = honest_answer
+    verdict = check(question, **{**right_answer(question), **change})
+    assert verdict.state == "consistent", str(verdict)
+
+
+def test_a_lesson_with_odd_answers_has_enough_of_them_for_each_question(cases, honest):
+    assert honest
+    for question in cases:
+        if question[:2] in {each[:2] for each in honest}:
+            assert len(honest.get(question, [])) >= FEWEST_HONEST, question
 
 
 def numbers_in(*texts: str) -> set[float]:
