@@ -2,6 +2,7 @@
 
 import re
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -98,8 +99,94 @@ def in_fours(fits):
     return halving(fits, low, high)
 
 
+def likeliest(logits):
+    return int(np.argmax(logits))
+
+
+def all_again(model, prompt, new_tokens, end):
+    ids = list(prompt)
+    while len(ids) < len(prompt) + new_tokens:
+        token = likeliest(model(ids, None)[0])
+        if token == end:
+            break
+        ids = [*ids, token]
+    return ids[len(prompt) :]
+
+
+def one_by_one(model, prompt, new_tokens, end):
+    """The prompt one token a call too, which reads nothing twice either."""
+    cache, logits, written = None, None, []
+    for token in prompt[: len(prompt) * bool(new_tokens)]:
+        logits, cache = model([token], cache)
+    while logits and len(written) < new_tokens:
+        token = likeliest(logits)
+        if token == end:
+            break
+        written.append(token)
+        if len(written) < new_tokens:
+            logits, cache = model([token], cache)
+    return written
+
+
+def caching(model, prompt, new_tokens, end, *, read=lambda prompt, token: [token], keep=True,
+            first=lambda logits: likeliest(logits), with_end=False, one_more=False):  # fmt: skip
+    """Write with a cache; the switches are mistakes."""
+    written, ids, cache = [], prompt, None
+    while len(written) < new_tokens:
+        logits, cache = model(ids, cache)
+        cache = cache if keep else None
+        token = first(logits)
+        if token == end:
+            return written + [token] * with_end
+        written.append(token)
+        ids = read(prompt, token)
+    if one_more and written:
+        model(ids, cache)
+    return written
+
+
+def into_the_prompt(model, prompt, new_tokens, end):
+    start = len(prompt)
+    for _ in range(new_tokens):
+        token = likeliest(model(prompt)[0])
+        if token == end:
+            break
+        prompt.append(token)
+    return prompt[start:]
+
+
+def mistake(**switches):
+    return lambda model, prompt, new_tokens, end: caching(
+        model, prompt, new_tokens, end, **switches
+    )
+
+
+def counted_f1(answer, gold):
+    a, b = Counter(answer.lower().split()), Counter(gold.lower().split())
+    common = (a & b).total()
+    return 2 * common / (a.total() + b.total()) if common else 0
+
+
+def with_sets(answer, gold):
+    a, b = set(answer.lower().split()), set(gold.lower().split())
+    return 2 * len(a & b) / (len(a) + len(b)) if a & b else 0
+
+
+def of_squad(answer, gold):
+    """The lines of SQuAD's own script (Rajpurkar et al. 2016), without its normalisation."""
+    given, wanted = answer.lower().split(), gold.lower().split()
+    same = sum((Counter(given) & Counter(wanted)).values())
+    if same == 0:
+        return 0
+    precision, recall = same / len(given), same / len(wanted)
+    return 2 * precision * recall / (precision + recall)
+
+
 RIGHT = {
     "kv_cache_bytes": [kv_cache],
+    "word_f1": [counted_f1, of_squad],
+    "write": [all_again, caching],
+    "write_with_cache": [caching, one_by_one],
     "exact_match": [exact_match],
     "peak_bytes": [peak_bytes],
     "layer_bytes_per_token": [layer_bytes],
@@ -145,6 +232,39 @@ WRONG = [
     ("kv_cache_bytes", lambda L, n, d, t, b, w: 2 * L * d * t * b * w, "each head of keys"),
     ("kv_cache_bytes", lambda L, n, d, t, b, w: 2 * L * n * d * t * w, "tokens and sequences"),
     ("kv_cache_bytes", lambda L, n, d, t, b, w: 2 * L * n * d * t * b * 1, "takes its bytes"),
+    ("word_f1", lambda a, b: float(a == b), "capital letters"),
+    ("word_f1", lambda a, b: 2 * len(set(a) & set(b)) / len(set(a) | set(b)), "the same words"),
+    ("word_f1", with_sets, "as often as it stands"),
+    (
+        "word_f1",
+        lambda a, b: counted_f1(a, b) and len(set(a.split()) & set(b.split())) / len(a.split()),
+        "capital letters",
+    ),
+    (
+        "word_f1",
+        lambda a, b: sum(w in b.lower().split() for w in a.lower().split()) / len(a.split()),
+        "every word of the answer is right",
+    ),
+    (
+        "word_f1",
+        lambda a, b: (lambda p, r: 2 * p * r / (p + r))(
+            len(set(a.lower().split()) & set(b.lower().split())) / len(a.split()),
+            len(set(a.lower().split()) & set(b.lower().split())) / len(b.split()),
+        ),
+        "no error.*ZeroDivisionError",
+    ),
+    ("write", mistake(first=lambda logits: int(np.argmin(logits))), "the most likely one"),
+    ("write", lambda m, p, n, end: [likeliest(m(p)[0])] * n, "depends on those before"),
+    ("write", lambda m, p, n, end: all_again(m, p, n, -1), "stops at the end token"),
+    ("write", mistake(with_end=True), "not part of the answer"),
+    ("write", lambda m, p, n, end: all_again(m, p, max(1, n), end), "no new tokens"),
+    ("write", into_the_prompt, "the prompt stays"),
+    ("write_with_cache", all_again, "the prompt is read once"),
+    ("write_with_cache", mistake(keep=False), "depends on those before"),
+    ("write_with_cache", mistake(read=lambda p, t: [*p, t]), "depends on those before"),
+    ("write_with_cache", mistake(read=lambda p, t: p), "depends on those before"),
+    ("write_with_cache", mistake(with_end=True), "not part of the answer"),
+    ("write_with_cache", mistake(one_more=True), "one token a call"),
     ("peak_bytes", lambda w, o, g, a, x: w + o + g + a + x, "do not add up"),
     ("peak_bytes", lambda w, o, g, a, x: max(w, o, g, a, x), "there all the time"),
     ("peak_bytes", lambda w, o, g, a, x: w + o + max(a, x), "optimizer step decides"),
