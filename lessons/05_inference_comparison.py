@@ -141,15 +141,17 @@ for name, examples in ways:
     print(f"{name!r}, {examples} worked examples")
 
 # %%
-base_rows = []
+base_rows = [{**row, "answers": []} for row in rows]
 for name, examples in ways:
-    asked_so = generate.compare(
-        [name], samples_to_guess, data=lora_config.data, examples=examples
-    )  # fmt: skip
-    base_rows = base_rows or [{**row, "answers": []} for row in asked_so]
-    for kept, row in zip(base_rows, asked_so, strict=True):
-        label = f"{Path(name).name}, {examples} examples"
-        kept["answers"].append({**row["answers"][0], "model": label})
+    if (name, examples) == (lora_config.model, 0):  # asked above already
+        answers = [row["answers"][0] for row in rows]
+    else:
+        asked_so = generate.compare(
+            [name], samples_to_guess, data=lora_config.data, examples=examples
+        )  # fmt: skip
+        answers = [row["answers"][0] for row in asked_so]
+    for row, answer in zip(base_rows, answers, strict=True):
+        row["answers"].append({**answer, "model": f"{Path(name).name}, {examples} examples"})
 type(rows)(base_rows)
 
 # %% [markdown]
@@ -448,7 +450,9 @@ import time
 
 import torch
 
-exact = generate.load_generator(lora_config.model, exact=True)
+exact = generator
+if generator.model.dtype != torch.float32:
+    exact = generate.load_generator(lora_config.model, exact=True)
 
 
 def read(ids, cache=None):
