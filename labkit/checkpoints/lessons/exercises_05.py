@@ -116,7 +116,8 @@ PROMPTS = ((3, 1, 4), (15, 9), (2, 6, 5, 3, 5, 8), (7,), tuple(range(20)))
 
 def reference_write(prompt: Sequence[int], new_tokens: int, end: int) -> list[int]:
     """Return the greedy continuation, made by reading everything again for every token."""
-    model, written = Watched(), []
+    model = Watched()
+    written: list[int] = []
     for _ in range(new_tokens):
         logits, _ = model([*prompt, *written])
         best = max(range(len(logits)), key=lambda word: logits[word])
