@@ -243,7 +243,7 @@ WRONG = [
     (
         "word_f1",
         lambda a, b: sum(w in b.lower().split() for w in a.lower().split()) / len(a.split()),
-        "every word of the answer is right",
+        "half of the answer.s words are right",
     ),
     (
         "word_f1",
