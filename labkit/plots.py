@@ -228,14 +228,49 @@ def bars(
     return figure, f"{title}. {label}: {said}."
 
 
+def peaks(
+    values: dict[str, int], *, limit: int, limit_label: str, title: str
+) -> tuple["Figure", str]:
+    """Draw a bar per entry, in bytes, sorted below the first, with a line at the first and a limit.
+
+    The first entry is what the others are compared with, `limit` what the device has. Returns the
+    figure and its alt text.
+    """
+    first, *others = values
+    names = [first, *sorted(others, key=lambda name: -values[name])][::-1]
+    figure, axes = new_figure(width=7.2, height=1.1 + 0.34 * len(values))
+    heights = [values[name] / GIB for name in names]
+    colours = [COLOURS["vermilion" if values[n] > limit else "blue"] for n in names]
+    drawn = axes.barh(names, heights, color=colours, height=0.66)
+    axes.bar_label(drawn, [f"{height:.1f}" for height in heights], padding=3, fontsize="small",
+                   bbox={"facecolor": "white", "edgecolor": "none", "pad": 1})  # fmt: skip
+    axes.axvline(values[first] / GIB, color="black", linewidth=1, linestyle=":")
+    axes.axvline(limit / GIB, color="black", linewidth=1.2)
+    axes.set_xlim(0, 1.14 * max(*heights, limit / GIB))
+    axes.annotate(limit_label, (limit / GIB, 1.0), xycoords=("data", "axes fraction"),
+                  xytext=(0, 3), textcoords="offset points", ha="center",
+                  fontsize="small")  # fmt: skip
+    axes.set_xlabel("peak on one card (GiB)")
+    axes.grid(axis="y", visible=False)
+    axes.set_title(title, pad=18)
+    said = "; ".join(f"{name} {values[name] / GIB:.1f} GiB" for name in names[::-1])
+    return figure, f"{title}. {limit_label}: {limit / GIB:.1f} GiB. {said}."
+
+
 def batch_sweep(points: Sequence[Any]) -> tuple["Figure", str]:
     """Draw throughput and memory against batch size, the predicted memory as a line.
 
     `points` are those of `labkit.sweep`, of one or more variants; crosses are points that ran out
     of memory. Returns the figure and its alt text.
     """
-    figure, (left, right) = new_figure(1, 2, width=8.2, height=3.6)
+    figure, (left, right) = new_figure(1, 2, width=8.2, height=4.0)
     said = []
+    elsewhere = {p.memory_limit_bytes for p in points if p.status == "predicted"}
+
+    def needs(point: Any) -> int:
+        """Return what is compared with a limit: on a card that is not here all it must have."""
+        return int(point.predicted_process_bytes if elsewhere else point.predicted_peak_bytes)
+
     for (label, drawn), colour, marker, line in zip(
         _by_variant(points).items(), COLOURS.values(), MARKERS, LINES * 2, strict=False
     ):
@@ -253,7 +288,7 @@ def batch_sweep(points: Sequence[Any]) -> tuple["Figure", str]:
             low, high = ([p.tokens / p.predicted_step_seconds[i] for p in ranged] for i in (1, 0))
             left.fill_between(sizes, low, high, color=colour, alpha=0.25, label=label)
         sizes = [p.batch_size for p in drawn]
-        predicted = [p.predicted_peak_bytes / GIB for p in drawn]
+        predicted = [needs(p) / GIB for p in drawn]
         right.plot(sizes, predicted, color=colour, linestyle=line, marker="",
                    label=f"{label}, predicted")  # fmt: skip
         kept = [p for p in drawn if p.peak_bytes]
@@ -262,18 +297,24 @@ def batch_sweep(points: Sequence[Any]) -> tuple["Figure", str]:
                        color=colour, linestyle="", marker=marker,
                        label=f"{label}, measured")  # fmt: skip
         over = [p for p in drawn if not p.fits]
-        right.plot([p.batch_size for p in over], [p.predicted_peak_bytes / GIB for p in over],
+        right.plot([p.batch_size for p in over], [needs(p) / GIB for p in over],
                    color="black", linestyle="", marker="x", markersize=8)  # fmt: skip
         said.append(f"{label}: {predicted[0]:.2f} to {predicted[-1]:.2f} GiB predicted")
-    for axes, unit, title, free in (
-        (left, "tokens per second", "Throughput", "lower right"),
-        (right, "peak of tensors (GiB)", "Memory (crosses: does not fit)", "upper left"),
+    for size in elsewhere:
+        right.axhline(size / GIB, color="black", linewidth=1.2)
+        right.annotate(f"what the card has, {size / GIB:.1f}", (0.0, size / GIB),
+                       xycoords=("axes fraction", "data"), xytext=(4, 3),
+                       textcoords="offset points", fontsize="small")  # fmt: skip
+    memory = "needed on the card (GiB)" if elsewhere else "peak of tensors (GiB)"
+    for axes, unit, title in (
+        (left, "tokens per second", "Throughput"),
+        (right, memory, "Memory (crosses: does not fit)"),
     ):
         axes.set_xlabel("batch size (samples in one pass)")
         axes.set_ylabel(unit)
         axes.set_ylim(bottom=0)
         axes.set_title(title)
-        axes.legend(fontsize="x-small", loc=free)
+        axes.legend(fontsize="x-small", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
     return figure, f"Throughput and peak memory against batch size. {'; '.join(said)}."
 
 

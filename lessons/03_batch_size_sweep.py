@@ -14,8 +14,8 @@
 # %% [markdown]
 # # 03 · Batch size: memory, throughput, and the largest that fits
 #
-# - **Goal:** predict how memory grows with the batch, measure it together with the throughput, say which batch is best on your machine and why a larger one stops helping, and answer the same question for a model of 8 billion parameters.
-# - **Minutes:** 50, of which 20 are waiting
+# - **Goal:** predict how memory grows with the batch, measure it together with the throughput, say which batch is best on your machine and why a larger one stops helping, and answer the same questions for a model of 8 billion parameters.
+# - **Minutes:** 90, of which 20 are waiting
 # - **Hardware:** two CPU cores and 6 GiB of memory; a GPU is used when there is one
 # - **You need to know:** lessons 01 and 02; what a straight line through points is
 
@@ -30,7 +30,7 @@
 #
 # $$ \frac{s \cdot B}{a + b \cdot B} $$
 #
-# For a small batch it grows with $B$. For a large one it comes ever closer to $s / b$ and stays there, while the memory goes on growing.
+# For a small batch it grows with $B$. For a large one it comes ever closer to $s / b$ and stays there, while the memory goes on growing. **That is what to take from this lesson: beyond some batch you pay memory and get no speed for it**, and you will find that batch on your machine, and for a card that you do not have.
 
 # %% tags=["parameters"]
 from labkit import sweep as sweeping
@@ -46,7 +46,7 @@ timed_steps = 2 if smoke else 4
 llama_batch_sizes = (1, 8) if smoke else (1, 2, 4, 8, 12, 16)
 
 # %% [markdown]
-# ## Predict: four numbers
+# ## Predict: two numbers
 #
 # Which parts of the memory are in $c$ and which in $m$, when the base model is frozen and LoRA adapters are trained? Lesson 01 has the parts. Write down what you expect before you run anything:
 #
@@ -62,7 +62,18 @@ predicted_best_batch = None
 # %% [markdown]
 # ## Exercise: from points to a line
 #
-# *Easy, 10 minutes.* Fit $t(B) = a + b B$ to measured step times by least squares: the line for which the sum of the squared vertical distances is smallest. With the means $\bar B$ and $\bar t$ its slope is $b = \sum (B - \bar B)(t - \bar t) \,/\, \sum (B - \bar B)^2$, and it goes through $(\bar B, \bar t)$.
+# *Easy, 10 minutes, importance 3 of 5.* Fit $t(B) = a + b B$ to measured step times by least squares: the line for which the sum of the squared vertical distances is smallest. With the means $\bar B$ and $\bar t$ its slope is $b = \sum (B - \bar B)(t - \bar t) \,/\, \sum (B - \bar B)^2$, and it goes through $(\bar B, \bar t)$.
+#
+# <details><summary>Hint 1</summary>
+#
+# Compute both means first. Then the slope is one sum over pairs, divided by one sum over batch sizes.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# A line through $(\bar B, \bar t)$ with slope $b$ meets the axis at $a = \bar t - b \bar B$. Return $a$ first.
+#
+# </details>
 
 
 # %%
@@ -84,7 +95,18 @@ from labkit.checkpoints import check
 check.exercise("fit_step_time", fit_step_time)
 
 # %% [markdown]
-# *Medium, 5 minutes.* The throughput has the ceiling $s/b$. At which $B$ does it reach a given share of the ceiling? Set $B / (a + bB)$ equal to $\mathrm{share} / b$ and solve for $B$.
+# *Medium, 5 minutes, importance 4 of 5.* The throughput has the ceiling $s/b$. At which $B$ does it reach a given share of the ceiling?
+#
+# <details><summary>Hint 1</summary>
+#
+# Set $B / (a + bB)$ equal to $\mathrm{share} / b$.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# Multiply by both denominators and bring the two terms with $B$ to one side. At half of the ceiling the answer is $a / b$.
+#
+# </details>
 
 
 # %%
@@ -132,6 +154,8 @@ print(f"epoch: {questions:,} samples")
 
 # %% [markdown]
 # The two memory columns are the peak of what tensors hold, predicted and measured. The last column is the time of one epoch over the training questions of lesson 02, if each of them were a sample of this length.
+#
+# The next figure is what this lesson is about. Compare its two sides: on the left a curve that flattens, on the right a line that does not.
 
 # %%
 from labkit import plots
@@ -210,6 +234,76 @@ for name in ("t4", "rtx-3090", "a100-40gb", "h100"):
 # Tokens, not samples: a batch of one sample with 1,024 tokens is past that point on every card of this list. What still makes a batch of one slow there is starting the operations. So short samples want large batches, and long samples do not need them.
 
 # %% [markdown]
+# ## Explain: what the best batch holds, counted four ways
+#
+# "How much memory does it take?" has more than one answer, and tools differ in which they give. While the point of the best batch ran, all of them were taken:
+#
+# - **allocated**: what tensors asked for, at the highest moment. The predictions of this course are of this.
+# - **reserved**: what PyTorch's caching allocator keeps from a GPU. A CPU has no such allocator.
+# - **resident set** (`RSS` in `top`): what the operating system gave the process, libraries included. On a GPU, `nvidia-smi` shows the counterpart: what is taken of the card, the driver's part included.
+# - **counted by a limit**: heap and private mappings, whether they were touched or not.
+
+# %%
+chosen = next(point for point in ran if point.batch_size == best)
+counts = {
+    "allocated by tensors": chosen.peak_bytes,
+    "reserved by the allocator": chosen.reserved_bytes,
+    "resident set of the process": chosen.resident_bytes,
+    "in use on the card (nvidia-smi)": chosen.device_used_bytes,
+    "counted by a limit": chosen.process_peak_bytes,
+}
+print(f"batch {best}:")
+for label, size in counts.items():
+    print(f"  {label:<34}{'none here' if size is None else f'{size / MIB:,.0f} MiB':>12}")
+fastest = max(ran, key=lambda point: point.tokens_per_second)
+print(f"batch {fastest.batch_size} is the fastest: "
+      f"{fastest.tokens_per_second / chosen.tokens_per_second - 1:+.0%} tokens/s for "
+      f"{fastest.peak_bytes / chosen.peak_bytes - 1:+.0%} memory")  # fmt: skip
+
+# %% [markdown]
+# ## Exercise: the operations of a step
+#
+# *Easy, 5 minutes, importance 4 of 5.* Checkpointing is said to cost "a third more computation". Is that so for LoRA? Count. A matrix product takes 2 operations for each weight and token: a multiplication and an addition. A step makes one product forward, one backward to the layer's input, and where the weight is trained, one backward to the weight. Gradient checkpointing makes the forward pass a second time.
+#
+# <details><summary>Hint 1</summary>
+#
+# Count the products first. A frozen layer still passes the gradient on to the layer before it.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# Two products are always there. Training the weights adds one, checkpointing adds one.
+#
+# </details>
+
+
+# %%
+def step_operations(
+    weights: int, tokens: int, trains_weights: bool, checkpointing: bool
+) -> int:
+    """Return the operations of a step's products with `weights` weights."""
+    ### BEGIN SOLUTION
+    products = 2
+    if trains_weights:
+        products += 1
+    if checkpointing:
+        products += 1
+    return 2 * weights * tokens * products
+    ### END SOLUTION
+
+
+# %%
+check.exercise("step_operations", step_operations)
+
+# %% tags=["nbval-check-output"]
+for label, trains in {"full": True, "frozen weights": False}.items():
+    plain_step, again = (step_operations(1, 1, trains, each) for each in (False, True))
+    print(f"{label}: {plain_step} operations a weight and token, {again} with checkpointing: "
+          f"{again / plain_step - 1:.0%} more")  # fmt: skip
+
+# %% [markdown]
+# The count leaves out the adapters, attention and the loss, which checkpointing repeats in part. The measurement has them:
+#
 # ## Measure: the same samples for less memory
 #
 # Two settings let you train on as many samples a step with less memory, and each has its price:
@@ -246,7 +340,76 @@ for label, point in compared.items():
         print(f"{label:<18} {memory:>+6.0%} memory  {seconds:>+6.0%} time for {point.samples}")
 
 # %% [markdown]
-# Checkpointing runs the forward pass a second time: by operations that is a third more for full fine-tuning and half more for LoRA, whose step is shorter. Accumulation does the same work in smaller passes: on a device that is at its ceiling with the smaller pass it costs next to nothing, and elsewhere it costs the $a$ of every further pass. The gradient is the same, but for the weighting of samples with different numbers of labelled tokens.
+# Checkpointing makes the forward pass again, so its price in time is what you counted, and less where other things than products take the time. Accumulation does the same work in smaller passes: on a device that is at its ceiling with the smaller pass it costs next to nothing, and elsewhere it costs the $a$ of every further pass.
+#
+# ## Exercise: is the gradient the same?
+#
+# *Medium, 15 minutes, importance 5 of 5.* The loss of a step is the mean over all its labels. Samples have answers of different lengths, so passes have different numbers of labels, and the mean of the passes' means is not the mean of all. Many training loops got this wrong until late in 2024 (the last link of this lesson). `labkit train` divides every pass by the labels of the whole step, so there the gradient is the same, up to the order of a sum. Write it: `gradient(batch)` gives the gradient of the mean loss of one pass, and how many labels the pass has. Do not keep the gradients of all passes: that would take the memory that accumulation is to save.
+#
+# <details><summary>Hint 1</summary>
+#
+# A mean times the number of its labels is a sum. Sums can be added.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# Go through the passes with two running totals, one of gradients and one of labels, and divide once at the end.
+#
+# </details>
+
+
+# %%
+def accumulated_gradient(passes, gradient):
+    """Return the gradient of the mean loss over all labels of all passes."""
+    ### BEGIN SOLUTION
+    summed_gradient, counted_labels = 0.0, 0
+    for each_pass in passes:
+        mean_of_pass, labels_of_pass = gradient(each_pass)
+        summed_gradient = summed_gradient + labels_of_pass * mean_of_pass
+        counted_labels += labels_of_pass
+    return summed_gradient / counted_labels
+    ### END SOLUTION
+
+
+# %%
+check.exercise("accumulated_gradient", accumulated_gradient)
+
+# %% [markdown]
+# ## Exercise: the largest batch, with few trials
+#
+# *Hard, 15 minutes, importance 4 of 5.* `fits(batch)` says whether a batch fits: a trial, that is a run of a minute or more, and a failed one may take the card's other users down. If a batch fits, so do all smaller ones. Find the largest with few trials, none of them made twice and none far beyond what fits; 0 if not even one sample does. The check counts them.
+#
+# <details><summary>Hint 1</summary>
+#
+# How far to go is not known: double until something fails. You then have one batch that fits and one that does not.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# Keep two numbers, the largest that was seen to fit and the smallest that was seen not to, and try the middle until they are neighbours. Nothing fits at first, so begin with 0 and 1.
+#
+# </details>
+
+
+# %%
+def largest_fitting(fits):
+    """Return the largest batch for which `fits(batch)` is true; 0 when 1 does not fit."""
+    ### BEGIN SOLUTION
+    seen_to_fit, seen_to_fail = 0, 1
+    while fits(seen_to_fail):
+        seen_to_fit, seen_to_fail = seen_to_fail, 2 * seen_to_fail
+    while seen_to_fail - seen_to_fit > 1:
+        between = (seen_to_fit + seen_to_fail) // 2
+        if fits(between):
+            seen_to_fit = between
+        else:
+            seen_to_fail = between
+    return seen_to_fit
+    ### END SOLUTION
+
+
+# %%
+check.exercise("largest_fitting", largest_fitting)
 
 # %% [markdown]
 # ## Predict and measure: the largest batch under a limit
@@ -269,9 +432,13 @@ for point in found.points:
 # The prediction is on the safe side: it may be one sample too low, because a batch that does not fit costs you a run, and one that is a little small costs you nothing. [The records of the course](../data/results/README.md) compare both for LoRA and full fine-tuning, with and without checkpointing, at two lengths and under two limits.
 
 # %% [markdown]
-# ## The same question for 8 billion parameters
+# ## Predict: 8 billion parameters
 #
-# No A100 is needed to answer it: tracing takes seconds and allocates nothing. Samples have 1,024 tokens. LoRA runs on one A100 with 40 GB; full fine-tuning is spread over four of them with ZeRO-3, which gives each a quarter of weights, gradients and optimizer state.
+# No A100 is needed to answer the same questions for Llama-3-8B: tracing takes seconds and allocates nothing. Samples have 1,024 tokens. LoRA runs on one A100 with 40 GB; full fine-tuning is spread over four of them with ZeRO-3, which gives each a quarter of weights, gradients and optimizer state. Which of the two has more memory to spare on a card, and how much longer does a step of full fine-tuning take, one sample a card?
+
+# %%
+predicted_to_spare = None  # "LoRA" or "full"
+predicted_time_ratio = None
 
 # %%
 from labkit.memory.estimates import estimate
@@ -288,14 +455,93 @@ for label, choices in ways.items():
             gradient_checkpointing=checkpointing, **choices,
         )  # fmt: skip
         held = sorted(result.at_peak.items(), key=lambda part: -part[1])[:2]
-        print(f"{label}{', checkpointing' if checkpointing else ''}: largest batch "
+        print(f"{label}{', checkpointing' if checkpointing else ''}: "
+              f"peak {result.peak_bytes['traced']:,} bytes on a card, largest batch "
               f"{result.largest_batch_size} a card; at batch 1 most is "
               + " and ".join(f"{name} {size / 2**30:.1f} GiB" for name, size in held))  # fmt: skip
+
+# %%
+lora_step, full_step = (answers[label, True].step_seconds for label in ways)
+print(f"least time of a step, one sample a card: LoRA {lora_step[0]:.2f} s, "
+      f"full {full_step[0]:.2f} s, {full_step[0] / lora_step[0]:.2f} times as long")  # fmt: skip
+print(f"samples of that step: LoRA 1, full {ways['full, four cards, ZeRO-3']['num_gpus']}")
+print("predicted:", predicted_to_spare, "and", predicted_time_ratio)
 
 # %% [markdown]
 # A largest batch of 0 means that not one sample fits. The weights of LoRA's frozen base are the same for any batch, so what is left of the card is shared out among samples, and checkpointing multiplies their number. Full fine-tuning keeps 16 bytes and more for every parameter; a quarter of that fills most of a card before the first sample comes.
 #
-# And the throughput? A datasheet and the arithmetic of the step give a range, from the least time to what real runs reach:
+# In time, full fine-tuning makes one product more for every weight than LoRA, and passes over an optimizer state that LoRA does not have. Communication between the four cards comes on top and is not in this figure.
+#
+# ## Measure: leave one out
+#
+# What does LoRA owe its place on the card to? Start with everything that saves memory, and take back one thing at a time. A row takes some seconds. Two rows that would have been large alone can be small here, because something else saves the same bytes already: that is why each setting is judged beside all the others.
+
+# %%
+from labkit.sweep import leave_one_out, left_out
+
+everything = {"batch_size": 1, "seq_len": 1024, "gradient_checkpointing": True, "loss": "chunked"}
+without = {
+    "checkpointing": {"gradient_checkpointing": False},
+    "chunked loss": {"loss": "full"},
+    "16-bit weights": {"dtype": "float32"},
+    "one sample": {"batch_size": 4},
+    "short samples": {"seq_len": 2048},
+    "small rank": {"lora_r": 64},
+    "fused AdamW": {"optim": "adamw_torch_foreach"},
+    "adapters on all layers": {"lora_target_modules": ("q_proj", "v_proj")},
+}
+if smoke:
+    without = {"checkpointing": without["checkpointing"]}
+
+
+def table_of(way, without):
+    """Trace everything on and each row; print the table; return the peaks by label."""
+    rows = list(
+        leave_one_out(
+            "llama-3-8b", device="a100-40gb", on={**ways[way], **everything}, left_out=without
+        )
+    )  # fmt: skip
+    print(left_out.render(rows))
+    return {row.label: row.peak_bytes for row in rows}
+
+
+peaks = table_of("LoRA, one card", without)
+
+# %%
+from labkit.memory.estimates import find_device
+
+card = find_device("a100-40gb")
+figure, alt = plots.peaks(
+    peaks, limit=card.usable_bytes, limit_label="what an A100 with 40 GB has",
+    title="Llama-3-8B with LoRA: one thing left out",
+)  # fmt: skip
+plots.show(figure, alt=alt)
+
+# %% [markdown]
+# Nearly all of the peak is the frozen base, which no row touches but the one with 32-bit weights: that is why **QLoRA** stores it in 4 bits (lesson 06). Of the rest, checkpointing saves most, and it is the one that costs time: without it the step is shorter. Rank costs adapters, each with its gradient and two states; the other AdamW costs nothing, because it copies what LoRA trains, and that is not there at the peak.
+#
+# Now the same for full fine-tuning on four cards. Which row will be largest, and which of the rows above will have shrunk to nothing?
+
+# %%
+if not smoke:
+    shared = ("checkpointing", "chunked loss", "one sample", "short samples", "fused AdamW")
+    full_without = {name: without[name] for name in shared} | {
+        "AdamW": {"optim": "sgd"},
+        "ZeRO-3, ZeRO-2 instead": {"sharding": "zero2"},
+    }
+    full_peaks = table_of("full, four cards, ZeRO-3", full_without)
+    figure, alt = plots.peaks(
+        full_peaks, limit=card.usable_bytes, limit_label="what an A100 with 40 GB has",
+        title="Llama-3-8B in full on four cards: one thing left out",
+    )  # fmt: skip
+    plots.show(figure, alt=alt)
+
+# %% [markdown]
+# The optimizer's state fills these cards, so spreading it counts most, and an optimizer without one would free nearly half of the card. The chunked loss saved something with LoRA and saves nothing here: the peak of full fine-tuning is at another moment of the step, when the gradients are there, and the logits are gone by then. **A setting has no saving of its own. It has one beside the others.**
+#
+# ## Explain: throughput at 8 billion
+#
+# A datasheet and the arithmetic of the step give a range of the throughput, from the least time to what real runs reach:
 
 # %%
 llama = list(
@@ -337,7 +583,7 @@ check(
 )
 
 # %% [markdown]
-# **03.2** Which batch is best, and why does the throughput stop growing?
+# **03.2** (question 1.2 of the assignment) Which batch is best, by time and by memory, and why does the throughput stop growing while the memory does not?
 
 # %%
 check(
@@ -346,6 +592,9 @@ check(
     best_batch_size=None,
     best_tokens_per_second=None,
     share_percent=None,
+    highest_bytes=None,
+    best_bytes=None,
+    held_bytes=None,
     explanation=None,
 )
 
@@ -362,7 +611,7 @@ check(
 )
 
 # %% [markdown]
-# **03.4** What is the largest batch for Llama-3-8B with LoRA on one A100 with 40 GB, and for full fine-tuning on four?
+# **03.4** (question 3 of the assignment) Llama-3-8B with LoRA on one A100 with 40 GB, or in full on four: the largest batch, the memory and the time of each, and why?
 
 # %%
 check(
@@ -372,6 +621,9 @@ check(
     lora_batch=None,
     full_batch_per_gpu=None,
     full_samples_per_step=None,
+    lora_bytes=None,
+    full_bytes=None,
+    time_ratio=None,
     explanation=None,
 )
 
@@ -388,12 +640,27 @@ check(
 )
 
 # %% [markdown]
+# **03.6** (question 2 of the assignment) Which settings does LoRA for Llama-3-8B owe its place on one card to? Compare with your own small runs of lesson 02.
+
+# %%
+check(
+    "03.6",
+    all_on_bytes=None,
+    largest=None,
+    largest_bytes=None,
+    unchanged=None,
+    slowest=None,
+    explanation=None,
+)
+
+# %% [markdown]
 # ## What to remember
 #
 # - Memory is a constant and so much per sample; weights, gradients and optimizer are in the constant, activations and logits in the slope.
 # - Throughput saturates once the arithmetic takes the time. That depends on the *tokens* in a pass, so long samples are there with a batch of one.
 # - The best batch is the smallest near the ceiling. Beyond it you pay memory for nothing.
-# - Checkpointing pays with time and accumulation with smaller passes; both keep the samples of a step.
+# - Checkpointing pays with one more forward pass: a third of full fine-tuning's products, half of LoRA's. Accumulation pays with smaller passes, and gives the same gradient where each pass is divided by the labels of the whole step.
+# - What a setting saves depends on the others: leave one out at a time.
 # - A limit counts the process, not the tensors. Leave room for it, or let the prediction do so.
 
 # %% [markdown]
@@ -403,4 +670,5 @@ check(
 # - S. McCandlish et al., *An Empirical Model of Large-Batch Training*, 2018, [arXiv:1812.06162](https://arxiv.org/abs/1812.06162): when a larger batch makes the optimizer's steps better, and when not.
 # - T. Chen et al., *Training Deep Nets with Sublinear Memory Cost*, 2016, [arXiv:1604.06174](https://arxiv.org/abs/1604.06174): gradient checkpointing.
 # - S. Rajbhandari et al., *ZeRO: Memory Optimizations Toward Training Trillion Parameter Models*, 2020, [arXiv:1910.02054](https://arxiv.org/abs/1910.02054).
+# - Hugging Face, *Fixing Gradient Accumulation*, 2024, [huggingface.co/blog/gradient_accumulation](https://huggingface.co/blog/gradient_accumulation): the mean of means, in most training loops until then.
 # - Linux manual, [getrlimit(2)](https://man7.org/linux/man-pages/man2/getrlimit.2.html): `RLIMIT_DATA`, the limit that the points run under.

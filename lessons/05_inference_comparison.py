@@ -15,12 +15,14 @@
 # # 05 · Inference: which model answers better, and what holding it costs
 #
 # - **Goal:** say from single answers and from scores with intervals which of three models is best, and what it costs to hold and to run each form of it; serve the result to others.
-# - **Minutes:** 45, of which 15 are waiting
+# - **Minutes:** 90, of which 15 are waiting
 # - **Hardware:** two CPU cores and 6 GiB of memory; a GPU is used when there is one
 # - **You need to know:** lessons 00 and 02
 
 # %% [markdown]
 # ## Three models, one question
+#
+# **What to take from this lesson: two scores whose intervals overlap can still be told apart, if both models answered the same questions.** You will see it in two figures of the same answers. The second half asks what an answer costs.
 #
 # Lesson 02 left three models: the untouched one, the one with LoRA adapters, and the one that was fine-tuned in full. The same configurations give the finished runs at once; only where they are missing does training start.
 
@@ -35,8 +37,10 @@ full_config = profiles.run_config("full", **fewer)
 eval_samples = profile.eval_samples
 samples_to_guess = [3] if quick else [3, 40, 100]
 prompt_tokens, new_tokens, repeats = (32, 4, 1) if quick else (512, 32, 3)
+prompt_written = 16 if quick else 128
 
 # %%
+from labkit.models import registry
 from labkit.train import train
 
 lora = train(lora_config)
@@ -101,6 +105,57 @@ print(f"{found} of {len(rows)} found")
 # An answer fails in one of three ways, and they look different. In the wrong **format**, the number is right and stands in a sentence, or lacks its scale. With wrong **reading**, it is a number of the report, from another row or year. With wrong **calculating**, it is a number of nowhere. Fine-tuning repairs the first in a few steps; the others take more data or a larger model.
 #
 # A few samples are anecdotes. Two models of equal quality answer single questions differently, and you remember the one that was striking.
+#
+# ## Measure: two base models
+#
+# How much of the difference is fine-tuning, and how much is the base? Ask models that nobody has fine-tuned for the task: with the `gpu` profile Llama-2 and Llama-3, where the folder of models has them. Offline there is the course's model, asked as it is and after two worked examples from the training split, which show it the form of an answer; and the same model with its weights in 4 bits, which is another model as far as answers go.
+
+# %%
+from pathlib import Path
+
+from labkit.errors import LabkitError
+from labkit.inference import export
+from labkit.runs import records
+
+
+def on_this_machine(names):
+    """Return those of the models whose weights are here."""
+    found = []
+    for name in names:
+        try:
+            registry.resolve(name, fetch=False)
+            found.append(name)
+        except LabkitError:
+            pass
+    return found
+
+
+large = on_this_machine(["llama-2-7b", "llama-3-8b"]) if profile.name == "gpu" else []
+ways = [(name, 0) for name in large] or [(lora_config.model, 0), (lora_config.model, 2)]
+if not large and not quick:
+    four_bits = records.runs_dir() / "base-in-4-bits"
+    if not four_bits.exists():
+        export.quantize(lora_config.model, four_bits, to="nf4")
+    ways.append((str(four_bits), 0))
+for name, examples in ways:
+    print(f"{name!r}, {examples} worked examples")
+
+# %%
+base_rows = [{**row, "answers": []} for row in rows]
+for name, examples in ways:
+    if (name, examples) == (lora_config.model, 0):  # asked above already
+        answers = [row["answers"][0] for row in rows]
+    else:
+        asked_so = generate.compare(
+            [name], samples_to_guess, data=lora_config.data, examples=examples
+        )  # fmt: skip
+        answers = [row["answers"][0] for row in asked_so]
+    for row, answer in zip(base_rows, answers, strict=True):
+        row["answers"].append({**answer, "model": f"{Path(name).name}, {examples} examples"})
+type(rows)(base_rows)
+
+# %% [markdown]
+# Compare what each gets wrong: format, reading, calculating. Worked examples mend the first for nothing, and lengthen every prompt. They teach no reading.
 
 # %% [markdown]
 # ## Measure: the whole test split
@@ -126,11 +181,11 @@ plots.show(figure, alt=alt)
 
 # %%
 import json
-from pathlib import Path
 
 from labkit import stats
 from labkit.datasets import tatqa
 from labkit.datasets.score import score_answer
+from labkit.runs import measurements
 
 asked = tatqa.samples(tatqa.load(lora_config.data, "test"))[:eval_samples]
 
@@ -146,8 +201,11 @@ clusters = [s.report.uid for s in asked]
 
 
 # %%
+names = {"untouched": lora_config.model, "LoRA": lora.name, "full": full.name}
+
+
 def compare_pair(first, second):
-    """Print the difference in exact match, second minus first, in percentage points."""
+    """Print the difference in exact match, second minus first, in percentage points; keep it."""
     one, other = ([em for em, _ in items[label]] for label in (first, second))
     pair = stats.paired_difference(one, other, clusters)["difference"]
     value, low, high = (100 * pair[k] for k in ("value", "low", "high"))
@@ -156,11 +214,24 @@ def compare_pair(first, second):
     print(f"{second} minus {first}: {value:+.1f} points ({low:+.1f} to {high:+.1f}): {verdict}")
     print(f"   right only in {first}: {only['only_a']}, only in {second}: {only['only_b']}, "
           f"p = {only['p_value']:.3g}")  # fmt: skip
+    measurements.keep(
+        "difference", {"value": value, "low": low, "high": high, "n": len(one)},
+        first=names[first], second=names[second], data=lora_config.data,
+    )  # fmt: skip
+    return {"a": first, "b": second, "groups": {"all": {"n": len(one), "difference": pair}}}
 
 
-compare_pair("untouched", "LoRA")
-compare_pair("untouched", "full")
-compare_pair("LoRA", "full")
+pairs = [
+    compare_pair(first, second)
+    for first, second in (("untouched", "LoRA"), ("untouched", "full"), ("LoRA", "full"))
+]
+
+# %%
+figure, alt = plots.paired_differences({"pairs": pairs})
+plots.show(figure, alt=alt)
+
+# %% [markdown]
+# Here is the point of the lesson. In the first figure look at how far the bars of LoRA and full fine-tuning overlap, in this one whether their difference leaves out zero. Both are made of the same answers. The first asks how a model would do on *other* reports, the second which of two is better on *these*, and the difficulty of the questions, which both share, has gone out of it.
 
 # %% [markdown]
 # ## Explain: why exact match and F1 differ
@@ -169,7 +240,45 @@ compare_pair("LoRA", "full")
 #
 # $$ F_1 = \frac{2pr}{p + r} $$
 #
-# So F1 is never below exact match. The two part company where an answer has several words or several values. A number is one word: it is right or wrong, and F1 says nothing that exact match does not. Compare them by type of answer:
+# So F1 is never below exact match.
+#
+# ## Exercise: F1
+#
+# *Medium, 10 minutes, importance 3 of 5.* Write it for two texts. A word is what stands between spaces, capital letters do not matter, and a word counts as often as it stands in both.
+#
+# <details><summary>Hint 1</summary>
+#
+# $2pr / (p + r)$ is twice the common words over the words of both texts together. That form needs no special case but one.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# For each different word, the common ones are the smaller of its two counts. With nothing in common the answer is 0, also where a text is empty.
+#
+# </details>
+
+
+# %%
+def word_f1(answer: str, gold: str) -> float:
+    """Return the F1 of the words of two texts."""
+    ### BEGIN SOLUTION
+    answer_words, gold_words = answer.lower().split(), gold.lower().split()
+    in_both = 0
+    for one_word in set(answer_words):
+        in_both += min(answer_words.count(one_word), gold_words.count(one_word))
+    if in_both == 0:
+        return 0.0
+    return 2 * in_both / (len(answer_words) + len(gold_words))
+    ### END SOLUTION
+
+
+# %%
+from labkit.checkpoints import check
+
+check.exercise("word_f1", word_f1)
+
+# %% [markdown]
+# The two part company where an answer has several words or several values. A number is one word: it is right or wrong, and F1 says nothing that exact match does not. Compare them by type of answer:
 
 # %%
 by_type = scores["LoRA"].by_type
@@ -202,7 +311,18 @@ predicted_conversations = None
 # %% [markdown]
 # ## Exercise: the size of the cache
 #
-# *Easy, 5 minutes.* Write the formula.
+# *Easy, 5 minutes, importance 4 of 5.* Write the formula.
+#
+# <details><summary>Hint 1</summary>
+#
+# Begin with one token in one layer: a key and a value for each head of keys and values.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# Everything multiplies. With one of each and one byte a number, two bytes are kept.
+#
+# </details>
 
 
 # %%
@@ -214,8 +334,6 @@ def kv_cache_bytes(layers, kv_heads, head_dim, tokens, batch, bytes_per_number):
 
 
 # %%
-from labkit.checkpoints import check
-
 check.exercise("kv_cache_bytes", kv_cache_bytes)
 
 # %% [markdown]
@@ -256,6 +374,109 @@ for name in ("smollm2-135m-instruct", "llama-2-7b", "llama-3-8b"):
     print(f"   {size / 2**30:.2f} GiB for 4096 tokens, {heads // kv_heads} times that unshared")
 
 # %% [markdown]
+# ## Exercise: write, without a cache and with one
+#
+# *Medium, 10 minutes, importance 5 of 5.* **Greedy decoding** takes the most likely next token, again and again, until the end token comes or there are enough. `model(ids, cache)` reads token ids and returns the logits of the next token, as a list of numbers, and a cache. First leave the cache out: for every token, read everything from the beginning. The end token is not part of the answer.
+#
+# <details><summary>Hint 1</summary>
+#
+# The most likely token is the index of the largest logit: `max(range(len(logits)), key=logits.__getitem__)`.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# What the model reads is the prompt followed by what you have written so far. Make that list anew each time, so that the prompt stays as it is.
+#
+# </details>
+
+
+# %%
+def write(model, prompt, new_tokens, end):
+    """Return up to `new_tokens` token ids that follow the prompt, without `end`."""
+    ### BEGIN SOLUTION
+    written_ids = []
+    for _ in range(new_tokens):
+        next_logits, _ = model(list(prompt) + written_ids)
+        likeliest = max(range(len(next_logits)), key=next_logits.__getitem__)
+        if likeliest == end:
+            break
+        written_ids.append(likeliest)
+    return written_ids
+    ### END SOLUTION
+
+
+# %%
+check.exercise("write", write)
+
+# %% [markdown]
+# *Hard, 20 minutes, importance 5 of 5.* Now with the cache: the keys and values of what was read are in what the model returned last, so nothing needs to be read twice. Write the same tokens. The check counts what the model reads.
+#
+# <details><summary>Hint 1</summary>
+#
+# The first call reads the prompt with no cache. Each further call reads one token: the one you have just written.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# Keep two names, what is to be read next and the cache, and renew both after every call. No call is needed after the last token.
+#
+# </details>
+
+
+# %%
+def write_with_cache(model, prompt, new_tokens, end):
+    """Return what `write` does, and read nothing twice."""
+    ### BEGIN SOLUTION
+    answer_ids, to_read, past = [], list(prompt), None
+    while len(answer_ids) < new_tokens:
+        token_logits, past = model(to_read, past)
+        chosen_token = max(range(len(token_logits)), key=token_logits.__getitem__)
+        if chosen_token == end:
+            break
+        answer_ids.append(chosen_token)
+        to_read = [chosen_token]
+    return answer_ids
+    ### END SOLUTION
+
+
+# %%
+check.exercise("write_with_cache", write_with_cache)
+
+# %% [markdown]
+# Let the real model write with both. Its arithmetic is in float32, where the order of a sum hardly ever decides between two tokens. Which part of the time is saved, and how does that change with the length?
+
+# %%
+import time
+
+import torch
+
+exact = generator
+if generator.model.dtype != torch.float32:
+    exact = generate.load_generator(lora_config.model, exact=True)
+
+
+def read(ids, cache=None):
+    """Return the logits of the token after `ids`, and the keys and values of all that was read."""
+    with torch.inference_mode():
+        out = exact.model(
+            input_ids=torch.tensor([ids]).to(exact.model.device), past_key_values=cache,
+            use_cache=True, logits_to_keep=1,
+        )  # fmt: skip
+    return out.logits[0, -1].tolist(), out.past_key_values
+
+
+end = exact.tokenizer.eos_token_id
+prompt = exact.tokenizer("The revenue of the company grew, because")["input_ids"]
+prompt = (prompt * prompt_written)[:prompt_written]
+written = {}
+for label, function in {"without": write, "with": write_with_cache}.items():
+    began = time.perf_counter()
+    written[label] = function(read, prompt, new_tokens // 2, end)
+    seconds = time.perf_counter() - began
+    print(f"{label} a cache: {len(written[label])} tokens in {seconds:.2f} s")
+print("the same tokens:", written["without"] == written["with"])
+
+# %% [markdown]
 # ## Measure: five ways to hold a fine-tuned model
 #
 # An adapter can stay **beside** its base, where each adapted layer computes two more thin products, or be **merged** into the weights, $W_0 + \frac{\alpha}{r} BA$, where nothing is left to compute. The merged weights can then be **quantised**: to 8 bits, or to 4 in the nf4 table. The model computes in the type that is fast on this machine; where that is float32, the merged model in bfloat16 is a sixth way, which takes half the memory and is too slow here to be scored. Predict their order in size and in speed before you run the cell.
@@ -270,6 +491,7 @@ for label, variant in cost.variants(lora_config.model, lora.name):
     settings = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens}
     settings["repeats"] = 1 if imitated else repeats
     costs.append(cost.cost(label, variant, asking, **settings))
+    cost.keep(costs[-1], model=lora_config.model, adapter=lora.name)
     print(label, "is measured")
 cost.cost_table(costs)
 
@@ -298,7 +520,7 @@ plots.show(figure, alt=alt)
 #
 # **Sizes.** Only the linear layers are quantised. The embedding, which a small model with a large vocabulary spends much of its weights on, stays as it was, so the file shrinks by less than the ratio of the bits.
 #
-# **Speed.** A multiplication in 8 or 4 bits is fast where the processor and the library have one for it. Elsewhere each weight is widened before every use, and that costs more than the memory saves. With a GPU and one sequence at a time it is the other way round: reading the weights is what takes the time, and fewer bytes are read.
+# **Speed.** A multiplication in 8 or 4 bits is fast where the processor and the library have one for it. Elsewhere each weight is widened before every use, and that costs more than the memory saves. On a GPU with one sequence at a time, reading the weights is what takes the time, so a *kernel* that reads 4-bit weights and widens them on the way gains from fewer bytes. LLM.int8() does not: it looks for outliers in every input, multiplies them apart in 16 bits, and starts several kernels for each layer, which takes longer at batch 1 than the bytes save (its authors report inference slower than in 16 bits for small models).
 
 # %%
 by_label = {c.label: c for c in costs}
@@ -343,17 +565,17 @@ if not families:
 # %%
 import pandas
 
-large = {
+family_table = {
     f"{base}, {label}": outcome
     for base, outcomes in family_scores.items()
     for label, outcome in outcomes.items()
 }
-score_table(large) if large else pandas.DataFrame()
+score_table(family_table) if family_table else pandas.DataFrame()
 
 # %% [markdown]
 # ## Checkpoint
 #
-# **05.1** (question 4 of the assignment) What do the three models answer to a sample of your choice, and which is best? Take any sample of the table above, or another by `labkit infer`.
+# **05.1** (with 05.2 question 5 of the assignment) What do the three models answer to a sample of your choice, and which is best? Take any sample of the table above, or another by `labkit infer`.
 
 # %%
 check(
@@ -414,6 +636,25 @@ check(
     int8_tokens_per_second=None,
     nf4_tokens_per_second=None,
     fastest=None,
+    explanation=None,
+)
+
+# %% [markdown]
+# **05.5** (question 4 of the assignment) How do two base models answer a sample of your choice? Their names are in `ways`.
+
+# %%
+check(
+    "05.5",
+    sid=None,
+    first_model=None,
+    first_examples=None,
+    first_em=None,
+    first_f1=None,
+    second_model=None,
+    second_examples=None,
+    second_em=None,
+    second_f1=None,
+    best=None,
     explanation=None,
 )
 

@@ -19,7 +19,7 @@ import gc
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from labkit.errors import LabkitError
 from labkit.inference.generate import Generator, load_generator
 from labkit.models import layers
 from labkit.models.layers import weights_bytes
+from labkit.runs import measurements
 
 if TYPE_CHECKING:
     import pandas
@@ -178,6 +179,14 @@ def _seconds(model: Any, prompt_tokens: int, new_tokens: int, repeats: int) -> f
             torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
     return median(times[1:])
+
+
+def keep(measured: Cost, *, model: str, adapter: str) -> None:
+    """Keep the cost of one form of a fine-tuned model as a measurement, `cost`."""
+    values = asdict(measured)
+    # Two machines never take the same time: equal seconds are a copied file.
+    values["writing_seconds_per_token"] = 1 / measured.writing_per_second
+    measurements.keep("cost", values, label=measured.label, model=model, adapter=adapter)
 
 
 def cost_table(costs: Sequence[Cost]) -> "pandas.DataFrame":

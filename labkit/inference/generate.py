@@ -24,6 +24,7 @@ of questions by less than its interval. Where float32 is the faster type, all ar
 Shape suffixes: G groups, N prompts; tokens: C common, P prefix, S rest, T all; 1 broadcast.
 """
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,16 +33,19 @@ from typing import Any
 from labkit.datasets import encode, reasoning, sharing, tatqa
 from labkit.datasets.base import Example
 from labkit.datasets.registry import reports
+from labkit.datasets.report_questions import worked_examples
 from labkit.datasets.tatqa import Sample
 from labkit.errors import LabkitError
 from labkit.inference.replies import Reply, read_reply
 from labkit.inference.show import SideBySide
 from labkit.models import registry
-from labkit.runs import records
+from labkit.runs import measurements, records
 
 MAX_NEW_TOKENS = 64
 SEQUENCES_PER_BATCH = 96
 PROMPT_MAX_LENGTH = 2048
+MOST_KEPT = 20
+"""replies of one comparison that are kept: who asks for more wants a score"""
 STAGE_TOKENS = 8
 """New tokens after which finished answers leave a batch; most of them are shorter."""
 
@@ -278,11 +282,13 @@ def compare(
     *,
     data: str = "tables",
     split: str = "test",
+    examples: int = 0,
     dtype: str = "auto",
 ) -> SideBySide:
     """Return, for each sample id, the question, its gold answer and every model's reply.
 
-    A list of JSON objects that a notebook shows as tables (`show`).
+    A list of JSON objects that a notebook shows as tables (`show`). `examples` solved ones are
+    shown before each question. What each reply is worth is kept as a measurement, `reply`.
 
     Raises:
         LabkitError: an id outside the split, a model or data set that is not there.
@@ -297,9 +303,21 @@ def compare(
     for name in models:  # a misspelt last name should not cost the answers of the first
         model_path(name)
     chosen = [pool[sid] for sid in sids]
+    worked = worked_examples(data, examples)
     replies = {
-        name: load_generator(name, dtype=dtype, exact=True).answer(chosen) for name in models
+        name: load_generator(name, dtype=dtype, exact=True).answer(chosen, examples=worked)
+        for name in models
     }
+    with contextlib.suppress(LabkitError):  # replies are shown where nothing can be kept, too
+        for name, sid, reply in [
+            (n, *pair)
+            for n, given in replies.items()
+            for pair in zip(sids[:MOST_KEPT], given, strict=False)
+        ]:
+            measurements.keep(
+                "reply", {"em": reply.em, "f1": reply.f1, "text": reply.text},
+                model=name, sid=sid, data=data, split=split, examples=examples,
+            )  # fmt: skip
     return SideBySide(
         {
             "sid": sid,

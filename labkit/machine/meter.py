@@ -57,7 +57,7 @@ class Meter:
             # Evaluations between steps have peaks of their own, which are not training's.
             torch.cuda.reset_peak_memory_stats()
             torch.cuda.synchronize()
-        self._rss_reset = _reset_peak_rss()
+        self._rss_reset = reset_peak_rss()
         self._started = time.perf_counter()
 
     def see_batch(self, tokens: int, *, padded: int, samples: int) -> None:
@@ -94,7 +94,7 @@ class Meter:
             self.peak_allocated = _larger(torch.cuda.max_memory_allocated(), self.peak_allocated)
             self.peak_reserved = _larger(torch.cuda.max_memory_reserved(), self.peak_reserved)
         seconds = time.perf_counter() - self._started
-        if self._rss_reset and (rss := _peak_rss()) is not None:
+        if self._rss_reset and (rss := peak_rss()) is not None:
             self.peak_rss = _larger(rss, self.peak_rss)
         peak: int | None = None
         if self._recorder is not None:
@@ -151,7 +151,7 @@ def _larger(new: int, known: int | None) -> int:
     return new if known is None else max(new, known)
 
 
-def _reset_peak_rss() -> bool:
+def reset_peak_rss() -> bool:
     """Make the kernel forget this process's earlier peak (Linux); False where it cannot."""
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
@@ -160,7 +160,8 @@ def _reset_peak_rss() -> bool:
         return False
 
 
-def _peak_rss() -> int | None:
+def peak_rss() -> int | None:
+    """Return the highest resident set of this process in bytes; None where nobody counts it."""
     try:
         status = Path("/proc/self/status").read_text(encoding="utf-8")
     except OSError:

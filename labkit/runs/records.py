@@ -23,6 +23,7 @@ import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -107,13 +108,16 @@ def now() -> str:
 
 def versions() -> dict[str, str]:
     """Return the versions of the libraries whose change can change a result."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+    return {name: found for name in LIBRARIES if (found := _version(name)) is not None}
+
+
+@cache
+def _version(name: str) -> str | None:
+    """Look a library's version up, once a process: each look reads files."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def content_sha256(

@@ -34,11 +34,12 @@ from labkit.memory.process.isolated import DONE, FAILED, OUT_OF_MEMORY, run_in_p
 from labkit.memory.process.needs import check_limit, predict_largest, process_needs
 from labkit.memory.settings import StepSettings, of_run
 from labkit.memory.step_time import step_seconds
-from labkit.runs import records
+from labkit.runs import measurements, records
 from labkit.runs.config import RunConfig
 from labkit.sweep.points import PREDICTED, Largest, Point
 
 HERE = ("cpu", "cuda")
+HELD = ("resident_bytes", "reserved_bytes", "device_used_bytes")
 # What a point without a limit may take of the memory that is free, so that nobody else's ends.
 GUARD = 0.9
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
@@ -132,6 +133,11 @@ def largest_batch(
 
     measured = bisect(runs, start=found.predicted)
     tried = tuple(points[each] for each in sorted(points))
+    # Points are single steps: what was predicted before them is said nowhere else.
+    measurements.keep(
+        "largest_batch", {"predicted": found.predicted, "measured": measured},
+        device=device, memory_limit_bytes=limit, **dataclasses.asdict(settings),
+    )  # fmt: skip
     return dataclasses.replace(found, measured=measured, points=tried)
 
 
@@ -203,6 +209,7 @@ def point_of(
             memory_limit_bytes=under,
             peak_bytes=result.get("peak_bytes"),
             process_peak_bytes=result.get("process_peak_bytes"),
+            **{name: result.get(name) for name in HELD},
             step_seconds=result.get("step_seconds"),
             steps=steps if result["status"] == DONE else 0,
             detail=result.get("detail", ""),
@@ -316,7 +323,9 @@ def _read(file: Path, settings: StepSettings) -> Point | None:
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         names = {each.name for each in dataclasses.fields(Point)} - {"settings"}
-        return Point(settings=settings, **{name: values[name] for name in names})
+        # What earlier versions did not measure is None, as anything is that was not measured.
+        known = {name: values[name] for name in names - set(HELD)}
+        return Point(settings=settings, **known, **{name: values.get(name) for name in HELD})
     except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged: measure it again
         return None
 

@@ -34,6 +34,12 @@ class Point:
     """highest of what tensors held"""
     process_peak_bytes: int | None = None
     """highest of what the whole process held, looked at a hundred times a second"""
+    resident_bytes: int | None = None
+    """highest resident set of the process, before anything was recorded"""
+    reserved_bytes: int | None = None
+    """highest of what the caching allocator held from the card; None on a CPU, which has none"""
+    device_used_bytes: int | None = None
+    """in use on the card after the steps, as nvidia-smi shows it; None on a CPU"""
     step_seconds: float | None = None
     steps: int = 0
     """timed steps, of which `step_seconds` is the median"""

@@ -4,6 +4,7 @@ import re
 import runpy
 import time
 from pathlib import Path
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -27,8 +28,151 @@ def kv_cache(layers, kv_heads, head_dim, tokens, batch, width):
     return 2 * layers * kv_heads * head_dim * tokens * batch * width
 
 
+def in_sums(passes, gradient):
+    sums = ((n * mean, n) for mean, n in map(gradient, passes))
+    total = count = 0
+    for part, labels in sums:
+        total, count = total + part, count + labels
+    return total / count
+
+
+def mean_of_means(passes, gradient):
+    return sum(gradient(each)[0] for each in passes) / len(passes)
+
+
+def all_kept(passes, gradient):
+    kept = [gradient(each) for each in passes]
+    return sum(n * mean for mean, n in kept) / sum(n for _, n in kept)
+
+
+def halving(fits, low, high):
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low
+
+
+def doubling(fits):
+    low, high = 0, 1
+    while fits(high):
+        low, high = high, 2 * high
+    return halving(fits, low, high)
+
+
+def only_doubling(fits):
+    batch = 0
+    while fits(max(1, 2 * batch)):
+        batch = max(1, 2 * batch)
+    return batch
+
+
+def one_after_the_other(fits):
+    batch = 0
+    while fits(batch + 1):
+        batch += 1
+    return batch
+
+
+def doubling_from_below(fits):
+    low = only_doubling(fits)
+    return halving(fits, low, max(1, 2 * low)) if low == 0 or fits(low) else 0
+
+
+def in_fours(fits):
+    low, high = 0, 1
+    while fits(high):
+        low, high = high, 4 * high
+    return halving(fits, low, high)
+
+
+def likeliest(logits):
+    return int(np.argmax(logits))
+
+
+def all_again(model, prompt, new_tokens, end):
+    ids = list(prompt)
+    while len(ids) < len(prompt) + new_tokens:
+        token = likeliest(model(ids, None)[0])
+        if token == end:
+            break
+        ids = [*ids, token]
+    return ids[len(prompt) :]
+
+
+def one_by_one(model, prompt, new_tokens, end):
+    """The prompt one token a call too, which reads nothing twice either."""
+    cache, logits, written = None, None, []
+    for token in prompt[: len(prompt) * bool(new_tokens)]:
+        logits, cache = model([token], cache)
+    while logits and len(written) < new_tokens:
+        token = likeliest(logits)
+        if token == end:
+            break
+        written.append(token)
+        if len(written) < new_tokens:
+            logits, cache = model([token], cache)
+    return written
+
+
+def caching(model, prompt, new_tokens, end, *, read=lambda prompt, token: [token], keep=True,
+            first=lambda logits: likeliest(logits), with_end=False, one_more=False):  # fmt: skip
+    """Write with a cache; the switches are mistakes."""
+    written, ids, cache = [], prompt, None
+    while len(written) < new_tokens:
+        logits, cache = model(ids, cache)
+        cache = cache if keep else None
+        token = first(logits)
+        if token == end:
+            return written + [token] * with_end
+        written.append(token)
+        ids = read(prompt, token)
+    if one_more and written:
+        model(ids, cache)
+    return written
+
+
+def into_the_prompt(model, prompt, new_tokens, end):
+    start = len(prompt)
+    for _ in range(new_tokens):
+        token = likeliest(model(prompt)[0])
+        if token == end:
+            break
+        prompt.append(token)
+    return prompt[start:]
+
+
+def mistake(**switches):
+    return lambda model, prompt, new_tokens, end: caching(
+        model, prompt, new_tokens, end, **switches
+    )
+
+
+def counted_f1(answer, gold):
+    a, b = Counter(answer.lower().split()), Counter(gold.lower().split())
+    common = (a & b).total()
+    return 2 * common / (a.total() + b.total()) if common else 0
+
+
+def with_sets(answer, gold):
+    a, b = set(answer.lower().split()), set(gold.lower().split())
+    return 2 * len(a & b) / (len(a) + len(b)) if a & b else 0
+
+
+def of_squad(answer, gold):
+    """The lines of SQuAD's own script (Rajpurkar et al. 2016), without its normalisation."""
+    given, wanted = answer.lower().split(), gold.lower().split()
+    same = sum((Counter(given) & Counter(wanted)).values())
+    if same == 0:
+        return 0
+    precision, recall = same / len(given), same / len(wanted)
+    return 2 * precision * recall / (precision + recall)
+
+
 RIGHT = {
     "kv_cache_bytes": [kv_cache],
+    "word_f1": [counted_f1, of_squad],
+    "write": [all_again, caching],
+    "write_with_cache": [caching, one_by_one],
     "lora_forward": [reference_lora_forward, merged],
     "count_lora_parameters": [
         reference_count,
@@ -39,6 +183,14 @@ RIGHT = {
         lambda sizes, seconds: linregress(sizes, seconds)[1::-1],
     ],
     "batch_for_share": [lambda a, b, share: a / b / (1 / share - 1)],
+    "step_operations": [
+        lambda w, t, trains, again: sum([2 * w * t] * (2 + trains + again)),
+        lambda w, t, trains, again: (
+            {(0, 0): 4, (1, 0): 6, (0, 1): 6, (1, 1): 8}[trains, again] * (w * t)
+        ),
+    ],
+    "accumulated_gradient": [in_sums],
+    "largest_fitting": [doubling],
 }
 
 F = torch.nn.functional.linear
@@ -48,6 +200,39 @@ WRONG = [
     ("kv_cache_bytes", lambda L, n, d, t, b, w: 2 * L * d * t * b * w, "each head of keys"),
     ("kv_cache_bytes", lambda L, n, d, t, b, w: 2 * L * n * d * t * w, "tokens and sequences"),
     ("kv_cache_bytes", lambda L, n, d, t, b, w: 2 * L * n * d * t * b * 1, "takes its bytes"),
+    ("word_f1", lambda a, b: float(a == b), "capital letters"),
+    ("word_f1", lambda a, b: 2 * len(set(a) & set(b)) / len(set(a) | set(b)), "the same words"),
+    ("word_f1", with_sets, "as often as it stands"),
+    (
+        "word_f1",
+        lambda a, b: counted_f1(a, b) and len(set(a.split()) & set(b.split())) / len(a.split()),
+        "capital letters",
+    ),
+    (
+        "word_f1",
+        lambda a, b: sum(w in b.lower().split() for w in a.lower().split()) / len(a.split()),
+        "half of the answer.s words are right",
+    ),
+    (
+        "word_f1",
+        lambda a, b: (lambda p, r: 2 * p * r / (p + r))(
+            len(set(a.lower().split()) & set(b.lower().split())) / len(a.split()),
+            len(set(a.lower().split()) & set(b.lower().split())) / len(b.split()),
+        ),
+        "no error.*ZeroDivisionError",
+    ),
+    ("write", mistake(first=lambda logits: int(np.argmin(logits))), "the most likely one"),
+    ("write", lambda m, p, n, end: [likeliest(m(p)[0])] * n, "depends on those before"),
+    ("write", lambda m, p, n, end: all_again(m, p, n, -1), "stops at the end token"),
+    ("write", mistake(with_end=True), "not part of the answer"),
+    ("write", lambda m, p, n, end: all_again(m, p, max(1, n), end), "no new tokens"),
+    ("write", into_the_prompt, "the prompt stays"),
+    ("write_with_cache", all_again, "the prompt is read once"),
+    ("write_with_cache", mistake(keep=False), "depends on those before"),
+    ("write_with_cache", mistake(read=lambda p, t: [*p, t]), "depends on those before"),
+    ("write_with_cache", mistake(read=lambda p, t: p), "depends on those before"),
+    ("write_with_cache", mistake(with_end=True), "not part of the answer"),
+    ("write_with_cache", mistake(one_more=True), "one token a call"),
     ("lora_forward", lambda x, W, A, B, alpha, r: x @ W.T + x @ A.T @ B.T, "alpha"),
     ("lora_forward", lambda x, W, A, B, alpha, r: x @ W.T + alpha * x @ A.T @ B.T, "alpha = r"),
     ("lora_forward", lambda x, W, A, B, alpha, r: x @ W.T + alpha / 3 * x @ A.T @ B.T, "by r"),
@@ -86,6 +271,33 @@ WRONG = [
     ),
     ("batch_for_share", lambda a, b, share: a / b, "nine tenths"),
     ("batch_for_share", lambda a, b, share: share * a / b, "half of the ceiling"),
+    ("batch_for_share", lambda a, b, share: share * b / (a * (1 - share)), "half of the ceiling"),
+    ("step_operations", lambda w, t, trains, again: w * t * (2 + trains + again), "an addition"),
+    ("step_operations", lambda w, t, trains, again: 2 * w * t * (1 + 2 * trains + again), "back"),
+    ("step_operations", lambda w, t, trains, again: 6 * w * t, "a product forward and one back"),
+    ("step_operations", lambda w, t, trains, again: 2 * w * t * (2 + trains), "forward pass twice"),
+    (
+        "step_operations",
+        lambda w, t, trains, again: 2 * w * t * (2 + trains) * (1 + again),
+        "forward pass twice",
+    ),
+    ("step_operations", lambda w, t, trains, again: 2 * w * (2 + trains + again), "twice the tok"),
+    ("accumulated_gradient", mean_of_means, "different numbers of labels"),
+    ("accumulated_gradient", lambda p, g: sum(g(each)[0] for each in p), "mean of theirs"),
+    ("accumulated_gradient", lambda p, g: sum(g(each)[0] * g(each)[1] for each in p), "its own"),
+    ("accumulated_gradient", all_kept, "no gradient is kept"),
+    (
+        "accumulated_gradient",
+        lambda p, g: sum(g(each)[0] * g(each)[1] for each in p) / sum(g(each)[1] for each in p),
+        "computed once",
+    ),
+    ("largest_fitting", only_doubling, "any other number"),
+    ("largest_fitting", one_after_the_other, "few trials"),
+    ("largest_fitting", lambda fits: halving(fits, 0, 1025), "a large card"),
+    ("largest_fitting", lambda fits: halving(fits, 0, 1 << 20), "few trials"),
+    ("largest_fitting", lambda fits: max(1, doubling(fits)), "not even one"),
+    ("largest_fitting", doubling_from_below, "no batch is tried twice"),
+    ("largest_fitting", in_fours, "far beyond"),
 ]
 
 

@@ -16,6 +16,7 @@ from labkit.errors import LabkitError
 from labkit.inference import generate, replies, show
 from labkit.inference.generate import Generator, load_generator
 from labkit.models import load
+from labkit.runs import measurements
 
 pytestmark = pytest.mark.usefixtures("runs")
 DECODERS = ["tiny-llama", "tiny-gemma", "tiny-phi", "tiny-bloom", "tiny-mamba"]
@@ -286,7 +287,10 @@ def test_sample_ids_written_out_come_back(sids: list[int]) -> None:
 
 
 def test_side_by_side_is_json_with_every_model_s_answer(
-    tiny_model: Callable[[str], Path], few_reports: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_model: Callable[[str], Path],
+    few_reports: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    runs: Path,
 ) -> None:
     monkeypatch.setattr(generate.Generator.answer, "__kwdefaults__", {
         **(generate.Generator.answer.__kwdefaults__ or {}), "max_new_tokens": 4})  # fmt: skip
@@ -309,9 +313,37 @@ def test_side_by_side_is_json_with_every_model_s_answer(
         shown = show.render([row])
         assert sample.question.text in shown and sample.question.answer[0] in shown
         assert all(model in shown for model in models)
+    kept = {(m["settings"]["model"], m["settings"]["sid"]): m for m in measurements.read_all()}
+    assert set(kept) == {(model, sid) for model in models for sid in (5, 0)}
+    for row in rows:
+        for answer in row["answers"]:
+            values = kept[answer["model"], row["sid"]]["values"]
+            assert values == {name: answer[name] for name in ("em", "f1", "text")}
     # One model named twice is asked once and shown once.
     twice = generate.compare([models[0], models[0]], [0], data=str(few_reports))
     assert [answer["model"] for answer in twice[0]["answers"]] == models[:1]
+
+
+def test_worked_examples_come_before_the_question_and_are_kept_apart(
+    tiny_llama: Path, few_reports: Path, monkeypatch: pytest.MonkeyPatch, runs: Path
+) -> None:
+    shown: list[int] = []
+
+    def answer(
+        self: generate.Generator, samples: list, *, examples: list = (), **options: object
+    ) -> list:
+        shown.append(len(examples))
+        return [replies.read_reply(sample, "= 1") for sample in samples]
+
+    monkeypatch.setattr(generate.Generator, "answer", answer)
+    for examples in (0, 2):
+        generate.compare([str(tiny_llama)], [0], data=str(few_reports), examples=examples)
+    assert shown == [0, 2]
+    assert {m["settings"]["examples"] for m in measurements.read_all()} == {0, 2}
+    # A home that cannot be written to still shows replies.
+    runs.joinpath("measurements").rename(runs / "elsewhere")
+    runs.joinpath("measurements").write_text("a file where the folder should be")
+    assert generate.compare([str(tiny_llama)], [0], data=str(few_reports))[0]["answers"]
 
 
 def test_a_sample_outside_the_split_says_which_there_are(few_reports: Path) -> None:

@@ -121,7 +121,7 @@ def test_resident_set_is_the_step_s_own_peak() -> None:
 
 
 def test_where_the_kernel_keeps_no_peak_it_is_null(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "_reset_peak_rss", lambda: False)
+    monkeypatch.setattr(measure, "reset_peak_rss", lambda: False)
     meter = Meter()
     measured_step(meter, 1, 1, lambda: None)
     assert meter.summary()["peak_bytes"]["rss"] is None

@@ -1,6 +1,8 @@
-"""Exercises of lesson 03: step time as a line in the batch size, and saturation of throughput."""
+"""Exercises of lesson 03: lines and shares, operations of a step, passes added up, few trials."""
 
+import weakref
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from labkit.checkpoints.exercises import Exercise, Student
 
@@ -78,4 +80,197 @@ BATCH_FOR_SHARE = Exercise(
 )
 
 
-EXERCISES = {"fit_step_time": FIT_STEP_TIME, "batch_for_share": BATCH_FOR_SHARE}
+# step_operations(weights, tokens, trains_weights, checkpointing) -> operations of the products
+
+
+def reference_operations(
+    weights: int, tokens: int, trains_weights: bool, checkpointing: bool
+) -> int:
+    """Return two operations for each weight, token and product (Kaplan et al. 2020, 2.1)."""
+    return 2 * weights * tokens * (2 + int(trains_weights) + int(checkpointing))
+
+
+def _operations(*cases: tuple[int, int, bool, bool]) -> Callable[[Student], bool]:
+    return lambda student: all(student(*case) == reference_operations(*case) for case in cases)
+
+
+STEP_OPERATIONS = Exercise(
+    signature="step_operations(weights, tokens, trains_weights, checkpointing)",
+    parameters=4,
+    properties=(
+        (
+            "one frozen weight, one token: a product forward and one back, a multiplication and an "
+            "addition in each",
+            _operations((1, 1, False, False)),
+        ),
+        (
+            "twice the weights or twice the tokens are twice the operations",
+            _operations((7, 1, False, False), (1, 5, False, False), (7, 5, False, False)),
+        ),
+        (
+            "a weight that is trained needs its own gradient as well",
+            _operations((7, 5, True, False)),
+        ),
+        ("checkpointing makes the forward pass twice", _operations((7, 5, False, True))),
+        ("both together", _operations((8_000_000_000, 1024, True, True))),
+    ),
+)
+
+
+# accumulated_gradient(passes, gradient) -> gradient of the mean loss over all labels of the step
+
+
+class Passes:
+    """Passes of a small regression, and the function that a student is given for each.
+
+    Counts the calls, and how many gradients of passes are held at once.
+    """
+
+    def __init__(self, *labels: int) -> None:
+        import numpy as np
+
+        draw = np.random.default_rng(sum(labels) + len(labels))
+        self.passes = [(draw.normal(size=(n, 3)), draw.normal(size=n)) for n in labels]
+        self.calls, self.alive, self.most_alive = 0, 0, 0
+
+    def gradient(self, batch: Any) -> tuple[Any, int]:
+        """Return the gradient of the mean loss over the labels of a pass, and their number."""
+        import numpy as np
+
+        x, y = batch
+        self.calls += 1
+        self.alive += 1
+        self.most_alive = max(self.most_alive, self.alive)
+        found = 2 * x.T @ (x @ np.ones(3) - y) / max(len(y), 1)
+        weakref.finalize(found, self._gone)
+        return found, len(y)
+
+    def _gone(self) -> None:
+        self.alive -= 1
+
+    def at_once(self) -> Any:
+        """Return the gradient of one pass over everything."""
+        import numpy as np
+
+        x, y = (np.concatenate(each) for each in zip(*self.passes, strict=True))
+        return 2 * x.T @ (x @ np.ones(3) - y) / len(y)
+
+
+def _as_one_pass(*cases: tuple[int, ...]) -> Callable[[Student], bool]:
+    def holds(student: Student) -> bool:
+        import numpy as np
+
+        for labels in cases:
+            given = Passes(*labels)
+            found = student(list(given.passes), given.gradient)
+            if np.shape(found) != (3,) or not np.allclose(found, given.at_once(), atol=1e-9):
+                return False
+        return True
+
+    return holds
+
+
+def _frugal(student: Student) -> bool:
+    given = Passes(*range(1, 9))
+    student(list(given.passes), given.gradient)
+    # While a pass is computed, the name of the last one's gradient may still be bound.
+    return given.calls == len(given.passes) and given.most_alive <= 2
+
+
+ACCUMULATED_GRADIENT = Exercise(
+    signature="accumulated_gradient(passes, gradient)",
+    parameters=2,
+    properties=(
+        ("one pass: its own gradient", _as_one_pass((4,))),
+        ("passes with as many labels each: the mean of theirs", _as_one_pass((4, 4), (3, 3, 3))),
+        (
+            "passes with different numbers of labels: the gradient of one pass over all of them",
+            _as_one_pass((1, 5), (2, 7, 3)),
+        ),
+        ("a pass without labels changes nothing", _as_one_pass((3, 0, 2))),
+        (
+            "each pass is computed once, and no gradient is kept while later passes run",
+            _frugal,
+        ),
+    ),
+)
+
+
+# largest_fitting(fits) -> largest batch for which fits(batch) is true, 0 when 1 does not fit
+
+
+class Card:
+    """A device on which `largest` samples fit: it counts the trials and remembers them."""
+
+    def __init__(self, largest: int) -> None:
+        self.largest = largest
+        self.tried: list[int] = []
+
+    def fits(self, batch: int) -> bool:
+        """Say whether a batch fits. Raises ValueError for what is no batch."""
+        if isinstance(batch, bool) or batch != int(batch) or batch < 1:
+            raise ValueError(f"a batch of {batch} cannot be tried")
+        self.tried.append(int(batch))
+        return batch <= self.largest
+
+
+def fewest_trials(largest: int) -> int:
+    """Return the trials that doubling and halving take: up to the first failure, then between."""
+    doublings = largest.bit_length()
+    return 2 * doublings + 1
+
+
+def _finds(*sizes: int) -> Callable[[Student], bool]:
+    return lambda student: all(student(Card(n).fits) == n for n in sizes)
+
+
+def _sparing(student: Student) -> bool:
+    for largest in (0, 1, 5, 100, 1023, 1024, 70_000):
+        card = Card(largest)
+        student(card.fits)
+        if len(card.tried) > fewest_trials(largest):
+            return False
+    return True
+
+
+def _asks_nothing_twice(student: Student) -> bool:
+    cards = [Card(n) for n in range(40)]
+    for card in cards:
+        student(card.fits)
+    return all(len(card.tried) == len(set(card.tried)) for card in cards)
+
+
+def _stays_near(student: Student) -> bool:
+    cards = [Card(n) for n in (0, 1, 3, 37, 1000)]
+    for card in cards:
+        student(card.fits)
+    return all(max(card.tried) <= 2 * card.largest + 1 for card in cards)
+
+
+LARGEST_FITTING = Exercise(
+    signature="largest_fitting(fits)",
+    parameters=1,
+    properties=(
+        ("one sample fits and two do not", _finds(1)),
+        ("not even one sample fits: 0", _finds(0)),
+        ("a power of two", _finds(2, 16)),
+        ("any other number", _finds(*range(3, 40))),
+        ("a large card", _finds(70_000)),
+        (
+            "few trials: about two for every doubling, since each of them is a run that you wait "
+            "for",
+            _sparing,
+        ),
+        ("no batch is tried twice", _asks_nothing_twice),
+        ("nothing far beyond what fits is tried: at most twice as much, and one", _stays_near),
+    ),
+)
+
+
+EXERCISES = {
+    "fit_step_time": FIT_STEP_TIME,
+    "batch_for_share": BATCH_FOR_SHARE,
+    "step_operations": STEP_OPERATIONS,
+    "accumulated_gradient": ACCUMULATED_GRADIENT,
+    "largest_fitting": LARGEST_FITTING,
+}

@@ -1,4 +1,4 @@
-"""Rules of lesson 03: lines through the student's points, and what fits on a card by formula."""
+"""Rules of lesson 03 on what was measured here: lines through points, variants, a limit."""
 
 import json
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ from labkit.checkpoints.rules import (
     reasoned,
 )
 
-GPUS = 4
 NEAR = 0.10
+TIE = 0.01
 TIME_CHANGE = 0.10
-# Formula and trace differ by less; a claim must miss by more before it is called wrong.
-SLACK = 0.15
+# What the whole process held, by whoever counted it.
+HELD = ("resident_bytes", "device_used_bytes", "process_peak_bytes")
 TRIED = ("done", "out of memory")
 
 Point = dict[str, Any]
@@ -73,17 +73,21 @@ def best_batch(values: Values, evidence: Evidence) -> Iterator[Finding]:
     """Check 03.2: the smallest batch within a tenth of the highest throughput of its sweep."""
     highest, batch = values["highest_tokens_per_second"], values["best_batch_size"]
     speed = values["best_tokens_per_second"]
-    yield from positive(values, "highest_tokens_per_second", "best_tokens_per_second")
+    yield from positive(
+        values, "highest_tokens_per_second", "best_tokens_per_second", "highest_bytes",
+        "best_bytes", "held_bytes",
+    )  # fmt: skip
     if highest is not None:
         sweeps = [
-            {p["settings"]["batch_size"]: p["tokens_per_second"] for p in group}
+            {p["settings"]["batch_size"]: p for p in group}
             for group in _alike(_measured(evidence, "tokens_per_second"), "batch_size")
         ]
         swept = [sweep for sweep in sweeps if len(sweep) > 1]
-        match = next((s for s in swept if close(highest, max(s.values()))), None)
+        match = next((s for s in swept if close(highest, max(_rates(s).values()))), None)
         if match is not None:
             yield Finding("consistent", "highest_tokens_per_second is the highest of a sweep")
-            yield from _smallest_near(match, batch, speed)
+            yield from _smallest_near(_rates(match), batch, speed)
+            yield from _memory_of(values, match)
         elif not swept:
             yield Finding("missing", "no two of your points differ in the batch size alone")
         else:
@@ -94,6 +98,36 @@ def best_batch(values: Values, evidence: Evidence) -> Iterator[Finding]:
         values, "share_percent", "best_tokens_per_second", "highest_tokens_per_second", times=100.0
     )
     yield from reasoned(values)
+
+
+def _rates(sweep: dict[int, Point]) -> dict[int, float]:
+    return {batch: point["tokens_per_second"] for batch, point in sweep.items()}
+
+
+def _memory_of(values: Values, sweep: dict[int, Point]) -> Iterator[Finding]:
+    """Hold what the answer says of memory against the points of the two batches."""
+    rates = _rates(sweep)
+    claimed, highest = values["highest_bytes"], max(rates.values())
+    peaks = [sweep[b]["peak_bytes"] for b in rates if rates[b] >= (1 - TIE) * highest]
+    # Where batches are equally fast, any of them is the one with the highest throughput.
+    peak = next((each for each in peaks if claimed and each and close(claimed, each)), peaks[0])
+    source = "the peak of the batch with the highest throughput"
+    yield from compare("highest_bytes", claimed, peak, source)
+    best = sweep.get(values["best_batch_size"] or 0)
+    if best is None:
+        return
+    source = "the peak of best_batch_size"
+    yield from compare("best_bytes", values["best_bytes"], best["peak_bytes"], source)
+    claimed, held = values["held_bytes"], [best[name] for name in HELD if best.get(name)]
+    if claimed is None:
+        return
+    if not held:
+        yield Finding("missing", "held_bytes cannot be checked: your sweep did not look")
+    elif any(close(claimed, each) for each in held):
+        yield Finding("consistent", "held_bytes is what the process of best_batch_size held")
+    else:
+        yield Finding("contradicts", "held_bytes is not what the process of best_batch_size held: "
+                      "neither resident, nor counted by a limit, nor on the card")  # fmt: skip
 
 
 def _smallest_near(
@@ -160,31 +194,12 @@ def _samples(point: Point) -> int:
     return settings["batch_size"] * settings["gradient_accumulation_steps"]
 
 
-def eight_billion(values: Values, evidence: Evidence) -> Iterator[Finding]:
-    """Check 03.4: the batch fits by formula, one much larger does not; the same on four devices."""
-    batch, length, again = values["lora_batch"], values["seq_len"], values["checkpointing"]
-    yield from positive(values, "seq_len", "lora_batch", "full_batch_per_gpu")
-    if None not in (batch, length, again) and batch > 0 and length > 0:
-        share, beyond = (
-            _share(each, length, again == "with") for each in (batch, batch + 1 + batch // 3)
-        )
-        if share > 1 + SLACK:
-            yield Finding("contradicts", "lora_batch does not fit by the formulas")
-        elif beyond < 1 - SLACK:
-            yield Finding("contradicts", "a much larger lora_batch still fits by the formulas")
-        else:
-            yield Finding("consistent", "lora_batch is near the largest that the formulas give")
-    each, total = values["full_batch_per_gpu"], values["full_samples_per_step"]
-    if None not in (each, total):
-        source = "the batch of one device times the devices"
-        yield from compare("full_samples_per_step", total, GPUS * each, source)
-    yield from reasoned(values)
-
-
 def under_a_limit(values: Values, evidence: Evidence) -> Iterator[Finding]:
     """Check 03.5: it ran, nothing as small failed, nothing larger ran."""
     limit, largest = values["memory_limit_bytes"], values["largest_batch_size"]
-    yield from positive(values, "memory_limit_bytes", "largest_batch_size", "predicted_batch_size")
+    yield from positive(values, "memory_limit_bytes")
+    if largest is not None and largest < 0:
+        yield Finding("contradicts", "largest_batch_size is below zero")
     if None not in (limit, largest):
         points = [p for p in evidence.points if p.get("memory_limit_bytes") == limit]
         # Only points that differ in the batch alone are one search for the largest.
@@ -200,35 +215,36 @@ def under_a_limit(values: Values, evidence: Evidence) -> Iterator[Finding]:
                           "or at a smaller batch")  # fmt: skip
         elif any(batch > largest for batch in ran):
             yield Finding("contradicts", "a larger batch than largest_batch_size ran")
-        elif largest not in ran:
+        elif largest and largest not in ran:
             yield Finding("missing", "none of your points shows largest_batch_size running")
         elif not failed:
             yield Finding("missing", "none of your points shows a batch that does not fit")
         else:
-            yield Finding("consistent", "largest_batch_size ran, and the next one tried did not")
+            said = "largest_batch_size ran, and the next one tried did not"
+            yield Finding("consistent", said if largest else "not one sample ran")
+        yield from _was_predicted(values, evidence)
     yield from reasoned(values)
 
 
-def _share(batch_size: int, seq_len: int, checkpointing: bool) -> float:
-    """Return what a LoRA step of Llama-3-8B needs, as a share of an A100 with 40 GB."""
-    from labkit.machine.datasheets import find
-    from labkit.memory.estimates import needed
-    from labkit.memory.formula import analytic
-    from labkit.memory.settings import StepSettings
-
-    settings = StepSettings(
-        model="llama-3-8b", method="lora", batch_size=batch_size, seq_len=seq_len,
-        gradient_checkpointing=checkpointing,
-    )  # fmt: skip
-    formula = analytic(settings)
-    assert formula is not None
-    return needed(formula.peak_bytes, settings) / find("a100-40gb").usable_bytes
+def _was_predicted(values: Values, evidence: Evidence) -> Iterator[Finding]:
+    claimed, limit = values["predicted_batch_size"], values["memory_limit_bytes"]
+    if claimed is None:
+        return
+    kept = [m["values"].get("predicted") for m in evidence.measured("largest_batch")
+            if m["settings"].get("memory_limit_bytes") == limit]  # fmt: skip
+    if not kept:
+        yield Finding("missing", "predicted_batch_size cannot be checked: no search for the "
+                      "largest batch under this limit is kept")  # fmt: skip
+    elif claimed in kept:
+        yield Finding("consistent", "predicted_batch_size is what was predicted")
+    else:
+        yield Finding("contradicts", "predicted_batch_size is not what was predicted under "
+                      "this limit")  # fmt: skip
 
 
 RULES = {
     "03.1": memory_line,
     "03.2": best_batch,
     "03.3": variants,
-    "03.4": eight_billion,
     "03.5": under_a_limit,
 }

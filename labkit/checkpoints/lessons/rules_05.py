@@ -5,54 +5,109 @@ from collections.abc import Iterator
 from typing import Any
 
 from labkit.checkpoints.rules import (
+    CLOSE,
     Evidence,
     Finding,
     Values,
     a_run,
+    closest,
     compare,
+    number,
     one_model,
     positive,
     quotient,
     reasoned,
 )
-from labkit.runs import records
 from labkit.runs.records import RunRecord
 
 NEAR = 0.005
+ROUNDED = 0.006
+TENTH = 0.06
+TIE = 0.01
+FORMS = {"bf16": "merged, bf16", "int8": "merged, 8-bit", "nf4": "merged, nf4"}
 
 
 def by_sample(values: Values, evidence: Evidence) -> Iterator[Finding]:
-    """Check 05.1: the scores of the kept predictions; the best follows from them."""
+    """Check 05.1: the scores of the replies that were given; the best follows from them."""
     runs = runs_of(values)
     for method, run in runs.items():
         yield from a_run(f"{method}_run", run, method)
     yield from one_model(lora_run=values["lora_run"], full_run=values["full_run"])
-    scores: dict[str, tuple[float, float]] = {}
+    named = {who: run.name for who, run in runs.items() if run is not None}
+    for run in runs.values():
+        if run is not None:
+            named["untouched"] = str(run.config.get("model"))
+    scores = {}
     for who in ("untouched", *runs):
-        em, f1 = values[f"{who}_em"], values[f"{who}_f1"]
-        if None in (em, f1):
-            continue
-        scores[who] = (em, f1)
-        if em not in (0, 1):
-            yield Finding("contradicts", f"{who}_em is neither 0 nor 1: it is of one answer")
-        if not 0 <= f1 <= 1 or f1 < em:
-            yield Finding("contradicts", f"{who}_f1 is not between {who}_em and 1")
-        run = runs.get(who)
-        kept = kept_score(run, values["sid"]) if run is not None and evidence.here else None
-        if kept is not None:
-            yield from compare(f"{who}_em", em, kept[0], "the exact match of the kept prediction")
-            yield from compare(f"{who}_f1", f1, kept[1], "the F1 of the kept prediction")
-    if len(scores) == 3 and values["best"] is not None:
-        highest = max(scores.values())
-        leaders = [who for who, score in scores.items() if score == highest]
-        best = leaders[0] if len(leaders) == 1 else "none"
-        if values["best"] == best:
-            yield Finding("consistent", "best is what the scores say")
-        else:
-            yield Finding("contradicts", "best is not what the scores say")
+        yield from _of_one_answer(values, who)
+        if None not in (values[f"{who}_em"], values[f"{who}_f1"]):
+            scores[who] = (values[f"{who}_em"], values[f"{who}_f1"])
+            data = next((run.config.get("data") for run in runs.values() if run), None)
+            given = replied(evidence, named.get(who), values["sid"], data=data)
+            yield from _was_given(values, who, given)
+    if len(scores) == 3:
+        yield from _best(values, scores)
     if values["sid"] is not None and values["sid"] < 0:
         yield Finding("contradicts", "sid is not an id: they begin at 0")
     yield from reasoned(values)
+
+
+def two_bases(values: Values, evidence: Evidence) -> Iterator[Finding]:
+    """Check 05.5: two ways to ask untouched models, each held against the reply it gave."""
+    scores, ways = {}, []
+    for who in ("first", "second"):
+        yield from _of_one_answer(values, who)
+        model, examples = values[f"{who}_model"], values[f"{who}_examples"]
+        if examples is not None and examples < 0:
+            yield Finding("contradicts", f"{who}_examples is below zero")
+        if model is not None and any(model in (run.name, run.id) for run in evidence.runs):
+            yield Finding("contradicts", f"{who}_model is a run: name a base model")
+        ways.append((model, examples))
+        if None not in (values[f"{who}_em"], values[f"{who}_f1"], model, examples):
+            scores[who] = (values[f"{who}_em"], values[f"{who}_f1"])
+            given = replied(evidence, model, values["sid"], examples=examples)
+            yield from _was_given(values, who, given)
+    if None not in ways[0] and ways[0] == ways[1]:
+        yield Finding("contradicts", "first and second are the same model, asked the same way")
+    if len(scores) == 2:
+        yield from _best(values, scores)
+    if values["sid"] is not None and values["sid"] < 0:
+        yield Finding("contradicts", "sid is not an id: they begin at 0")
+    yield from reasoned(values)
+
+
+def _of_one_answer(values: Values, who: str) -> Iterator[Finding]:
+    em, f1 = values[f"{who}_em"], values[f"{who}_f1"]
+    if em is not None and em not in (0, 1):
+        yield Finding("contradicts", f"{who}_em is neither 0 nor 1: it is of one answer")
+    if f1 is not None and (not 0 <= f1 <= 1 or f1 < (em or 0)):
+        yield Finding("contradicts", f"{who}_f1 is not between {who}_em and 1")
+
+
+def _was_given(values: Values, who: str, given: list[tuple[float, float]]) -> Iterator[Finding]:
+    """Hold the scores of one answer against the replies that were kept; any of them will do."""
+    claimed = (values[f"{who}_em"], values[f"{who}_f1"])
+    if not given:
+        yield Finding("missing", f"{who}_em and {who}_f1 cannot be checked: no reply to this "
+                      "sample is kept; ask by generate.compare or labkit infer")  # fmt: skip
+        return
+    fits = any(claimed[0] == em and abs(claimed[1] - f1) <= ROUNDED for em, f1 in given)
+    if fits:
+        yield Finding("consistent", f"{who}_em and {who}_f1 are those of the reply")
+    else:
+        yield Finding("contradicts", f"{who}_em and {who}_f1 are not those of the reply that "
+                      "was given to this sample")  # fmt: skip
+
+
+def _best(values: Values, scores: dict[str, tuple[float, float]]) -> Iterator[Finding]:
+    if values["best"] is None:
+        return
+    highest = max(scores.values())
+    leaders = [who for who, score in scores.items() if score == highest]
+    if values["best"] == (leaders[0] if len(leaders) == 1 else "none"):
+        yield Finding("consistent", "best is what the scores say")
+    else:
+        yield Finding("contradicts", "best is not what the scores say")
 
 
 def runs_of(values: Values) -> dict[str, RunRecord | None]:
@@ -61,38 +116,22 @@ def runs_of(values: Values) -> dict[str, RunRecord | None]:
     return {name.removesuffix("_run"): values[name] for name in fields}
 
 
-def kept_score(run: RunRecord, sid: int | None) -> tuple[float, float] | None:
-    """Return (exact match, F1) of a run's kept prediction for a test sample, or None."""
-    from labkit.datasets import score, tatqa
-    from labkit.datasets.registry import reports
-    from labkit.errors import LabkitError
+def replied(
+    evidence: Evidence, model: str | None, sid: int | None, *, examples: int = 0, data: Any = None
+) -> list[tuple[float, float]]:
+    """Return (exact match, F1) of every reply of a model to a test sample that is kept.
 
-    if sid is None:
-        return None
-    try:
-        samples = tatqa.samples(reports(run.config["data"], "test"))
-    except LabkitError:
-        return None
-    if not 0 <= sid < len(samples):
-        return None
-    question = samples[sid].question
-    for predictions in _predictions(run):
-        if question.uid in predictions:
-            answer, scale = predictions[question.uid]
-            return score.score_answer(answer, scale, question)
-    return None
-
-
-def _predictions(run: RunRecord) -> Iterator[dict[str, Any]]:
-    for path in sorted((records.runs_dir() / "evaluations").glob("*.json")):
-        try:
-            outcome = json.loads(path.read_text(encoding="utf-8"))
-            plain = outcome.get("examples") == 0 and outcome.get("split") == "test"
-            if outcome.get("model") == run.name and plain:
-                file = path.with_suffix(".predictions.json")
-                yield json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, AttributeError):
-            continue
+    `data` is the data set that the sample is of; None takes any.
+    """
+    found = []
+    for kept in evidence.measured("reply"):
+        settings, worth = kept["settings"], kept["values"]
+        asked = [settings.get(name) for name in ("model", "sid", "examples", "split")]
+        if asked == [model, sid, examples, "test"] and data in (None, settings.get("data")):
+            em, f1 = number(worth, "em"), number(worth, "f1")
+            if em is not None and f1 is not None:
+                found.append((em, f1))
+    return found
 
 
 def difference(values: Values, evidence: Evidence) -> Iterator[Finding]:
@@ -118,12 +157,41 @@ def difference(values: Values, evidence: Evidence) -> Iterator[Finding]:
             kind: Any = "consistent" if inside else "contradicts"
             word = "lies" if inside else "does not lie"
             yield Finding(kind, f"full minus LoRA {word} between difference_low and _high")
+        yield from _interval(values, evidence)
         said = "full is better" if low > 0 else "lora is better" if high < 0 else "not told apart"
         if values["verdict"] == said:
             yield Finding("consistent", "verdict is what the interval says")
         elif values["verdict"] is not None:
             yield Finding("contradicts", "verdict is not what the interval says")
     yield from reasoned(values)
+
+
+def _interval(values: Values, evidence: Evidence) -> Iterator[Finding]:
+    """Hold both ends of the interval against the comparison of the two runs that was made."""
+    runs = [values["lora_run"], values["full_run"]]
+    if None in runs:
+        return
+    kept = [
+        m["values"]
+        for m in evidence.measured("difference")
+        if [m["settings"].get(k) for k in ("first", "second")] == [r.name for r in runs]
+    ]
+    if not kept:
+        yield Finding("missing", "difference_low and difference_high cannot be checked: no "
+                      "comparison of these two runs is kept")  # fmt: skip
+        return
+    for end in ("low", "high"):
+        measured, name = [number(each, end) for each in kept], f"difference_{end}"
+        if any(m is not None and _near(values[name], m) for m in measured):
+            yield Finding("consistent", f"{name} is the {end} end of your comparison's interval")
+        else:
+            yield Finding("contradicts", f"{name} is not the {end} end of the interval that your "
+                          "comparison of these runs has")  # fmt: skip
+
+
+def _near(claimed: float, measured: float) -> bool:
+    """Return whether a number in percentage points is the measured one, rounded to a tenth."""
+    return abs(claimed - measured) <= max(TENTH, CLOSE * abs(measured))
 
 
 def cache(values: Values, evidence: Evidence) -> Iterator[Finding]:
@@ -160,26 +228,61 @@ def _shape(model: str, *, here: bool) -> Any:
 
 
 def quantised(values: Values, evidence: Evidence) -> Iterator[Finding]:
-    """Check 05.4: sizes in the order of the bits, none below them; the fastest is the fastest."""
-    names = ("bf16", "int8", "nf4")
+    """Check 05.4: sizes and rates are those that were measured; the fastest is the fastest."""
+    names = tuple(FORMS)
     yield from positive(values, *(f"{name}_bytes" for name in names))
     yield from positive(values, *(f"{name}_tokens_per_second" for name in names))
-    sizes = [values[f"{name}_bytes"] for name in names]
-    if None not in sizes:
-        if sizes[0] > sizes[1] > sizes[2]:
-            yield Finding("consistent", "fewer bits, fewer bytes")
-        else:
-            yield Finding("contradicts", "the sizes do not fall from bf16 over int8 to nf4")
-        for name, size, share in (("int8", sizes[1], 0.5), ("nf4", sizes[2], 0.25)):
-            if size < share * sizes[0]:
-                yield Finding("contradicts", f"{name}_bytes is less than its bits alone take")
+    yield from _sizes(values)
+    yield from closest(
+        [list(_as_measured(values, table)) for table in _costs(evidence)], "these forms' costs"
+    )
     rates = {name: values[f"{name}_tokens_per_second"] for name in names}
     if None not in rates.values() and values["fastest"] is not None:
-        if rates[values["fastest"]] == max(rates.values()):
+        if rates[values["fastest"]] >= (1 - TIE) * max(rates.values()):
             yield Finding("consistent", "fastest is the one with the highest rate")
         else:
             yield Finding("contradicts", "fastest is not the one with the highest rate")
     yield from reasoned(values)
 
 
-RULES = {"05.1": by_sample, "05.2": difference, "05.3": cache, "05.4": quantised}
+def _sizes(values: Values) -> Iterator[Finding]:
+    sizes = [values[f"{name}_bytes"] for name in FORMS]
+    if None in sizes:
+        return
+    if sizes[0] > sizes[1] > sizes[2]:
+        yield Finding("consistent", "fewer bits, fewer bytes")
+    else:
+        yield Finding("contradicts", "the sizes do not fall from bf16 over int8 to nf4")
+    for name, size, share in (("int8", sizes[1], 0.5), ("nf4", sizes[2], 0.25)):
+        if size < share * sizes[0]:
+            yield Finding("contradicts", f"{name}_bytes is less than its bits alone take")
+
+
+def _costs(evidence: Evidence) -> list[dict[str, dict[str, Any]]]:
+    """Return the kept costs as {form: values}, one table for each model and adapter."""
+    tables: dict[str, dict[str, dict[str, Any]]] = {}
+    for kept in evidence.measured("cost"):
+        settings = kept["settings"]
+        same = json.dumps([settings.get("model"), settings.get("adapter")], default=str)
+        for form, label in FORMS.items():
+            if settings.get("label") == label:
+                tables.setdefault(same, {})[form] = kept["values"]
+    return list(tables.values())
+
+
+def _as_measured(values: Values, table: dict[str, dict[str, Any]]) -> Iterator[Finding]:
+    for form in FORMS:
+        found = table.get(form, {})
+        for field, name in ((f"{form}_bytes", "weights_bytes"),
+                            (f"{form}_tokens_per_second", "writing_per_second")):  # fmt: skip
+            source = f"what was measured of the merged model in {form}"
+            yield from compare(field, values[field], number(found, name), source)
+
+
+RULES = {
+    "05.1": by_sample,
+    "05.2": difference,
+    "05.3": cache,
+    "05.4": quantised,
+    "05.5": two_bases,
+}

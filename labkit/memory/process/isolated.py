@@ -42,6 +42,7 @@ import psutil
 
 from labkit.errors import LabkitError
 from labkit.machine.hardware import GIB, memory_available_bytes
+from labkit.machine.meter import peak_rss, reset_peak_rss
 from labkit.machine.processes import end_with_parent
 from labkit.memory.settings import StepSettings
 
@@ -316,6 +317,7 @@ def _measure(settings: StepSettings, task: dict[str, Any]) -> dict[str, Any]:
     from labkit.quiet import quiet
 
     seconds = []
+    counted = reset_peak_rss()
     with _limited(task["limit"], settings), quiet():
         step = real_step(settings)
         for _ in range(task["warmup"]):
@@ -328,13 +330,25 @@ def _measure(settings: StepSettings, task: dict[str, Any]) -> dict[str, Any]:
 
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - began)
+    held = {"resident_bytes": peak_rss() if counted else None, **_device_bytes(settings)}
     # Recording takes memory itself, so it runs once more, without the limit.
     return {
         "status": DONE,
         "detail": "",
+        **held,
         "peak_bytes": step_peak(step) if task["steps"] > 1 else None,
         "step_seconds": statistics.median(seconds),
     }
+
+
+def _device_bytes(settings: StepSettings) -> dict[str, int]:
+    """Return what the caching allocator holds of a card, and what is in use there altogether."""
+    if settings.target != "cuda":
+        return {}
+    import torch
+
+    free, total = torch.cuda.mem_get_info()
+    return {"reserved_bytes": torch.cuda.max_memory_reserved(), "device_used_bytes": total - free}
 
 
 def main() -> None:
