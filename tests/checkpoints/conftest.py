@@ -1,8 +1,9 @@
 """A student's runs, and the answers of each lesson's `cases_NN.py`.
 
-A case file holds `TABLE = {question: (right answer, [(what is changed, what the verdict says)])}`
-and, where the answers rest on runs, `records(a_record)`, which saves them. "{model}" stands for
-the folder of the small model below.
+A case file holds `TABLE = {question: (right answer, [(what is changed, what the verdict says)])}`,
+where the answers rest on runs or measurements `records(a_record)`, which saves them, and
+`HONEST = {question: [(what is changed, what is measured before)]}`: odd answers that are true.
+"{model}" stands for the folder of the small model below.
 """
 
 import importlib.util
@@ -40,9 +41,19 @@ WRONG = [
 ]
 
 
+HONEST = [
+    pytest.param((question, change, measured), id=f"{question}-{i}")
+    for module in CASES.values()
+    for question, rows in getattr(module, "HONEST", {}).items()
+    for i, (change, measured) in enumerate(rows)
+]
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "wrong_answer" in metafunc.fixturenames:
         metafunc.parametrize("wrong_answer", WRONG)
+    if "honest_answer" in metafunc.fixturenames:
+        metafunc.parametrize("honest_answer", HONEST)
     if "each_question" in metafunc.fixturenames:
         metafunc.parametrize("each_question", TABLE)
 

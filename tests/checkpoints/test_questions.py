@@ -55,6 +55,15 @@ def test_a_wrong_answer_is_contradicted_without_giving_the_right_one(wrong_answe
     assert not (numbers_in(contradictions) - known - numbers_in(*texts) - {10.0}) & measured
 
 
+def test_an_odd_answer_that_is_true_is_accepted(honest_answer, right_answer):
+    question, change, measure = honest_answer
+    right = right_answer(question)
+    if measure is not None:
+        measure()
+    verdict = check(question, **{**right, **change})
+    assert verdict.state == "consistent", str(verdict)
+
+
 def numbers_in(*texts: str) -> set[float]:
     return {float(n) for n in re.findall(r"(?<![\w.])\d+(?:\.\d+)?", "\n".join(texts))}
 
