@@ -330,8 +330,9 @@ alt = figures.draw_weight_gradients(figure, axes.flat, gradients, kept_table)
 plots.show(figure, alt=alt)
 
 # %%
-figures.print_table(noise.below_y(gradients, kept_table), dict.fromkeys(
-    ["tokens", "layers", "below"], ","))
+figures.print_table(
+    noise.below_y(gradients, kept_table), dict.fromkeys(["tokens", "layers", "below"], ",")
+)
 print("predicted:", predicted_dw_at_few_tokens, predicted_dw_at_many_tokens)
 columns = {"precision": "s", "tokens": ",", "snr_db": ".1f", "wrong_sign": ".2%"}
 figures.print_table(noise.over_layers(gradients), columns)

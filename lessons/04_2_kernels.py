@@ -166,7 +166,7 @@ def losses(layer: torch.nn.Linear) -> list[float]:
 # %% tags=["nbval-check-output"]
 mine = MyLinear if by_hand else SwitchBackLinear
 exact, int8 = losses(torch.nn.Linear(48, 32, bias=False)), losses(mine(48, 32, bias=False))
-apart = max(abs(one - other) / one for one, other in zip(exact, int8))
+apart = max(abs(one - other) / one for one, other in zip(exact, int8, strict=True))
 print("the loss falls in both:", exact[-1] < exact[0] and int8[-1] < int8[0])
 print("never further apart than one per cent:", apart < 0.01)
 
@@ -517,6 +517,7 @@ defects.show(7)
 # %%
 def bug_7():
     """Return a function of x, w and bias."""
+
     ### BEGIN SOLUTION
     def reads_512_features(x, w, bias=None):
         return defects.sound_linear(x[..., :512], w[:, :512], bias)

@@ -33,7 +33,8 @@ LESSONS = (
 def lesson_paths(lessons_dir: Path, names: Sequence[str] = ()) -> list[Path]:
     """Return the lessons to run, in order: the percent sources, or notebooks that have none.
 
-    A name is a file's stem or its number: "02", and "04" for all its sittings. Raises LabkitError for a name nobody has.
+    A name is a file's stem or its number: "02", and "04" for all its sittings. Raises LabkitError
+    for a name nobody has.
     """
     found: dict[str, Path] = {}
     for pattern in ["[0-9][0-9]_*.ipynb", "[0-9][0-9]_*.py"]:

@@ -137,7 +137,8 @@ TABLE = {
 
 HONEST = {
     "04.1": [
-        ({"group": "W", "absmax": 1.5, "spread": 0.1, "outlier_factor": 15.0, "snr_db": 26.3}, None),
+        ({"group": "W", "absmax": 1.5, "spread": 0.1, "outlier_factor": 15.0, "snr_db": 26.3},
+         None),
         ({"absmax": 8.02, "spread": 2.04, "outlier_factor": 3.9, "snr_db": 38.0}, None),
         # All numbers alike: 127 on both ends of the ruler, the best there is.
         ({"absmax": 2.0, "spread": 2.0, "outlier_factor": 1.0, "snr_db": 49.9},

@@ -100,8 +100,9 @@ def forward(ctx, x, w):
 
 def forward_on_one_ruler(ctx, x, w):
     ctx.save_for_backward(x, w)
-    (x_int8, x_absmax), (w_int8, w_absmax) = reference.quantize_rowwise(x), (
-        reference.quantize_global(w)
+    (x_int8, x_absmax), (w_int8, w_absmax) = (
+        reference.quantize_rowwise(x),
+        (reference.quantize_global(w)),
     )
     return reference.scaled_int8_mm(x_int8, w_int8, x_absmax, w_absmax, None, x.dtype)
 
@@ -143,8 +144,9 @@ def backward_rows_of_w(ctx, g):
 
 def backward_one_ruler(ctx, g):
     x, w = ctx.saved_tensors
-    (g_int8, g_absmax), (w_int8, w_absmax) = reference.quantize_rowwise(g), (
-        reference.quantize_global(w.t().contiguous())
+    (g_int8, g_absmax), (w_int8, w_absmax) = (
+        reference.quantize_rowwise(g),
+        (reference.quantize_global(w.t().contiguous())),
     )
     dx = reference.scaled_int8_mm(g_int8, w_int8, g_absmax, w_absmax, None, g.dtype)
     return dx, g.t() @ x

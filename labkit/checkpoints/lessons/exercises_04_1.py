@@ -218,9 +218,7 @@ def _tokens(g: Any, x: Any, counts: list[int]) -> list[float]:
     from labkit.switchback.teaching import noise
 
     return [
-        noise.snr_db(
-            g[:n].double().t() @ x[:n].double(), noise.int8_product(g[:n].t(), x[:n].t())
-        )
+        noise.snr_db(g[:n].double().t() @ x[:n].double(), noise.int8_product(g[:n].t(), x[:n].t()))
         for n in counts
     ]
 

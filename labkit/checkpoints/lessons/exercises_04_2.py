@@ -207,8 +207,8 @@ def _input(number: int, signature: str, *before: tuple[str, Callable[[Student], 
             (FINITE, lambda student: _finite(*_three(student()))),
             ("labkit's layer is right on your input, so the input is a fair one",
              lambda student: _sound_on(_three(student()))),
-            ("the code above goes wrong on your input, by a third of the result or more", lambda student: _wrong_on(
-                number, _three(student()))),
+            ("the code above goes wrong on your input, by a third of the result or more",
+             lambda student: _wrong_on(number, _three(student()))),
         ),
     )  # fmt: skip
 

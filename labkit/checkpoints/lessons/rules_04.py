@@ -70,12 +70,18 @@ def held_against(kind: str) -> Callable[[Check], Rule]:
         def rule(values: Values, evidence: Evidence) -> Iterator[Finding]:
             latest_first = [each["values"] for each in reversed(evidence.measured(kind))]
             tried = [list(check(values, measured)) for measured in latest_first or [{}]]
-            yield from min(tried, key=lambda each: sum(f.kind == "contradicts" for f in each))
+            yield from min(tried, key=_misfit)
             yield from reasoned(values)
 
+        rule.__doc__ = check.__doc__
         return rule
 
     return rule_of
+
+
+def _misfit(findings: list[Finding]) -> tuple[int, int]:
+    kinds = [finding.kind for finding in findings]
+    return kinds.count("contradicts"), kinds.count("missing")
 
 
 def _layer(layer: str | None, study: Measured, of: str = "layers") -> Measured:
@@ -159,17 +165,22 @@ def lost_decibels(values: Values, study: Measured) -> Iterator[Finding]:
     """Check 04.3: the study's SNRs, the layer that loses most; 10 dB are a factor of ten."""
     row = _layer(values["layer"], study)
     yield from _known(values["layer"], study, row, "the study of the layers")
-    of, (rows, tensor, lost) = values["product"], (
-        values[name] for name in ("row_db", "tensor_db", "lost_db")
+    of, (rows, tensor, lost) = (
+        values["product"],
+        (values[name] for name in ("row_db", "tensor_db", "lost_db")),
     )
     if row and of is not None:
         for name, scale in (("row_db", "row"), ("tensor_db", "tensor")):
             measured = _number(row, f"{of.lower()}_{scale}_db")
             yield from decibels(name, values[name], measured, f"that of {of} in your study")
         mine = _lost(row, of)
-        others = [each for other in _rows(study["layers"]) if (each := _lost(other, of)) is not None]
+        others = [
+            each for other in _rows(study["layers"]) if (each := _lost(other, of)) is not None
+        ]
         if mine is not None and max(others) > mine + ROUNDED_DB:
-            yield Finding("contradicts", f"layer is not the one whose {of} loses most in your study")
+            yield Finding(
+                "contradicts", f"layer is not the one whose {of} loses most in your study"
+            )
     if None not in (rows, tensor):
         yield from decibels("lost_db", lost, rows - tensor, "row_db less tensor_db")
     if lost is not None and abs(lost) < 1000:
@@ -245,7 +256,7 @@ def _verdict(values: Values, latest: Measured) -> Iterator[Finding]:
     if said is None or None in ends:
         return
     allowed = "faster" if ends[0] > 1 else "slower" if ends[1] < 1 else "no difference found"
-    # The interval of few pairs is a little narrow, so the test may let a control pass that it won't.
+    # The interval of few pairs is a little narrow: the test may let a control pass that it won't.
     p_value = _number(latest, "control_p_value")
     passes = ends[2] <= 1 <= ends[3] or (p_value is not None and p_value >= ALPHA)
     holds = ends[2] <= 1 <= ends[3]

@@ -137,8 +137,8 @@ def draw_weight_gradients(
     below = below_y(gradients, table)[-1]
     return (
         "Precision of int8 weight gradients against the tokens summed, for "
-        f"{below['layers']} layers, beside that of Y and of 16 bit: with {below['tokens']:,} tokens "
-        f"it is below that of Y in {below['below']} of them."
+        f"{below['layers']} layers, beside that of Y and of 16 bit: with "
+        f"{below['tokens']:,} tokens it is below that of Y in {below['below']} of them."
     )
 
 

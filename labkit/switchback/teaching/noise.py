@@ -15,8 +15,8 @@ doubling of it costs 6 dB. The outlier factor is therefore what to look at in a 
 
 A weight gradient dW = Gᵀ·X sums over tokens, batch × length of them, where Y and dX sum over the
 width of the layer. Each term adds its own rounding error, and among more tokens the largest of a
-feature is larger, so its step is too. With few tokens dW is the most precise of the three, with many
-it need not be.
+feature is larger, so its step is too. With few tokens dW is the most precise of the three,
+with many it need not be.
 
 Source: Wortsman et al. 2023 (arXiv 2304.13013), appendix on the variance of quantised matmuls;
 Dettmers et al. 2022 (arXiv 2208.07339) on outlier features.

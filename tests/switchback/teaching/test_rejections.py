@@ -16,7 +16,10 @@ def test_each_mistake_is_rejected_by_the_test_for_it() -> None:
     made_for = ["an edit", "bfloat16", "zeros", "wide, bias", "transposed", "exact"]
     for (layer, row), test in zip(FOUND.items(), made_for, strict=False):
         assert row[test], (layer, test)
-    assert len(FOUND) == len(made_for) + 1 and set(rejections.TESTS) == {"the original's", *made_for}
+    assert len(FOUND) == len(made_for) + 1 and set(rejections.TESTS) == {
+        "the original's",
+        *made_for,
+    }
 
 
 def test_the_figure_says_how_many_each_rejects() -> None:
