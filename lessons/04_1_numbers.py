@@ -305,7 +305,7 @@ for these in (few, more):
 last = model.config.num_hidden_layers - 1
 kept = [
     f"model.layers.{depth}.{kind}"
-    for depth in (2, 2 * last // 3)
+    for depth in sorted({min(2, last), 2 * last // 3})
     for kind in ("self_attn.v_proj", "mlp.up_proj", "mlp.down_proj")
 ]
 table = noise.layer_table(noise.study(model, few))
