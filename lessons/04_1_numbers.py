@@ -338,7 +338,7 @@ columns = {"precision": "s", "tokens": ",", "snr_db": ".1f", "wrong_sign": ".2%"
 figures.print_table(noise.over_layers(gradients), columns)
 
 # %% [markdown]
-# **This is the point of the sitting.** The blue line comes down and meets the black one. At a few tokens an int8 weight gradient is the most precise of the layer's products; `below` counts the layers in which it has fallen under Y with so many tokens.
+# **This is the point of the sitting.** With a few tokens an int8 weight gradient is more precise than Y. The blue line comes down as tokens are added, towards the black one and in some layers below it; `below` counts in how many. The black one stays where it is: the width of a layer does not grow with the batch.
 
 # %% [markdown]
 # ## Explain: why SwitchBack switches back

@@ -2,7 +2,7 @@
 
 import pytest
 
-from labkit.checkpoints import check, judge
+from labkit.checkpoints import check, exercises, judge
 from labkit.checkpoints.lessons import exercises_04_2
 from labkit.checkpoints.questions import parse, question
 from labkit.checkpoints.rules import Evidence
@@ -85,3 +85,16 @@ def test_labkits_two_passes_are_those_of_its_layer():
     assert torch.equal(y, by_hand)
     wanted, found = (torch.autograd.grad(t, [x, layer.weight], g) for t in (y, by_hand))
     assert all(torch.equal(one, other) for one, other in zip(wanted, found, strict=True))
+
+
+def test_what_an_exercise_needs_is_imported_before_its_clock_starts(monkeypatch):
+    seen = []
+    exercise = exercises.Exercise(
+        signature="f()",
+        parameters=0,
+        modules=("this_comes_first",),
+        properties=(("it is there", lambda student: bool(seen)),),
+    )
+    monkeypatch.setattr(exercises, "collect", lambda kind: {"f": exercise})
+    monkeypatch.setattr(exercises.importlib, "import_module", seen.append)
+    assert exercises.run("f", print).state == "consistent" and seen == ["this_comes_first"]

@@ -5,6 +5,8 @@ from typing import Any
 
 from labkit.checkpoints.exercises import Exercise, Student
 
+MODULES = ("labkit.switchback.teaching.defects",)
+
 # snr_db(exact, approximate) -> decibels
 
 
@@ -21,6 +23,7 @@ def _decibels(exact: list[Any], approximate: list[Any], expected: float) -> Any:
 SNR_DB = Exercise(
     signature="snr_db(exact, approximate)",
     parameters=2,
+    modules=MODULES,
     properties=(
         (
             "an error of a tenth of every number is 20 dB",
@@ -107,6 +110,7 @@ def _nearly_labkits(student: Student, x: Any) -> bool:
 QUANTIZE = Exercise(
     signature="quantize_rowwise(x)",
     parameters=1,
+    modules=MODULES,
     properties=(
         ("the largest number of a row becomes 127", _quantized([[4.0, 2.0]], [[127, 64]])),
         (
@@ -184,6 +188,7 @@ def _is_labkits_product(student: Student) -> bool:
 MATMUL = Exercise(
     signature="int8_matmul(a, b)",
     parameters=2,
+    modules=MODULES,
     properties=(
         (
             "a row with a row is one number: [2, 0] with [3, 0] is 6 (127 · 127 does not fit into "
@@ -240,6 +245,7 @@ def _gradients(counts: list[int], outlier: bool = False) -> Any:
 GRADIENT_SNR = Exercise(
     signature="weight_gradient_snr(g, x, tokens)",
     parameters=3,
+    modules=MODULES,
     properties=(
         ("one number for each count of tokens", lambda student: (
             len(list(student(_gaussian(8, 3), _gaussian(8, 5), [2, 4, 8]))) == 3)),

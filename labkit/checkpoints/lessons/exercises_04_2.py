@@ -10,6 +10,8 @@ from typing import Any
 
 from labkit.checkpoints.exercises import Exercise, Student
 
+MODULES = ("labkit.switchback.teaching.defects",)
+
 # forward(ctx, x, w) -> y and backward(ctx, g) -> (dx, dw), as autograd calls them
 
 
@@ -84,6 +86,7 @@ def _refuses_an_edit(student: Student) -> bool:
 FORWARD = Exercise(
     signature="forward(ctx, x, w)",
     parameters=3,
+    modules=MODULES,
     properties=(
         ("the result has a row a token and a column an output",
          _forward(lambda y, _, x, w: y.shape == (x.shape[0], w.shape[0]))),
@@ -136,6 +139,7 @@ def _frozen_is_left_out(student: Student) -> bool:
 BACKWARD = Exercise(
     signature="backward(ctx, g)",
     parameters=2,
+    modules=MODULES,
     properties=(
         ("dX has the shape of X and dW that of W", _backward(
             lambda found, _, given: [t.shape for t in found] == [t.shape for t in given[:2]])),
@@ -202,6 +206,7 @@ def _input(number: int, signature: str, *before: tuple[str, Callable[[Student], 
     return Exercise(
         signature=signature,
         parameters=0,
+        modules=MODULES,
         properties=(
             *before,
             (FINITE, lambda student: _finite(*_three(student()))),
@@ -299,6 +304,7 @@ BUGS = {
     "bug_1": Exercise(
         signature="bug_1()",
         parameters=0,
+        modules=MODULES,
         properties=(
             ("return three things: x, w, and a function edit(x, w)",
              lambda student: len(student()) == 3 and callable(student()[2])),
@@ -313,6 +319,7 @@ BUGS = {
     "bug_3": Exercise(
         signature="bug_3()",
         parameters=0,
+        modules=MODULES,
         properties=(
             ("return a matrix [rows, columns]", lambda student: student().dim() == 2),
             (FINITE, lambda student: _finite(student())),
@@ -324,6 +331,7 @@ BUGS = {
     "bug_5": Exercise(
         signature="bug_5()",
         parameters=0,
+        modules=MODULES,
         properties=(
             ("return M and N, whole numbers above zero", lambda student: all(
                 int(n) == n and n > 0 for n in student()) and len(student()) == 2),
@@ -334,6 +342,7 @@ BUGS = {
     "bug_7": Exercise(
         signature="bug_7()",
         parameters=0,
+        modules=MODULES,
         properties=(
             ("return a layer: a function of x, w and bias", _is_layer),
             ("the test above accepts your layer", _original_accepts),

@@ -6,6 +6,8 @@ from typing import Any
 
 from labkit.checkpoints.exercises import Exercise, Student
 
+MODULES = ("numpy", "scipy.stats", "labkit.stats")
+
 # measure_in_turns(a, b, pairs) -> (times of a, times of b)
 
 
@@ -62,6 +64,7 @@ def _pairs_stay_in_order(student: Student) -> bool:
 IN_TURNS = Exercise(
     signature="measure_in_turns(a, b, pairs)",
     parameters=3,
+    modules=MODULES,
     properties=(
         ("every pair runs a once and b once", _both_run_once_a_pair),
         ("the times of a come first, those of b second, whichever ran first",
@@ -121,6 +124,7 @@ def _is_labkits(pairs: int) -> Callable[[Student], bool]:
 RATIO = Exercise(
     signature="ratio_with_interval(a, b)",
     parameters=2,
+    modules=MODULES,
     properties=(
         ("return three numbers: ratio, low, high, in ascending order but for the first",
          lambda student: (lambda r, low, high: low < r < high)(*student(QUIET, QUIET[::-1]))),
@@ -191,6 +195,7 @@ def _half_alarms(student: Student) -> bool:
 FALSE_ALARMS = Exercise(
     signature="false_alarm_rate(a, b, test, trials)",
     parameters=4,
+    modules=MODULES,
     properties=(
         ("a test that never finds anything has no alarms", _rate_of(0.6, 0.0)),
         ("a test that always does has nothing but alarms", _rate_of(0.01, 1.0)),

@@ -181,7 +181,7 @@ def print_table(rows: Sequence[Row], columns: dict[str, str]) -> None:
 def _short(layer: str) -> str:
     parts = layer.split(".")
     depth = next((part for part in parts if part.isdigit()), "")
-    return f"{depth} {parts[-1]}".strip()
+    return f"block {depth}, {parts[-1]}" if depth else parts[-1]
 
 
 def draw_rejections(ax: Any, found: dict[str, dict[str, bool]]) -> str:
