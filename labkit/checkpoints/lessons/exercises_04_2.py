@@ -47,7 +47,7 @@ def _matrices(dtype: str = "float32", *, seed: int = 0) -> tuple[Any, Any, Any]:
     generator = torch.Generator().manual_seed(seed)
     x, w, g = (torch.randn(*n, generator=generator) for n in ((13, 83), (31, 83), (13, 31)))
     x[4, 7], w[9, 3], g[6, 2] = 60.0, 50.0, 40.0
-    return tuple(t.to(getattr(torch, dtype)) for t in (x, w, g))  # type: ignore[return-value]
+    return tuple(t.to(getattr(torch, dtype)) for t in (x, w, g))
 
 
 def _forward(compare: Callable[[Any, Any, Any, Any], bool], dtype: str = "float32") -> Any:
@@ -239,7 +239,10 @@ def _changes_silently(student: Student) -> bool:
     from labkit.switchback.teaching.defects import defect_1
 
     outcome = _edited(defect_1, student())
-    return outcome is not None and not _near(*outcome, 10)
+    if outcome is None:
+        return False
+    found, wanted = outcome
+    return not _near(found, wanted, 10)
 
 
 def _is_refused(student: Student) -> bool:

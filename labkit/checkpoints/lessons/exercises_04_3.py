@@ -115,7 +115,7 @@ def _is_labkits(pairs: int) -> Callable[[Student], bool]:
 
         rng = np.random.default_rng(pairs)
         a, b = np.exp(rng.normal(0.2, 0.1, pairs)), np.exp(rng.normal(0.0, 0.1, pairs))
-        wanted = stats.paired_ratio(a, b)["ratio_t"]
+        wanted = stats.paired_ratio(a.tolist(), b.tolist())["ratio_t"]
         return _near(list(student(list(a), list(b))), list(wanted.values()), 1e-4)
 
     return holds

@@ -229,8 +229,8 @@ def layer_table(layers: dict[str, LayerStudy]) -> list[Row]:
 
 def brief(table: Sequence[Row]) -> list[Row]:
     """Return of each row of `layer_table` what a checkpoint asks for, in five digits."""
-    keys = ("x_absmax", "x_rms", "w_absmax", "w_rms")
-    keys += ("y_row_db", "y_tensor_db", "dx_row_db", "dx_tensor_db")
+    keys = ["x_absmax", "x_rms", "w_absmax", "w_rms"]
+    keys += ["y_row_db", "y_tensor_db", "dx_row_db", "dx_tensor_db"]
     return [
         {"layer": row["layer"], **{key: float(f"{row[key]:.5g}") for key in keys}} for row in table
     ]
