@@ -25,15 +25,16 @@ from labkit.machine import hardware
 from labkit.runs import profiles
 
 LESSONS = (
-    "00_setup", "01_memory_maths", "02_lora_vs_full", "03_batch_size_sweep", "04_switchback",
-    "05_inference_comparison",
+    "00_setup", "01_memory_maths", "02_lora_vs_full", "03_batch_size_sweep", "04_1_numbers",
+    "04_2_kernels", "04_3_speed", "05_inference_comparison",
 )  # fmt: skip
 
 
 def lesson_paths(lessons_dir: Path, names: Sequence[str] = ()) -> list[Path]:
     """Return the lessons to run, in order: the percent sources, or notebooks that have none.
 
-    A name is a file's stem or its number ("02"). Raises LabkitError for a name nobody has.
+    A name is a file's stem or its number: "02", and "04" for all its sittings. Raises LabkitError
+    for a name nobody has.
     """
     found: dict[str, Path] = {}
     for pattern in ["[0-9][0-9]_*.ipynb", "[0-9][0-9]_*.py"]:
@@ -55,7 +56,7 @@ def expected_seconds(paths: Sequence[Path], profile: str) -> dict[str, float]:
 
     Empty on a GPU, whose lessons use another model.
     """
-    own = {path.stem: path.stem[:2] for path in paths if path.stem in LESSONS}
+    own = {path.stem: minutes.number(path.stem) for path in paths if path.stem in LESSONS}
     if not own or profile not in profiles.PROFILES or hardware.gpus():
         return {}
     times = minutes.lesson_seconds(profiles.PROFILES[profile])

@@ -55,6 +55,15 @@ class Work:
     compiled_runs: int = 0
 
 
+def number(lesson: str) -> str:
+    """Return the number in the name of a lesson's file, with that of its sitting if it has one.
+
+    >>> number("02_lora_vs_full"), number("04_3_speed")
+    ('02', '04_3')
+    """
+    return lesson[: 4 if lesson[3:4].isdigit() else 2]
+
+
 def work(profile: profiles.Profile) -> dict[str, Work]:
     """Return what each lesson does under a profile, by its number."""
     smoke = profile.name == "smoke"
@@ -79,7 +88,9 @@ def work(profile: profiles.Profile) -> dict[str, Work]:
             fixed=40 if smoke else 180, lora_tokens=0.02 * sweep if smoke else sweep,
             processes=4 if smoke else 20,
         ),
-        "04": Work(fixed=60 if smoke else 1080),
+        "04_1": Work(fixed=20 if smoke else 90),
+        "04_2": Work(fixed=30 if smoke else 60),
+        "04_3": Work(fixed=40 if smoke else 960),
         "05": Work(
             fixed=60 if smoke else 240, questions=4 * min(scored, QUESTIONS) if not smoke else 20,
             lora_tokens=0.0 if not smoke else 300, full_tokens=0.0 if not smoke else 300,

@@ -7,8 +7,9 @@ Training a linear layer takes three matmuls: X [M tokens, K], W [N, K], G = dL/d
     dW = Gᵀ·X        sums over M, every token of the batch      16 bit: it *switches back*
 
 Quantisation adds an independent error to every term of a sum, so the error of a matmul grows with
-its inner dimension. K and N are a few thousand; M is tens of thousands of tokens. And dW is what
-training keeps: an error there is added to the weights at every step. Lesson 04 measures both.
+its inner dimension. K and N are a few thousand; M is batch × length, tens of thousands of tokens,
+some of which have gradients far above the rest. Lesson 04 measures how the precision of an int8 dW
+falls with M. In 16 bit its operands are there anyway.
 
 X and G are quantised per row, that is per token. W is quantised
 

@@ -3,8 +3,8 @@
 import re
 import runpy
 import time
-from pathlib import Path
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest

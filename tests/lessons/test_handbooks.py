@@ -14,20 +14,21 @@ ROOT = Path(__file__).parents[2]
 LESSONS = ROOT / "lessons"
 MANUAL = (LESSONS / "INSTRUCTOR.md").read_text()
 SYLLABUS = (LESSONS / "SYLLABUS.md").read_text()
-ROWS = {
-    number: [cell.strip() for cell in row.split("|")]
+ROWS = [
+    (number, [cell.strip() for cell in row.split("|")])
     for row in re.findall(r"^\| \d+ \|(.+)\|$", SYLLABUS, re.MULTILINE)
     for number in re.findall(r"^ \[?(\d\d)", row)
-}
+]
+NUMBERS = [number for number, _ in ROWS]
 
 
 def test_every_lesson_of_the_course_has_a_row():
-    assert list(ROWS) == [f"{number:02}" for number in range(10)]
+    assert list(dict.fromkeys(NUMBERS)) == [f"{number:02}" for number in range(10)]
 
 
-@pytest.mark.parametrize("number", ROWS)
-def test_a_row_with_a_link_says_what_its_lesson_says(number):
-    title, minutes, _, questions, needs = ROWS[number]
+@pytest.mark.parametrize(("number", "row"), ROWS)
+def test_a_row_with_a_link_says_what_its_lesson_says(number, row):
+    title, minutes, _, questions, needs = row
     link = re.search(r"\((\w+)\.ipynb\)", title)
     if link is None:
         assert not minutes and not questions, "a lesson that is not written has no minutes"
@@ -35,9 +36,10 @@ def test_a_row_with_a_link_says_what_its_lesson_says(number):
     lesson = site.describe(link[1], pairing.build(LESSONS / f"{link[1]}.py"))
     assert lesson.facts["minutes"].split(",")[0].split()[0] == minutes
     asked = [each.id for each in load_questions().values() if each.lesson == link[1]]
-    assert questions == f"{asked[0]} to {asked[-1]}", "the questions are numbered without gaps"
+    said = asked[0] if len(asked) == 1 else f"{asked[0]} to {asked[-1]}"
+    assert questions == said, "the questions are numbered without gaps"
     for earlier in re.findall(r"\b\d\d\b", needs):
-        assert earlier in ROWS and earlier < number
+        assert earlier in NUMBERS and earlier <= number  # of a lesson, another sitting
 
 
 @pytest.mark.parametrize("text", [MANUAL, SYLLABUS], ids=["INSTRUCTOR", "SYLLABUS"])

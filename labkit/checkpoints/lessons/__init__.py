@@ -7,6 +7,8 @@
                         parts in `labkit.checkpoints.rules`
     exercises_NN.py     EXERCISES = {name: Exercise}, where the lesson has code to write
 
+A lesson in several sittings has a file for each, such as questions_04_1.yaml.
+
 `tests/checkpoints/cases_NN.py` holds for each question a right answer and five wrong ones, and a
 test asks for them.
 """

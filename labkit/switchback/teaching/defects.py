@@ -157,6 +157,15 @@ def check_5(run: str) -> None:
     assert not outside, f"the kernel {'; '.join(outside)}"
 
 
+def lanes_outside(M: int, N: int, block_n: int = 32) -> int:
+    """Return how many lanes of `defect_5` load a bias that isn't there, over all programs of N.
+
+    Counted from its addresses, so that it is known at once: Triton's interpreter needs a process.
+    """
+    lanes = [start + lane for start in range(0, N, block_n) for lane in range(block_n)]
+    return sum(lane >= N for lane in lanes)
+
+
 def defect_6(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
     rows = x.view(-1, x.size(-1))
     return sound_linear(rows, w, bias).view(*x.size()[:-1], -1)
@@ -180,6 +189,22 @@ def defect_7(linear: Linear) -> None:
     error = (exact - linear(x, w, bias)).abs().mean()
     error_of_another_int8_layer = (exact - sound_linear(x, w, bias)).abs().mean()
     assert error < 2 * error_of_another_int8_layer
+
+
+def ordinary_inputs() -> list[tuple[Tensor, Tensor, Tensor]]:
+    """Return (x, w, bias) as networks have them, and as the test above doesn't try them."""
+    generator = torch.Generator().manual_seed(0)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    wide = normal(4, 2048), normal(8, 2048), 100 * normal(8)
+    small = normal(4, 16), normal(8, 16), normal(8)
+    padded = torch.cat([normal(3, 16), torch.zeros(1, 16)]), normal(8, 16), normal(8)
+    turned = normal(5, 2, 16).transpose(0, 1), normal(8, 16), normal(8)
+    outlier = normal(4, 16), normal(8, 16) * torch.tensor([100.0] + [1.0] * 15), normal(8)
+    narrow = tuple(1e6 * t.bfloat16() for t in small[:2])
+    return [wide, small, padded, turned, outlier, (*narrow, small[2].bfloat16())]
 
 
 def off_by_one(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from labkit.switchback.teaching.noise import Row, over_layers
+from labkit.switchback.teaching.noise import Row, below_y
 
 KINDS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -110,51 +110,59 @@ def draw_noise(axes: Sequence[Any], made_up: Sequence[Row], outlier: Sequence[Ro
     axes[0].legend()
 
 
-def draw_weight_gradients(axes: Sequence[Any], rows: dict[str, list[Row]]) -> None:
-    """Draw noise and the share of wrong signs of dW against tokens: int8 per layer, and bfloat16.
+def draw_weight_gradients(
+    figure: Any, axes: Sequence[Any], gradients: dict[str, list[Row]], table: Sequence[Row]
+) -> str:
+    """Draw the SNR of dW against tokens, a panel a layer, beside that of Y; return the alt text.
 
-    `rows` holds `weight_gradient_noise` per layer name. The noise is relative to that of the
-    fewest tokens, since layers have gradients of very different size.
+    `gradients` holds `weight_gradient_noise` by layer, `table` the `layer_table` of these layers.
     """
-    for name, table in rows.items():
-        int8 = [row for row in table if row["precision"] == "int8"]
-        tokens = [row["tokens"] for row in int8]
-        first = int8[0]["noise_rms"]
-        axes[0].plot(tokens, [row["noise_rms"] / first for row in int8], label=_short(name))
-        axes[1].plot(tokens, [100 * row["wrong_sign"] for row in int8], label=_short(name))
-    sixteen = [row for row in over_layers(rows) if row["precision"] == "bfloat16"]
-    tokens = [row["tokens"] for row in sixteen]
-    options = {"color": "black", "linestyle": "-", "marker": "*", "label": "16 bit (mean)"}
-    axes[1].plot(tokens, [100 * row["wrong_sign"] for row in sixteen], **options)
-    root = [math.sqrt(t / tokens[0]) for t in tokens]
-    line = {"color": "black", "linestyle": "-", "marker": "", "label": "√ tokens"}
-    axes[0].legend(handles=axes[0].plot(tokens, root, **line), loc="upper left")
-    axes[0].set(ylabel=f"noise of dW / noise at {tokens[0]} tokens", yscale="log")
-    axes[1].set(ylabel="entries of dW with the wrong sign (%)", yscale="log")
-    for ax in axes:
+    y = {row["layer"]: row["y_row_db"] for row in table}
+    for ax, (name, rows) in zip(axes, gradients.items(), strict=True):
+        for precision, label in (("int8", "dW in int8"), ("bfloat16", "dW in 16 bit")):
+            mine = [row for row in rows if row["precision"] == precision]
+            tokens = [row["tokens"] for row in mine]
+            ax.plot(tokens, [row["snr_db"] for row in mine], label=label)
+        ax.axhline(y[name], color="black", linestyle="--", linewidth=1.2, marker="",
+                   label="Y in int8")  # fmt: skip
+        ax.set_title(_short(name))
         ax.set_xscale("log", base=2)
-        ax.set_xticks(tokens, [str(t) for t in tokens])
-        ax.set_xlabel("tokens summed")
-        ax.yaxis.set_major_formatter("{x:g}")
-    axes[1].legend(loc="center left", bbox_to_anchor=(1.02, 0.5), title="int8, layer:")
+        shown = tokens[::2] if len(tokens) > 5 else tokens
+        ax.set_xticks(shown, [str(t) for t in shown])
+        ax.minorticks_off()
+    axes[0].set_ylim(bottom=min(0.0, *y.values()))
+    figure.supxlabel("tokens summed", fontsize="medium")
+    figure.supylabel("signal / noise (dB)", fontsize="medium")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper right", ncols=3)
+    below = below_y(gradients, table)[-1]
+    return (
+        "Precision of int8 weight gradients against the tokens summed, for "
+        f"{below['layers']} layers, beside that of Y and of 16 bit: with "
+        f"{below['tokens']:,} tokens it is below that of Y in {below['below']} of them."
+    )
 
 
 def draw_layers(figure: Any, axes: Sequence[Any], table: Sequence[Row]) -> None:
-    """Draw four maps, kind of layer by depth: outliers of X, SNR of y, and what "tensor" costs."""
+    """Draw four maps, kind of layer by depth: outliers of X, SNR of Y, and what "tensor" costs.
+
+    Light is where int8 has a hard time, in all of them.
+    """
     depths = sorted({row["depth"] for row in table})
     kinds = [kind for kind in KINDS if any(row["kind"] == kind for row in table)]
     found = {(row["kind"], row["depth"]): row for row in table}
     maps = (
-        ("outlier factor of X (log₂)", lambda row: math.log2(row["x_outlier"])),
-        ("SNR of y, per-row scale (dB)", lambda row: row["y_row_db"]),
-        ("y: dB lost with one scale for W", lambda row: row["y_row_db"] - row["y_tensor_db"]),
-        ("dX: dB lost with one scale for W", lambda row: row["dx_row_db"] - row["dx_tensor_db"]),
-    )
-    for ax, (title, value) in zip(axes, maps, strict=True):
+        ("outlier factor of X (log₂)", "cividis", lambda row: math.log2(row["x_outlier"])),
+        ("SNR of Y, a scale per row (dB)", "cividis_r", lambda row: row["y_row_db"]),
+        ("Y: dB lost with one scale for W", "cividis",
+         lambda row: row["y_row_db"] - row["y_tensor_db"]),
+        ("dX: dB lost with one scale for W", "cividis",
+         lambda row: row["dx_row_db"] - row["dx_tensor_db"]),
+    )  # fmt: skip
+    for ax, (title, colours, value) in zip(axes, maps, strict=True):
         values = [
             [value(found[k, d]) if (k, d) in found else math.nan for d in depths] for k in kinds
         ]
-        image = ax.imshow(values, aspect="auto", cmap="cividis", interpolation="nearest")
+        image = ax.imshow(values, aspect="auto", cmap=colours, interpolation="nearest")
         ax.set_yticks(range(len(kinds)), kinds)
         ax.set_title(title)
         ax.grid(False)
@@ -173,4 +181,21 @@ def print_table(rows: Sequence[Row], columns: dict[str, str]) -> None:
 def _short(layer: str) -> str:
     parts = layer.split(".")
     depth = next((part for part in parts if part.isdigit()), "")
-    return f"{depth} {parts[-1]}".strip()
+    return f"block {depth}, {parts[-1]}" if depth else parts[-1]
+
+
+def draw_rejections(ax: Any, found: dict[str, dict[str, bool]]) -> str:
+    """Draw which test (a column) rejects which layer (a row); return the alt text."""
+    tests = list(next(iter(found.values())))
+    values = [[float(row[test]) for test in tests] for row in found.values()]
+    ax.imshow(values, aspect="auto", cmap="Blues", vmin=0, vmax=1.3, interpolation="nearest")
+    for y, row in enumerate(found.values()):
+        for x, test in enumerate(tests):
+            ax.text(x, y, "rejects" if row[test] else "·", ha="center", va="center",
+                    color="white" if row[test] else "black", fontsize="small")  # fmt: skip
+    ax.set_xticks(range(len(tests)), tests)
+    ax.set_yticks(range(len(found)), list(found))
+    ax.set_xlabel("test")
+    ax.grid(False)
+    counts = ", ".join(f"{test} {sum(row[test] for row in found.values())}" for test in tests)
+    return f"Which test rejects which of {len(found)} layers; layers rejected by each: {counts}."

@@ -13,9 +13,10 @@ of one element has variance step² / 12, and relative to the spread σ of the nu
 An *outlier factor* absmax / σ of 4 gives 41 dB for one operand, 38 dB for a product of two; every
 doubling of it costs 6 dB. The outlier factor is therefore what to look at in a layer.
 
-A weight gradient dW = Gᵀ·X sums over tokens. Each term adds its own rounding error, so the noise
-grows with the number of tokens, and so does the share of entries whose sign comes out wrong, which
-is what an optimizer that divides by the size of the gradient (Adam) acts on.
+A weight gradient dW = Gᵀ·X sums over tokens, batch × length of them, where Y and dX sum over the
+width of the layer. Each term adds its own rounding error, and among more tokens the largest of a
+feature is larger, so its step is too. With few tokens dW is the most precise of the three,
+with many it need not be.
 
 Source: Wortsman et al. 2023 (arXiv 2304.13013), appendix on the variance of quantised matmuls;
 Dettmers et al. 2022 (arXiv 2208.07339) on outlier features.
@@ -148,8 +149,9 @@ def study(
 ) -> dict[str, LayerStudy]:
     """Run each sample ({"input_ids", "labels"}) forward and backward; watch every linear layer.
 
-    Returns the layers by name, in the model's order, without lm_head. `keep` names the layers
-    whose X and G are kept whole. The model's gradients and weights are left as they were.
+    With `keep`, these layers alone are watched, and their X and G are kept whole. Returns the
+    layers by name, in the model's order, without lm_head. The model's gradients and weights are
+    left as they were. Raises LabkitError for a layer that the model does not have.
     """
     layers = {
         name: LayerStudy(module.weight.detach().float())
@@ -159,6 +161,7 @@ def study(
     unknown = sorted(set(keep) - set(layers))
     if unknown:
         raise LabkitError(f"the model has no linear layer {unknown[0]!r}")
+    layers = {name: layer for name, layer in layers.items() if not keep or name in keep}
     handles = []
     for name, layer in layers.items():
         module = model.get_submodule(name)
@@ -205,8 +208,12 @@ def layer_table(layers: dict[str, LayerStudy]) -> list[Row]:
             "layer": name,
             "depth": next((int(part) for part in name.split(".") if part.isdigit()), 0),
             "kind": name.rpartition(".")[2],
+            "x_absmax": layer.x_max,
+            "x_rms": math.sqrt(layer.x_square / layer.x_count),
             "x_outlier": layer.x_max / math.sqrt(layer.x_square / layer.x_count),
             "x_feature": layer.feature,
+            "w_absmax": layer.weight.abs().max().item(),
+            "w_rms": layer.weight.square().mean().sqrt().item(),
             "w_outlier": outlier_factor(layer.weight),
             "feature_use": _feature_use(layer.weight, layer.feature),
             "g_spread": _spread(torch.cat(layer.g_absmax)),
@@ -217,6 +224,15 @@ def layer_table(layers: dict[str, LayerStudy]) -> list[Row]:
             },
         }
         for name, layer in layers.items()
+    ]
+
+
+def brief(table: Sequence[Row]) -> list[Row]:
+    """Return of each row of `layer_table` what a checkpoint asks for, in five digits."""
+    keys = ["x_absmax", "x_rms", "w_absmax", "w_rms"]
+    keys += ["y_row_db", "y_tensor_db", "dx_row_db", "dx_tensor_db"]
+    return [
+        {"layer": row["layer"], **{key: float(f"{row[key]:.5g}") for key in keys}} for row in table
     ]
 
 
@@ -297,6 +313,24 @@ def over_layers(gradients: Mapping[str, Sequence[Row]]) -> list[Row]:
         {"precision": precision, "tokens": tokens}
         | {key: mean(row[key] for row in rows) for key in ("snr_db", "wrong_sign")}
         for (precision, tokens), rows in sorted(groups.items())
+    ]
+
+
+def below_y(gradients: Mapping[str, Sequence[Row]], table: Sequence[Row]) -> list[Row]:
+    """Count the layers whose int8 weight gradient is less precise than their Y, by tokens.
+
+    `gradients` has `weight_gradient_noise` by layer, `table` the `layer_table` of the same layers.
+    Rows: tokens, layers, below (of them).
+    """
+    y = {row["layer"]: row["y_row_db"] for row in table}
+    found: dict[int, list[bool]] = {}
+    for name, rows in gradients.items():
+        for row in rows:
+            if row["precision"] == "int8":
+                found.setdefault(row["tokens"], []).append(row["snr_db"] < y[name])
+    return [
+        {"tokens": tokens, "layers": len(below), "below": sum(below)}
+        for tokens, below in sorted(found.items())
     ]
 
 

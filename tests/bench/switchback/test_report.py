@@ -52,3 +52,19 @@ def test_the_end_to_end_line_says_when_its_control_failed() -> None:
     assert "failed" not in line
     failed = {"a_a": {"value": 1.1, "low": 1.05, "high": 1.15}, "a_a_p_value": 0.001}
     assert "the control failed" in report.end_to_end_line(found | failed)
+
+
+def test_light_is_where_int8_loses_in_the_maps() -> None:
+    from labkit import plots
+
+    rows = [
+        row(ratio, 0.001, tokens=tokens, mode=mode, weight_scale=scale)
+        for tokens, ratio in ((16, 0.5), (32, 1.0), (64, 2.0))
+        for mode in ("full", "frozen")
+        for scale in ("row", "tensor")
+    ]
+    figure, axes = plots.new_figure(2, 2)
+    report.draw_heatmaps(figure, axes.flat, rows)
+    (image,) = axes[0, 0].images
+    colours = image.cmap(image.norm(image.get_array()))[0, :, :3].mean(axis=-1)
+    assert colours[0] > colours[1] > colours[2]

@@ -73,13 +73,16 @@ def draw(name: str):
         figure, axes = plots.new_figure(4, 1, width=9, height=8, sharex=True)
         figures.draw_layers(figure, axes, table())
         return figure, axes
+    if name == "gradients":
+        figure, axes = plots.new_figure(1, 2, width=10, height=3.6, sharey=True)
+        kept = [{"layer": layer, "y_row_db": 29.0} for layer in gradients()]
+        figures.draw_weight_gradients(figure, axes, gradients(), kept)
+        return figure, axes
     figure, axes = plots.new_figure(1, 2, width=10, height=3.6)
     if name == "published":
         figures.draw_published(axes, *figures.published_rows(data_dir()))
-    elif name == "noise":
-        figures.draw_noise(axes, rows, rows)
     else:
-        figures.draw_weight_gradients(axes, gradients())
+        figures.draw_noise(axes, rows, rows)
     return figure, axes
 
 
@@ -87,7 +90,7 @@ def draw(name: str):
 def test_axes_are_labelled_and_no_text_covers_another(name):
     figure, axes = draw(name)
     figure.canvas.draw()
-    assert axes[-1].get_xlabel()
+    assert axes[-1].get_xlabel() or figure.get_supxlabel()
     assert all(ax.get_ylabel() or ax.get_title() or ax.get_legend() for ax in axes)
     renderer = figure.canvas.get_renderer()
     for ax in axes:
@@ -102,3 +105,25 @@ def test_axes_are_labelled_and_no_text_covers_another(name):
 def test_tables_line_up(capsys):
     figures.print_table([{"a": 1.5, "b": "x"}, {"a": 22.25, "b": "long"}], {"a": ".1f", "b": "s"})
     assert capsys.readouterr().out.splitlines() == ["   a     b", " 1.5     x", "22.2  long"]
+
+
+def test_light_is_where_int8_has_a_hard_time_in_every_map():
+    """Draw a model whose last block is the worst in every respect: its column is the lightest."""
+    rows = [
+        {**row, "x_outlier": 2.0 ** row["depth"], "y_tensor_db": 29.0 - 3 * row["depth"]}
+        | {"dx_tensor_db": 29.0 - 3 * row["depth"]}
+        for row in table()
+    ]
+    figure, axes = plots.new_figure(4, 1, width=9, height=8, sharex=True)
+    figures.draw_layers(figure, axes, rows)
+    for ax in axes:
+        (image,) = ax.images
+        colours = image.cmap(image.norm(image.get_array()))[0, :, :3].mean(axis=-1)
+        assert list(colours) == sorted(colours), ax.get_title()
+
+
+def test_the_alt_text_counts_the_layers_below():
+    figure, axes = plots.new_figure(1, 2, width=10, height=3.6)
+    kept = [{"layer": name, "y_row_db": db} for name, db in zip(gradients(), (31, 29), strict=True)]
+    alt = figures.draw_weight_gradients(figure, axes, gradients(), kept)
+    assert "with 32 tokens it is below that of Y in 1 of them" in alt

@@ -145,3 +145,28 @@ def test_divergence_is_zero_for_the_same_and_that_of_torch_else(model):
 def test_a_layer_that_is_not_there_is_named(model):
     with pytest.raises(LabkitError, match="the model has no linear layer 'model.layers.99'"):
         noise.study(model, SAMPLES, keep=["model.layers.99"])
+
+
+def test_kept_layers_alone_are_watched_and_brief_rows_are_theirs(model):
+    name = "model.layers.0.mlp.up_proj"
+    assert list(noise.study(model, SAMPLES, keep=[name])) == [name]
+    (full,) = noise.layer_table(noise.study(model, SAMPLES, keep=[name]))
+    (row,) = noise.brief([full])
+    weight = model.get_submodule(name).weight
+    assert row["w_absmax"] == pytest.approx(weight.abs().max().item(), rel=1e-4)
+    assert row["w_absmax"] / row["w_rms"] == pytest.approx(full["w_outlier"], rel=1e-3)
+    assert row["x_absmax"] / row["x_rms"] == pytest.approx(full["x_outlier"], rel=1e-3)
+    assert set(row) <= set(full) and row["layer"] == name
+
+
+def test_layers_below_y_are_counted_by_tokens():
+    gradients = {
+        name: [{"precision": "int8", "tokens": 16, "snr_db": 40.0},
+               {"precision": "int8", "tokens": 32, "snr_db": many},
+               {"precision": "bfloat16", "tokens": 32, "snr_db": 10.0}]
+        for name, many in (("a", 20.0), ("b", 30.0))
+    }  # fmt: skip
+    table = [{"layer": name, "y_row_db": 25.0} for name in "ab"]
+    assert noise.below_y(gradients, table) == [
+        {"tokens": 16, "layers": 2, "below": 0}, {"tokens": 32, "layers": 2, "below": 1},
+    ]  # fmt: skip
