@@ -15,6 +15,7 @@ from labkit.errors import LabkitError
 
 LESSONS = Path(__file__).parents[2] / "lessons"
 SOURCES = sorted(LESSONS.glob("[0-9][0-9]_*.py"))
+APPENDICES = sorted(LESSONS.glob("A[0-9]_*.py"))
 REGION = re.compile(r"### BEGIN SOLUTION\n(.*?)### END SOLUTION", re.DOTALL)
 
 
@@ -72,7 +73,7 @@ def secrets() -> dict[str, list[str]]:
 
 def test_no_solution_hidden_check_or_output_is_in_the_copies(gradebook, copies):
     released = gradebook / "release/lessons"
-    names = [f"{source.stem}.ipynb" for source in SOURCES]
+    names = [f"{source.stem}.ipynb" for source in SOURCES + APPENDICES]
     assert sorted(path.name for path in released.iterdir()) == names, "nothing beside the lessons"
     assert len(sum(secrets().values(), [])) > 10
     for name in copies:
