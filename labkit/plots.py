@@ -131,8 +131,10 @@ def loss_curves(
     development split), drawn as marks. With `log` equal distances are equal ratios. Returns the
     figure and its alt text.
     """
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
     figure, axes = new_figure(width=6.8, height=3.8)
-    said = []
+    said, lowest = [], []
     for (label, losses), colour, line, marker in zip(
         curves.items(), COLOURS.values(), LINES * 2, MARKERS, strict=False
     ):
@@ -141,21 +143,29 @@ def loss_curves(
         axes.plot(steps, losses, color=colour, alpha=0.25, linewidth=0.8, linestyle="-", marker="")
         axes.plot(steps, smooth, color=colour, linestyle=line, marker="", label=label)
         said.append(f"{label} falls from {smooth[0]:.2f} to {smooth[-1]:.2f}")
+        lowest.append(min(smooth))
         if measured := (development or {}).get(label):
             axes.plot(*zip(*measured, strict=True), color=colour, linestyle="", marker=marker,
                       markersize=7, markeredgecolor="white",
                       label=f"{label}, development")  # fmt: skip
             said.append(f"its development loss ends at {measured[-1][1]:.2f}")
+            lowest.append(min(loss for _, loss in measured))
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss (nats per answer token)")
     if log:
         axes.set_yscale("log")
+        # A run of a few steps may stay between two powers of ten, and needs numbers there.
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
         axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_formatter("")
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_ylim(bottom=0.6 * min(lowest))  # a single lucky step need not be in sight
     else:
         axes.set_ylim(bottom=0)
-    axes.set_title(f"Training loss; bold is the mean of the last {window} steps")
-    axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    title = f"Training loss; bold is the mean of the last {window} steps"
+    axes.set_title(f"{title}, marks the development loss" if development else title)
+    axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2,
+                frameon=False)  # fmt: skip
     scale = ", on a logarithmic axis" if log else ""
     return figure, f"Training loss against optimizer step{scale}: {'; '.join(said)}."
 

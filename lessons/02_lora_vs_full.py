@@ -195,7 +195,7 @@ check.exercise("count_lora_parameters", count_lora_parameters)
 # </details>
 # <details><summary>Hint 2: what is trained</summary>
 #
-# `model.requires_grad_(False)` freezes what is there at that moment. A `torch.nn.Parameter` that you make afterwards is trained. Its shape follows from `in_features` and `out_features` of the layer it stands beside.
+# `requires_grad_(False)` of the model freezes what is there at that moment. A `torch.nn.Parameter` that you make afterwards is trained. Its shape follows from `in_features` and `out_features` of the layer it stands beside.
 #
 # </details>
 
@@ -226,7 +226,7 @@ def add_lora(model, r: int, lora_alpha: float) -> list[torch.nn.Parameter]:
             like = {"dtype": module.weight.dtype}
             A = torch.nn.Parameter(torch.empty(r, module.in_features, **like))
             B = torch.nn.Parameter(torch.zeros(module.out_features, r, **like))
-            torch.nn.init.kaiming_uniform_(A, a=5**0.5)
+            torch.nn.init.kaiming_uniform_(A, 5**0.5)
             model.set_submodule(name, LoRALinear(module, A, B, lora_alpha))
             trained += [A, B]
     return trained
@@ -248,7 +248,7 @@ check.exercise("add_lora", add_lora)
 # </details>
 # <details><summary>Hint 2: the order of a step</summary>
 #
-# Loss, backward, `torch.nn.utils.clip_grad_norm_(weights, 1.0)`, step, clear. The optimizer is made once, before the first batch: its running means live in it.
+# Loss, backward, `torch.nn.utils.clip_grad_norm_`, step, clear. The optimizer is made once, before the first batch: its running means live in it.
 #
 # </details>
 
@@ -388,7 +388,7 @@ lora = train(lora_config)
 full = train(full_config)
 
 # %% [markdown]
-# Do the losses behave as they should? The loss is the mean of −log of the probability that the model gives to each token of the right answer. Single steps are noisy, because each sees other questions; the trend is what counts. The axis is logarithmic: what is twice as high is twice the loss, near zero as well. On a linear axis the end of the two curves looks like one line.
+# Do the losses behave as they should? The loss is the mean of −log of the probability that the model gives to each token of the right answer. Single steps are noisy, because each sees other questions; the trend is what counts. The axis is logarithmic: what is twice as high is twice the loss, near zero as well. On a linear axis, curves like these end as one line.
 
 # %%
 from labkit import plots
@@ -448,7 +448,7 @@ apart = lora_em["low"] > full_em["high"] or full_em["low"] > lora_em["high"]
 print("LoRA against full:", "told apart" if apart else "not told apart")
 
 # %% [markdown]
-# ## Explain: two losses that look alike, two scores that do not
+# ## Explain: a small difference of losses, n times
 #
 # Exact match wants every token of an answer right. A loss of $\ell$ per token is a probability of $e^{-\ell}$ for each, and over $n$ tokens of $e^{-n\ell}$ for the answer. So a small difference of two losses counts $n$ times:
 
