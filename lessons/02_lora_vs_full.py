@@ -476,8 +476,9 @@ print(f"exact match: LoRA {lora_em['value']:.0%}, full {full_em['value']:.0%}")
 rates = [lora_config.learning_rate * factor for factor in (1 / 3, 1, 3)]
 rate_records = {
     f"{rate:.1e}": train(
-        profiles.run_config("lora", learning_rate=rate, max_steps=profile.rate_steps,
-                            eval_steps=profile.rate_steps, keep_weights=False),
+        profiles.probe_config("lora", learning_rate=rate, max_steps=profile.rate_steps,
+                              eval_steps=profile.rate_steps,
+                              max_eval_samples=lora_config.max_eval_samples),
         quiet=True,
     )
     for rate in rates

@@ -63,10 +63,11 @@ def work(profile: profiles.Profile) -> dict[str, Work]:
     steps = profile.train.get("max_steps", STEPS)
     share = profile.train.get("per_device_train_batch_size", 2) / 2
     trained = steps * TOKENS_A_STEP * share
-    probed = profile.probe_steps * TOKENS_A_STEP * (0.4 if smoke else 1.0)
+    measured = 0.02 if smoke else 1.0  # of a tiny model
+    probed = profile.probe_steps * TOKENS_A_STEP * measured
     scored = profile.eval_samples or QUESTIONS
     stage = profile.stages["length"] * profile.stages["batch_size"] * profile.stages["steps"]
-    rated = 3 * profile.rate_steps * TOKENS_A_STEP * share
+    rated = 3 * profile.rate_steps * TOKENS_A_STEP * measured
     by_hand = 3 * 3 * profile.hand_samples * TOKENS_A_SAMPLE
     # A forward pass alone is half of LoRA's products.
     evaluations = steps // profile.train["eval_steps"]

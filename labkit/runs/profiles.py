@@ -1,6 +1,7 @@
 """How much of a lesson is run: one environment variable, `LABKIT_PROFILE`.
 
-    smoke   a quick pass for tests: few steps and few questions, the same code and the same model
+    smoke   a quick pass for tests: few steps and few questions, the same code and the same model,
+            but for runs that only measure, which take a tiny one
     cpu     two cores: real learning curves (the default)
     gpu     the model named by LABKIT_MODEL (default TinyLlama-1.1B), more questions
 
@@ -62,6 +63,7 @@ PROFILES = {
         rate_steps=2,
         hand_samples=1,
         probe={
+            "model": "tiny-llama",
             "per_device_train_batch_size": 2,
             "max_train_samples": 4,
             "max_length": 256,
