@@ -158,12 +158,15 @@ def loss_curves(
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
         axes.yaxis.set_major_formatter("{x:g}")
         axes.yaxis.set_minor_locator(NullLocator())
-        axes.set_ylim(bottom=0.6 * min(lowest))  # a single lucky step need not be in sight
+        # A single lucky step need not be in sight.
+        axes.set_ylim(0.6 * min(lowest), 1.1 * max(map(max, curves.values())))
     else:
         axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    title = f"Training loss; bold is the mean of the last {window} steps"
-    axes.set_title(f"{title}, marks the development loss" if development else title)
+    bold = f"bold: mean of the last {window} steps"
+    axes.set_title(
+        f"Loss in training ({bold}) and development" if development else f"Training loss ({bold})"
+    )
     axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2,
                 frameon=False)  # fmt: skip
     scale = ", on a logarithmic axis" if log else ""

@@ -307,6 +307,7 @@ from labkit import methods
 from labkit.datasets import encode, tatqa
 from labkit.datasets.answers import format_answer
 from labkit.datasets.registry import reports
+from labkit.quiet import quiet
 from labkit.train import by_hand
 
 tokenizer = load.load_tokenizer(hand_config.model)
@@ -322,7 +323,8 @@ weights = add_lora(mine, hand_config.r, hand_config.lora_alpha)
 
 torch.manual_seed(hand_config.seed)
 attached = load.load_model(hand_config.model, dtype="float32")
-attached = methods.METHODS["lora"].attach(attached, hand_config)
+with quiet():
+    attached = methods.METHODS["lora"].attach(attached, hand_config)
 starts = [value for name, value in attached.named_parameters() if ".lora_A." in name]
 adapted = [layer for layer in mine.modules() if isinstance(layer, LoRALinear)]
 for layer, start in zip(adapted, starts, strict=True):
@@ -344,8 +346,6 @@ from tempfile import TemporaryDirectory
 from datasets import Dataset
 from peft import LoraConfig
 from trl import SFTConfig, SFTTrainer
-
-from labkit.quiet import quiet
 
 del mine, attached, weights
 torch.manual_seed(hand_config.seed)
