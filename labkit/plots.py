@@ -118,27 +118,59 @@ def show(figure: "Figure", *, alt: str) -> None:
     display(Image(png(figure, alt=alt), format="png", width=width, alt=alt))
 
 
-def loss_curves(curves: dict[str, list[float]], *, window: int = 10) -> tuple["Figure", str]:
+def loss_curves(
+    curves: dict[str, list[float]],
+    *,
+    development: dict[str, list[tuple[int, float]]] | None = None,
+    window: int = 10,
+    log: bool = True,
+) -> tuple["Figure", str]:
     """Draw training loss against step, each run thin and its running mean bold.
 
-    `curves` maps a label to the loss of every step. Returns the figure and its alt text.
+    `curves` maps a label to the loss of every step, `development` one to (step, loss on the
+    development split), drawn as marks. With `log` equal distances are equal ratios. Returns the
+    figure and its alt text.
     """
-    figure, axes = new_figure(width=6.4, height=3.4)
-    said = []
-    for (label, losses), colour, line in zip(
-        curves.items(), COLOURS.values(), LINES * 2, strict=False
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+    figure, axes = new_figure(width=6.8, height=3.8)
+    said, lowest = [], []
+    for (label, losses), colour, line, marker in zip(
+        curves.items(), COLOURS.values(), LINES * 2, MARKERS, strict=False
     ):
         steps = range(1, len(losses) + 1)
         smooth = [mean(losses[max(0, i - window) : i]) for i in steps]
         axes.plot(steps, losses, color=colour, alpha=0.25, linewidth=0.8, linestyle="-", marker="")
         axes.plot(steps, smooth, color=colour, linestyle=line, marker="", label=label)
         said.append(f"{label} falls from {smooth[0]:.2f} to {smooth[-1]:.2f}")
+        lowest.append(min(smooth))
+        if measured := (development or {}).get(label):
+            axes.plot(*zip(*measured, strict=True), color=colour, linestyle="", marker=marker,
+                      markersize=7, markeredgecolor="white",
+                      label=f"{label}, development")  # fmt: skip
+            said.append(f"its development loss ends at {measured[-1][1]:.2f}")
+            lowest.append(min(loss for _, loss in measured))
     axes.set_xlabel("optimizer step")
     axes.set_ylabel("loss (nats per answer token)")
-    axes.set_ylim(bottom=0)
-    axes.set_title(f"Training loss; bold is the mean of the last {window} steps")
-    axes.legend()
-    return figure, "Training loss against optimizer step: " + "; ".join(said) + "."
+    if log:
+        axes.set_yscale("log")
+        # A run of a few steps may stay between two powers of ten, and needs numbers there.
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5, 7)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
+        # A single lucky step need not be in sight.
+        axes.set_ylim(0.6 * min(lowest), 1.1 * max(map(max, curves.values())))
+    else:
+        axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    bold = f"bold: mean of the last {window} steps"
+    axes.set_title(
+        f"Loss in training ({bold}) and development" if development else f"Training loss ({bold})"
+    )
+    axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.18), ncols=2,
+                frameon=False)  # fmt: skip
+    scale = ", on a logarithmic axis" if log else ""
+    return figure, f"Training loss against optimizer step{scale}: {'; '.join(said)}."
 
 
 def score_bars(scores: Mapping[str, Any]) -> tuple["Figure", str]:

@@ -14,8 +14,8 @@
 # %% [markdown]
 # # 02 · LoRA against full fine-tuning
 #
-# - **Goal:** fine-tune the same model twice, once through small adapters and once in full, and say from your own records what each costs in time and memory and what it learns; know what every setting of a run does.
-# - **Minutes:** 60, of which 20 are waiting
+# - **Goal:** write a fine-tune yourself, down to the labels and the loop; then train the same model through small adapters and in full, and say from your own records what each costs in time and memory and what it learns; know what every setting of a run does.
+# - **Minutes:** 90, of which 20 are waiting
 # - **Hardware:** two CPU cores and 8 GiB of memory; a GPU is used when there is one
 # - **You need to know:** lesson 00; what a gradient and an optimizer are
 
@@ -28,7 +28,7 @@
 #
 # $$ y = W_0 x + \frac{\alpha}{r} B A x $$
 #
-# $A$ has $r$ rows and starts random, $B$ has $r$ columns and starts at zero. So the first step sees exactly the pretrained model, and only $A$ and $B$ have gradients and optimizer state.
+# $A$ has $r$ rows and starts random, $B$ has $r$ columns and starts at zero. So the first step sees exactly the pretrained model, and only $A$ and $B$ have gradients and optimizer state. The pair is called an **adapter**, $r$ its **rank**.
 #
 # Both runs below train on the same questions, in the same order, for the same number of steps. The profile says how many.
 
@@ -48,6 +48,21 @@ lora_settings, full_settings = lora_config.to_dict(), full_config.to_dict()
 for key in lora_settings:
     if lora_settings[key] != full_settings[key]:
         print(f"{key}: {lora_settings[key]} (LoRA), {full_settings[key]} (full)")
+
+# %% [markdown]
+# ## The task, token by token
+#
+# Before anything is trained, look at what it is trained on. The model reads a report and a question, and writes either a value or a formula such as `= 44.1 - 56.7 # million`, which a calculator works out: lesson 00 shows whole prompts and targets. Here is the first training sample as tokens. In the middle column stands the **label**, the token that the model has to predict there, and – where nothing is trained.
+
+# %%
+from labkit.train import samples_shown
+
+shown = samples_shown.show(lora_config, count=1)
+lines = samples_shown.render(shown).splitlines()
+print("\n".join([*lines[:10], f"    … {len(lines) - 40} tokens of the report …", *lines[-30:]]))
+
+# %% [markdown]
+# The whole prompt has no labels, the answer has, and so has the end token: a model that is not taught to stop writes on. `labkit data show lora` prints this for any configuration, and warns of the mistakes that raise no error: an answer inside the prompt, a mask over everything, an end token without a label.
 
 # %% [markdown]
 # ## Predict: how many numbers are trained?
@@ -77,26 +92,84 @@ predicted_time_ratio = None
 predicted_memory_ratio = None
 
 # %% [markdown]
-# ## Exercise: LoRA by hand
+# ## Exercise: fine-tune by hand
 #
-# *Medium, 15 minutes.* Write the forward pass of one adapted layer. `x` has shape (…, n), `W` is (m, n), `A` is (r, n), `B` is (m, r). Rows of `x` are samples, so the layer computes `x @ W.T`. Never build the full update `B @ A`: it is as large as `W`.
+# A fine-tune is four things: labels, an adapted layer, the layer put into the model, and a loop. You write them now, in about thirty lines, and then take the first steps of a real run with them. Its record says whether your losses are right.
+#
+# ### Tokens and labels
+#
+# *Easy, 5 minutes; essential: most fine-tunes that go wrong without an error go wrong here.* `prompt` and `answer` are texts, the prompt with all its marks. Return two lists of the same length: the ids of prompt, answer and end token, and the labels. Labels are the ids themselves, and −100, which cross-entropy skips, on the prompt.
+#
+# <details><summary>Hint 1: two texts, two calls</summary>
+#
+# `tokenizer(text, add_special_tokens=False)["input_ids"]` gives the ids of a text and adds nothing of its own. Call it for the prompt and for the answer, so that you know where one ends.
+#
+# </details>
+# <details><summary>Hint 2: the end</summary>
+#
+# `tokenizer.eos_token` is the end token as text, `tokenizer.eos_token_id` as an id. It belongs to the answer.
+#
+# </details>
 
 
 # %%
-def lora_forward(x, W, A, B, alpha, r):
-    """Return W x + (alpha / r) B A x for each row of x; shape (…, m)."""
+def tokens_and_labels(tokenizer, prompt: str, answer: str) -> tuple[list[int], list[int]]:
+    """Return the token ids of prompt, answer and end, and the labels."""
     ### BEGIN SOLUTION
-    return x @ W.T + (alpha / r) * (x @ A.T) @ B.T
+    head = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    tail = tokenizer(answer, add_special_tokens=False)["input_ids"]
+    tail = [*tail, tokenizer.eos_token_id]
+    return head + tail, len(head) * [-100] + tail
     ### END SOLUTION
 
 
 # %%
 from labkit.checkpoints import check
 
+check.exercise("tokens_and_labels", tokens_and_labels)
+
+# %% [markdown]
+# ### One adapted layer
+#
+# *Easy, 10 minutes; essential.* Write the forward pass of one adapted layer. `x` has shape (…, n), `W` is (m, n), `A` is (r, n), `B` is (m, r). Rows of `x` are samples, so the layer computes `x @ W.T`. Never build the full update `B @ A`: it is as large as `W`.
+#
+# <details><summary>Hint 1: two thin products</summary>
+#
+# Go down to r numbers first, then up to m. Which of the two matrices has n columns?
+#
+# </details>
+# <details><summary>Hint 2: rows and transposes</summary>
+#
+# `x @ W.T` is the layer's own part. Each of A and B is transposed in the same way, and the factor stands before both.
+#
+# </details>
+
+
+# %%
+def lora_forward(x, W, A, B, alpha, r):
+    """Return W x + (alpha / r) B A x for each row of x; shape (…, m)."""
+    ### BEGIN SOLUTION
+    narrow = x @ A.T
+    return x @ W.T + (alpha / r) * (narrow @ B.T)
+    ### END SOLUTION
+
+
+# %%
 check.exercise("lora_forward", lora_forward)
 
 # %% [markdown]
-# *Easy, 5 minutes.* Count what an adapter of rank `r` trains on layers with the given (inputs, outputs).
+# *Easy, 5 minutes; useful.* Count what an adapter of rank `r` trains on layers with the given (inputs, outputs).
+#
+# <details><summary>Hint 1: one layer</summary>
+#
+# How many numbers are in a matrix of r rows and n columns, and in one of m rows and r columns?
+#
+# </details>
+# <details><summary>Hint 2: all layers</summary>
+#
+# Layers add up, whatever their shapes. `shapes` is a list of pairs; no layers give 0.
+#
+# </details>
 
 
 # %%
@@ -111,33 +184,234 @@ def count_lora_parameters(shapes: list[tuple[int, int]], r: int) -> int:
 check.exercise("count_lora_parameters", count_lora_parameters)
 
 # %% [markdown]
-# ## Measure: two runs
+# ### Into the model
 #
-# One sequence of a batch is a report with *all* its questions. Tokens of a question attend to the report and to their own question only, so the loss is the same as if each question came with a copy of the report, for a fraction of the work.
+# *Medium, 15 minutes; essential.* `LoRALinear` makes a layer of your function. Write `add_lora`: freeze the whole model, replace every linear layer but the output head `lm_head` by a `LoRALinear`, and return the list of the parameters that are trained. $A$ starts as PEFT starts it, by `torch.nn.init.kaiming_uniform_(A, a=5**0.5)`, and $B$ at zero.
 #
-# A run is a configuration in and a **record** out: every step's loss, seconds and tokens, and the peak of memory. Records are kept on disk. If the kernel stops in the middle, run the cell again: training goes on from its last checkpoint. Run a finished cell again, and the record comes back at once.
+# <details><summary>Hint 1: walk and replace</summary>
+#
+# `model.named_modules()` yields names such as `model.layers.0.mlp.up_proj` with their modules; `model.set_submodule(name, new)` replaces one. Make a list of the modules first: what you walk over changes while you replace.
+#
+# </details>
+# <details><summary>Hint 2: what is trained</summary>
+#
+# `requires_grad_(False)` of the model freezes what is there at that moment. A `torch.nn.Parameter` that you make afterwards is trained. Its shape follows from `in_features` and `out_features` of the layer it stands beside.
+#
+# </details>
+
+
+# %%
+import torch
+
+
+class LoRALinear(torch.nn.Module):
+    """A linear layer without bias, and an adapter beside it."""
+
+    def __init__(self, linear, A, B, alpha):
+        super().__init__()
+        self.linear, self.A, self.B, self.alpha = linear, A, B, alpha
+
+    def forward(self, x):
+        """Return the adapted layer's output, of shape (…, m)."""
+        return lora_forward(x, self.linear.weight, self.A, self.B, self.alpha, len(self.A))
+
+
+def add_lora(model, r: int, lora_alpha: float) -> list[torch.nn.Parameter]:
+    """Freeze the model, adapt its linear layers but lm_head, return what is trained."""
+    ### BEGIN SOLUTION
+    model.requires_grad_(False)
+    trained = []
+    for name, module in list(model.named_modules()):
+        if isinstance(module, torch.nn.Linear) and name != "lm_head":
+            like = {"dtype": module.weight.dtype}
+            A = torch.nn.Parameter(torch.empty(r, module.in_features, **like))
+            B = torch.nn.Parameter(torch.zeros(module.out_features, r, **like))
+            torch.nn.init.kaiming_uniform_(A, 5**0.5)
+            model.set_submodule(name, LoRALinear(module, A, B, lora_alpha))
+            trained += [A, B]
+    return trained
+    ### END SOLUTION
+
+
+# %%
+check.exercise("add_lora", add_lora)
+
+# %% [markdown]
+# ### The loop
+#
+# *Hard, 20 minutes; essential.* `batches` yields (ids, labels, mask), each of shape (batch, length). For each batch: the mean cross-entropy over the places that have a label, backward, the gradients of all `weights` together scaled down to length 1 where they are longer, one step of AdamW without weight decay, and the gradients cleared. Return the loss of each batch, taken before its step, as floats. The model is called as `model(input_ids=ids, attention_mask=mask).logits`; the logits at a place predict the token *after* it.
+#
+# <details><summary>Hint 1: the shift</summary>
+#
+# Leave out the last place of the logits and the first of the labels: `logits[:, :-1]` and `labels[:, 1:]` stand side by side then. `torch.nn.functional.cross_entropy` wants (N, vocabulary) and (N), and skips −100 by itself.
+#
+# </details>
+# <details><summary>Hint 2: the order of a step</summary>
+#
+# Loss, backward, `torch.nn.utils.clip_grad_norm_`, step, clear. The optimizer is made once, before the first batch: its running means live in it.
+#
+# </details>
+
+
+# %%
+def train_by_hand(model, weights, batches, learning_rate: float) -> list[float]:
+    """Take a step of AdamW for each batch; return the loss before each step."""
+    ### BEGIN SOLUTION
+    adamw = torch.optim.AdamW(weights, lr=learning_rate, weight_decay=0.0)
+    history = []
+    for ids, labels, mask in batches:
+        logits = model(input_ids=ids, attention_mask=mask).logits
+        before, wanted = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+        loss = torch.nn.functional.cross_entropy(before, wanted)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(weights, 1.0)
+        adamw.step()
+        adamw.zero_grad()
+        history.append(loss.item())
+    return history
+    ### END SOLUTION
+
+
+# %%
+check.exercise("train_by_hand", train_by_hand)
+
+# %% [markdown]
+# ## Measure: the same steps three times
+#
+# First the run that yours is held against: `train()` of labkit, with the same few questions in every step, in float32, so that nothing is rounded away. It always takes the embedded model. A run is a configuration in and a **record** out: every step's loss, seconds and tokens, and the peak of memory.
 
 # %%
 from labkit.train import train
 
+few = profile.hand_samples
+hand_config = profiles.probe_config(
+    "lora",
+    model=profiles.DEFAULT_MODEL,
+    dtype="float32",
+    max_length=1024,
+    max_steps=3,
+    max_train_samples=few,
+    per_device_train_batch_size=few,
+    share_prompts=False,
+    lr_scheduler_type="constant",
+    warmup_steps=0,
+)
+theirs = train(hand_config, quiet=True)
+print(f"{theirs.summary['trainable_parameters']:,} trained, losses", theirs.losses)
+
+# %% [markdown]
+# Now yours. $A$ is random, and PEFT draws it in an order of its own; to compare number for number, your layers start from the values that the run started from.
+
+# %%
+from labkit import methods
+from labkit.datasets import encode, tatqa
+from labkit.datasets.answers import format_answer
+from labkit.datasets.registry import reports
+from labkit.quiet import quiet
+from labkit.train import by_hand
+
+tokenizer = load.load_tokenizer(hand_config.model)
+questions = tatqa.samples(reports(hand_config.data, "train"))[:few]
+encoded = [
+    tokens_and_labels(tokenizer, encode.prompt_text(tokenizer, q), format_answer(q.question))
+    for q in questions
+]
+inputs = by_hand.batch(encoded, pad=tokenizer.pad_token_id)
+
+mine = load.load_model(hand_config.model, dtype="float32")
+weights = add_lora(mine, hand_config.r, hand_config.lora_alpha)
+
+torch.manual_seed(hand_config.seed)
+attached = load.load_model(hand_config.model, dtype="float32")
+with quiet():
+    attached = methods.METHODS["lora"].attach(attached, hand_config)
+starts = [value for name, value in attached.named_parameters() if ".lora_A." in name]
+adapted = [layer for layer in mine.modules() if isinstance(layer, LoRALinear)]
+for layer, start in zip(adapted, starts, strict=True):
+    layer.A.data.copy_(start)
+
+# %%
+from labkit.checkpoints.lessons.same_run import against
+
+steps = [inputs] * hand_config.max_steps
+hand_losses = train_by_hand(mine, weights, steps, hand_config.learning_rate)
+against(theirs, trained=sum(weight.numel() for weight in weights), losses=hand_losses)
+
+# %% [markdown]
+# The same in the libraries of the field, PEFT for the adapters and TRL for the loop. Every line of it has its counterpart in what you wrote:
+
+# %%
+from tempfile import TemporaryDirectory
+
+from datasets import Dataset
+from peft import LoraConfig
+from trl import SFTConfig, SFTTrainer
+
+del mine, attached, weights
+torch.manual_seed(hand_config.seed)
+with TemporaryDirectory() as folder, quiet():
+    trainer = SFTTrainer(
+        model=load.load_model(hand_config.model, dtype="float32"),
+        processing_class=tokenizer,
+        train_dataset=Dataset.from_list([{"input_ids": i, "labels": n} for i, n in encoded]),
+        peft_config=LoraConfig(r=hand_config.r, lora_alpha=hand_config.lora_alpha,
+                               target_modules="all-linear", task_type="CAUSAL_LM"),
+        args=SFTConfig(max_steps=hand_config.max_steps, per_device_train_batch_size=few,
+                       learning_rate=hand_config.learning_rate, lr_scheduler_type="constant",
+                       max_length=None, activation_checkpointing=False, bf16=False, use_cpu=True,
+                       logging_steps=1, save_strategy="no", report_to=[], disable_tqdm=True,
+                       output_dir=folder),
+    )  # fmt: skip
+    _ = trainer.train()
+
+# %%
+trl_losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+del trainer
+print("step    by hand       TRL    labkit")
+for row in zip(range(1, 4), hand_losses, trl_losses, theirs.losses, strict=True):
+    print("{:>4} {:>10.4f}{:>10.4f}{:>10.4f}".format(*row))
+
+# %% [markdown]
+# Three programs, one computation. What they add is everything around it: checkpoints to go on from, a meter, faster kernels. `train()` leaves the logits out where there is no label and computes in the type that is fast here; [the appendix on the time of a step](A1_step_time.ipynb) takes it apart.
+
+# %% [markdown]
+# ## Measure: two runs
+#
+# One sequence of a batch is a report with *all* its questions. Tokens of a question attend to the report and to their own question only, so the loss is the same as if each question came with a copy of the report, for a fraction of the work.
+#
+# Records are kept on disk. If the kernel stops in the middle, run the cell again: training goes on from its last checkpoint. Run a finished cell again, and the record comes back at once. Every few steps the loss is also measured on questions of the **development split**, which is never trained on.
+
+# %%
 lora = train(lora_config)
 
 # %%
 full = train(full_config)
 
 # %% [markdown]
-# Does the loss behave as it should? It is the mean of −log of the probability that the model gives to each token of the right answer. Single steps are noisy, because each sees other questions; the trend is what counts.
+# Do the losses behave as they should? The loss is the mean of −log of the probability that the model gives to each token of the right answer. Single steps are noisy, because each sees other questions; the trend is what counts. The axis is logarithmic: what is twice as high is twice the loss, near zero as well. On a linear axis, curves like these end as one line.
 
 # %%
 from labkit import plots
 
-figure, alt = plots.loss_curves({"LoRA": lora.losses, "full": full.losses})
+
+def development(record):
+    """Return (step, development loss) for each evaluation of a run."""
+    return [(each["step"], each["loss"]) for each in record.summary["eval_losses"]]
+
+
+figure, alt = plots.loss_curves(
+    {"LoRA": lora.losses, "full": full.losses},
+    development={"LoRA": development(lora), "full": development(full)},
+)
 plots.show(figure, alt=alt)
+
+# %% [markdown]
+# The marks tell what the lines can't: where the training loss falls on and the development loss does not, the model learns the training questions by heart.
 
 # %% [markdown]
 # ## Measure: did they learn the task?
 #
-# A falling loss says that the training questions became likelier. Whether the model can answer questions on reports it has never seen is another question, and it needs two yardsticks. The **majority** answer is the most frequent answer of the training split: it shows what can be had without reading. The **untouched model with two worked examples** in its prompt knows the answer format from them: what fine-tuning adds beyond it is the task.
+# A falling loss says that the right answers became likelier, token by token. Whether the model can answer questions on reports it has never seen is another question, and it needs two yardsticks. The **majority** answer is the most frequent answer of the training split: it shows what can be had without reading. The **untouched model with two worked examples** in its prompt knows the answer format from them: what fine-tuning adds beyond it is the task.
 
 # %%
 from labkit.inference.evaluate import evaluate
@@ -174,6 +448,55 @@ apart = lora_em["low"] > full_em["high"] or full_em["low"] > lora_em["high"]
 print("LoRA against full:", "told apart" if apart else "not told apart")
 
 # %% [markdown]
+# ## Explain: a small difference of losses, n times
+#
+# Exact match wants every token of an answer right. A loss of $\ell$ per token is a probability of $e^{-\ell}$ for each, and over $n$ tokens of $e^{-n\ell}$ for the answer. So a small difference of two losses counts $n$ times:
+
+# %%
+from math import exp
+
+answered = tatqa.samples(reports(data, "dev"))[: lora_config.max_eval_samples]
+lengths = [len(tokenizer(format_answer(q.question))["input_ids"]) + 1 for q in answered]
+n = sum(lengths) / len(lengths)
+losses = {label: development(run)[-1][1] for label, run in (("LoRA", lora), ("full", full))}
+
+print(f"an answer has {n:.1f} tokens, with its end")
+for label, loss in losses.items():
+    print(f"{label}: development loss {loss:.3f}, a whole answer {exp(-n * loss):.0%} likely")
+ratio = exp(n * (losses["LoRA"] - losses["full"]))
+print(f"a whole answer is {ratio:.2f} times as likely with full as with LoRA")
+print(f"exact match: LoRA {lora_em['value']:.0%}, full {full_em['value']:.0%}")
+
+# %% [markdown]
+# This is no forecast of the score: a model writes its most likely token, so it is right more often than it is sure. But it says in which direction, and how much, the second decimal of a loss matters.
+#
+# Is full fine-tuning better, then? What was compared is two *runs*: one seed, and one learning rate each. A rate that is a little off for one of the two could make the whole difference. A short probe says how much it matters. Before you run it: which of the three rates gives LoRA the lowest development loss after a few steps?
+
+# %%
+rates = [lora_config.learning_rate * factor for factor in (1 / 3, 1, 3)]
+rate_records = {
+    f"{rate:.1e}": train(
+        profiles.probe_config("lora", learning_rate=rate, max_steps=profile.rate_steps,
+                              eval_steps=profile.rate_steps,
+                              max_eval_samples=lora_config.max_eval_samples),
+        quiet=True,
+    )
+    for rate in rates
+}  # fmt: skip
+
+# %%
+figure, alt = plots.bars(
+    {label: development(record)[-1][1] for label, record in rate_records.items()},
+    label=f"development loss after {profile.rate_steps} steps",
+    title="LoRA: three learning rates, one seed",
+    number="{:.3f}",
+)
+plots.show(figure, alt=alt)
+
+# %% [markdown]
+# If the bars differ by more than LoRA and full did, the rate decides more than the method does. A claim about the *methods* needs the best rate of each and several seeds: `labkit train --config lora --repeat 5` and `labkit stats` are for that. From what you have here, say what you saw and no more.
+
+# %% [markdown]
 # ## Explain: what does each cost?
 #
 # Read the table from top to bottom: what is trained, how long a step takes, how many tokens go through in a second, and how much memory the tensors of a step need at its highest point. *Resident* is what the operating system gave the process; it also holds Python, the libraries, and memory that was freed and kept. Beside the time and the peak stands what labkit predicted before the first step, by the formulas of lesson 01 and this machine's measured rates.
@@ -190,33 +513,50 @@ if full.summary["step_seconds_median"] and lora.summary["step_seconds_median"]:
     time_ratio = full.summary["step_seconds_median"] / lora.summary["step_seconds_median"]
 peaks = {k: r.summary["peak_bytes"]["allocated"] for k, r in (("LoRA", lora), ("full", full))}
 memory_ratio = peaks["full"] / peaks["LoRA"]
-counted = count_lora_parameters(shapes, lora_config.r)
+trained, total = (lora.summary[k] for k in ("trainable_parameters", "total_parameters"))
+base = total - trained
 
 print(f"time of a step, full over LoRA: {time_ratio:.2f}   predicted: {predicted_time_ratio}")
 print(f"peak memory, full over LoRA:    {memory_ratio:.2f}   predicted: {predicted_memory_ratio}")
-print(f"trained by LoRA: {lora.summary['trainable_parameters']:,}   counted: {counted}")
-
-# %% [markdown]
-# **Time.** A step multiplies matrices three times over: forward, backward to the layer's input, and backward to its weights. LoRA skips the last for every frozen weight, which is a third of the work at most; the adapters and everything that is not a matrix product stay. So LoRA is faster, but by far less than the number of trained parameters suggests.
-#
-# **Memory.** Here is where the states of the optimizer count. In bytes per parameter, full fine-tuning keeps 4 for the weight, 4 for its gradient and 8 for AdamW's two means; LoRA keeps 2 for the frozen weight (4 where your machine computes in float32), and those 16 only for the adapters.
+print(f"trained by LoRA: {trained:,}   counted: {count_lora_parameters(shapes, lora_config.r)}")
+print(f"that is {base / trained:.0f} times fewer than in full fine-tuning")
 
 # %%
-trained, total = (lora.summary[k] for k in ("trainable_parameters", "total_parameters"))
-base = total - trained
-frozen_bytes = 4 if lora.config["dtype"] == "float32" else 2
-states = {
-    "LoRA": (frozen_bytes * base + 16 * trained) / GIB,
-    "full": 16 * base / GIB,
-}
-for label, gib in states.items():
-    rest = peaks[label] / GIB - gib
-    print(
-        f"{label}: weights, gradients and optimizer {gib:.2f} GiB, so activations ≈ {rest:.2f} GiB"
-    )
+figure, alt = plots.bars(
+    {
+        "numbers that are trained": 100 * trained / base,
+        "peak of memory": 100 / memory_ratio,
+        "matrix products of a step": 100 * 2 / 3,
+        "time of a step": 100 / time_ratio,
+    },
+    label="LoRA, in percent of full fine-tuning",
+    title="What LoRA saves, and what it does not",
+    number="{:.0f} %",
+)
+plots.show(figure, alt=alt)
 
 # %% [markdown]
-# The rest are **activations**: what the forward pass keeps for the backward pass. They depend on the batch and the length of its samples, and hardly on the method. With a small model and a large batch they outweigh everything that LoRA saves; with a model of billions of weights it is the other way round. Lesson 01 computes both.
+# **This figure is the lesson.** LoRA trains a few percent of the numbers, and saves a much smaller part of what a step costs: the first bar tells next to nothing about the others. What is trained decides about gradients and optimizer state alone; a step also has a forward pass, a backward pass and activations, and these are there for frozen weights too.
+#
+# **Time.** A step multiplies matrices three times over: forward, backward to the layer's input, and backward to its weights. LoRA skips the last for every frozen weight, so two products of three are left; the adapters and everything that is not a matrix product come on top.
+#
+# **Memory.** Here the states of the optimizer count. In bytes per trained number there are 4 for the weight, 8 for AdamW's two means and 4 for the gradient. LoRA holds them for the adapters only, and keeps 2 bytes for a frozen weight (4 where your machine computes in float32). A step's peak lies at the end of the forward pass, where all activations are there and the gradients are not yet; where products are in 16 bits, a 16-bit copy of every trained weight is there too. Take these away, and what is left of the peak is activations:
+
+# %%
+half = lora.config["dtype"] == "bfloat16"
+for label, kept in (("LoRA", base), ("full", 0)):
+    numbers = trained if kept else base
+    held = (2 if half else 4) * kept + 12 * numbers
+    copies = 2 * numbers if half else 0
+    rest = (peaks[label] - held - copies) / GIB
+    print(f"{label}: weights and means {(held + copies) / GIB:.2f} GiB, activations {rest:.2f} GiB")
+    if held + 4 * numbers > 0.95 * peaks[label]:
+        print(
+            "    the update, with gradients and without activations, needs as much: no conclusion"
+        )
+
+# %% [markdown]
+# **Activations** are what the forward pass keeps for the backward pass. They depend on the batch and the length of its samples, and hardly on the method. With a small model and a large batch they outweigh everything that LoRA saves; with a model of billions of weights it is the other way round. Lesson 01 computes both.
 
 # %% [markdown]
 # ## Measure: which settings change memory?
@@ -229,13 +569,11 @@ from labkit.machine import arithmetic
 baseline = profiles.probe_config("lora", r=16)
 computes_in = arithmetic.resolve(baseline.dtype)
 other_type = "bfloat16" if computes_in == "float32" else "float32"
-small = {"max_length": 192, "per_device_train_batch_size": 1}
-small["max_steps"] = profile.probe_steps // 2
+small = {"max_length": 192, "per_device_train_batch_size": 1, "max_steps": 2}
 batch = baseline.per_device_train_batch_size
 
 probes = {
     f"rank 16, batch {batch}": {},
-    "rank 4": {"r": 4},
     "rank 128": {"r": 128},
     "adapters on q_proj, v_proj only": {"target_modules": "q_proj,v_proj"},
     "gradient checkpointing": {"gradient_checkpointing": True},
@@ -304,76 +642,31 @@ for label in list(full_peaks)[1:]:
 # - **Rank** adds 16 bytes for each number it adds, and a few activations of width $r$. Next to the frozen model that is little, until the rank is large.
 # - **Target modules**: fewer adapters mean fewer trained numbers and fewer activations kept for them.
 # - **Precision**: in float32 the frozen weights and the activations take twice the bytes.
-# - **Gradient checkpointing** keeps one activation per block and computes the others again in the backward pass. It buys memory with about a third more computation.
+# - **Gradient checkpointing** keeps one activation per block and computes the forward pass a second time while going backward. That is one more product on top of three in full fine-tuning, and on top of two in LoRA.
 # - **Length and batch** scale the activations; weights and optimizer stay. A batch half as large with two accumulated passes trains on as many sequences per step with half the activations.
 # - **Optimizer**: AdamW keeps two numbers per trained weight, Adafactor about one row and one column per matrix, plain SGD none.
 #
-# Checkpointing and the smaller batch cost time instead. The records know how much:
+# Checkpointing and the smaller batch cost time instead. The products say how much to expect, the records how much it was:
+
 
 # %%
-for label in (
-    f"rank 16, batch {batch}",
-    "gradient checkpointing",
-    f"batch {batch // 2}, 2 accumulated",
-):
-    record = probe_records[label]
-    tokens = sum(s["tokens"] for s in record.steps[1:])
-    seconds = sum(s["seconds"] for s in record.steps[1:])
-    print(f"{label:<28} {1000 * seconds / tokens:>6.2f} ms per token")
+def token_time(record) -> float:
+    """Return milliseconds per token of a probe, without its first step."""
+    timed = record.steps[1:]
+    return 1000 * sum(s["seconds"] for s in timed) / sum(s["tokens"] for s in timed)
+
+
+plain = {"LoRA": probe_records[f"rank 16, batch {batch}"], "full": optimizer_records["AdamW"]}
+again = {"LoRA": probe_records["gradient checkpointing"]}
+again["full"] = optimizer_records["AdamW, gradient checkpointing"]
+for label, products in (("LoRA", 2), ("full", 3)):
+    took = token_time(again[label]) / token_time(plain[label]) - 1
+    print(f"checkpointing, {label}: {1 / products:.0%} more products, {took:+.0%} time")
+halves = token_time(probe_records[f"batch {batch // 2}, 2 accumulated"])
+print(f"batch {batch // 2}, 2 accumulated: {halves / token_time(plain['LoRA']) - 1:+.0%} time")
 
 # %% [markdown]
-# ## Measure: where does a step's time go?
-#
-# A step of plain TRL on a CPU takes several times longer than its arithmetic. `stages` takes the same step apart: samples of equal length, a loss on the last 12 tokens, LoRA with PEFT's defaults. It starts without any of labkit's settings for speed and adds one at a time, those that matter for the type that this machine computes in; the last step of each stage runs under torch's profiler, which says what the time went to.
-#
-# Before you run it, guess: is most of the time spent in matrix products?
-
-# %%
-from pathlib import Path
-from tempfile import TemporaryDirectory
-
-from labkit.bench import paired
-from labkit.bench.step import stages as costs
-
-with TemporaryDirectory() as folder:
-    setup = costs.embedded_spec(Path(folder) / "samples.jsonl", method="lora", **profile.stages)
-    stages = paired.in_fresh_process(
-        "labkit.bench.step.stages:stages", say=print, spec=setup, order=profile.stage_order
-    )
-
-# %%
-figure, ax = plots.new_figure(width=8.2, height=4.4)
-alt = costs.draw_stages(ax, stages)
-plots.show(figure, alt=alt)
-
-# %% [markdown]
-# ## Explain: five costs, and what removes them
-#
-# These are the five largest costs of the first stage and of the last:
-
-# %%
-for row in (stages[0], stages[-1]):
-    print(f"{row['name']}: {row['seconds']:.2f} s a step")
-    for cost, share in costs.largest(row):
-        print(f"    {share:>4.0%}  {cost}")
-
-# %% [markdown]
-# - **Loss over the vocabulary.** The stock loss on a CPU scores every position against every token of the vocabulary, though only the answer has labels. Applying the output head to labelled positions alone gives the same sum.
-# - **Attention.** PyTorch's fused kernel has a slow backward pass in bfloat16 on CPUs. For short samples plain products are faster. They store a probability for every pair of positions, so long samples keep the fused kernel, and so does all training in float32, where its backward pass is the faster one.
-# - **Elementwise operations** (norms, rotary embedding, SwiGLU, casts, residual sums) do little arithmetic and read and write everything. Compilation fuses them, so that a value is read once for all of them. Compiling takes a while at the first step and is kept on disk: worth it for long runs only. In float32 the products take most of the step, so it saves less there.
-# - **Copies and casts** between float32 and bfloat16: PEFT copies each input of an adapter to the type of its weights, which autocast undoes at once; labkit leaves that out, and compilation fuses the rest.
-# - **Matrix products** are what is left, and what the step is for.
-#
-# Freed memory that goes back to the operating system has to be cleared when it is used again; keeping it helps where blocks are large. A stage here is one short run, so small ratios can come out on either side of 1. `labkit bench step --ablate` repeats them in pairs and gives intervals; results measured on two cores are in `data/results/`.
-#
-# None of this may cost anything in what is learned. Rounding differs, so losses drift apart after a while, and only the trained models can be compared. The course trained LoRA once with plain TRL, on the same questions in the same steps, and asked both models the test split:
-
-# %%
-from labkit.bench.records import equal_quality
-from labkit.datasets import tatqa
-
-equal = equal_quality.read(tatqa.data_dir() / "results" / "fast_quality.json")
-print(equal_quality.sentence(equal, a="plain TRL", b="labkit"))
+# A probe is a few steps long, and times of so few steps scatter by several percent. Peaks do not: they are counted, to the byte.
 
 # %% [markdown]
 # ## Every setting in one table
@@ -415,10 +708,22 @@ compare([lora_config.model, lora.name, full.name], [0], data=data)
 # Answer from your records. `lora.name` and `full.name` name your runs; the means and ratios are yours to compute.
 
 # %% [markdown]
-# **02.1** Does the training loss of your LoRA run behave as expected?
+# **02.1** Do the losses of your two runs behave as expected? `lora.losses` are those of the steps, `development(lora)` those of the evaluations.
 
 # %%
-check("02.1", run=None, first_loss=None, last_loss=None, behaviour=None, explanation=None)
+check(
+    "02.1",
+    run=None,
+    full_run=None,
+    first_loss=None,
+    last_loss=None,
+    full_last_loss=None,
+    dev_loss=None,
+    full_dev_loss=None,
+    behaviour=None,
+    dev_behaviour=None,
+    explanation=None,
+)
 
 # %% [markdown]
 # **02.2** What does full fine-tuning cost beside LoRA on your machine?
@@ -437,11 +742,13 @@ check(
     gradient_checkpointing=None,
     max_length=None,
     dtype=None,
+    target_modules=None,
+    optim=None,
     explanation=None,
 )
 
 # %% [markdown]
-# **02.4** What share of the parameters does your LoRA run train?
+# **02.4** What share of the parameters does your LoRA run train, and what does AdamW keep for them?
 
 # %%
 check(
@@ -450,15 +757,18 @@ check(
     trainable_parameters=None,
     total_parameters=None,
     share_percent=None,
+    optimizer_bytes=None,
     explanation=None,
 )
 
 # %% [markdown]
 # ## What to remember
 #
+# - A fine-tune is labels, adapters and a loop. First losses that equal those of a known run are the best test of all three.
 # - LoRA trains $r(n + m)$ numbers per layer instead of $nm$, and starts exactly at the pretrained model.
-# - It saves the gradients and the optimizer's state, not the activations; and at most a third of the matrix products.
-# - A score needs yardsticks and an interval. What beats the majority answer reads; what beats the untouched model with examples has learned more than the format.
+# - It saves the gradients and the optimizer's state, not the activations; and one of three matrix products.
+# - Look at losses on a logarithmic axis and at the development split: exact match multiplies a small difference by the length of an answer.
+# - A score needs yardsticks and an interval, and two runs are two runs: rates and seeds come before a claim about methods.
 # - Memory is changed by batch, length, checkpointing, precision, optimizer and by what is trained, each for its own reason. Learning rate, schedule, α and decay change what is learned, not what it costs.
 
 # %% [markdown]

@@ -69,3 +69,16 @@ def test_a_notebook_shows_it_once_with_its_text(tmp_path):
     with Image.open(io.BytesIO(base64.b64decode(output.data["image/png"]))) as shown:
         half = output.metadata["image/png"]["width"]
         assert shown.size[0] == pytest.approx(2 * half, abs=1)
+
+
+@pytest.mark.parametrize("losses", [[3.4, 2.9, 2.1], [2.0, 0.4, 0.07, 0.06], [0.9, 0.8, 0.75]])
+def test_losses_stand_on_a_logarithmic_axis_with_numbers(losses):
+    marks = {"LoRA": [(2, losses[-1])]}
+    figure, alt = plots.loss_curves({"LoRA": losses, "full": losses[::-1]}, development=marks)
+    (axes,) = figure.axes
+    figure.canvas.draw()
+    low, high = axes.get_ylim()
+    assert axes.get_yscale() == "log"
+    assert any(low <= tick <= high for tick in axes.yaxis.get_majorticklocs())
+    assert axes.get_legend_handles_labels()[1] == ["LoRA", "LoRA, development", "full"]
+    assert f"development loss ends at {losses[-1]:.2f}" in alt and "logarithmic" in alt

@@ -98,6 +98,7 @@ def sweep_points() -> list[dict[str, Any]]:
 # Settings that change no step's cost. The number of steps is not among them: which batches a run
 # sees decides how long its longest sample is.
 IRRELEVANT = {"name", "report_to", "save_steps", "eval_steps", "keep_weights"}
+IRRELEVANT |= {"max_eval_samples"}
 IRRELEVANT |= {"learning_rate", "warmup_steps", "lr_scheduler_type", "weight_decay"}
 
 

@@ -26,7 +26,7 @@ from labkit.runs import profiles
 
 LESSONS = (
     "00_setup", "01_memory_maths", "02_lora_vs_full", "03_batch_size_sweep", "04_1_numbers",
-    "04_2_kernels", "04_3_speed", "05_inference_comparison",
+    "04_2_kernels", "04_3_speed", "05_inference_comparison", "A1_step_time",
 )  # fmt: skip
 
 
@@ -37,7 +37,7 @@ def lesson_paths(lessons_dir: Path, names: Sequence[str] = ()) -> list[Path]:
     for a name nobody has.
     """
     found: dict[str, Path] = {}
-    for pattern in ["[0-9][0-9]_*.ipynb", "[0-9][0-9]_*.py"]:
+    for pattern in [pairing.SOURCES.replace(".py", ".ipynb"), pairing.SOURCES]:
         found |= {path.stem: path for path in lessons_dir.glob(pattern)}
     if not found:
         raise LabkitError(f"no lesson (NN_name.py or NN_name.ipynb) in {lessons_dir}")

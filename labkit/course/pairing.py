@@ -32,6 +32,8 @@ from labkit.files import write_text
 PERCENT = {"extension": ".py", "format_name": "percent"}
 KERNEL = ("display_name", "language", "name")
 CHECKED = "nbval-check-output"
+SOURCES = "[0-9A][0-9]_*.py"
+"""The sources in a folder: lessons by their numbers, then appendices such as A1."""
 
 
 def cell_ids(lesson: str, cells: list[NotebookNode]) -> list[str]:
@@ -142,7 +144,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--execute", action="store_true", help="renew the stored outputs as well")
     options = parser.parse_args(arguments)
     try:
-        for source in sorted(options.lessons.glob("[0-9][0-9]_*.py")):
+        for source in sorted(options.lessons.glob(SOURCES)):
             changed = sync(source, execute=options.execute)
             print(f"{source.with_suffix('.ipynb')}: {'written' if changed else 'up to date'}")
     except LabkitError as error:

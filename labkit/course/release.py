@@ -49,6 +49,8 @@ TOGETHER = "lessons"
 """The folder of all student copies; in older gradebooks the one assignment there was."""
 EVERY = "[0-9][0-9]*"
 """The assignments of all lessons, as nbgrader's commands take them: quoted, it looks them up."""
+APPENDICES = "A[0-9]_*.py"
+"""Lessons without exercises: students get them, nbgrader does not."""
 POINTS = {"Easy": 1, "Medium": 2, "Hard": 3}
 BEGIN = "### BEGIN SOLUTION"
 CONFIG = "nbgrader_config.py"
@@ -180,6 +182,10 @@ def release(lessons_dir: Path, gradebook_dir: Path) -> Path:
         students.mkdir()
         for name in notebooks:
             shutil.copy(gradebook_dir / "release" / name / f"{name}.ipynb", students)
+        for path in sorted(lessons_dir.glob(APPENDICES)):
+            appendix = pairing.build(path)
+            appendix.metadata.pop("jupytext", None)
+            nbformat.write(appendix, students / f"{path.stem}.ipynb")
     return gradebook_dir / "release" / TOGETHER
 
 

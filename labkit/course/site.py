@@ -143,7 +143,7 @@ def page(lesson: Lesson, notebook: NotebookNode, lessons: Sequence[Lesson]) -> s
     def to_page(match: re.Match[str]) -> str:
         return f'href="{match[1]}.html' if match[1] in names else match[0]
 
-    return re.sub(r'href="(\d\d_\w+)\.(?:ipynb|py)', to_page, body)
+    return re.sub(r'href="([\dA]\d_\w+)\.(?:ipynb|py)', to_page, body)
 
 
 def style_sheet() -> str:

@@ -28,6 +28,8 @@ BLOCK_WEIGHTS = 106.2e6
 ADAPTERS = 4.9e6
 TOKENS_A_STEP = 754
 """of the course's run: 226,173 tokens in 300 steps of two reports with their questions"""
+TOKENS_A_SAMPLE = 240
+"""of a question with a report of its own"""
 STEPS = 300
 QUESTIONS = 720
 TRAFFIC_A_TOKEN = {"bfloat16": 56e6, "float32": 75e6}
@@ -70,9 +72,15 @@ def work(profile: profiles.Profile) -> dict[str, Work]:
     steps = profile.train.get("max_steps", STEPS)
     share = profile.train.get("per_device_train_batch_size", 2) / 2
     trained = steps * TOKENS_A_STEP * share
-    probed = profile.probe_steps * TOKENS_A_STEP * (0.4 if smoke else 1.0)
+    measured = 0.02 if smoke else 1.0  # of a tiny model
+    probed = profile.probe_steps * TOKENS_A_STEP * measured
     scored = profile.eval_samples or QUESTIONS
     stage = profile.stages["length"] * profile.stages["batch_size"] * profile.stages["steps"]
+    rated = 3 * profile.rate_steps * TOKENS_A_STEP * measured
+    by_hand = 3 * 3 * profile.hand_samples * TOKENS_A_SAMPLE
+    # A forward pass alone is half of LoRA's products.
+    evaluations = steps // profile.train["eval_steps"]
+    looked_at = evaluations * profile.train["max_eval_samples"] / 6 * TOKENS_A_STEP / 2 / 2
     # Stages without the later tricks take longer; the first is stock TRL's loop, four times.
     stages = stage * (2 * len(profile.stage_order) + 1)
     sweep = 5 * 256 * (31 + 3 * 8) * 1.5
@@ -80,8 +88,9 @@ def work(profile: profiles.Profile) -> dict[str, Work]:
         "00": Work(fixed=20, questions=2 * (profile.eval_samples or 40)),
         "01": Work(fixed=60 if smoke else 180, full_tokens=4 * (64 if smoke else 1024)),
         "02": Work(
-            fixed=25, lora_tokens=trained + 7 * probed + stages, full_tokens=trained + 4 * probed,
-            other_tokens=500, questions=4 * scored, runs=17, processes=1,
+            fixed=25, lora_tokens=trained + 7 * probed + rated + looked_at,
+            full_tokens=trained + 4 * probed + looked_at * 2 / 3,
+            other_tokens=500 + by_hand, questions=4 * scored, runs=20,
             compiled_runs=0 if smoke else 2,
         ),
         "03": Work(
@@ -95,6 +104,8 @@ def work(profile: profiles.Profile) -> dict[str, Work]:
             fixed=60 if smoke else 240, questions=4 * min(scored, QUESTIONS) if not smoke else 20,
             lora_tokens=0.0 if not smoke else 300, full_tokens=0.0 if not smoke else 300,
         ),
+        "A1": Work(fixed=10, lora_tokens=stages, processes=1,
+                   compiled_runs=0 if smoke else 1),
     }  # fmt: skip
 
 

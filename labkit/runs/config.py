@@ -121,6 +121,8 @@ class RunConfig(_OfMethods):
 
     eval_steps: int = 0
     """loss on the development split every so many steps, outside the measured time; 0: never"""
+    max_eval_samples: int | None = None
+    """use only the first samples of the development split for that loss"""
     save_steps: int = 100
     """a checkpoint to resume from every so many steps; one is kept, none after the run"""
     keep_weights: bool = True
@@ -159,8 +161,10 @@ class RunConfig(_OfMethods):
             raise LabkitError(f"seed must be at most {LARGEST_SEED}, got {self.seed}")
         if self.max_steps == 0 or self.max_steps < -1:
             raise LabkitError(f"max_steps must be above 0, or -1 for epochs, got {self.max_steps}")
-        if self.max_train_samples is not None and self.max_train_samples <= 0:
-            raise LabkitError(f"max_train_samples must be above 0, got {self.max_train_samples}")
+        for key in ("max_train_samples", "max_eval_samples"):
+            count = getattr(self, key)
+            if count is not None and count <= 0:
+                raise LabkitError(f"{key} must be above 0, got {count}")
         plain = Path(self.name).name == self.name and self.name.isprintable()
         if not plain or self.name.startswith(".") or len(self.name.encode()) > LONGEST_NAME:
             raise LabkitError(f"name {self.name!r} must be a plain folder name such as 'my-run'")

@@ -1,6 +1,7 @@
 """How much of a lesson is run: one environment variable, `LABKIT_PROFILE`.
 
-    smoke   a quick pass for tests: few steps and few questions, the same code and the same model
+    smoke   a quick pass for tests: few steps and few questions, the same code and the same model,
+            but for runs that only measure, which take a tiny one
     cpu     two cores: real learning curves (the default)
     gpu     the model named by LABKIT_MODEL (default TinyLlama-1.1B), more questions
 
@@ -18,6 +19,10 @@ from labkit.runs.config import RunConfig, load_config
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
 
+DEVELOPMENT = {"eval_steps": 50, "max_eval_samples": 60}
+"""How often the loss on questions that are not trained on is measured, and on how many."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Profile:
     """What a profile changes in the shipped configurations, and how much is evaluated."""
@@ -26,8 +31,12 @@ class Profile:
     model: str = DEFAULT_MODEL
     train: Mapping[str, Any] = field(default_factory=dict)
     """settings of the training runs that differ from the shipped ones"""
-    probe_steps: int = 4
+    probe_steps: int = 3
     """optimizer steps of a run that only measures time and memory"""
+    rate_steps: int = 20
+    """optimizer steps of a run that only compares learning rates"""
+    hand_samples: int = 2
+    """samples of each step that is also taken by hand"""
     probe: Mapping[str, Any] = field(default_factory=dict)
     """settings of the runs that only measure"""
     stages: Mapping[str, int] = field(
@@ -43,20 +52,29 @@ class Profile:
 PROFILES = {
     "smoke": Profile(
         name="smoke",
-        train={"max_steps": 3, "max_train_samples": 12, "per_device_train_batch_size": 1},
+        train={
+            "max_steps": 3,
+            "max_train_samples": 12,
+            "per_device_train_batch_size": 1,
+            "eval_steps": 3,
+            "max_eval_samples": 6,
+        },
         probe_steps=2,
+        rate_steps=2,
+        hand_samples=1,
         probe={
+            "model": "tiny-llama",
             "per_device_train_batch_size": 2,
             "max_train_samples": 4,
-            "max_length": 320,
+            "max_length": 256,
             "share_prompts": False,
         },
         stages={"length": 32, "batch_size": 2, "steps": 3},
         stage_order=("logits", "attention"),
         eval_samples=8,
     ),
-    "cpu": Profile(name="cpu"),
-    "gpu": Profile(name="gpu", model="tinyllama-1.1b"),
+    "cpu": Profile(name="cpu", train=DEVELOPMENT),
+    "gpu": Profile(name="gpu", model="tinyllama-1.1b", train=DEVELOPMENT),
 }
 
 
@@ -88,5 +106,6 @@ def probe_config(shipped: str, **changes: Any) -> RunConfig:
     profile = current()
     return run_config(
         shipped,
-        **{"max_steps": profile.probe_steps, "keep_weights": False, **profile.probe, **changes},
+        **{"max_steps": profile.probe_steps, "keep_weights": False, "eval_steps": 0}
+        | {"max_eval_samples": None, **profile.probe, **changes},
     )

@@ -358,8 +358,8 @@ def encode_split(
     """
     dataset, path = registry.find(config.data)
     examples = dataset.load(path, split)
-    if split == "train" and config.max_train_samples:
-        examples = examples[: config.max_train_samples]
+    most = {"train": config.max_train_samples, "dev": config.max_eval_samples}.get(split)
+    examples = examples[:most]
     return task_of(config.data, config.task).rows(tokenizer, examples, config, shared=shared)
 
 

@@ -30,6 +30,8 @@ from labkit.runs.config import RunConfig
 from labkit.runs.progress import Progress
 from labkit.train import fast_step
 
+ENOUGH_POSITIONS = 64
+
 
 class EpochSampler(LengthGroupedSampler):
     """Batches of like length, in an order that depends on seed and epoch alone.
@@ -70,7 +72,11 @@ class LabTrainer(SFTTrainer):
     def has_plain_logits(self) -> bool:
         """Whether labelled positions alone give this model's loss, tried on the first sample."""
         sample = self.data_collator([self.train_dataset[0]])
-        inputs = {k: sample[k].to(self.args.device) for k in ("input_ids", "labels")}
+        # The last positions have the labels; the whole sample would take as long as half a step.
+        inputs = {
+            k: sample[k][:, -ENOUGH_POSITIONS:].to(self.args.device)
+            for k in ("input_ids", "labels")
+        }
         with self.accelerator.autocast():
             return fast_step.has_plain_logits(self.model.eval(), inputs)
 
@@ -119,6 +125,15 @@ class LabTrainer(SFTTrainer):
         if training:
             self.step_loss += float((loss[0] if return_outputs else loss).detach())
         return loss
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the metrics of the development split, computed without compiled layers.
+
+        Compiled, the first pass without gradients would compile every layer once more, for longer
+        than an evaluation takes.
+        """
+        with torch.compiler.set_stance("force_eager"):
+            return super().evaluate(*args, **kwargs)
 
     def restore(self, checkpoint: str) -> None:
         """Load weights and history of a checkpoint without training on."""

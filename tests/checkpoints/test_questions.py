@@ -118,7 +118,7 @@ def test_not_answered_yet_is_a_friendly_line_and_nothing_is_written(runs):
         verdict = check("02.1", **given)
         assert verdict.state == "unanswered"
         assert str(verdict).startswith("Question 02.1 (assignment 1.1): not answered yet\n")
-        assert "Does the training loss of your LoRA run behave" in str(verdict)
+        assert "Does the loss of your two runs behave" in str(verdict)
     assert not answers_file().exists()
 
 

@@ -13,7 +13,7 @@ import pytest
 from labkit.course import pairing
 
 ROOT = Path(__file__).parents[2]
-NOTEBOOKS = sorted((ROOT / "lessons").glob("[0-9][0-9]_*.ipynb"))
+NOTEBOOKS = sorted((ROOT / "lessons").glob("[0-9A][0-9]_*.ipynb"))
 
 
 def nbval(notebook: Path, folder: Path) -> tuple[dict[str, int], str]:

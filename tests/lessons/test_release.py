@@ -15,6 +15,7 @@ from labkit.errors import LabkitError
 
 LESSONS = Path(__file__).parents[2] / "lessons"
 SOURCES = sorted(LESSONS.glob("[0-9][0-9]_*.py"))
+APPENDICES = sorted(LESSONS.glob("A[0-9]_*.py"))
 REGION = re.compile(r"### BEGIN SOLUTION\n(.*?)### END SOLUTION", re.DOTALL)
 
 
@@ -35,9 +36,15 @@ def read(folder: Path) -> dict[str, nbformat.NotebookNode]:
     return {path.stem: nbformat.read(path, as_version=4) for path in sorted(folder.glob("*.ipynb"))}
 
 
+def lessons_in(folder: Path) -> dict[str, nbformat.NotebookNode]:
+    """The notebooks that nbgrader knows: an appendix has nothing to grade."""
+    names = [source.stem for source in SOURCES]
+    return {name: notebook for name, notebook in read(folder).items() if name in names}
+
+
 @pytest.fixture(scope="module")
 def copies(gradebook) -> dict[str, nbformat.NotebookNode]:
-    return read(gradebook / "release/lessons")
+    return lessons_in(gradebook / "release/lessons")
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +77,10 @@ def secrets() -> dict[str, list[str]]:
     return found
 
 
-def test_no_solution_hidden_check_or_output_is_in_the_copies(gradebook, copies):
+def test_no_solution_hidden_check_or_output_is_in_the_copies(gradebook):
     released = gradebook / "release/lessons"
-    names = [f"{source.stem}.ipynb" for source in SOURCES]
+    copies = read(released)
+    names = [f"{source.stem}.ipynb" for source in SOURCES + APPENDICES]
     assert sorted(path.name for path in released.iterdir()) == names, "nothing beside the lessons"
     assert len(sum(secrets().values(), [])) > 10
     for name in copies:
@@ -140,7 +148,7 @@ def graded(gradebook, copies, solutions) -> Path:
         home = gradebook.parent / student
         shutil.copytree(released, home / "lessons")
         shutil.copy(gradebook / release.CONFIG, home)
-        for name, notebook in read(released).items():
+        for name, notebook in lessons_in(released).items():
             if student != "empty":
                 written = marked(solutions[name], "solution")
                 for grade_id, cell in marked(notebook, "solution").items():
@@ -205,7 +213,7 @@ def test_a_solved_submission_gets_every_point_and_an_empty_one_none(graded, copi
 def test_what_is_handed_in_is_what_a_grade_rests_on(graded):
     handed_in = graded / "submitted/solved/lessons"
     files = {str(p.relative_to(handed_in)) for p in handed_in.rglob("*") if p.is_file()}
-    notebooks = {f"{source.stem}.ipynb" for source in SOURCES}
+    notebooks = {f"{source.stem}.ipynb" for source in SOURCES + APPENDICES}
     nbgraders_own = {"timestamp.txt", "submission_secret.txt"}
     assert files - nbgraders_own == notebooks | {"answers.json", "runs/lora/record.json"}
 

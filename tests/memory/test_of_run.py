@@ -48,8 +48,9 @@ NO_MATTER = {
     "max_steps": 9,
     "init_lora_weights": "pissa", "num_train_epochs": 2.0, "learning_rate": 0.5, "seed": 1,
     "weight_decay": 0.5, "warmup_steps": 3.0, "lr_scheduler_type": "cosine", "eval_steps": 7,
-    "max_grad_norm": 2.0, "max_train_samples": 8, "save_steps": 7, "keep_weights": False,
-    "report_to": "tensorboard", "share_prompts": False, "torch_compile": "on", "bias": "all",
+    "max_grad_norm": 2.0, "max_train_samples": 8, "max_eval_samples": 8, "save_steps": 7,
+    "keep_weights": False, "report_to": "tensorboard", "share_prompts": False,
+    "torch_compile": "on", "bias": "all",
     "switchback_min_features": 8, "switchback_weight_scale": "tensor",
     "switchback_weight_gradient": "tiles",
 }  # fmt: skip

@@ -109,6 +109,7 @@ def test_wrong_types_of_every_kind_of_field_were_tried() -> None:
         ("learning_rate", 0), ("weight_decay", -0.1), ("warmup_steps", -1), ("max_grad_norm", -1),
         ("eval_steps", -1), ("seed", -1), ("seed", 2**32), ("lora_dropout", 1),
         ("lora_dropout", -0.1), ("max_steps", 0), ("max_steps", -2), ("max_train_samples", 0),
+        ("max_eval_samples", 0),
         ("target_modules", []), ("name", "a/b"), ("name", ".."), ("name", ".hidden"),
         ("name", "n" * 300), ("name", "a\0b"), ("name", "two\nlines"),
     ],

@@ -339,6 +339,21 @@ def test_evaluations_are_recorded_and_not_timed(
     assert min(losses) - 1e-3 <= found <= max(losses) + 1e-3
 
 
+def test_the_development_loss_is_of_as_many_samples_as_asked_for(tiny_run: Run) -> None:
+    config = tiny_run(max_train_samples=1)
+    tokenizer = load.load_tokenizer(config.model)
+
+    def rows(split: str, **changes: Any) -> list[dict[str, Any]]:
+        return train.encode_split(tokenizer, config.replace(**changes), split, shared=False)
+
+    assert len(rows("dev")) > 1, "max_train_samples is for the training split"
+    assert rows("dev", max_eval_samples=1) == rows("dev")[:1]
+    assert (
+        rows("train", max_train_samples=2, max_eval_samples=1)
+        == rows("train", max_train_samples=None)[:2]
+    )
+
+
 def test_tensorboard_writes_its_logs_where_it_says(tiny_run: Run) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -1,7 +1,8 @@
 """Rules of lesson 02: the costs of LoRA and full fine-tuning, from pairs of the student's runs."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from statistics import fmean
+from typing import Any
 
 from labkit.checkpoints.rules import (
     CHANGE,
@@ -15,27 +16,86 @@ from labkit.checkpoints.rules import (
     quotient,
     reasoned,
 )
+from labkit.runs.records import RunRecord
 
 WINDOW = 10
+FALLS, RISES = 0.95, 1.05
+"""Losses closer together than this stay where they are."""
+UNSURE = 0.01
+"""So near to the border of a verdict both sides of it are right."""
+MEANS_BYTES = 8
+"""AdamW's two running means of a parameter, in float32."""
 
 
 def loss_behaviour(values: Values, evidence: Evidence) -> Iterator[Finding]:
-    """Check 02.1: both means are the record's, and the verdict follows from them."""
-    run = values["run"]
+    """Check 02.1: means and development losses are the records', and the verdicts follow."""
+    run, full = values["run"], values["full_run"]
     yield from a_run("run", run, "lora")
-    if run is not None and len(run.losses) < 2 * WINDOW:
-        yield Finding("missing", f"run has too few steps to compare: at least {2 * WINDOW}")
-    elif run is not None:
+    yield from a_run("full_run", full, "full")
+    yield from one_model(run=run, full_run=full)
+    for name, each, first, last, development in [
+        ("run", run, "first_loss", "last_loss", "dev_loss"),
+        ("full_run", full, None, "full_last_loss", "full_dev_loss"),
+    ]:
+        if each is None:
+            continue
+        if len(each.losses) < 2 * WINDOW:
+            yield Finding("missing", f"{name} has too few steps to compare: at least {2 * WINDOW}")
+        else:
+            source = f"the mean of the {name}'s %s {WINDOW} losses"
+            if first:
+                yield from compare(
+                    first, values[first], fmean(each.losses[:WINDOW]), source % "first"
+                )
+            yield from compare(last, values[last], fmean(each.losses[-WINDOW:]), source % "last")
+        measured = development_losses(each)
+        source = f"the development loss at the {name}'s last evaluation"
+        final = measured[-1] if measured else None
+        yield from compare(development, values[development], final, source)
+    if run is not None and len(run.losses) >= 2 * WINDOW:
         begin, end = fmean(run.losses[:WINDOW]), fmean(run.losses[-WINDOW:])
-        source = f"the mean of the run's %s {WINDOW} losses"
-        yield from compare("first_loss", values["first_loss"], begin, source % "first")
-        yield from compare("last_loss", values["last_loss"], end, source % "last")
-        shown = "falls" if end < 0.95 * begin else "rises" if end > 1.05 * begin else "stays"
-        if values["behaviour"] == shown:
-            yield Finding("consistent", "behaviour is what the run's losses show")
-        elif values["behaviour"] is not None:
-            yield Finding("contradicts", "behaviour is not what the run's losses show")
+        shown = {
+            "falls" if ratio < FALLS else "rises" if ratio > RISES else "stays"
+            for ratio in around(quotient_of(end, begin))
+        }
+        yield from verdict("behaviour", values["behaviour"], shown, "the run's losses show")
+    if run is not None and values["dev_behaviour"] is not None:
+        measured = development_losses(run)
+        if len(measured) < 2:
+            yield Finding("missing", "dev_behaviour: the run has too few evaluations to tell")
+        else:
+            over = around(quotient_of(measured[-1], min(measured)))
+            shown = {"rises before the end" if r > RISES else "lowest at the end" for r in over}
+            shown |= {"rises before the end"} if min(measured) < measured[-1] else set()
+            yield from verdict(
+                "dev_behaviour", values["dev_behaviour"], shown, "the run's evaluations show"
+            )
     yield from reasoned(values)
+
+
+def development_losses(run: RunRecord) -> list[float]:
+    """Return the losses of a run's evaluations, in their order; those of a damaged record not."""
+    entries = run.summary.get("eval_losses") or []
+    losses = [each.get("loss") for each in entries if isinstance(each, Mapping)]
+    return [float(each) for each in losses if isinstance(each, int | float) and each >= 0]
+
+
+def quotient_of(over: float, under: float) -> float:
+    """Return a quotient of two losses, 1 where both are zero."""
+    return over / under if under else float("inf") if over else 1.0
+
+
+def around(ratio: float) -> tuple[float, float]:
+    """Return a ratio a little smaller and a little larger."""
+    return ratio * (1 - UNSURE), ratio * (1 + UNSURE)
+
+
+def verdict(name: str, claimed: str | None, shown: set[str], source: str) -> Iterator[Finding]:
+    """Yield a finding about a word against those that `source` allows."""
+    if claimed in shown:
+        yield Finding("consistent", f"{name} is what {source}")
+    elif claimed is not None:
+        yield Finding("contradicts", f"{name} is not what {source}")
 
 
 def cost_ratio(values: Values, evidence: Evidence) -> Iterator[Finding]:
@@ -48,7 +108,7 @@ def cost_ratio(values: Values, evidence: Evidence) -> Iterator[Finding]:
         shared |= {"data", "dtype", "gradient_checkpointing", "optim"}
         shared |= {"fast", "attn_implementation", "torch_compile", "max_train_samples"}
         unlike = sorted(differences(lora, full) & shared)
-        strangers = list(one_model(lora_run=lora, full_run=full))
+        strangers = [*one_model(lora_run=lora, full_run=full), *one_machine(lora, full)]
         yield from strangers
         for setting in unlike:
             yield Finding("contradicts", f"the two runs also differ in {setting}")
@@ -65,22 +125,38 @@ def cost_ratio(values: Values, evidence: Evidence) -> Iterator[Finding]:
     yield from reasoned(values)
 
 
+def one_machine(one: RunRecord, other: RunRecord) -> Iterator[Finding]:
+    """Require that two runs whose costs are compared ran on the same hardware."""
+    unlike = [
+        part
+        for part in ("cpu", "cores", "threads", "gpus")
+        if one.hardware.get(part) != other.hardware.get(part)
+    ]
+    if unlike:
+        yield Finding(
+            "contradicts", f"the two runs were made on different machines: other {unlike[0]}"
+        )
+
+
 def memory_settings(values: Values, evidence: Evidence) -> Iterator[Finding]:
     """Check 02.3: no pair of runs that differ in one setting alone shows the opposite."""
     for setting, claim in values.items():
         if setting == "explanation" or claim is None:
             continue
         effects = set()
-        for low, high in evidence.pairs(setting):
+        for pair in evidence.pairs(setting):
+            ordered = sorted(pair, key=lambda run: order(setting, run.config.get(setting)))
+            low, high = (order(setting, run.config.get(setting)) for run in ordered)
             before, after = (
-                (r.summary.get("peak_bytes") or {}).get("allocated") for r in (low, high)
+                (run.summary.get("peak_bytes") or {}).get("allocated") for run in ordered
             )
-            if before and after:
+            if before and after and low < high:
                 change = after / before - 1
-                effect = (
-                    "no change" if abs(change) < CHANGE else "grows" if change > 0 else "shrinks"
-                )
-                effects.add(effect)
+                for each in (change - SAME, change + SAME):
+                    if abs(each) < CHANGE:
+                        effects.add("no change")
+                    else:
+                        effects.add("grows" if each > 0 else "shrinks")
         if not effects:
             yield Finding("missing", f"{setting}: no two of your runs differ in it alone")
         elif effects == {claim}:
@@ -96,8 +172,25 @@ def memory_settings(values: Values, evidence: Evidence) -> Iterator[Finding]:
     yield from reasoned(values)
 
 
+SAME = 0.001
+"""Two peaks of the same step differ by less."""
+
+
+def order(setting: str, value: Any) -> float:
+    """Return what "more" of a setting means in 02.3."""
+    if setting == "target_modules":
+        every = "all-linear" in (value or ())
+        return float("inf") if every else float(len(value or ()))
+    if setting == "optim":
+        return {"sgd": 0.0, "adamw_torch": 1.0, "adamw_torch_fused": 1.0}.get(
+            str(value), float("nan")
+        )
+    known = {"bfloat16": 2.0, "float32": 4.0}
+    return float(value) if isinstance(value, int | float) else known.get(str(value), float("nan"))
+
+
 def trained_share(values: Values, evidence: Evidence) -> Iterator[Finding]:
-    """Check 02.4: the counts of the record, and their quotient."""
+    """Check 02.4: the counts of the record, their quotient, and the bytes that follow."""
     run = values["run"]
     yield from a_run("run", run, "lora")
     if run is not None:
@@ -106,6 +199,10 @@ def trained_share(values: Values, evidence: Evidence) -> Iterator[Finding]:
     yield from quotient(
         values, "share_percent", "trainable_parameters", "total_parameters", times=100.0
     )
+    if values["trainable_parameters"] is not None:
+        means = MEANS_BYTES * values["trainable_parameters"]
+        source = "what two float32 means of every trained parameter take"
+        yield from compare("optimizer_bytes", values["optimizer_bytes"], means, source)
     yield from reasoned(values)
 
 
