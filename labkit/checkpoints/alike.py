@@ -14,7 +14,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from itertools import combinations
 
 ALIKE = 0.8
 FEWEST_WORDS = 12
@@ -50,16 +49,16 @@ def pairs(explanations: Mapping[str, Mapping[str, str]]) -> list[Pair]:
         split = {student: words(text) for student, text in texts.items()}
         long = {student: each for student, each in split.items() if len(each) >= FEWEST_WORDS}
         matcher = SequenceMatcher(autojunk=False)
-        for one, other in combinations(sorted(long), 2):
-            # The second sequence is indexed once and kept; it changes the least often here.
-            if matcher.b is not long[one]:
-                matcher.set_seq2(long[one])
-            matcher.set_seq1(long[other])
-            # Both are upper bounds, and cheap: most pairs end here.
-            if matcher.real_quick_ratio() < ALIKE or matcher.quick_ratio() < ALIKE:
-                continue
-            if (ratio := matcher.ratio()) >= ALIKE:
-                found.append(Pair(question=question, one=one, other=other, ratio=ratio,
-                                  texts=(texts[one], texts[other])))  # fmt: skip
+        students = sorted(long)
+        for place, one in enumerate(students, start=1):
+            matcher.set_seq2(long[one])  # the one that difflib indexes and keeps
+            for other in students[place:]:
+                matcher.set_seq1(long[other])
+                # Both are upper bounds, and cheap: most pairs end here.
+                if matcher.real_quick_ratio() < ALIKE or matcher.quick_ratio() < ALIKE:
+                    continue
+                if (ratio := matcher.ratio()) >= ALIKE:
+                    found.append(Pair(question=question, one=one, other=other, ratio=ratio,
+                                      texts=(texts[one], texts[other])))  # fmt: skip
     found.sort(key=lambda pair: (-pair.ratio, pair.question, pair.one, pair.other))
     return found[:MOST_PAIRS]
