@@ -101,8 +101,20 @@ def _root(
 
 
 @app.command()
-def doctor(json_: Json = False) -> None:
+def doctor(
+    students: Annotated[
+        int | None,
+        typer.Option("--class", help="say instead what a class of so many students needs"),
+    ] = None,
+    json_: Json = False,
+) -> None:
     """Say what this machine can run, what it cannot, and what to do about it."""
+    if students is not None:
+        from labkit.doctor import classroom
+
+        found = classroom.plan(students)
+        _emit({"class": found.to_json()}, json_, classroom.render(found))
+        return
     from labkit import doctor as doctor_
 
     findings = doctor_.report()

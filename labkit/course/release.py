@@ -162,7 +162,8 @@ def release(lessons_dir: Path, gradebook_dir: Path, first_due: str | None = None
 
     `first_due` is the due date of the first week, as `due_dates` reads it; without it those that
     are in the gradebook stay. Grades and submissions that are there stay; an `nbgrader_config.py`
-    that the instructor changed stays as well. Raises LabkitError with nbgrader's own words when it refuses.
+    that the instructor changed stays as well. Raises LabkitError with nbgrader's own words when
+    it refuses.
     """
     sources = sorted(lessons_dir.glob("[0-9][0-9]_*.py"))
     if not sources:
