@@ -242,12 +242,17 @@ def course(
         list[str] | None, typer.Argument(help="such as 02; all when left out")
     ] = None,
     out: Annotated[Path, typer.Option(help="folder of the site")] = Path("site"),
+    preview: Annotated[
+        bool, typer.Option("--preview", help="run none: text, code, and figures of kept records")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Execute the lessons; write notebooks and a linked HTML site with their figures."""
-    from labkit.course import run_course
+    from labkit.course import preview_course, run_course
 
-    outcome = run_course(lessons or (), out_dir=out)
+    if preview and lessons:
+        raise LabkitError("--preview shows every lesson: leave the names out")
+    outcome = preview_course(out_dir=out) if preview else run_course(lessons or (), out_dir=out)
     _emit(outcome, json_, f"open {outcome['site']}")
 
 

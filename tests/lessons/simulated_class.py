@@ -51,8 +51,8 @@ MISCONCEPTION = ("01.1", "states_gib")
 CUT = 500
 EMBEDDED = "smollm2-135m-instruct"
 # Nobody reads them; what counts is that two students never write the same by accident.
-WORDS = [f"{first}{last}" for first in ("un", "pre", "re", "de", "co", "sub", "inter")
-         for last in ("moment", "batch", "step", "peak", "rank", "layer", "weight", "record")]  # fmt: skip
+FIRST, LAST = ("un", "pre", "re", "de", "co", "sub"), ("moment", "batch", "step", "peak", "rank")
+WORDS = [first + last for first in FIRST for last in (*LAST, "layer", "weight", "record", "scale")]
 
 
 @dataclass(frozen=True, kw_only=True)
