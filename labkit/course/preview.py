@@ -104,27 +104,27 @@ def scores(results: Path) -> Shown:
 
 
 def largest_batches(results: Path) -> Shown:
-    """Draw the largest batch that was predicted and the largest that ran."""
+    """Draw the largest batch that was predicted against the largest that ran."""
     name = "largest_batch.json"
     record = _read(results, name)
     rows = record["rows"]
-    figure, axes = plots.new_figure(width=6.4, height=3.2)
-    places = range(len(rows))
-    for shift, key, colour in ((-0.2, "predicted", "yellow"), (0.2, "measured", "blue")):
-        bars = axes.bar([place + shift for place in places], [row[key] for row in rows], 0.4,
-                        color=plots.COLOURS[colour], label=key)  # fmt: skip
-        axes.bar_label(bars, fontsize="x-small")
-    labels = [f"{row['method']}\n{row['seq_len']} tokens"
-              + ("\ncheckpointing" if row["gradient_checkpointing"] else "")
-              for row in rows]  # fmt: skip
-    axes.set_xticks(list(places), labels, fontsize="xx-small", rotation=60)
-    axes.set_ylabel("samples of the largest batch")
-    axes.set_title("The largest batch under a memory limit")
+    figure, axes = plots.new_figure(width=5.2, height=3.6)
+    most = max(max(row["predicted"], row["measured"]) for row in rows)
+    axes.plot([0, most], [0, most], color="#333333", linewidth=0.8, marker="")
+    looks = (("lora", "vermilion", "s", -0.15), ("full", "blue", "o", 0.15))
+    for method, colour, marker, beside in looks:
+        mine = [row for row in rows if row["method"] == method]
+        axes.plot([row["measured"] + beside for row in mine], [row["predicted"] for row in mine],
+                  marker, color=plots.COLOURS[colour], linestyle="", label=method, alpha=0.6,
+                  )  # fmt: skip
+    axes.set_xlabel("largest batch that ran (samples)")
+    axes.set_ylabel("largest predicted to fit")
+    axes.set_title("On the line, the prediction is exact; below, it is safe")
     axes.legend()
-    alt = "Largest batch predicted and measured: " + "; ".join(
-        f"{row['method']} {row['seq_len']} tokens {row['predicted']} and {row['measured']}"
-        for row in rows
-    )
+    exact = sum(row["predicted"] == row["measured"] for row in rows)
+    above = sum(row["predicted"] > row["measured"] for row in rows)
+    alt = (f"Largest batch under a memory limit, predicted against measured, {len(rows)} times: "
+           f"{exact} are equal and {above} predictions are too large.")  # fmt: skip
     return Shown(figure=figure, alt=alt, record=name, made_on=_made_on(record["hardware"]))
 
 
@@ -157,13 +157,21 @@ def int8_ratios(results: Path) -> Shown:
     return Shown(figure=figure, alt=alt, record=name, made_on=_made_on(record["facts"]["hardware"]))
 
 
+def trained_scores(results: Path) -> Shown:
+    """Draw exact match of LoRA beside full fine-tuning, by kind of question."""
+    name = "lora_vs_full.scores.json"
+    found = _read(results, name)
+    figure, alt = plots.score_bars({label: found[label] for label in ("LoRA", "full")})
+    return Shown(figure=figure, alt=alt, record=name, made_on=_trained_on(results))
+
+
 FIGURES: dict[str, tuple[Callable[[Path], Shown], ...]] = {
     "00": (untouched,),
     "01": (traced_against_measured,),
     "02": (losses, scores),
     "03": (largest_batches,),
     "04": (int8_ratios,),
-    "05": (scores,),
+    "05": (trained_scores,),
 }
 
 
