@@ -19,6 +19,7 @@ from labkit.checkpoints.questions import Question
 from labkit.checkpoints.rules import Evidence
 from labkit.errors import LabkitError
 from labkit.files import take_lock, write_json
+from labkit.runs import measurements
 from labkit.runs import records as results
 
 SCHEMA = 1
@@ -46,7 +47,7 @@ def read() -> dict[str, dict[str, Any]]:
 
 
 def hand_in(file: Path) -> dict[str, Any]:
-    """Write answers.json, the records and the points of sweeps into a zip, whole or not at all.
+    """Write answers.json, records, sweep points and measurements into a zip, whole or not at all.
 
     Weights and checkpoints stay where they are. Raises LabkitError when nothing is answered, the
     name does not end in .zip, or the file cannot be written.
@@ -58,11 +59,12 @@ def hand_in(file: Path) -> dict[str, Any]:
         raise LabkitError(f"there is nothing to hand in: no answer is recorded in {answers_file()}")
     records = sorted(runs.glob("*/record.json"))
     points = sorted(runs.glob("*/point-*.json"))
+    measured = sorted(measurements.folder().glob(f"{measurements.PREFIX}*.json"))
     temporary = file.with_name(f".{file.name}.{results.new_id()}")
     try:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.write(answers_file(), "answers.json")
-            for path in [*records, *points]:
+            for path in [*records, *points, *measured]:
                 archive.write(path, Path("runs") / path.relative_to(runs))
         temporary.replace(file)
     except (OSError, ValueError) as error:
@@ -78,7 +80,7 @@ def record(
     """Add an answer to answers.json, whole or not at all, whoever else is writing to it.
 
     Returns what a notebook that is handed in alone carries with the card: the answer, and the
-    records and points of a sweep that it rests on.
+    records, points of a sweep and measurements that it rests on.
     """
     runs = [value for value in values.values() if isinstance(value, results.RunRecord)]
     rests_on = {run.id: run for run in [*runs, *evidence.used]}
@@ -115,4 +117,5 @@ def record(
         "answers": {asked.id: entry},
         "records": [dataclasses.asdict(run) for run in rests_on.values()],
         "points": evidence.points if evidence.used_points else [],
+        "measurements": evidence.used_measurements,
     }

@@ -20,6 +20,7 @@ Injection"); both files are written whole or not at all.
 
 import csv
 import io
+import json
 import math
 import tempfile
 from collections import Counter
@@ -73,7 +74,7 @@ def _grade_all(place: Path) -> tuple[list[Graded], list[str]]:
         graded.append(_grade_one(submission))
         fingerprints.add(submission)
         # A thousand students' records do not fit into memory at once, and are not needed again.
-        submission.records, submission.points = {}, []
+        submission.records, submission.points, submission.measurements = {}, [], []
     names = Counter(each.submission.student for each in graded)
     for each in graded:
         if names[each.submission.student] > 1:
@@ -115,7 +116,9 @@ def _mark(asked: Question, submission: Submission) -> Mark:
     else:
         unknown = None
     runs = sorted(submission.records.values(), key=lambda record: record.started_at)
-    evidence = Evidence(runs=runs, sweeps=submission.points, here=False)
+    evidence = Evidence(
+        runs=runs, sweeps=submission.points, measurements=submission.measurements, here=False
+    )
     try:
         verdict = judge(asked, parse(asked, given, runs, "among the runs handed in"), evidence)
     except LabkitError as error:
@@ -158,6 +161,12 @@ class Fingerprints:
         for point in submission.points:
             if seconds := point.get("step_seconds"):
                 self._put("step time of a sweep", seconds, number)
+        for measured in submission.measurements:
+            # Errors of arithmetic are the same for everybody; times are not.
+            taken = {k: v for k, v in measured["values"].items() if "seconds" in k and v}
+            if taken:
+                what = f"measured times of {printable(measured['kind'], 20)}"
+                self._put(what, json.dumps(taken, sort_keys=True), number)
         for question, entry in submission.answers.items():
             text = entry["fields"].get("explanation")
             words = text.lower().split() if isinstance(text, str) else []

@@ -1,4 +1,4 @@
-"""Validate foreign run records and sweep points, field by field.
+"""Validate foreign run records, sweep points and measurements, field by field.
 
 Rules compute with what is in a record, so one that is handed in has to have the types that
 labkit writes before any rule sees it: a number where a number belongs, and a finite one; settings
@@ -85,6 +85,18 @@ def as_point(value: Any) -> dict[str, Any]:
     _numbers(point, POINT_NUMBERS, "")
     _numbers(point["settings"], SETTING_NUMBERS, "settings.")
     return dict(point)
+
+
+def as_measurement(value: Any) -> dict[str, Any]:
+    """Return a measurement made of plain values. Raises ValueError with what is wrong."""
+    measured = _mapping(value, "the measurement")
+    _plain(measured, "the measurement")
+    for name in ("kind", "made_at"):
+        if not isinstance(measured.get(name), str):
+            raise ValueError(f"{name} is not text")
+    for name in ("values", "settings", "machine"):
+        _mapping(measured.get(name), name)
+    return dict(measured)
 
 
 def _step(step: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Literal
 
+from labkit.runs import measurements
 from labkit.runs import records as results
 from labkit.runs.records import RunRecord
 
@@ -41,16 +42,25 @@ class Evidence:
     """every run, oldest first, finished or not"""
     sweeps: list[dict[str, Any]] = field(default_factory=lambda: sweep_points())
     """points of batch-size sweeps, as `labkit sweep` keeps them"""
+    measurements: list[dict[str, Any]] = field(default_factory=measurements.read_all)
+    """what lessons measured outside runs, as `labkit.runs.measurements` keeps it, oldest first"""
     here: bool = True
     """the student's own machine, where models can be looked at; False when others grade"""
     used: list[RunRecord] = field(default_factory=list)
     used_points: bool = False
+    used_measurements: list[dict[str, Any]] = field(default_factory=list)
 
     @property
     def points(self) -> list[dict[str, Any]]:
         """The points of the sweeps, for a rule that looks at them."""
         self.used_points = True
         return self.sweeps
+
+    def measured(self, kind: str) -> list[dict[str, Any]]:
+        """Return the measurements of one kind, the latest last, for a rule that looks at them."""
+        found = [each for each in self.measurements if each.get("kind") == kind]
+        self.used_measurements += [each for each in found if each not in self.used_measurements]
+        return found
 
     @property
     def records(self) -> list[RunRecord]:

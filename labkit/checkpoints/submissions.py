@@ -1,8 +1,8 @@
 """Read submissions without trusting any of their content.
 
 A submission is a folder, a zip (`labkit check --hand-in me.zip` writes one) or a notebook. Read
-are answers.json, record.json, the points of sweeps, and from notebooks the answers that cards
-carry in their outputs. Nothing is executed, unpacked or followed: a zip is read member by member
+are answers.json, record.json, points of sweeps, measurements, and from notebooks the answers that
+cards carry in outputs. Nothing is executed, unpacked or followed: a zip is read member by member
 in memory, a symbolic link is reported, and every size has a limit before the first byte is read.
 What cannot be read is a remark on that submission, and the others go on.
 
@@ -31,12 +31,13 @@ from typing import Any
 
 from labkit.checkpoints.card import MIME
 from labkit.checkpoints.cells import found_in
-from labkit.checkpoints.records import as_point, as_record
+from labkit.checkpoints.records import as_measurement, as_point, as_record
 from labkit.errors import LabkitError
 from labkit.runs.records import RunRecord
 
 MIB = 2**20
-LIMITS = {"answers.json": 2 * MIB, "record.json": 4 * MIB, "point": MIB, ".ipynb": 16 * MIB}
+SMALL = {"point": MIB, "measurement": MIB}
+LIMITS = {"answers.json": 2 * MIB, "record.json": 4 * MIB, ".ipynb": 16 * MIB} | SMALL
 MOST_BYTES = 64 * MIB
 MOST_FILES = 5_000
 MOST_RECORDS = 200
@@ -60,6 +61,7 @@ class Submission:
     answers: dict[str, dict[str, Any]] = field(default_factory=dict)
     records: dict[str, RunRecord] = field(default_factory=dict)
     points: list[dict[str, Any]] = field(default_factory=list)
+    measurements: list[dict[str, Any]] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     bytes_read: int = 0
 
@@ -247,8 +249,9 @@ def _zip_reader(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> Callable[[in
 def _take(member: Member, found: Submission) -> None:
     """Add what a file says to the submission. Raises Refused with what is wrong."""
     name = PurePosixPath(member.name.replace("\\", "/")).name
-    is_point = name.startswith("point-") and name.endswith(".json")
-    kind = ".ipynb" if name.endswith(".ipynb") else "point" if is_point else name
+    kind = ".ipynb" if name.endswith(".ipynb") else name
+    if name.endswith(".json") and name.startswith(("point-", "measurement-")):
+        kind = name.partition("-")[0]
     if kind not in LIMITS:
         return
     left = MOST_BYTES - found.bytes_read
@@ -263,6 +266,8 @@ def _take(member: Member, found: Submission) -> None:
         _take_record(value, found)
     elif kind == "point":
         _take_point(value, found)
+    elif kind == "measurement":
+        _take_measurement(value, found)
     else:
         _take_notebook(value, name, found)
 
@@ -322,14 +327,30 @@ def _take_record(value: Any, found: Submission) -> None:
 
 
 def _take_point(value: Any, found: Submission) -> None:
+    _take_plain(value, as_point, found.points, "points of sweeps")
+
+
+def _take_measurement(value: Any, found: Submission) -> None:
+    _take_plain(value, as_measurement, found.measurements, "measurements")
+    found.measurements.sort(key=lambda each: each["made_at"])
+
+
+def _take_plain(
+    value: Any, valid: Callable[[Any], dict[str, Any]], kept: list[dict[str, Any]], what: str
+) -> None:
+    """Add a file of plain values to those of its kind. Raises Refused with what is wrong."""
     try:
-        point = as_point(value)
+        entry = valid(value)
     except ValueError as error:
-        raise Refused(f"not a usable point of a sweep: {error}") from None
-    if point not in found.points:
-        if len(found.points) >= MOST_RECORDS:
-            raise Refused(f"more than {MOST_RECORDS} points of sweeps, not read")
-        found.points.append(point)
+        raise Refused(f"not usable among the {what}: {error}") from None
+    if entry not in kept:
+        if len(kept) >= MOST_RECORDS:
+            raise Refused(f"more than {MOST_RECORDS} {what}, not read")
+        kept.append(entry)
+
+
+CARRIED = {"records": _take_record, "points": _take_point, "measurements": _take_measurement}
+"""What a card carries beside its answer, and what reads an entry of it."""
 
 
 def _take_notebook(value: Any, name: str, found: Submission) -> None:
@@ -349,7 +370,7 @@ def _take_notebook(value: Any, name: str, found: Submission) -> None:
             if not isinstance(carried, dict):
                 continue
             todo: list[tuple[Callable[[Any, Submission], None], Any]] = [(_take_answers, carried)]
-            for kind, take in (("records", _take_record), ("points", _take_point)):
+            for kind, take in CARRIED.items():
                 entries = carried.get(kind)
                 todo += [(take, entry) for entry in (entries if isinstance(entries, list) else ())]
             for reader, entry in todo:

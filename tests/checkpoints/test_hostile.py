@@ -175,7 +175,12 @@ FOLDERS = {
     "deep folders": (deep_folders, "too deep in folders"),
     "too many records": (too_many_records, f"more than {MOST_RECORDS} records"),
     "record a list": (text("[]", "record.json"), "not a usable record: the record is a list"),
-    "point a list": (text("[]", "point-1.json"), "not a usable point of a sweep"),
+    "measurement a list": (text("[]", "measurement-a-1.json"), "not usable among the measurements"),
+    "measurement unnamed": (
+        text('{"values": {}, "settings": {}, "machine": {}, "made_at": "x"}', "measurement-1.json"),
+        "kind is not text",
+    ),
+    "point a list": (text("[]", "point-1.json"), "not usable among the points of sweeps"),
 }
 OUT, LEADS_OUT = "it has no end", "a name that leads out"
 BZIP2 = zip_with("answers.json", compression=zipfile.ZIP_BZIP2)
