@@ -80,7 +80,7 @@ def traced_against_measured(results: Path) -> Shown:
     axes.set_xlabel("measured peak of a step (GiB)")
     axes.set_ylabel("traced peak (GiB)")
     axes.set_title("On the line, trace and measurement are equal")
-    axes.legend()
+    axes.legend(loc="upper left")
     worst = max(abs(row["error"]) for row in rows)
     alt = (f"Traced against measured peaks of {len(rows)} steps; the largest error is "
            f"{100 * worst:.1f} percent.")  # fmt: skip
@@ -120,7 +120,7 @@ def largest_batches(results: Path) -> Shown:
     axes.set_xlabel("largest batch that ran (samples)")
     axes.set_ylabel("largest predicted to fit")
     axes.set_title("On the line, the prediction is exact; below, it is safe")
-    axes.legend()
+    axes.legend(loc="upper left")
     exact = sum(row["predicted"] == row["measured"] for row in rows)
     above = sum(row["predicted"] > row["measured"] for row in rows)
     alt = (f"Largest batch under a memory limit, predicted against measured, {len(rows)} times: "
