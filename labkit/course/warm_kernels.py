@@ -89,11 +89,14 @@ class Waiting:
             self._start()
         assert self.channel is not None
         request = {"arguments": arguments, "cwd": cwd, "environment": environment}
-        self.channel.send(json.dumps(request).encode())
-        answer = self.channel.recv(LONGEST_REQUEST)
-        if not answer:
+        try:
+            self.channel.send(json.dumps(request).encode())
+            answer = self.channel.recv(LONGEST_REQUEST)
+            if not answer:
+                raise OSError("the process that kernels are forked from has ended")
+        except OSError:  # it was killed, or takes far too long: the next kernel gets another
             self.stop()
-            raise OSError("the process that kernels are forked from has ended")
+            raise
         return Forked(int(answer))
 
     def _start(self) -> None:
@@ -114,6 +117,7 @@ class Waiting:
             self.channel.close()
             self.channel = None
         if self.process is not None:
+            self.process.kill()  # it holds nothing that has to be kept
             self.process.wait()
             self.process = None
 
@@ -134,7 +138,7 @@ class WarmProvisioner(LocalProvisioner):
             process = WAITING.fork(cmd[3:], cwd, dict(kwargs.get("env") or os.environ))
         except (OSError, ValueError):
             return await super().launch_kernel(cmd, **kwargs)
-        self.process = process
+        self.process = process  # type: ignore[assignment]  # what is used of a Popen, it has
         self.pid = self.pgid = process.pid  # of a session of its own
         self.cwd = kwargs.get("cwd", os.getcwd())
         return self.connection_info

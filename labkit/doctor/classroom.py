@@ -215,7 +215,7 @@ def _in_turns(
 ) -> list[tuple[float, float]]:
     """Return times of both, one after the other, for `seconds`; at least ten of each."""
     one(), other()  # the first call prepares
-    times = []
+    times: list[tuple[float, float]] = []
     end = time.perf_counter() + seconds
     while len(times) < 10 or time.perf_counter() < end:
         began = time.perf_counter()

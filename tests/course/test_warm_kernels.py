@@ -67,11 +67,10 @@ def test_a_kernel_that_ends_is_noticed_and_the_next_one_starts():
 def test_an_error_and_an_interrupt_are_what_they_are_elsewhere():
     with pytest.raises(CellExecutionError, match="ZeroDivisionError"):
         run("1 / 0")
-    loop = "try:\n    while True: pass\nexcept KeyboardInterrupt:\n    print('stopped')"
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(loop)])
-    client = NotebookClient(notebook, timeout=2, kernel_name="python3", interrupt_on_timeout=True)
-    client.execute()
-    assert "stopped" in str(notebook.cells[0].outputs)
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("while True: pass")])
+    client = NotebookClient(notebook, timeout=5, kernel_name="python3", interrupt_on_timeout=True)
+    with pytest.raises(CellExecutionError, match="KeyboardInterrupt"):
+        client.execute()
 
 
 def test_subprocesses_of_a_student_s_code_can_be_waited_for():
