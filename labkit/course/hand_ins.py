@@ -12,7 +12,8 @@ lesson until it is handed in again. One in another encoding than UTF-8 is writte
 and answers are not copied: `labkit grade HANDED_IN` reads them where they are.
 
 A class's zip from Canvas or Moodle is unpacked first (`checkpoints/class_zip.py`), each student's
-files into GRADEBOOK/submitted/STUDENT/lessons/; what the student handed in before is replaced.
+files into GRADEBOOK/submitted/STUDENT/lessons/; what the student handed in before is replaced. What
+was left out, or late, is said in unpacked.txt beside it, for `labkit grade` to repeat.
 
     python -m labkit.course.hand_ins gradebook/submitted gradebook
     python -m labkit.course.hand_ins class.zip gradebook
@@ -29,6 +30,7 @@ from typing import Any
 
 from labkit.checkpoints import class_zip
 from labkit.checkpoints.cells import found_in
+from labkit.checkpoints.submissions import UNPACKED
 from labkit.console import run_tool
 from labkit.errors import LabkitError, parse_json
 from labkit.files import appearing
@@ -117,11 +119,14 @@ def _sort_zip(zipped: Path, gradebook: Path, lessons: set[str]) -> list[str]:
     submitted.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=gradebook, prefix=".class-") as folder:
         unpacked = class_zip.unpack(zipped, Path(folder))
-        for student in unpacked.remarks:
+        for student, remarks in unpacked.remarks.items():
             # A notebook sorted from an earlier hand-in is not this one's.
             shutil.rmtree(submitted / student, ignore_errors=True)
             (submitted / student).mkdir()
             (Path(folder) / student).replace(submitted / student / TOGETHER)
+            if remarks:
+                text = "\n".join(remarks) + "\n"
+                (submitted / student / UNPACKED).write_text(text, encoding="utf-8")
     said = [f"{name}: not a name that Canvas or Moodle gives a submission, left aside"
             for name in unpacked.skipped]  # fmt: skip
     for student, remarks in unpacked.remarks.items():

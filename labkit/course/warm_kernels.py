@@ -163,11 +163,15 @@ class WarmKernels(NbGraderPreprocessor):
 
 def _wait(channel: socket.socket) -> None:
     """Import what lessons import, then fork a kernel for each request until nobody asks."""
+    # Some of it is imported by exercises only in the middle of a check. Nothing is computed here:
+    # autograd and OpenMP do not survive a fork.
     import torch  # noqa: F401
+    import transformers.models.llama.modeling_llama  # noqa: F401
     from ipykernel import kernelapp  # noqa: F401
 
     from labkit.checkpoints import check  # noqa: F401
     from labkit.checkpoints.collecting import collect
+    from labkit.memory.trace import tracing  # noqa: F401
 
     collect("exercises")
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody asks how a kernel ended

@@ -57,6 +57,8 @@ def test_notebooks_go_to_their_lessons_and_the_rest_stays_beside_them(gradebook,
     for line in ("readme.txt: not a name", "doejane-canvas-1: handed in late", "not valid JSON"):
         assert any(line in each for each in said), said
     graded, _ = grade.grade(gradebook / "submitted")
+    remarks = {each.submission.student: each.submission.remarks for each in graded}
+    assert "handed in late, as Canvas says" in remarks["doejane-canvas-1"]
     assert [each.submission.student for each in graded] == [
         "Jim-Roe-moodle-2", "doejane-canvas-1", "poeeva-canvas-3"
     ]  # fmt: skip
