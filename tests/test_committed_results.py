@@ -163,6 +163,29 @@ def test_fine_tuning_with_switchback_is_faster_from_end_to_end():
     assert end["converted"] == 5 * end["layers"]  # all but the narrow keys and values
 
 
+AVX2 = json.loads((RESULTS / "switchback_avx2.json").read_text())
+
+
+@pytest.mark.parametrize("row", AVX2["rows"], ids=label)
+def test_a_row_of_the_avx2_kernel_is_against_the_fastest_of_all_ways(row):
+    again = concluded(row)
+    for key in ("ratio", "a_a"):
+        assert again[key] == pytest.approx(row[key])
+    assert row["baseline"] == min(row["baselines"], key=lambda way: row["baselines"][way])
+    assert {"float32", "float32 prepacked", "eager"} <= set(row["baselines"])
+    assert row["pairs"] == len(row["times"]["again"]) >= 10 and row["backend"] == "cpu"
+
+
+def test_the_avx2_kernel_gains_what_was_aimed_for_on_wide_layers():
+    aims = {"frozen": 1.35, "full": 1.15}
+    wide = [r for r in AVX2["rows"] if min(r["in_features"], r["out_features"]) >= 2048]
+    assert len(wide) == 3 * 2 * 2
+    below = {label(r): round(r["ratio"]["low"], 3) for r in wide
+             if r["ratio"]["low"] < aims[r["mode"]]}  # fmt: skip
+    readme = (RESULTS / "README.md").read_text()
+    assert len(below) == 1 and all(f"{low}" in readme for low in below.values()), below
+
+
 QUALITY = json.loads((RESULTS / "switchback_quality.json").read_text())
 
 
@@ -206,6 +229,19 @@ def test_a_step_is_so_much_faster_than_stock_and_takes_no_more_memory(method, le
     assert again["a_a"]["low"] <= 1 <= again["a_a"]["high"] or found["a_a_p_value"] >= 0.05
     peak = {row["arm"]: row["peak_bytes"] for row in these("cases")}
     assert peak["labkit"] <= 1.1 * peak["a"]
+
+
+def test_a_float32_step_on_avx2_is_as_the_readme_says():
+    """The aim against TRL in float32 was a lower end of 1.8: missed, and said."""
+    (found,) = json.loads((RESULTS / "step_float32.json").read_text())["results"]
+    (row,) = found["comparisons"]
+    ratio = concluded(row)["ratio"]
+    assert ratio == pytest.approx(row["ratio"])
+    words = f"{ratio['value']:.2f} ({ratio['low']:.2f} to {ratio['high']:.2f})"
+    assert words in (RESULTS / "README.md").read_text()
+    assert row["vs_stock_as_it_comes"]["low"] >= 8
+    peak = {case["arm"]: case["peak_bytes"] for case in found["cases"]}
+    assert peak["labkit"] <= peak["a"]
 
 
 FAST = json.loads((RESULTS / "fast_quality.json").read_text())
