@@ -32,8 +32,10 @@ from nbgrader.preprocessors import NbGraderPreprocessor
 NAME = "labkit-warm"
 LAUNCHER = ["-m", "ipykernel_launcher"]
 LONGEST_REQUEST = 2**20
-START_SECONDS = 120.0
-"""for the first kernel, which waits for the imports"""
+START_SECONDS = 600.0
+"""for the first kernel, which waits for the imports; minutes on a machine that is busy elsewhere"""
+MOST_FAILURES = 3
+"""after which every kernel starts in the ordinary way"""
 
 
 class Forked:
@@ -82,9 +84,12 @@ class Waiting:
         """Start none yet."""
         self.process: subprocess.Popen[bytes] | None = None
         self.channel: socket.socket | None = None
+        self.failures = 0
 
     def fork(self, arguments: list[str], cwd: str, environment: dict[str, str]) -> Forked:
         """Return a new kernel. Raises OSError where there cannot be one."""
+        if self.failures >= MOST_FAILURES:
+            raise OSError("no kernel could be forked so far")
         if self.channel is None:
             self._start()
         assert self.channel is not None
@@ -95,6 +100,7 @@ class Waiting:
             if not answer:
                 raise OSError("the process that kernels are forked from has ended")
         except OSError:  # it was killed, or takes far too long: the next kernel gets another
+            self.failures += 1
             self.stop()
             raise
         return Forked(int(answer))

@@ -36,6 +36,16 @@ def test_a_copy_with_words_exchanged_is_found_and_one_s_own_words_are_not():
     assert found[0].texts == (LONG, copy)
 
 
+def test_a_text_of_which_a_third_is_one_s_own_is_not_alike():
+    own = " ".join("indeed" if place % 3 == 0 else word for place, word in enumerate(LONG.split()))
+    assert 0.6 < ratio(LONG, own) < alike.ALIKE
+    assert alike.pairs({"02.2": {"anna": LONG, "boris": own}}) == []
+    tenth = " ".join("indeed" if place % 10 == 0 else word
+                     for place, word in enumerate(LONG.split()))  # fmt: skip
+    assert ratio(LONG, tenth) > 0.85
+    assert len(alike.pairs({"02.2": {"anna": LONG, "boris": tenth}})) == 1
+
+
 def test_case_and_punctuation_do_not_hide_a_copy():
     loud = LONG.upper().replace(" ", " -- ").replace(",", "!")
     (pair,) = alike.pairs({"02.2": {"anna": LONG, "boris": loud}})

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import stat
 import zipfile
 
@@ -171,6 +172,9 @@ def test_files_of_one_name_are_all_kept(class_, tmp_path):
     class_zip.unpack(place, tmp_path / "out")
     files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert sorted(path.read_bytes() for path in files) == [b"1", b"2", b"3", b"4"]
+    # And no name means anything to a shell or to another file system.
+    parts = {part for path in files for part in path.relative_to(tmp_path).parts}
+    assert all(re.fullmatch(r"[\w.-]+", part) for part in parts), parts
 
 
 @pytest.mark.parametrize(
