@@ -12,7 +12,7 @@ Source: M. Okabe and K. Ito, "Color Universal Design", 2008.
 """
 
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Any
@@ -141,19 +141,19 @@ def loss_curves(curves: dict[str, list[float]], *, window: int = 10) -> tuple["F
     return figure, "Training loss against optimizer step: " + "; ".join(said) + "."
 
 
-def score_bars(scores: dict[str, dict[str, Any]]) -> tuple["Figure", str]:
+def score_bars(scores: Mapping[str, Any]) -> tuple["Figure", str]:
     """Draw exact match with its 95 % interval, overall and by answer type.
 
-    `scores` maps a label to what `evaluate` returned. Returns the figure and its alt text.
+    `scores` maps a label to an `Evaluation`. Returns the figure and its alt text.
     """
     first = next(iter(scores.values()))
-    groups = ["all", *first["by_type"]]
-    counts = {"all": first["n"]} | {k: v["n"] for k, v in first["by_type"].items()}
+    groups = ["all", *first.by_type]
+    counts = {"all": first.n} | {k: v["n"] for k, v in first.by_type.items()}
     figure, axes = new_figure(width=6.8, height=3.6)
     width = 0.8 / len(scores)
     hatches = ("", "//", "..", "xx", "\\\\", "++")
     for index, (label, outcome) in enumerate(scores.items()):
-        metrics = [outcome["metrics"]["em"]] + [outcome["by_type"][g]["em"] for g in groups[1:]]
+        metrics = [outcome.metrics["em"]] + [outcome.by_type[g]["em"] for g in groups[1:]]
         values = [100 * m["value"] for m in metrics]
         below = [max(0.0, v - 100 * m["low"]) for v, m in zip(values, metrics, strict=True)]
         above = [max(0.0, 100 * m["high"] - v) for v, m in zip(values, metrics, strict=True)]
@@ -171,26 +171,26 @@ def score_bars(scores: dict[str, dict[str, Any]]) -> tuple["Figure", str]:
     axes.set_title("Exact match on the test split, with 95 % intervals")
     axes.legend(ncols=2, fontsize="small", loc="upper left")
     said = "; ".join(
-        f"{label} {100 * o['metrics']['em']['value']:.0f} %" for label, o in scores.items()
+        f"{label} {100 * o.metrics['em']['value']:.0f} %" for label, o in scores.items()
     )
     return figure, f"Bars of exact match by answer type with intervals; overall: {said}."
 
 
-def paired_differences(comparison: dict[str, Any]) -> tuple["Figure", str]:
+def paired_differences(comparison: Any) -> tuple["Figure", str]:
     """Draw how much better one model is than another, overall and by kind of question.
 
-    `comparison` is what `comparison.compare_scores` returns: a panel for each pair, a point with
+    `comparison` is a `Comparison` of `inference.compare`: a panel for each pair, a point with
     its 95 % interval for each group. Returns the figure and its alt text.
     """
-    pairs = comparison["pairs"]
-    groups = list(pairs[0]["groups"])
+    pairs = comparison.pairs
+    groups = list(pairs[0].groups)
     figure, axes = new_figure(
         len(pairs), 1, width=6.8, height=0.9 + (0.5 + 0.27 * len(groups)) * len(pairs),
         sharex=True, squeeze=False,
     )  # fmt: skip
     said = []
     for panel, pair in zip(axes[:, 0], pairs, strict=True):
-        rows = [pair["groups"][name]["difference"] for name in groups]
+        rows = [pair.groups[name].difference for name in groups]
         values = [100 * row["value"] for row in rows]
         below = [max(0.0, v - 100 * r["low"]) for v, r in zip(values, rows, strict=True)]
         above = [max(0.0, 100 * r["high"] - v) for v, r in zip(values, rows, strict=True)]
@@ -198,10 +198,10 @@ def paired_differences(comparison: dict[str, Any]) -> tuple["Figure", str]:
         panel.axvline(0, color=COLOURS["black"], linewidth=1, marker="", linestyle="-")
         panel.errorbar(values, places, xerr=[below, above], fmt="o", color=COLOURS["blue"],
                        capsize=3, linestyle="none")  # fmt: skip
-        panel.set_yticks(places, [f"{name} (n = {pair['groups'][name]['n']})" for name in groups])
+        panel.set_yticks(places, [f"{name} (n = {pair.groups[name].n})" for name in groups])
         panel.set_ylim(-0.6, len(groups) - 0.4)
         panel.grid(axis="y", visible=False)
-        a, b = Path(pair["a"]).name, Path(pair["b"]).name
+        a, b = Path(pair.a).name, Path(pair.b).name
         panel.set_title(f"{b} minus {a}")
         low, high = 100 * rows[0]["low"], 100 * rows[0]["high"]
         said.append(f"{b} minus {a}: {values[0]:+.0f} points ({low:+.0f} to {high:+.0f})")

@@ -27,11 +27,19 @@ tests); McNemar 1947. The tests themselves are scipy's and statsmodels'.
 import math
 from collections import defaultdict
 from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
 RESAMPLES = 9_999
 FEWEST_TO_RESAMPLE = 6
 """Below it there are too few distinct resamples: the t interval is given instead."""
+
+
+class Interval(TypedDict):
+    """A figure and its confidence interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 def mean_interval(
@@ -40,8 +48,8 @@ def mean_interval(
     *,
     confidence: float = 0.95,
     seed: int = 0,
-) -> dict[str, float]:
-    """Return {value, low, high}: the mean of `values` in [0, 1] and its interval.
+) -> Interval:
+    """Return the mean of `values` in [0, 1] and its interval.
 
     `clusters` says which values belong together. Where all clusters agree, resampling would
     claim certainty; the exact binomial interval (Clopper and Pearson 1934) is given instead.
@@ -356,5 +364,5 @@ def _bootstrap(
     return (low, high) if math.isfinite(low) and math.isfinite(high) else None
 
 
-def _exponents(mean: float, low: float, high: float) -> dict[str, float]:
+def _exponents(mean: float, low: float, high: float) -> Interval:
     return {"value": math.exp(mean), "low": math.exp(low), "high": math.exp(high)}

@@ -165,8 +165,8 @@ score_table(scores)
 # The bars carry 95 % intervals. They come from drawing whole reports again and again with replacement, because questions on one report stand and fall together. Where two intervals do not overlap, the difference is not an accident of which reports were asked.
 
 # %%
-lora_em, full_em = (scores[k]["metrics"]["em"] for k in ("LoRA", "full"))
-untouched_em = scores["untouched, 2 examples"]["metrics"]["em"]
+lora_em, full_em = (scores[k].metrics["em"] for k in ("LoRA", "full"))
+untouched_em = scores["untouched, 2 examples"].metrics["em"]
 for label, em in (("LoRA", lora_em), ("full", full_em)):
     better = em["low"] > untouched_em["high"]
     print(f"{label} against the untouched model:", "better" if better else "not told apart")

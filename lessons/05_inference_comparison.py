@@ -137,7 +137,7 @@ asked = tatqa.samples(tatqa.load(lora_config.data, "test"))[:eval_samples]
 
 def item_scores(outcome):
     """Return (exact match, F1) of every question of an evaluation, in order."""
-    predictions = json.loads(Path(outcome["predictions"]).read_text())
+    predictions = json.loads(Path(outcome.predictions).read_text())
     return [score_answer(*predictions[s.question.uid], s.question) for s in asked]
 
 
@@ -172,7 +172,7 @@ compare_pair("LoRA", "full")
 # So F1 is never below exact match. The two part company where an answer has several words or several values. A number is one word: it is right or wrong, and F1 says nothing that exact match does not. Compare them by type of answer:
 
 # %%
-by_type = scores["LoRA"]["by_type"]
+by_type = scores["LoRA"].by_type
 for kind, row in by_type.items():
     em, f1 = row["em"]["value"], row["f1"]["value"]
     print(f"{kind:<12} n = {row['n']:>4}   exact match {em:6.1%}   F1 {f1:6.1%}   {f1 - em:+.1%}")
@@ -181,7 +181,7 @@ for kind, row in by_type.items():
 halves = [
     (s, f1) for s, (em, f1) in zip(asked, items["LoRA"], strict=True) if em == 0 and 0 < f1 < 1
 ]
-predictions = json.loads(Path(scores["LoRA"]["predictions"]).read_text())
+predictions = json.loads(Path(scores["LoRA"].predictions).read_text())
 print(f"{len(halves)} answers of the LoRA run are partly right")
 for s, f1 in halves[:3]:
     print(f"F1 {f1:.2f}  wanted {' | '.join(s.question.answer)}")

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from labkit.runs import measurements
 from labkit.runs import records as results
-from labkit.runs.records import RunRecord
+from labkit.runs.records import DEFAULTS, RunRecord
 
 CLOSE = 0.05
 CHANGE = 0.03
@@ -102,7 +102,8 @@ IRRELEVANT |= {"learning_rate", "warmup_steps", "lr_scheduler_type", "weight_dec
 
 def cost_settings(run: RunRecord) -> dict[str, Any]:
     """Return what can change the cost of a step: settings, model and data, these by content."""
-    settings = {k: v for k, v in run.config.items() if k not in IRRELEVANT}
+    stated = {**DEFAULTS, **run.config}  # a record is older than some settings
+    settings = {k: v for k, v in stated.items() if k not in IRRELEVANT}
     return settings | {"model": run.model.get("sha256"), "data": run.data.get("sha256")}
 
 

@@ -1,5 +1,6 @@
 """Define the commands infer, eval, parity, merge and quantize, without importing torch."""
 
+import dataclasses
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -61,7 +62,7 @@ def infer(
     if figure is not None:
         drawn, alt = plots.paired_differences(found)
         plots.save_figure(drawn, figure, alt=alt)
-    emit(found, json_, compare.render(found))
+    emit(found.to_json(), json_, compare.render(found))
 
 
 def eval_(
@@ -90,15 +91,16 @@ def eval_(
     others = [name for name in tasks if name != "tatqa"]
     if others and model == evaluate.MAJORITY:
         raise LabkitError("'majority' answers tatqa only: name a model for other tasks")
-    outcomes: list[dict[str, Any]] = []
+    outcomes: list[Any] = []
     texts = []
     if others:
         from labkit.inference.lm_eval_tasks import run as harness
 
-        outcomes = harness.evaluate_tasks(
+        by_task = harness.evaluate_tasks(
             model, others, data=data, split=split, max_samples=max_samples, dtype=dtype, fresh=fresh
         )
-        texts.append(harness.render(outcomes))
+        outcomes += by_task
+        texts.append(harness.render(by_task))
     if "tatqa" in tasks:
         scored = evaluate.evaluate(
             model, data=data, split=split, examples=examples, max_samples=max_samples, dtype=dtype,
@@ -107,16 +109,16 @@ def eval_(
         outcomes.append(scored)
         texts.append(evaluate.render(scored))
     if len(outcomes) == 1:
-        emit(outcomes[0], json_, texts[0])
+        emit(outcomes[0].to_json(), json_, texts[0])
         return
     together = {
         "model": model,
-        "task": ",".join(outcome["task"] for outcome in outcomes),
-        "n": sum(outcome["n"] for outcome in outcomes),
-        "metrics": {f"{outcome['task']}/{name}": metric for outcome in outcomes
-                    for name, metric in outcome["metrics"].items()},
-        "predictions": {outcome["task"]: outcome["predictions"] for outcome in outcomes},
-        "tasks": outcomes,
+        "task": ",".join(outcome.task for outcome in outcomes),
+        "n": sum(outcome.n for outcome in outcomes),
+        "metrics": {f"{outcome.task}/{name}": metric for outcome in outcomes
+                    for name, metric in outcome.metrics.items()},
+        "predictions": {outcome.task: outcome.predictions for outcome in outcomes},
+        "tasks": [outcome.to_json() for outcome in outcomes],
     }  # fmt: skip
     emit(together, json_, "\n".join(texts))
 
@@ -168,8 +170,8 @@ def merge(
     from labkit.inference import export
 
     made = export.merge(run, out, dtype=dtype)
-    emit(made, json_, f"{made['out']}: {made['base']} with its {made['method']} adapter added, "
-         f"{made['bytes'] / 2**20:,.0f} MiB in {made['dtype']}")  # fmt: skip
+    emit(made.to_json(), json_, f"{made.out}: {made.base} with its {made.method} adapter added, "
+         f"{made.bytes / 2**20:,.0f} MiB in {made.dtype}")  # fmt: skip
 
 
 def quantize(
@@ -196,11 +198,11 @@ def quantize(
         path = infer_.model_path(run)
         infer_.check_writes(run, load.config_of(str(path)))
     made = export.quantize(run, out, to=to)
-    text = (f"{made['out']}: {made['bytes']['quantised'] / 2**20:,.0f} MiB instead of "
-            f"{made['bytes']['original'] / 2**20:,.0f} MiB")  # fmt: skip
+    text = (f"{made.out}: {made.bytes['quantised'] / 2**20:,.0f} MiB instead of "
+            f"{made.bytes['original'] / 2**20:,.0f} MiB")  # fmt: skip
     if max_samples:
-        rows = [export.cost(name, data=data, split=split, max_samples=max_samples)
-                for name in (run, made["out"])]  # fmt: skip
-        made["cost"] = {"original": rows[0], "quantised": rows[1]}
-        text += "\n" + export.render_costs(rows)
-    emit(made, json_, text)
+        cost = {form: export.cost(name, data=data, split=split, max_samples=max_samples)
+                for form, name in (("original", run), ("quantised", made.out))}  # fmt: skip
+        made = dataclasses.replace(made, cost=cost)
+        text += "\n" + export.render_costs(list(cost.values()))
+    emit(made.to_json(), json_, text)

@@ -14,33 +14,24 @@ from labkit.cli.options import (
     LoraTargets,
     Loss,
     MasterWeights,
+    ModelWords,
     Optim,
     Padding,
     Rank,
     RepeatKv,
     Sharding,
     StepDtype,
+    StepOf,
     emit,
-    key_values,
+    model_and_settings,
 )
-from labkit.errors import LabkitError, nearest
+from labkit.errors import LabkitError
 
 
 def estimate(
     context: typer.Context,
-    # With unknown options allowed, their words are arguments: only so the model is told apart.
-    words: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="MODEL",
-            help="registry name, folder, or Hub id; the run's where there is a --config",
-            show_default=False,
-        ),
-    ] = None,
-    config: Annotated[
-        str | None,
-        typer.Option(help="the step of a run: YAML or JSON file, or a shipped one: lora, full …"),
-    ] = None,
+    words: ModelWords = None,
+    config: StepOf = None,
     method: Annotated[str | None, typer.Option(help="full, lora, qlora, 8bit …")] = None,
     device: Annotated[
         str | None, typer.Option(help="GPU by its datasheet (a100-80gb if none is given), or cpu")
@@ -87,7 +78,7 @@ def estimate(
     from labkit.memory import estimates, report
     from labkit.runs.config import load_config
 
-    model, overrides = _model_and_settings(context, words or [], config)
+    model, overrides = model_and_settings(context, words or [], config)
     choices: dict[str, Any] = {
         "batch_size": batch_size, "seq_len": seq_len, "dtype": dtype, "optim": optim, "loss": loss,
         "lora_r": lora_r, "lora_target_modules": lora_target_modules, "sharding": sharding,
@@ -127,33 +118,3 @@ def estimate(
     if timeline is not None:
         plots.save_figure(report.plot_timeline(result), timeline, alt=report.timeline_alt(result))
     emit(result.to_json(), json_, report.render(result))
-
-
-def _model_and_settings(
-    context: typer.Context, words: list[str], config: str | None
-) -> tuple[str | None, dict[str, str]]:
-    """Return the model that `words` begin with, if they do, and the run's settings behind it.
-
-    Raises:
-        LabkitError: neither a model nor a configuration, or settings without a configuration.
-    """
-    named = bool(words) and not words[0].startswith("-")
-    model, rest = (words[0], words[1:]) if named else (None, words)
-    if config is not None:
-        settings = key_values(rest)
-        if model is not None and "model" in settings:
-            raise LabkitError("MODEL and --model both name a model: keep one of them")
-        return model, settings
-    if rest:
-        known = [name for option in context.command.params for name in option.opts
-                 if name.startswith("--")]  # fmt: skip
-        name = rest[0].partition("=")[0]
-        if not name.startswith("-"):
-            raise LabkitError(f"unexpected {name!r} on the command line: name one MODEL")
-        raise LabkitError(
-            f"estimate has no option {name}, and settings of a run need its --config: "
-            f"{nearest(name, known)}"
-        )
-    if model is None:
-        raise LabkitError("nothing to estimate: name a MODEL, or a run by --config")
-    return model, {}

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from labkit.errors import LabkitError
+from labkit.errors import LabkitError, nearest
 
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout")]
 Dtype = Annotated[
@@ -31,6 +31,21 @@ Base = Annotated[
 FREE_FORM = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 # The step that estimate predicts and sweep measures.
+ModelWords = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="MODEL",
+        help="registry name, folder, or Hub id; the run's where there is a --config",
+        show_default=False,
+    ),
+]
+"""With unknown options allowed, their words are arguments: only so the model is told apart."""
+StepOf = Annotated[
+    str | None,
+    typer.Option(
+        "--config", help="the step of a run: YAML or JSON file, or a shipped one: lora, full …"
+    ),
+]
 StepDtype = Annotated[
     str | None, typer.Option(help="compute type; auto is bfloat16, or on a CPU the fast one")
 ]
@@ -105,3 +120,33 @@ def key_values(arguments: list[str]) -> dict[str, str]:
             raise LabkitError(f"--{key.replace('_', '-')} is given twice: keep one of them")
         pairs[key] = value
     return pairs
+
+
+def model_and_settings(
+    context: typer.Context, words: list[str], config: str | None
+) -> tuple[str | None, dict[str, str]]:
+    """Return the model that `words` begin with, if they do, and the run's settings behind it.
+
+    Raises:
+        LabkitError: neither a model nor a configuration, or settings without a configuration.
+    """
+    named = bool(words) and not words[0].startswith("-")
+    model, rest = (words[0], words[1:]) if named else (None, words)
+    if config is not None:
+        settings = key_values(rest)
+        if model is not None and "model" in settings:
+            raise LabkitError("MODEL and --model both name a model: keep one of them")
+        return model, settings
+    if rest:
+        known = [name for option in context.command.params for name in option.opts
+                 if name.startswith("--")]  # fmt: skip
+        name = rest[0].partition("=")[0]
+        if not name.startswith("-"):
+            raise LabkitError(f"unexpected {name!r} on the command line: name one MODEL")
+        raise LabkitError(
+            f"{context.command.name} has no option {name}, and settings of a run need its "
+            f"--config: {nearest(name, known)}"
+        )
+    if model is None:
+        raise LabkitError(f"nothing to {context.command.name}: name a MODEL, or a run by --config")
+    return model, {}

@@ -118,7 +118,7 @@ def doctor(
     from labkit import doctor as doctor_
 
     findings = doctor_.report()
-    _emit({"findings": findings}, json_, doctor_.render(findings))
+    _emit({"findings": [each.to_json() for each in findings]}, json_, doctor_.render(findings))
 
 
 @app.command()
@@ -267,4 +267,4 @@ app.command()(checkpoint_commands.grade)
 app.command()(significance_commands.stats)
 app.command()(serve_commands.serve)
 app.command()(serve_commands.chat)
-app.command()(sweep_commands.sweep)
+app.command(context_settings=FREE_FORM)(sweep_commands.sweep)

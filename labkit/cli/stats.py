@@ -27,4 +27,4 @@ def stats(
     from labkit.significance import show
 
     outcome = significance.compare(a, b, alpha=alpha, margin=margin, output_dir=output_dir)
-    emit(outcome, json_, f"{show.render(outcome)}\nfigure and numbers in {output_dir}")
+    emit(outcome.to_json(), json_, f"{show.render(outcome)}\nfigure and numbers in {output_dir}")

@@ -13,13 +13,16 @@ from labkit.cli.options import (
     LoraTargets,
     Loss,
     MasterWeights,
+    ModelWords,
     Optim,
     Padding,
     Rank,
     RepeatKv,
     Sharding,
     StepDtype,
+    StepOf,
     emit,
+    model_and_settings,
 )
 from labkit.console import say
 from labkit.errors import LabkitError, nearest
@@ -35,13 +38,19 @@ Largest = Annotated[
 
 
 def sweep(
-    model: Annotated[str, typer.Argument(help="registry name, folder, or Hub id")],
-    method: Annotated[str, typer.Option(help="full, lora, qlora, 8bit …")] = "lora",
+    context: typer.Context,
+    words: ModelWords = None,
+    config: StepOf = None,
+    method: Annotated[
+        str | None, typer.Option(help="full, lora, qlora, 8bit …; lora, or the run's")
+    ] = None,
     device: Annotated[
         str | None,
         typer.Option(help="cpu or cuda, measured here; or a GPU by its datasheet, predicted"),
     ] = None,
-    seq_len: Annotated[int, typer.Option(help="tokens of every sample")] = 256,
+    seq_len: Annotated[
+        int | None, typer.Option(help="tokens of every sample; 256, or the run's max_length")
+    ] = None,
     batch_sizes: Annotated[str, typer.Option(help="with commas between")] = "1,2,4,8",
     variants: Annotated[
         str, typer.Option(help="plain, checkpointing, accumulation=N, with commas between")
@@ -79,10 +88,17 @@ def sweep(
 ) -> None:
     """Measure batch sizes one by one: memory, throughput, and the largest batch that fits.
 
-    Each is predicted, then run in a process of its own. What was measured is kept.
+    Each is predicted, then run in a process of its own. What was measured is kept. With --config
+    any setting of the run can follow as --key value.
     """
     from labkit import sweep as sweeping
+    from labkit.runs.config import load_config
 
+    named, overrides = model_and_settings(context, words or [], config)
+    run = None if config is None else load_config(config, overrides)
+    if run is None:
+        method, seq_len = method or "lora", 256 if seq_len is None else seq_len
+    model = named or (run.model if run else "")
     device = _device(device)
     limit = sweeping.parse_bytes(memory_limit) if memory_limit is not None else None
     changes = sweeping.parse_variants(variants)
@@ -97,7 +113,7 @@ def sweep(
     points = []
     going = sweeping.sweep(
         model, batch_sizes=sweeping.parse_sizes(batch_sizes), variants=changes, device=device,
-        memory_limit=limit, steps=steps, fresh=fresh, **choices,
+        memory_limit=limit, steps=steps, fresh=fresh, run=run, **choices,
     )  # fmt: skip
     for point in going:
         points.append(point)
@@ -105,7 +121,7 @@ def sweep(
     wanted = largest if largest is not None else limit is not None
     found = [
         sweeping.largest_batch(
-            model, memory_limit=limit, device=device, **{**choices, **variant}
+            model, memory_limit=limit, device=device, run=run, **{**choices, **variant}
         )
         for variant in (changes if wanted else [])
     ]  # fmt: skip
@@ -116,7 +132,8 @@ def sweep(
         figure, alt = plots.batch_sweep(points)
         plots.save_figure(figure, plot, alt=alt)
     result = {
-        "model": model, "method": method, "device": device, "seq_len": seq_len,
+        "model": model, "method": method or points[0].settings.method, "device": device,
+        "seq_len": seq_len or points[0].settings.seq_len,
         "memory_limit_bytes": limit, "samples": samples,
         "points": [point.to_json(samples=samples) for point in points],
         "largest": [each.to_json() for each in found],

@@ -12,7 +12,7 @@ to be mended first), `detail` and `advice`.
 import shutil
 from collections.abc import Callable, Iterable
 
-from labkit.doctor.finding import Finding, finding
+from labkit.doctor.finding import Finding
 from labkit.doctor.machine import (
     check_arithmetic,
     check_cores,
@@ -68,7 +68,7 @@ def report() -> list[Finding]:
         except Exception as error:
             # The doctor is called when something is broken, so it must survive what is.
             detail = f"could not be checked ({type(error).__name__}: {error})"
-            findings.append(finding(what, "warn", detail, "report this with labkit doctor --json"))
+            findings.append(Finding(what, "warn", detail, "report this with labkit doctor --json"))
     return findings
 
 
@@ -83,15 +83,15 @@ def render(findings: Iterable[Finding], width: int | None = None) -> str:
     table.add_column(ratio=1)
     findings = list(findings)
     for line in findings:
-        advice = f"\n→ {line['advice']}" if line["advice"] else ""
-        table.add_row(line["status"], line["what"], line["detail"] + advice)
+        advice = f"\n→ {line.advice}" if line.advice else ""
+        table.add_row(line.status, line.what, line.detail + advice)
     width = width or shutil.get_terminal_size((100, 24)).columns
     console = Console(
         width=width, force_jupyter=False, color_system=None, highlight=False, markup=False
     )
     with console.capture() as captured:
         console.print(table)
-    counts = {s: sum(f["status"] == s for f in findings) for s in ("ok", "warn", "fail")}
+    counts = {s: sum(f.status == s for f in findings) for s in ("ok", "warn", "fail")}
     verdict = "the course runs here"
     if counts["fail"]:
         verdict = "mend what failed first"

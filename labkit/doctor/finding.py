@@ -1,6 +1,7 @@
 """Represent one line of the doctor's report."""
 
-from typing import Literal, TypedDict
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 from labkit.machine.hardware import GIB
 
@@ -8,18 +9,18 @@ EMBEDDED = "smollm2-135m-instruct"
 Status = Literal["ok", "warn", "fail"]
 
 
-class Finding(TypedDict):
+@dataclass(frozen=True)
+class Finding:
     """One line of the report."""
 
     what: str
     status: Status
     detail: str
-    advice: str
+    advice: str = ""
 
-
-def finding(what: str, status: Status, detail: str, advice: str = "") -> Finding:
-    """Return a line of the report."""
-    return {"what": what, "status": status, "detail": detail, "advice": advice}
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values."""
+        return asdict(self)
 
 
 def gib(count: float) -> str:

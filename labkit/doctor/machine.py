@@ -11,7 +11,7 @@ from typing import Literal
 import psutil
 
 from labkit.doctor import minutes
-from labkit.doctor.finding import EMBEDDED, Finding, finding, gib
+from labkit.doctor.finding import EMBEDDED, Finding, gib
 from labkit.machine import arithmetic, hardware
 from labkit.machine.hardware import GIB
 from labkit.memory.estimates import needed
@@ -28,11 +28,11 @@ def check_cores() -> Finding:
     if promised is not None and promised < threads:
         detail += f"; the hub promises {promised:g} but does not enforce it"
         advice = f"others share this machine: set OMP_NUM_THREADS={max(1, round(promised))}"
-        return finding("cores", "warn", detail, advice)
+        return Finding("cores", "warn", detail, advice)
     if threads > machine["cores"]:
         advice = f"{threads} threads on {machine['cores']} cores slow each other: "
-        return finding("cores", "warn", detail, advice + "unset OMP_NUM_THREADS")
-    return finding("cores", "ok", detail)
+        return Finding("cores", "warn", detail, advice + "unset OMP_NUM_THREADS")
+    return Finding("cores", "ok", detail)
 
 
 def check_arithmetic() -> Finding:
@@ -47,7 +47,7 @@ def check_arithmetic() -> Finding:
         f"{found.fastest} is the fast type: float32 reaches {found.float32 / 1e9:,.0f} GFLOP/s, "
         f"bfloat16 {found.bfloat16 / 1e9:,.0f}, {int8}, memory {memory:.0f} GiB/s"
     )
-    return finding("arithmetic", "ok", detail)
+    return Finding("arithmetic", "ok", detail)
 
 
 def check_minutes() -> Finding:
@@ -58,7 +58,7 @@ def check_minutes() -> Finding:
     detail = f"{each} min, {total} in all, from nothing and without your own reading"
     if hardware.gpus():
         detail += "; computed for the processor, a GPU takes less"
-    return finding("lessons", "ok", detail)
+    return Finding("lessons", "ok", detail)
 
 
 def check_memory() -> Finding:
@@ -71,8 +71,8 @@ def check_memory() -> Finding:
     if promised is not None and (limit is None or promised < limit):
         detail += f"; the hub promises {gib(promised)} but does not enforce it"
     if memory_left_bytes() < training_bytes("lora"):
-        return finding("memory", "warn", detail, "close other notebooks or ask for a larger server")
-    return finding("memory", "ok", detail)
+        return Finding("memory", "warn", detail, "close other notebooks or ask for a larger server")
+    return Finding("memory", "ok", detail)
 
 
 def memory_left_bytes() -> int:
@@ -93,19 +93,19 @@ def _number(setting: str) -> float | None:
 def check_shared_memory(path: Path = Path("/dev/shm")) -> Finding:
     """Check the space in /dev/shm, through which processes of one training run pass tensors."""
     if not path.is_dir():
-        return finding("shared memory", "ok", f"{path} is not used on this system")
+        return Finding("shared memory", "ok", f"{path} is not used on this system")
     size = shutil.disk_usage(path).total
     if size < GIB // 4:
         advice = "several processes need more: start the container with --shm-size=1g"
-        return finding("shared memory", "warn", f"{path} holds {size // 2**20} MiB", advice)
-    return finding("shared memory", "ok", f"{path} holds {gib(size)}")
+        return Finding("shared memory", "warn", f"{path} holds {size // 2**20} MiB", advice)
+    return Finding("shared memory", "ok", f"{path} holds {gib(size)}")
 
 
 def check_gpu() -> Finding:
     """Check GPUs, their free memory and who else uses them."""
     cards = hardware.gpus()
     if not cards:
-        return finding("GPU", "ok", "none: the profile cpu runs the whole course without one")
+        return Finding("GPU", "ok", "none: the profile cpu runs the whole course without one")
     parts, busy = [], []
     for card in cards:
         parts.append(
@@ -119,8 +119,8 @@ def check_gpu() -> Finding:
             busy.append(card)
     if busy:
         advice = "wait, talk to them, or choose a free card with CUDA_VISIBLE_DEVICES"
-        return finding("GPU", "warn", "; ".join(parts), advice)
-    return finding("GPU", "ok", "; ".join(parts), "LABKIT_PROFILE=gpu uses it")
+        return Finding("GPU", "warn", "; ".join(parts), advice)
+    return Finding("GPU", "ok", "; ".join(parts), "LABKIT_PROFILE=gpu uses it")
 
 
 def training_bytes(method: Literal["lora", "full"]) -> int:
@@ -144,5 +144,5 @@ def check_training(method: Literal["lora", "full"]) -> Finding:
     detail = f"{title} of the embedded model needs about {gib(need)}"
     if need > available:
         advice = "a smaller per_device_train_batch_size or gradient_checkpointing lowers it"
-        return finding(title, "warn", f"{detail}: no, {gib(available)} are left", advice)
-    return finding(title, "ok", f"{detail}: yes")
+        return Finding(title, "warn", f"{detail}: no, {gib(available)} are left", advice)
+    return Finding(title, "ok", f"{detail}: yes")

@@ -8,7 +8,7 @@ import os
 import shutil
 from pathlib import Path
 
-from labkit.doctor.finding import EMBEDDED, Finding, finding, gib
+from labkit.doctor.finding import EMBEDDED, Finding, gib
 from labkit.errors import LabkitError
 from labkit.files import cache_dir
 from labkit.machine import hardware
@@ -23,17 +23,17 @@ def check_models_folder() -> Finding:
     """Check the shared folder of models, $LABKIT_MODELS."""
     setting = os.environ.get("LABKIT_MODELS")
     if not setting:
-        return finding("model folder", "ok", "LABKIT_MODELS is not set: models come from the cache")
+        return Finding("model folder", "ok", "LABKIT_MODELS is not set: models come from the cache")
     folder = Path(setting).expanduser()
     try:
         found = sorted(p.name for p in folder.iterdir() if registry.model_folder(p))
     except OSError as error:
         detail = f"LABKIT_MODELS={setting} cannot be read ({error.strerror})"
-        return finding("model folder", "fail", detail, "unset it or set it to a folder of models")
+        return Finding("model folder", "fail", detail, "unset it or set it to a folder of models")
     if not found:
         detail = f"{folder} holds no model"
-        return finding("model folder", "warn", detail, "each model is a folder in it")
-    return finding("model folder", "ok", f"{folder}: {', '.join(found)}")
+        return Finding("model folder", "warn", detail, "each model is a folder in it")
+    return Finding("model folder", "ok", f"{folder}: {', '.join(found)}")
 
 
 def check_profile() -> Finding:
@@ -41,16 +41,16 @@ def check_profile() -> Finding:
     try:
         profile, model = profiles.current().name, profiles.model()
     except LabkitError as error:
-        return finding("profile", "fail", str(error), "unset LABKIT_PROFILE for the default, cpu")
+        return Finding("profile", "fail", str(error), "unset LABKIT_PROFILE for the default, cpu")
     detail = f"{profile}: lessons use {model}"
     if profile == "gpu" and not hardware.gpus():
-        return finding("profile", "warn", f"{detail}, and there is no GPU", "unset LABKIT_PROFILE")
+        return Finding("profile", "warn", f"{detail}, and there is no GPU", "unset LABKIT_PROFILE")
     if model != EMBEDDED:
         try:
             registry.resolve(model, fetch=False)
         except LabkitError as error:
-            return finding("profile", "warn", f"{detail}, which is not here", str(error))
-    return finding("profile", "ok", detail)
+            return Finding("profile", "warn", f"{detail}, which is not here", str(error))
+    return Finding("profile", "ok", detail)
 
 
 def check_embedded_model() -> Finding:
@@ -58,8 +58,8 @@ def check_embedded_model() -> Finding:
     try:
         folder = registry.resolve(EMBEDDED, fetch=False)
     except LabkitError:
-        return finding("embedded model", "warn", f"{EMBEDDED} is not here yet", "run labkit fetch")
-    return finding("embedded model", "ok", str(folder))
+        return Finding("embedded model", "warn", f"{EMBEDDED} is not here yet", "run labkit fetch")
+    return Finding("embedded model", "ok", str(folder))
 
 
 def check_cache() -> Finding:
@@ -82,14 +82,14 @@ def _writable(what: str, folder: Path, advice: str) -> Finding:
     while not existing.exists():
         existing = existing.parent
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        return finding(what, "fail", f"{existing} cannot be written to", advice)
+        return Finding(what, "fail", f"{existing} cannot be written to", advice)
     free, quota = shutil.disk_usage(existing).free, hardware.quota_left_bytes(existing)
     left = f"{gib(free)} left" + (f", {gib(quota)} of your quota" if quota is not None else "")
     advice = "labkit runs rm removes old runs; the embedded model needs 0.6 GiB, a run 0.1 to 2"
     files = os.statvfs(existing)
     if files.f_files and files.f_favail < FEWEST_FILES:  # some file systems do not count them
         detail = f"{folder}, {left}, but room for {files.f_favail} more files only"
-        return finding(what, "warn", detail, "delete folders of many small files, as of old venvs")
+        return Finding(what, "warn", detail, "delete folders of many small files, as of old venvs")
     if min(free, free if quota is None else quota) < GIB:
-        return finding(what, "warn", f"{folder}, {left}", advice)
-    return finding(what, "ok", f"{folder}, {left}")
+        return Finding(what, "warn", f"{folder}, {left}", advice)
+    return Finding(what, "ok", f"{folder}, {left}")

@@ -5,7 +5,7 @@ import re
 import sys
 from pathlib import Path
 
-from labkit.doctor.finding import Finding, finding
+from labkit.doctor.finding import Finding
 
 
 def find_lock(start: Path | None = None) -> Path | None:
@@ -20,7 +20,7 @@ def check_versions(lock: Path | None = None) -> Finding:
     """Compare installed packages with requirements.lock; extras that are absent do not matter."""
     lock = lock or find_lock()
     if lock is None:
-        return finding("versions", "ok", "no requirements.lock here to compare with")
+        return Finding("versions", "ok", "no requirements.lock here to compare with")
     wrong, missing, right = [], [], 0
     text = lock.read_text(encoding="utf-8")
     for name, version in re.findall(r"^([\w.\-]+)==([\w.!+\-]+)", text, re.MULTILINE):
@@ -38,16 +38,16 @@ def check_versions(lock: Path | None = None) -> Finding:
         detail += f", {len(missing)} not installed ({', '.join(missing[:3])}…)"
     if wrong:
         detail += f"; {', '.join(wrong[:5])}" + (f" and {len(wrong) - 5} more" if wrong[5:] else "")
-        return finding("versions", "warn", detail, f"pip install -r {lock.name}")
-    return finding("versions", "ok", detail)
+        return Finding("versions", "warn", detail, f"pip install -r {lock.name}")
+    return Finding("versions", "ok", detail)
 
 
 def check_python() -> Finding:
     """Check the Python that runs this."""
     version = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info[:2] != (3, 11):
-        return finding("Python", "fail", f"{version}, {sys.executable}", "the course needs 3.11")
-    return finding("Python", "ok", f"{version}, {sys.executable}")
+        return Finding("Python", "fail", f"{version}, {sys.executable}", "the course needs 3.11")
+    return Finding("Python", "ok", f"{version}, {sys.executable}")
 
 
 def check_compiler() -> Finding:
@@ -57,8 +57,8 @@ def check_compiler() -> Finding:
     found = levels.compiler()
     if found is None:
         advice = "install one (Debian: g++, conda: cxx-compiler); lesson 04 needs it"
-        return finding("C++ compiler", "warn", "none found", advice)
-    return finding("C++ compiler", "ok", found)
+        return Finding("C++ compiler", "warn", "none found", advice)
+    return Finding("C++ compiler", "ok", found)
 
 
 def check_kernel() -> Finding:
@@ -69,7 +69,7 @@ def check_kernel() -> Finding:
         spec = KernelSpecManager().get_kernel_spec("python3")
     except NoSuchKernel:
         advice = "python -m ipykernel install --sys-prefix"
-        return finding("notebook kernel", "fail", "no kernel is called python3", advice)
+        return Finding("notebook kernel", "fail", "no kernel is called python3", advice)
     interpreter = spec.argv[0]
     if re.fullmatch(r"python[\d.]*", interpreter):
         interpreter = sys.executable  # Jupyter puts the Python it runs in itself for a bare name
@@ -77,5 +77,5 @@ def check_kernel() -> Finding:
     if Path(interpreter).parent != Path(sys.executable).parent:
         advice = "with the Python of the course: python -m ipykernel install --sys-prefix"
         detail = f"python3 starts {interpreter}, this is {sys.executable}"
-        return finding("notebook kernel", "warn", detail, advice)
-    return finding("notebook kernel", "ok", f"python3 starts {interpreter}")
+        return Finding("notebook kernel", "warn", detail, advice)
+    return Finding("notebook kernel", "ok", f"python3 starts {interpreter}")

@@ -17,8 +17,10 @@ A group of a handful of questions shows nothing, and its interval says so.
 Sources: McNemar 1947; Holm 1979; Field and Welsh 2007 (the cluster bootstrap).
 """
 
+import dataclasses
 import json
 from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -29,10 +31,63 @@ from labkit.datasets.registry import reports
 from labkit.datasets.score import score_answer
 from labkit.datasets.tatqa import Sample
 from labkit.errors import LabkitError
-from labkit.inference.evaluate import MAJORITY, evaluate, interval
+from labkit.inference.evaluate import MAJORITY, Evaluation, evaluate, interval
 from labkit.inference.generate import model_path
+from labkit.stats import Interval
 
 EXAMPLES_PER_TYPE = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """How two models differ on `n` questions: b - a, as fractions."""
+
+    n: int
+    difference: Interval
+    f1_difference: Interval
+    only_a: int
+    """questions that only a has right"""
+    only_b: int
+    p_mcnemar: float
+    p_clustered: float | None
+    """None where all questions are on one report"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two models, compared on all questions and on each answer type and source."""
+
+    a: str
+    b: str
+    groups: dict[str, Difference]
+    p_holm: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paired:
+    """Predictions compared on `n` questions, two by two."""
+
+    n: int
+    pairs: list[Pair]
+    disagreements: list[dict[str, Any]]
+    """{sid, uid, question, gold, answers}"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison(Paired):
+    """Models compared over a split."""
+
+    data: str
+    split: str
+    models: list[str]
+    scores: dict[str, Evaluation]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON of `labkit infer --all`."""
+        scores = {name: found.to_json() for name, found in self.scores.items()}
+        return {"data": self.data, "split": self.split, "models": self.models, "scores": scores,
+                "n": self.n, "pairs": [dataclasses.asdict(pair) for pair in self.pairs],
+                "disagreements": self.disagreements}  # fmt: skip
 
 
 def compare_scores(
@@ -44,13 +99,10 @@ def compare_scores(
     dtype: str = "auto",
     fresh: bool = False,
     quiet: bool = False,
-) -> dict[str, Any]:
+) -> Comparison:
     """Compare models (names, runs, folders or 'majority') over a split.
 
-    Returns JSON: data, split, n, models, scores {model: what `evaluate` returns}, pairs [{a, b,
-    p_holm, groups {all | answer type | source: {n, difference {value, low, high}, f1_difference,
-    only_a, only_b, p_mcnemar, p_clustered}}}] with differences b - a as fractions, and
-    disagreements [{sid, uid, question, gold, answers}]. Evaluations are kept and used again.
+    Evaluations are kept and used again.
 
     Raises:
         LabkitError: fewer than two models, or one that is not there.
@@ -68,35 +120,31 @@ def compare_scores(
         for name in models
     }  # fmt: skip
     predictions = {
-        name: json.loads(Path(outcome["predictions"]).read_text(encoding="utf-8"))
+        name: json.loads(Path(outcome.predictions).read_text(encoding="utf-8"))
         for name, outcome in outcomes.items()
     }
-    return {"data": data, "split": split, "models": models, "scores": outcomes,
-            **compare_predictions(samples, predictions)}  # fmt: skip
+    found = compare_predictions(samples, predictions)
+    return Comparison(data=data, split=split, models=models, scores=outcomes, **vars(found))
 
 
 def compare_predictions(
     samples: Sequence[Sample], predictions: dict[str, dict[str, list[Any]]]
-) -> dict[str, Any]:
-    """Compare predictions {label: {uid: [values, scale]}} on the same samples.
-
-    Returns n, pairs and disagreements as `compare_scores` describes them.
-    """
+) -> Paired:
+    """Compare predictions {label: {uid: [values, scale]}} on the same samples."""
     scores: dict[str, list[tuple[float, float]]] = {name: [] for name in predictions}
     for name, given in predictions.items():
         for sample in samples:
             values, scale = given[sample.question.uid]
             scores[name].append(score_answer(values, scale, sample.question))
-    pairs: list[dict[str, Any]] = [
-        {"a": a, "b": b, "groups": _groups(samples, scores[a], scores[b])}
-        for a, b in combinations(predictions, 2)
-    ]
-    holm = stats.holm([pair["groups"]["all"]["p_mcnemar"] for pair in pairs])
-    return {
-        "n": len(samples),
-        "pairs": [{**pair, "p_holm": p} for pair, p in zip(pairs, holm, strict=True)],
-        "disagreements": _disagreements(samples, predictions, scores),
-    }
+    pairs = list(combinations(predictions, 2))
+    groups = [_groups(samples, scores[a], scores[b]) for a, b in pairs]
+    holm = stats.holm([found["all"].p_mcnemar for found in groups])
+    return Paired(
+        n=len(samples),
+        pairs=[Pair(a=a, b=b, groups=found, p_holm=p)
+               for (a, b), found, p in zip(pairs, groups, holm, strict=True)],
+        disagreements=_disagreements(samples, predictions, scores),
+    )  # fmt: skip
 
 
 def difference_interval(
@@ -105,7 +153,7 @@ def difference_interval(
     *,
     confidence: float = 0.95,
     seed: int = 0,
-) -> dict[str, float]:
+) -> Interval:
     """Return {value, low, high} of the mean of paired differences, whole clusters resampled.
 
     Differences of 0 throughout resample to certainty, which they do not show; the interval is
@@ -127,7 +175,7 @@ def difference_interval(
 
 def _groups(
     samples: Sequence[Sample], a: Sequence[tuple[float, float]], b: Sequence[tuple[float, float]]
-) -> dict[str, Any]:
+) -> dict[str, Difference]:
     """Compare two models on all questions, on each answer type and on each source."""
     members: dict[str, list[int]] = {"all": list(range(len(samples)))}
     for key in ("answer_type", "answer_from"):
@@ -142,22 +190,22 @@ def _groups(
 def _compare(
     samples: Sequence[Sample], a: Sequence[tuple[float, float]], b: Sequence[tuple[float, float]],
     indices: Sequence[int],
-) -> dict[str, Any]:  # fmt: skip
+) -> Difference:  # fmt: skip
     em_a, em_b = [a[i][0] for i in indices], [b[i][0] for i in indices]
     reports = [samples[i].report.uid for i in indices]
     test = stats.mcnemar(em_a, em_b)
     clustered = None
     if len(set(reports)) > 1:
         clustered = stats.paired_difference(em_a, em_b, reports)["p_value"]
-    return {
-        "n": len(indices),
-        "difference": difference_interval([b[i][0] - a[i][0] for i in indices], reports),
-        "f1_difference": difference_interval([b[i][1] - a[i][1] for i in indices], reports),
-        "only_a": test["only_a"],
-        "only_b": test["only_b"],
-        "p_mcnemar": test["p_value"],
-        "p_clustered": clustered,
-    }
+    return Difference(
+        n=len(indices),
+        difference=difference_interval([b[i][0] - a[i][0] for i in indices], reports),
+        f1_difference=difference_interval([b[i][1] - a[i][1] for i in indices], reports),
+        only_a=test["only_a"],
+        only_b=test["only_b"],
+        p_mcnemar=test["p_value"],
+        p_clustered=clustered,
+    )
 
 
 def _disagreements(
@@ -190,30 +238,30 @@ def _disagreements(
     return found
 
 
-def render(comparison: dict[str, Any]) -> str:
+def render(comparison: Comparison) -> str:
     """Return a comparison as tables in percent, with the questions where models disagree."""
     from labkit.inference.show import reading, sign
 
-    lines = [f"{comparison['n']} questions of {comparison['data']}/{comparison['split']}", ""]
-    width = max(map(len, comparison["models"]))
-    for name, outcome in comparison["scores"].items():
-        lines.append(f"{name:<{width}}  exact match {interval(outcome['metrics']['em'])}   "
-                     f"F1 {interval(outcome['metrics']['f1'])}")  # fmt: skip
-    for pair in comparison["pairs"]:
-        lines += ["", f"{pair['b']} minus {pair['a']} (p = {pair['p_holm']:.2g} after Holm)",
+    lines = [f"{comparison.n} questions of {comparison.data}/{comparison.split}", ""]
+    width = max(map(len, comparison.models))
+    for name, outcome in comparison.scores.items():
+        lines.append(f"{name:<{width}}  exact match {interval(outcome.metrics['em'])}   "
+                     f"F1 {interval(outcome.metrics['f1'])}")  # fmt: skip
+    for pair in comparison.pairs:
+        lines += ["", f"{pair.b} minus {pair.a} (p = {pair.p_holm:.2g} after Holm)",
                   f"{'':<12}{'n':>5}  {'difference in points':<26}{'only a':>7}{'only b':>7}"
                   f"{'McNemar p':>11}{'clustered p':>13}"]  # fmt: skip
-        for name, row in pair["groups"].items():
-            value, low, high = (100 * row["difference"][k] for k in ("value", "low", "high"))
-            p = "–" if row["p_clustered"] is None else f"{row['p_clustered']:.2g}"
-            lines.append(f"{name:<12}{row['n']:>5}  {value:+6.1f} ({low:+.1f} to {high:+.1f})"
-                         .ljust(45) + f"{row['only_a']:>7}{row['only_b']:>7}"
-                         f"{row['p_mcnemar']:>11.2g}{p:>13}")  # fmt: skip
-    if comparison["disagreements"]:
+        for name, row in pair.groups.items():
+            value, low, high = (100 * row.difference[k] for k in ("value", "low", "high"))
+            p = "–" if row.p_clustered is None else f"{row.p_clustered:.2g}"
+            lines.append(f"{name:<12}{row.n:>5}  {value:+6.1f} ({low:+.1f} to {high:+.1f})"
+                         .ljust(45) + f"{row.only_a:>7}{row.only_b:>7}"
+                         f"{row.p_mcnemar:>11.2g}{p:>13}")  # fmt: skip
+    if comparison.disagreements:
         lines += ["", "where they disagree:"]
-    for row in comparison["disagreements"]:
-        lines += [f"  sample {row['sid']} ({row['gold']['answer_type']}): {row['question']}",
-                  f"    {'gold':<{width}}    {reading(row['gold'])}"]  # fmt: skip
+    for each in comparison.disagreements:
+        lines += [f"  sample {each['sid']} ({each['gold']['answer_type']}): {each['question']}",
+                  f"    {'gold':<{width}}    {reading(each['gold'])}"]  # fmt: skip
         lines += [f"    {answer['model']:<{width}}  {sign(answer)} {reading(answer)}"
-                  for answer in row["answers"]]  # fmt: skip
+                  for answer in each["answers"]]  # fmt: skip
     return "\n".join(lines)

@@ -12,12 +12,15 @@ An evaluation is kept under runs/evaluations/ by the hash of everything it depen
 data, examples, versions), so asking again costs nothing.
 """
 
+import dataclasses
 import hashlib
 import json
+import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 from labkit.datasets import reasoning
 from labkit.datasets import registry as datasets
@@ -29,13 +32,53 @@ from labkit.machine import arithmetic
 from labkit.models import adapters
 from labkit.runs import records
 from labkit.runs.progress import Progress
-from labkit.stats import mean_interval
+from labkit.stats import Interval, mean_interval
 from labkit.train.tasks import Task, task_of
 
 if TYPE_CHECKING:
     import pandas
 
 MAJORITY = "majority"
+
+
+class Metrics(TypedDict):
+    """Exact match and F1 as fractions, each with its 95 % interval."""
+
+    em: Interval
+    f1: Interval
+
+
+class Group(Metrics):
+    """The metrics of `n` questions of one kind."""
+
+    n: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """What a model scores on a split."""
+
+    model: str
+    task: str
+    data: str
+    split: str
+    examples: int
+    """worked examples before each question"""
+    n: int
+    metrics: Metrics
+    by_type: dict[str, Group]
+    """by type of answer"""
+    by_source: dict[str, Group]
+    seconds: float
+    predictions: str
+    """a file in the official TAT-QA form"""
+    cut_off: int = 0
+    """replies that ended while the model was still reasoning"""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON of `labkit eval`; `cut_off` is in it where there are any."""
+        values = dataclasses.asdict(self)
+        return values if self.cut_off else {k: v for k, v in values.items() if k != "cut_off"}
 
 
 def evaluate(
@@ -49,17 +92,14 @@ def evaluate(
     exact: bool = True,
     fresh: bool = False,
     quiet: bool = False,
-) -> dict[str, Any]:
+) -> Evaluation:
     """Score a model (name, run or folder; or 'majority') on a split.
 
     `dtype` is the type of the weights; `exact` calculates in float32 on a CPU (see `generate`), so
     that merged and unmerged, batched and single give the same answers. Without it an evaluation
     in bfloat16 takes two bytes a weight instead of four, and half the time where that type is fast.
 
-    Returns the JSON of `labkit eval`: model, task, data, split, examples, n, metrics {em, f1:
-    {value, low, high}}, by_type {answer type: {n, em, f1}}, by_source, seconds and predictions
-    (a file in the official TAT-QA form); where there are any, cut_off: replies that ended while
-    the model was still reasoning. Scores are fractions. A run's record keeps its scores.
+    A run's record keeps its scores.
 
     Raises:
         LabkitError: a model, data set or split that is not there.
@@ -75,14 +115,13 @@ def evaluate(
     stored = folder / f"{key}.json"
     if stored.is_file() and not fresh:
         try:
-            found: dict[str, Any] = json.loads(stored.read_text(encoding="utf-8"))
-            if Path(found["predictions"]).is_file():
-                # The same weights and data may have been asked for under other names.
-                return _remember(model, {**found, "model": model, "data": data})
-        except (ValueError, KeyError, TypeError):
+            # The same weights and data may have been asked for under other names.
+            found = json.loads(stored.read_text(encoding="utf-8"))
+            kept = Evaluation(**{**found, "model": model, "data": data})
+            if Path(kept.predictions).is_file():
+                return _remember(kept)
+        except (ValueError, TypeError):
             pass  # damaged: evaluate again
-    import time
-
     started, cut_off = time.perf_counter(), 0
     if model == MAJORITY:
         predictions = dict.fromkeys((example.uid for example in asked), majority_answer(data))
@@ -94,40 +133,34 @@ def evaluate(
     file = folder / f"{key}.predictions.json"
     write_json(file, predictions)
     scores = [task.score(dataset, example, predictions[example.uid]) for example in asked]
-    outcome = {"model": model, "task": dataset.scored_as or dataset.name, "data": data,
-               "split": split, "examples": examples, "n": len(asked), **summarise(asked, scores),
-               "seconds": seconds, "predictions": str(file),
-               **({"cut_off": cut_off} if cut_off else {})}  # fmt: skip
-    write_json(stored, outcome)
-    return _remember(model, outcome)
+    scored = list(zip(asked, scores, strict=True))
+    outcome = Evaluation(
+        model=model, task=dataset.scored_as or dataset.name, data=data, split=split,
+        examples=examples, n=len(asked), metrics=_metrics(scored), by_type=_by("type", scored),
+        by_source=_by("source", scored), seconds=seconds, predictions=str(file), cut_off=cut_off,
+    )  # fmt: skip
+    write_json(stored, outcome.to_json())
+    return _remember(outcome)
 
 
-def summarise(
-    examples: Sequence[Example], scores: Sequence[dict[str, float]]
-) -> dict[str, dict[str, Any]]:
-    """Return metrics with intervals of scores {em, f1}, overall, by type and by source."""
-    Scored = tuple[Example, dict[str, float]]
-    scored: list[Scored] = list(zip(examples, scores, strict=True))
+Scored = tuple[Example, dict[str, float]]
 
-    def metrics(rows: list[Scored]) -> dict[str, Any]:
-        clusters = [example.group for example, _ in rows]
-        return {
-            name: mean_interval([score[name] for _, score in rows], clusters)
-            for name in ("em", "f1")
-        }
 
-    def grouped(stratum: str) -> dict[str, Any]:
-        groups: dict[str, list[Scored]] = {}
-        for row in scored:
-            if stratum in row[0].strata:
-                groups.setdefault(row[0].strata[stratum], []).append(row)
-        return {name: {"n": len(rows), **metrics(rows)} for name, rows in sorted(groups.items())}
-
+def _metrics(scored: Sequence[Scored]) -> Metrics:
+    clusters = [example.group for example, _ in scored]
     return {
-        "metrics": metrics(scored),
-        "by_type": grouped("type"),
-        "by_source": grouped("source"),
+        "em": mean_interval([score["em"] for _, score in scored], clusters),
+        "f1": mean_interval([score["f1"] for _, score in scored], clusters),
     }
+
+
+def _by(stratum: str, scored: Sequence[Scored]) -> dict[str, Group]:
+    """Return the metrics of each value of a stratum, of examples that have it."""
+    groups: dict[str, list[Scored]] = {}
+    for row in scored:
+        if stratum in row[0].strata:
+            groups.setdefault(row[0].strata[stratum], []).append(row)
+    return {name: {"n": len(rows), **_metrics(rows)} for name, rows in sorted(groups.items())}
 
 
 def majority_answer(data: str) -> Any:
@@ -169,55 +202,55 @@ def _key(model: str, *, data: str, split: str, examples: int, n: int, dtype: str
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _remember(model: str, outcome: dict[str, Any]) -> dict[str, Any]:
+def _remember(outcome: Evaluation) -> Evaluation:
     """Keep a run's score in its record, unless that holds one over more questions."""
-    run = records.runs_dir() / model
+    run = records.runs_dir() / outcome.model
     ours = (run / "record.json").is_file() and run.parent == records.runs_dir()
-    if outcome["examples"] == 0 and ours:
+    if outcome.examples == 0 and ours:
         record = records.load(run)
-        name = f"{outcome['data']}/{outcome['split']}"
-        if record.scores.get(name, {}).get("n", 0) > outcome["n"]:
+        name = f"{outcome.data}/{outcome.split}"
+        if record.scores.get(name, {}).get("n", 0) > outcome.n:
             return outcome
-        scores = {**record.scores, name: {k: outcome[k] for k in ("n", "metrics", "by_type")}}
+        score = {"n": outcome.n, "metrics": outcome.metrics, "by_type": outcome.by_type}
+        scores = {**record.scores, name: score}
         if scores != record.scores:
             record.replace(scores=scores).save()
     return outcome
 
 
-def render(outcome: dict[str, Any]) -> str:
+def render(outcome: Evaluation) -> str:
     """Return an evaluation as a small table in percent."""
-    shots = f", {outcome['examples']} worked examples" if outcome["examples"] else ""
+    shots = f", {outcome.examples} worked examples" if outcome.examples else ""
     lines = [
-        f"{outcome['model']} on {outcome['data']}/{outcome['split']}: "
-        f"{outcome['n']} questions{shots}",
+        f"{outcome.model} on {outcome.data}/{outcome.split}: {outcome.n} questions{shots}",
         f"{'':<14}{'n':>5}   {'exact match, 95 % interval':<28} F1, 95 % interval",
     ]
-    rows = {"all": {"n": outcome["n"], **outcome["metrics"]}, **outcome["by_type"]}
+    rows: dict[str, Group] = {"all": {"n": outcome.n, **outcome.metrics}, **outcome.by_type}
     for name, row in rows.items():
         lines.append(f"{name:<14}{row['n']:>5}   {interval(row['em']):<28} {interval(row['f1'])}")
-    if cut_off := outcome.get("cut_off"):
-        lines.append(f"{cut_off} of {outcome['n']} replies were cut off inside the model's "
+    if outcome.cut_off:
+        lines.append(f"{outcome.cut_off} of {outcome.n} replies were cut off inside the model's "
                      "reasoning, before any answer: they count as wrong")  # fmt: skip
-    lines.append(f"predictions in {outcome['predictions']}")
+    lines.append(f"predictions in {outcome.predictions}")
     return "\n".join(lines)
 
 
-def score_table(outcomes: dict[str, dict[str, Any]]) -> "pandas.DataFrame":
+def score_table(outcomes: Mapping[str, Evaluation]) -> "pandas.DataFrame":
     """Return exact match by answer type, and F1, of each labelled evaluation, in percent."""
     import pandas
 
     rows = {}
     for label, outcome in outcomes.items():
         rows[label] = {
-            "exact match, 95 % interval": interval(outcome["metrics"]["em"]),
+            "exact match, 95 % interval": interval(outcome.metrics["em"]),
             **{f"{kind} (n = {row['n']})": f"{100 * row['em']['value']:.1f} %"
-               for kind, row in outcome["by_type"].items()},
-            "F1": f"{100 * outcome['metrics']['f1']['value']:.1f} %",
+               for kind, row in outcome.by_type.items()},
+            "F1": f"{100 * outcome.metrics['f1']['value']:.1f} %",
         }  # fmt: skip
     return pandas.DataFrame(rows).T
 
 
-def interval(metric: dict[str, float]) -> str:
+def interval(metric: Interval) -> str:
     """Return a share with its interval in percent, such as '61.2 %  (57.9 to 64.4)'."""
     value, low, high = (100 * metric[key] for key in ("value", "low", "high"))
     return f"{value:.1f} %  ({low:.1f} to {high:.1f})"

@@ -21,9 +21,11 @@ Output folders appear whole or not at all.
 """
 
 import contextlib
+import dataclasses
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,8 @@ from labkit import methods
 from labkit.datasets import encode, tatqa
 from labkit.errors import LabkitError, nearest
 from labkit.files import appearing
-from labkit.inference.evaluate import evaluate
+from labkit.inference.cost import label_of
+from labkit.inference.evaluate import Metrics, evaluate
 from labkit.inference.generate import MAX_NEW_TOKENS, load_generator, model_path
 from labkit.machine import arithmetic
 from labkit.models import adapters, load, registry
@@ -41,11 +44,61 @@ from labkit.quiet import quiet
 FORMATS = ("8bit", "nf4")
 
 
-def merge(run: str, out: str | Path, *, dtype: str = "bfloat16") -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Merged:
+    """An adapter and its base as one model. `method` is the adapter's, in PEFT's words."""
+
+    run: str
+    out: str
+    base: str
+    method: str
+    dtype: str
+    bytes: int
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON of `labkit merge`."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FormCost:
+    """What a model costs as it lies in its folder."""
+
+    model: str
+    format: str
+    bytes: dict[str, int]
+    """weights in memory, and files on disk"""
+    tokens_per_second: float
+    """one answer at a time, as in a chat"""
+    seconds_per_answer: float
+    n: int
+    metrics: Metrics
+    predictions: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quantised:
+    """A model in fewer bits."""
+
+    run: str
+    out: str
+    to: str
+    bytes: dict[str, int]
+    """original and quantised"""
+    cost: dict[str, FormCost] | None = None
+    """original and quantised, where they were measured"""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON of `labkit quantize`; `cost` is in it where it was measured."""
+        values = dataclasses.asdict(self)
+        return values if self.cost else {k: v for k, v in values.items() if k != "cost"}
+
+
+def merge(run: str, out: str | Path, *, dtype: str = "bfloat16") -> Merged:
     """Write the full model that an adapter and its base make together to the folder `out`.
 
-    `run` is a run, an adapter folder or a path to one. Returns {run, out, base, method, dtype,
-    bytes}. The folder is loaded by transformers and by every labkit command.
+    `run` is a run, an adapter folder or a path to one. The folder is loaded by transformers and by
+    every labkit command.
 
     Raises:
         LabkitError: no adapter there, one that changes no weights, one of another base, a base
@@ -58,14 +111,14 @@ def merge(run: str, out: str | Path, *, dtype: str = "bfloat16") -> dict[str, An
     out = _free_folder(out)
     with _model_appearing(out) as partial:
         _merge_into(partial, path, dtype=dtype)
-    return {"run": run, "out": str(out), "base": registry.name_of(load.base_folder(path)),
-            "method": kind, "dtype": dtype, "bytes": weight_bytes(out)}  # fmt: skip
+    return Merged(run=run, out=str(out), base=registry.name_of(load.base_folder(path)),
+                  method=kind, dtype=dtype, bytes=weight_bytes(out))  # fmt: skip
 
 
-def quantize(run: str, out: str | Path, *, to: str) -> dict[str, Any]:
+def quantize(run: str, out: str | Path, *, to: str) -> Quantised:
     """Write a model in fewer bits to the folder `out`; an adapter is merged first.
 
-    `to` is 8bit or nf4. Returns {run, out, to, bytes {original, quantised}}.
+    `to` is 8bit or nf4.
 
     Raises:
         LabkitError: an unknown format, a model that is quantised already, or what `merge` refuses.
@@ -88,8 +141,8 @@ def quantize(run: str, out: str | Path, *, to: str) -> dict[str, Any]:
         with quiet():
             model.save_pretrained(partial)
             load.load_tokenizer(plain).save_pretrained(partial)
-    return {"run": run, "out": str(out), "to": to,
-            "bytes": {"original": original, "quantised": weight_bytes(out)}}  # fmt: skip
+    return Quantised(run=run, out=str(out), to=to,
+                     bytes={"original": original, "quantised": weight_bytes(out)})  # fmt: skip
 
 
 def cost(
@@ -99,13 +152,12 @@ def cost(
     split: str = "test",
     max_samples: int | None = 40,
     repeats: int = 3,
-) -> dict[str, Any]:
+) -> FormCost:
     """Measure a model's memory, decoding speed and score.
 
-    Returns {model, format, bytes {weights, disk}, tokens_per_second, seconds_per_answer, n,
-    metrics {em, f1}, predictions}. `tokens_per_second` is one answer at a time, as in a chat: the
-    median of `repeats`; score and seconds are over the first `max_samples` questions. All of it is
-    calculated in the type that is fast here, or in the one a quantised model was made for.
+    The speed is the median of `repeats`; score and seconds are over the first `max_samples`
+    questions. All of it is calculated in the type that is fast here, or in the one a quantised
+    model was made for.
     """
     path = model_path(model)
     dtype = arithmetic.resolve("auto")
@@ -116,32 +168,32 @@ def cost(
     outcome = evaluate(
         model, data=data, split=split, max_samples=max_samples, exact=False, quiet=True
     )
-    return {
-        "model": model,
-        "format": load.quantisation(path) or {"bfloat16": "bf16"}.get(dtype, dtype),
-        "bytes": {"weights": weights, "disk": weight_bytes(path)},
-        "tokens_per_second": sorted(speeds)[len(speeds) // 2],
-        "seconds_per_answer": outcome["seconds"] / outcome["n"],
-        "n": outcome["n"],
-        "metrics": outcome["metrics"],
-        "predictions": outcome["predictions"],
-    }
+    return FormCost(
+        model=model,
+        format=load.quantisation(path) or label_of(dtype),
+        bytes={"weights": weights, "disk": weight_bytes(path)},
+        tokens_per_second=sorted(speeds)[len(speeds) // 2],
+        seconds_per_answer=outcome.seconds / outcome.n,
+        n=outcome.n,
+        metrics=outcome.metrics,
+        predictions=outcome.predictions,
+    )
 
 
-def render_costs(rows: list[dict[str, Any]]) -> str:
+def render_costs(rows: Sequence[FormCost]) -> str:
     """Return costs as a table, each with its ratio to the first row."""
     first = rows[0]
     lines = [f"{'':<24}{'format':<8}{'weights':>12}{'tokens/s':>20}{'exact match, 95 %':>26}"]
     for row in rows:
-        em = row["metrics"]["em"]
-        ratio = row["bytes"]["weights"] / first["bytes"]["weights"]
-        speed = row["tokens_per_second"] / first["tokens_per_second"]
-        size = f"{row['bytes']['weights'] / 2**20:,.0f} MiB"
-        shown = f"{row['tokens_per_second']:.1f}  ({speed:.2f}x)"
+        em = row.metrics["em"]
+        ratio = row.bytes["weights"] / first.bytes["weights"]
+        speed = row.tokens_per_second / first.tokens_per_second
+        size = f"{row.bytes['weights'] / 2**20:,.0f} MiB"
+        shown = f"{row.tokens_per_second:.1f}  ({speed:.2f}x)"
         score = f"{em['value']:.1%} ({em['low']:.1%} to {em['high']:.1%})"
-        name = Path(row["model"]).name
-        lines.append(f"{name:<24}{row['format']:<8}{size:>12}{shown:>20}{score:>26}  "
-                     f"{ratio:.2f} of the bytes, n = {row['n']}")  # fmt: skip
+        name = Path(row.model).name
+        lines.append(f"{name:<24}{row.format:<8}{size:>12}{shown:>20}{score:>26}  "
+                     f"{ratio:.2f} of the bytes, n = {row.n}")  # fmt: skip
     return "\n".join(lines)
 
 

@@ -225,11 +225,7 @@ class StepSettings:
                 f"{self.method} tuning adds positions that only the model's own loss leaves out: "
                 "use loss full with upcast_logits and without labelled_tokens"
             )
-        if self.base_weights.quantised and self.tuner.trains_base:
-            raise LabkitError(
-                f"{self.method} trains the pretrained weights, which cannot be stored as "
-                f"{self.base_weights.name}: use base plain, or method lora"
-            )
+        methods.check_base(self.tuner.name, self.base_weights.name)
         if self.master_weights and not self.tuner.trains_base:
             raise LabkitError(
                 f"master_weights are for full fine-tuning, and {self.method} keeps its base frozen"
@@ -319,8 +315,9 @@ def of_run(
             "use_switchback: what int8 products keep is not worked out: set it to false"
         )
     chosen = given(choices)
-    method = chosen.pop("method", config.method)
-    quantised = on_quantised({**chosen, "method": method})
+    if "method" not in chosen:  # another method brings its own base
+        chosen = {"method": config.method, "base": config.base, **chosen}
+    quantised = on_quantised(chosen)
     dtype = of_step(chosen.pop("dtype", config.dtype), target=target, quantised=quantised)
     of_config: dict[str, Any] = {
         "model": config.model,
@@ -336,4 +333,4 @@ def of_run(
         "lora_dropout": config.lora_dropout,
         "lora_target_modules": config.target_modules,
     }
-    return StepSettings(method=method, dtype=dtype, target=target, **{**of_config, **chosen})
+    return StepSettings(dtype=dtype, target=target, **{**of_config, **chosen})

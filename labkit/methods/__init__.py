@@ -4,6 +4,7 @@ from labkit.methods.base import Method, Settings
 from labkit.methods.bases import BASES, SHORTHANDS, Base
 from labkit.methods.registry import (
     METHODS,
+    check_base,
     in_training,
     joined,
     merge,
@@ -15,6 +16,6 @@ from labkit.methods.registry import (
 )
 
 __all__ = [
-    "BASES", "METHODS", "SHORTHANDS", "Base", "Method", "Settings", "in_training", "joined",
-    "merge", "names", "of_peft_type", "settings_of_training", "split", "weights_dtype",
+    "BASES", "METHODS", "SHORTHANDS", "Base", "Method", "Settings", "check_base", "in_training",
+    "joined", "merge", "names", "of_peft_type", "settings_of_training", "split", "weights_dtype",
 ]  # fmt: skip

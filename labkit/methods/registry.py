@@ -47,6 +47,18 @@ def joined(method: str, base: str) -> str:
     return next((short for short, both in SHORTHANDS.items() if both == (method, base)), method)
 
 
+def check_base(method: str, base: str) -> None:
+    """Raise `LabkitError` for a method that cannot stand on a base; unknown names are let by."""
+    if method not in METHODS or base not in BASES or not BASES[base].quantised:
+        return
+    if METHODS[method].trains_base:
+        others = sorted(name for name in in_training() if not METHODS[name].trains_base)
+        raise LabkitError(
+            f"{method} trains the pretrained weights, which cannot be stored as {base}: use base "
+            f"plain, or method {' or '.join(others)}"
+        )
+
+
 def settings_of_training() -> tuple[type[Settings], ...]:
     """Return the `Settings` of the methods that `labkit train` does, each class once."""
     kinds = [METHODS[name].Settings for name in in_training()]

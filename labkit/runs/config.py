@@ -46,6 +46,10 @@ class _What:
     """'tables' (embedded), 'tatqa' (after labkit fetch tatqa), or a TAT-QA file or folder"""
     method: str = "lora"
     """what is trained: 'lora' adapters on a frozen base, or 'full' for every weight"""
+    base: str = "plain"
+    """how frozen weights are stored: plain, 8bit (int8) or nf4 (4 bits, QLoRA's)"""
+    task: str = "sft"
+    """what is learned of an example: 'sft', the last turn of a conversation; it is the data's"""
 
 
 _COLLECTED = methods.settings_of_training()
@@ -130,6 +134,12 @@ class RunConfig(_OfMethods):
                 object.__setattr__(self, key, float(getattr(self, key)))
         for settings in _COLLECTED:
             settings.check(self)
+        methods.check_base(self.method, self.base)
+        if self.use_switchback and self.base != "plain":
+            raise LabkitError(
+                f"use_switchback multiplies plain weights, which base {self.base} has none of: "
+                "set it to false, or base to plain"
+            )
         positive = ("per_device_train_batch_size", "save_steps", "gradient_accumulation_steps",
                     "num_train_epochs", "max_length", "learning_rate")  # fmt: skip
         for key in positive:
@@ -175,6 +185,7 @@ HINTS = typing.get_type_hints(RunConfig)
 _DEFAULT = RunConfig.method
 # Names of the methods there are, the default first.
 HINTS["method"] = Literal[tuple(sorted(methods.in_training(), key=lambda name: name != _DEFAULT))]
+HINTS["base"] = Literal[tuple(methods.BASES)]
 
 
 def from_mapping(values: Mapping[str, Any], *, where: str) -> RunConfig:

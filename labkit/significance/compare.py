@@ -21,13 +21,11 @@ from labkit.errors import LabkitError
 from labkit.files import write_json
 from labkit.significance.lm_eval import Answers
 from labkit.significance.read import KINDS, Run, read
-from labkit.significance.show import draw
+from labkit.significance.show import Conclusion, Row, draw
 
 EXAMPLE_EFFECT = 0.03
 TOLERANCE = {"FLOPs": 0.1, "samples": 0.01, "tokens a step": 0.01}
 """What may differ by a share: adapters add FLOPs, rates are logged with few digits."""
-
-Outcome = dict[str, Any]
 
 
 def compare(
@@ -37,12 +35,8 @@ def compare(
     alpha: float = 0.05,
     margin: float | None = None,
     output_dir: Path | None = None,
-) -> Outcome:
-    """Compare two sides; return and, with `output_dir`, write stats.json and stats.png.
-
-    Keys: kind, unit, alpha, margin, a, b, results (one for each data set or task: name, n, test,
-    ratio or difference {value, low, high}, p_value, p_holm, significant, sentence …), notes, a_a
-    {a, b} (controls of runs, or null), sentence.
+) -> Conclusion:
+    """Compare two sides; with `output_dir`, write stats.json and stats.png.
 
     Raises LabkitError for what cannot be compared (see `read`), and for too little of it.
     """
@@ -66,16 +60,16 @@ def compare(
     for row, adjusted in zip(rows, stats.holm([r["p_value"] for r in rows]), strict=True):
         row["p_holm"], row["significant"] = adjusted, adjusted < alpha
         row["sentence"] = (_run_sentence if runs else _answer_sentence)(row, alpha, len(rows))
-    outcome = {"kind": kind, "alpha": alpha, "margin": margin, "a": str(a), "b": str(b), **found}
-    outcome["sentence"] = " ".join(row["sentence"] for row in rows)
+    outcome = Conclusion(kind=kind, alpha=alpha, margin=margin, a=str(a), b=str(b), **found,
+                         sentence=" ".join(row["sentence"] for row in rows))  # fmt: skip
     if output_dir is not None:
         figure, alt = draw(outcome)
         plots.save_figure(figure, output_dir / "stats", alt=alt)
-        write_json(output_dir / "stats.json", outcome)
+        write_json(output_dir / "stats.json", outcome.to_json())
     return outcome
 
 
-def _compare_runs(a: list[Run], b: list[Run], alpha: float) -> Outcome:
+def _compare_runs(a: list[Run], b: list[Run], alpha: float) -> dict[str, Any]:
     names = sorted({run.data for run in a})
     if names != sorted({run.data for run in b}):
         raise LabkitError(
@@ -111,7 +105,7 @@ def _compare_runs(a: list[Run], b: list[Run], alpha: float) -> Outcome:
     return {"unit": a[0].unit, "results": rows, "a_a": controls, "notes": notes}
 
 
-def _one_data_set(a: list[Run], b: list[Run], alpha: float) -> Outcome:
+def _one_data_set(a: list[Run], b: list[Run], alpha: float) -> Row:
     pairs = _pairs(a, b)
     try:
         if pairs is not None:
@@ -169,7 +163,7 @@ def _order_note(a: list[Run], b: list[Run]) -> list[str]:
     return []
 
 
-def _control(runs: list[Run], names: list[str], alpha: float) -> Outcome | None:
+def _control(runs: list[Run], names: list[str], alpha: float) -> Row | None:
     """Compare neighbouring runs of one side, over all data sets, each at its own scale."""
     times: list[float] = []
     for name in names:
@@ -184,7 +178,7 @@ def _control(runs: list[Run], names: list[str], alpha: float) -> Outcome | None:
 
 def _compare_answers(
     a: list[Answers], b: list[Answers], alpha: float, margin: float | None
-) -> Outcome:
+) -> dict[str, Any]:
     tasks = {}
     for side, answers in (("A", a), ("B", b)):
         tasks[side] = {found.task: found for found in answers}
@@ -222,7 +216,7 @@ class _NothingToGoBy(LabkitError):
     """Neither questions nor standard errors: nothing to test."""
 
 
-def _one_task(a: Answers, b: Answers, alpha: float, margin: float | None) -> Outcome:
+def _one_task(a: Answers, b: Answers, alpha: float, margin: float | None) -> Row:
     for key, value in a.same.items():
         if value != b.same.get(key):
             raise LabkitError(f"{a.task}: A and B differ in {key} ({value} and {b.same.get(key)}), "
@@ -233,7 +227,7 @@ def _one_task(a: Answers, b: Answers, alpha: float, margin: float | None) -> Out
         ):
             raise LabkitError(f"{side}: {found.file} has a score that is not a number")
     share = a.share and b.share
-    row: Outcome = {
+    row: Row = {
         "name": a.task, "metric": a.metric, "means": {"a": a.mean, "b": b.mean},
         "unit": "share" if share else a.metric,
         "higher_is_better": a.higher_is_better if a.higher_is_better == b.higher_is_better
@@ -277,7 +271,7 @@ def _in_metric(difference: dict[str, float], a: Answers) -> dict[str, float]:
             "high": metric(difference["low"])}  # fmt: skip
 
 
-def _aggregated(a: Answers, b: Answers, alpha: float, margin: float | None) -> Outcome:
+def _aggregated(a: Answers, b: Answers, alpha: float, margin: float | None) -> Row:
     """Compare two means by their published standard errors, as if from different questions."""
     from scipy import stats as scipy_stats
 
@@ -292,7 +286,7 @@ def _aggregated(a: Answers, b: Answers, alpha: float, margin: float | None) -> O
         width = float(scipy_stats.norm.ppf(1 - level / 2)) * error
         return {"value": mean, "low": mean - width, "high": mean + width}
 
-    row: Outcome = {
+    row: Row = {
         "test": "z-test of two means",
         "n": a.n,
         "difference": interval(alpha),
@@ -307,7 +301,7 @@ def _aggregated(a: Answers, b: Answers, alpha: float, margin: float | None) -> O
     return row
 
 
-def _run_sentence(row: Outcome, alpha: float, questions: int) -> str:
+def _run_sentence(row: Row, alpha: float, questions: int) -> str:
     ratio, n = row["ratio"], row["n"]
     runs = f"{n} paired runs" if row["paired"] else f"{n[0]} and {n[1]} unpaired runs"
     where = f"On {row['name']}, " if row["name"] else ""
@@ -325,7 +319,7 @@ def _run_sentence(row: Outcome, alpha: float, questions: int) -> str:
     )
 
 
-def _answer_sentence(row: Outcome, alpha: float, questions: int) -> str:
+def _answer_sentence(row: Row, alpha: float, questions: int) -> str:
     share = row["unit"] == "share"
     scale, form = (100, ".1f") if share else (1, ".4g")
     a, b = (scale * row["means"][side] for side in "ab")
@@ -350,7 +344,7 @@ def _answer_sentence(row: Outcome, alpha: float, questions: int) -> str:
     return said
 
 
-def _p(row: Outcome, questions: int) -> str:
+def _p(row: Row, questions: int) -> str:
     if questions == 1:
         return f"p = {row['p_value']:.2g}"
     return f"p = {row['p_holm']:.2g} after Holm's adjustment for {questions} questions"

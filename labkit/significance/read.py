@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.errors import LabkitError, read_json
+from labkit.runs.records import DEFAULTS
 from labkit.significance import lm_eval, trainer_log
 from labkit.significance.lm_eval import Answers
 
@@ -131,7 +132,8 @@ def _kind(values: Any) -> str | None:
 
 
 def _record(file: Path, values: dict[str, Any]) -> Iterator[Run]:
-    name, config = values.get("name", file.stem), values["config"]
+    name = values.get("name", file.stem)
+    config = {**DEFAULTS, **values["config"]}  # a record is older than some settings
     if values.get("status") != "done":
         raise LabkitError(f"{file}: the run {name!r} is {values.get('status')}, not done: "
                           "finish it or leave it out")  # fmt: skip

@@ -29,12 +29,13 @@ from labkit.errors import LabkitError
 from labkit.files import take_lock, write_json
 from labkit.machine.hardware import DEVICES, GIB, gpus, memory_available_bytes, thread_count
 from labkit.memory.architectures import shape_of
-from labkit.memory.estimates import find_device, settings_for
+from labkit.memory.estimates import find_device, settings_for, target_of
 from labkit.memory.process.isolated import DONE, FAILED, OUT_OF_MEMORY, run_in_process
 from labkit.memory.process.needs import check_limit, predict_largest, process_needs
-from labkit.memory.settings import StepSettings
+from labkit.memory.settings import StepSettings, of_run
 from labkit.memory.step_time import step_seconds
 from labkit.runs import records
+from labkit.runs.config import RunConfig
 from labkit.sweep.points import PREDICTED, Largest, Point
 
 HERE = ("cpu", "cuda")
@@ -54,18 +55,21 @@ def sweep(
     steps: int = 3,
     directory: str | Path | None = None,
     fresh: bool = False,
+    run: RunConfig | None = None,
     **choices: Any,
 ) -> Iterator[Point]:
     """Yield a point for each variant and batch size, measured now or read from `directory`.
 
     `choices` are fields of `StepSettings`, `variants` changes to them such as
-    `{"gradient_checkpointing": True}`; `memory_limit` is in bytes. A device that is not here is
-    predicted. After the first point of a variant that runs out of memory the larger ones are not
-    tried. Raises `LabkitError` for settings that cannot be, before anything is run.
+    `{"gradient_checkpointing": True}`; a `run` decides what they leave open. `memory_limit` is in
+    bytes. A device that is not here is predicted. After the first point of a variant that runs out
+    of memory the larger ones are not tried. Raises `LabkitError` for settings that cannot be,
+    before anything is run.
     """
     device = device.lower()
     plan = [
-        _settings(model, device, batch_size=1, **{**choices, **variant}) for variant in variants
+        _settings(model, device, run, batch_size=1, **{**choices, **variant})
+        for variant in variants
     ]
     sizes = sorted(set(batch_sizes))
     for size in sizes:
@@ -96,6 +100,7 @@ def largest_batch(
     device: str = "cpu",
     directory: str | Path | None = None,
     measure: bool = True,
+    run: RunConfig | None = None,
     **choices: Any,
 ) -> Largest:
     """Find the largest batch that fits: by prediction, then by bisection on real steps.
@@ -104,7 +109,7 @@ def largest_batch(
     `LabkitError` when it is below what weights and process take.
     """
     _check_bytes(memory_limit, device)
-    settings = _settings(model, device, batch_size=1, **choices)
+    settings = _settings(model, device, run, batch_size=1, **choices)
     if device not in HERE:
         measure = False
     limit = memory_limit or _available(device)
@@ -211,17 +216,23 @@ def here() -> str:
     return "cuda" if gpus() else "cpu"
 
 
-def _settings(model: str, device: str, **choices: Any) -> StepSettings:
+def _settings(model: str, device: str, run: RunConfig | None, **choices: Any) -> StepSettings:
+    # Any card will do here: the target is given. A CPU's would be measured first, for seconds.
+    card = DEVICES["t4"] if device in HERE else find_device(device)
     if device in HERE:
-        # Any card will do: the target is given. A CPU's would be measured first, for seconds.
-        settings = settings_for(DEVICES["t4"], model, **{**choices, "target": device})
-        if settings.num_gpus > 1:
-            raise LabkitError(
-                f"num_gpus {settings.num_gpus} is for a device that is predicted: here a sweep "
-                "runs on one; name one such as a100-40gb, or leave num_gpus out"
-            )
-        return settings
-    return settings_for(find_device(device), model, **choices)
+        choices["target"] = device
+    if run is None:
+        settings = settings_for(card, model, **choices)
+    else:
+        choices = {"target": target_of(card), "compute_capability": card.compute_capability,
+                   **choices}  # fmt: skip
+        settings = of_run(run, **{**choices, "model": model})
+    if device in HERE and settings.num_gpus > 1:
+        raise LabkitError(
+            f"num_gpus {settings.num_gpus} is for a device that is predicted: here a sweep "
+            "runs on one; name one such as a100-40gb, or leave num_gpus out"
+        )
+    return settings
 
 
 def _available(device: str) -> int:

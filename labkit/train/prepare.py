@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from labkit import methods
 from labkit.datasets import registry as datasets
 from labkit.errors import LabkitError
 from labkit.files import fingerprint
@@ -12,6 +13,7 @@ from labkit.models import registry
 from labkit.runs import records as results
 from labkit.runs.config import RunConfig
 from labkit.train.artifacts import PARTS
+from labkit.train.tasks import task_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +34,7 @@ def prepare(config: RunConfig) -> Prepared:
     The type is resolved here: a run that chose float32 by itself and one that was told to are the
     same run, and the records of both say float32.
     """
+    task_of(config.data, config.task)
     dataset, path = datasets.find(config.data)
     data = {"name": config.data, "sha256": dataset.sha256(path, "train")}
     model_path = registry.resolve(config.model)  # may download, so not before the data is there
@@ -39,7 +42,8 @@ def prepare(config: RunConfig) -> Prepared:
     model = {"name": registry.name_of(model_path), "sha256": fingerprint(model_path)}
     sha256 = results.content_sha256(config.to_dict(), model=model, data=data)
     short = Path(config.model).name.removesuffix("-instruct")
-    name = config.name or results.name_of(sha256) or f"{short}-{config.method}-{sha256[:8]}"
+    kind = methods.joined(config.method, config.base)
+    name = config.name or results.name_of(sha256) or f"{short}-{kind}-{sha256[:8]}"
     return Prepared(config=config, sha256=sha256, folder=results.runs_dir() / name,
                     model_path=model_path, model=model, data=data)  # fmt: skip
 
@@ -56,8 +60,9 @@ def refuse_other(prepared: Prepared, *, fresh: bool) -> None:
     if old.sha256 == prepared.sha256:
         return
     new = prepared.config.to_dict()
-    changed = [k for k in new if k != "name" and old.config.get(k) != new[k]]
-    what = ", ".join(f"{k} {old.config.get(k)} → {new[k]}" for k in changed[:3])
+    before = {**results.DEFAULTS, **old.config}  # a record is older than some settings
+    changed = [k for k in new if k != "name" and before[k] != new[k]]
+    what = ", ".join(f"{k} {before[k]} → {new[k]}" for k in changed[:3])
     raise LabkitError(
         f"{folder.name} holds another run ({what or 'other data, model or versions'}): "
         "choose another name, or use --fresh to replace it"

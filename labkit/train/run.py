@@ -37,7 +37,7 @@ from labkit.machine.meter import Meter
 from labkit.memory.predicted import predict
 from labkit.memory.process import shortage
 from labkit.models import load
-from labkit.models.layers import count_parameters
+from labkit.models.layers import count_parameters, linear_names
 from labkit.quiet import quiet as quietly
 from labkit.quiet import quiet_bitsandbytes
 from labkit.runs import records as results
@@ -153,7 +153,7 @@ def _read(prepared: Prepared) -> Inputs:
     config = prepared.config
     tokenizer = load.load_tokenizer(prepared.model_path)
     model_type = load.config_of(str(prepared.model_path)).model_type
-    task = task_of(config.data)
+    task = task_of(config.data, config.task)
     shared = task.shares_prompts and fast_step.shares_prompts(config, model_type)
     train_set = encode_split(tokenizer, config, "train", shared=shared)
     dev_set = encode_split(tokenizer, config, "dev", shared=shared) if config.eval_steps else None
@@ -192,16 +192,25 @@ def _attach(prepared: Prepared, plan: fast_step.Plan) -> Trainable:
 
     from labkit.switchback import convert, freeze_base
 
-    config = prepared.config
+    config, base = prepared.config, methods.BASES[prepared.config.base]
+    if reason := base.check(load.config_of(str(prepared.model_path)).model_type):
+        raise LabkitError(f"base {base.name} cannot hold {config.model}: {reason}; use plain")
+    stored: dict[str, Any] = {}
+    if base.quantised:
+        stored["quantization_config"] = load.quantisation_settings(base.name, dtype=config.dtype)
     transformers.set_seed(config.seed)
     try:
         model = load.load_model(prepared.model_path, dtype=methods.weights_dtype(config),
-                                attn_implementation=plan.attn_implementation)  # fmt: skip
+                                attn_implementation=plan.attn_implementation, **stored)  # fmt: skip
     except ImportError as error:
         reason = str(error).splitlines()[0]
         raise LabkitError(
             f"attn_implementation {plan.attn_implementation!r} cannot be used here: {reason}"
         ) from error
+    for _, layer in linear_names(model):
+        # Once it has evaluated, bitsandbytes' 4-bit layer keeps a form that has no gradient.
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
     if model.config.is_encoder_decoder:
         raise LabkitError(
             f"{config.model} reads with an encoder and writes with a decoder: labkit train works "
@@ -248,6 +257,9 @@ def _open(
         callbacks=[callback, *loggers(config, folder)],
     )
     callback.trainer = trainer
+    if methods.BASES[config.base].quantised:  # TRL made what is trained bfloat16, in any run
+        for weight in filter(lambda each: each.requires_grad, trainable.model.parameters()):
+            weight.data = weight.data.to(getattr(torch, config.dtype))
     labelled_logits = plan.labelled_logits and trainer.has_plain_logits()
     if plan.labelled_logits and not labelled_logits:
         progress.say("this model changes its logits, so they are computed at every position")
@@ -348,7 +360,7 @@ def encode_split(
     examples = dataset.load(path, split)
     if split == "train" and config.max_train_samples:
         examples = examples[: config.max_train_samples]
-    return task_of(config.data).rows(tokenizer, examples, config, shared=shared)
+    return task_of(config.data, config.task).rows(tokenizer, examples, config, shared=shared)
 
 
 def total_steps(config: RunConfig, samples: int) -> int:

@@ -39,9 +39,11 @@ def machine(monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
 
 def test_report_is_json_and_changes_nothing(tmp_path: Path) -> None:
     findings = checks.report()
-    assert json.loads(json.dumps(findings)) == findings
-    assert [f["what"] for f in findings] == list(checks.CHECKS)
-    assert {f["status"] for f in findings} <= {"ok", "warn", "fail"}
+    plain = [each.to_json() for each in findings]
+    assert json.loads(json.dumps(plain)) == plain
+    assert all(set(line) == {"what", "status", "detail", "advice"} for line in plain)
+    assert [f.what for f in findings] == list(checks.CHECKS)
+    assert {f.status for f in findings} <= {"ok", "warn", "fail"}
     # Nothing is left but what the processor reaches, which every command reads.
     assert [path.name for path in tmp_path.rglob("*") if path.suffix == ".json"] == [
         arithmetic.kept_file().name
@@ -53,16 +55,16 @@ def test_a_check_that_breaks_does_not_stop_the_others(monkeypatch: pytest.Monkey
         raise RuntimeError("driver mismatch")
 
     monkeypatch.setitem(checks.CHECKS, "GPU", broken)
-    findings = {f["what"]: f for f in checks.report()}
-    assert findings["GPU"]["status"] == "warn"
-    assert "RuntimeError: driver mismatch" in findings["GPU"]["detail"]
+    findings = {f.what: f for f in checks.report()}
+    assert findings["GPU"].status == "warn"
+    assert "RuntimeError: driver mismatch" in findings["GPU"].detail
     assert len(findings) == len(checks.CHECKS)
 
 
 ARITHMETIC = """
 import json
 from labkit.doctor import checks
-print(json.dumps(checks.CHECKS["arithmetic"]()))
+print(json.dumps(checks.CHECKS["arithmetic"]().to_json()))
 """
 RATES = {
     "amx": arithmetic.Rates(float32=165e9, bfloat16=1373e9, bandwidth_bytes_per_second=28e9),
@@ -72,11 +74,11 @@ RATES = {
 
 def test_the_fast_type_is_said_with_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arithmetic, "rates", lambda fresh=False: RATES["avx2"])
-    said = checks.CHECKS["arithmetic"]()["detail"]
+    said = checks.CHECKS["arithmetic"]().detail
     assert said.startswith("float32 is the fast type") and "160 GFLOP/s, bfloat16 18" in said
     monkeypatch.setattr(arithmetic, "rates", lambda fresh=False: RATES["amx"])
-    assert checks.CHECKS["arithmetic"]()["detail"].startswith("bfloat16 is the fast type")
-    assert "bfloat16 1,373, int8 900, memory" in checks.CHECKS["arithmetic"]()["detail"]
+    assert checks.CHECKS["arithmetic"]().detail.startswith("bfloat16 is the fast type")
+    assert "bfloat16 1,373, int8 900, memory" in checks.CHECKS["arithmetic"]().detail
 
 
 @pytest.mark.parametrize(
@@ -103,7 +105,7 @@ def test_every_lesson_has_its_minutes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [name[:2] for name in build.LESSONS] == list(minutes.work(profiles.PROFILES["cpu"]))
     monkeypatch.setattr(arithmetic, "rates", lambda fresh=False: RATES["avx2"])
     monkeypatch.setenv("LABKIT_PROFILE", "smoke")
-    detail = checks.CHECKS["lessons"]()["detail"]
+    detail = checks.CHECKS["lessons"]().detail
     assert all(f"{name[:2]} " in detail for name in build.LESSONS) and "in all" in detail
 
 
@@ -144,28 +146,28 @@ def test_cores(
     if threads:
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
     finding = checks.check_cores()
-    assert finding["status"] == status
-    assert said in finding["advice"]
+    assert finding.status == status
+    assert said in finding.advice
 
 
 def test_cores_that_the_hub_promises_and_does_not_enforce(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, cores=64)
     monkeypatch.setenv("CPU_LIMIT", "2.0")
     finding = checks.check_cores()
-    assert finding["status"] == "warn" and "promises 2 but does not" in finding["detail"]
-    assert finding["advice"].endswith("set OMP_NUM_THREADS=2")
+    assert finding.status == "warn" and "promises 2 but does not" in finding.detail
+    assert finding.advice.endswith("set OMP_NUM_THREADS=2")
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert checks.check_cores()["status"] == "ok"
+    assert checks.check_cores().status == "ok"
     monkeypatch.setenv("CPU_LIMIT", "None")  # as the hub writes no limit
-    assert checks.check_cores()["status"] == "ok"
+    assert checks.check_cores().status == "ok"
 
 
 def test_memory_limit_of_the_control_group_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hardware, "memory_limit_bytes", lambda: 2 * GIB)
     monkeypatch.setattr(hardware, "memory_available_bytes", lambda: GIB)
     finding = checks.check_memory()
-    assert finding["status"] == "warn"
-    assert "1.0 GiB left of 2.0 GiB (control group" in finding["detail"]
+    assert finding.status == "warn"
+    assert "1.0 GiB left of 2.0 GiB (control group" in finding.detail
 
 
 def test_a_promise_of_the_hub_is_told_from_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,12 +175,12 @@ def test_a_promise_of_the_hub_is_told_from_a_limit(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(hardware, "memory_available_bytes", lambda: 20 * GIB)
     monkeypatch.setenv("MEM_LIMIT", str(4 * GIB))
     finding = checks.check_memory()
-    assert finding["status"] == "ok"
-    assert "promises 4.0 GiB but does not enforce it" in finding["detail"]
-    assert checks.check_training("lora")["status"] == "ok"
+    assert finding.status == "ok"
+    assert "promises 4.0 GiB but does not enforce it" in finding.detail
+    assert checks.check_training("lora").status == "ok"
     monkeypatch.setenv("MEM_LIMIT", str(GIB))
-    assert checks.check_memory()["status"] == "warn"
-    assert "no, 1.0 GiB are left" in checks.check_training("lora")["detail"]
+    assert checks.check_memory().status == "warn"
+    assert "no, 1.0 GiB are left" in checks.check_training("lora").detail
 
 
 @pytest.mark.parametrize(("size", "status"), [(64 * 2**20, "warn"), (GIB, "ok")])
@@ -186,8 +188,8 @@ def test_shared_memory(
     size: int, status: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(total=size, free=size))
-    assert checks.check_shared_memory(tmp_path)["status"] == status
-    assert checks.check_shared_memory(tmp_path / "absent")["status"] == "ok"
+    assert checks.check_shared_memory(tmp_path).status == status
+    assert checks.check_shared_memory(tmp_path / "absent").status == "ok"
 
 
 def test_gpu_says_who_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,35 +202,35 @@ def test_gpu_says_who_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
     other = {"pid": 1, "user": "anna", "bytes": 24 * GIB}
     monkeypatch.setattr(hardware, "gpus", lambda: [{**card, "users": [other]}])
     finding = checks.check_gpu()
-    assert finding["status"] == "warn"
-    assert finding["detail"] == "A40: 20.0 GiB free of 44.0 GiB, used by anna"
+    assert finding.status == "warn"
+    assert finding.detail == "A40: 20.0 GiB free of 44.0 GiB, used by anna"
     mine = {"pid": os.getpid(), "user": "me", "bytes": GIB}
     monkeypatch.setattr(
         hardware, "gpus", lambda: [{**card, "free_bytes": 43 * GIB, "users": [mine]}]
     )
-    assert checks.check_gpu()["status"] == "ok"
+    assert checks.check_gpu().status == "ok"
 
 
 def test_models_folder(tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert checks.check_models_folder()["status"] == "ok"
+    assert checks.check_models_folder().status == "ok"
     monkeypatch.setenv("LABKIT_MODELS", str(tmp_path / "absent"))
     finding = checks.check_models_folder()
-    assert finding["status"] == "fail"
-    assert "No such file" in finding["detail"]
+    assert finding.status == "fail"
+    assert "No such file" in finding.detail
     monkeypatch.setenv("LABKIT_MODELS", str(tmp_path))
-    assert checks.check_models_folder()["status"] == "warn"
+    assert checks.check_models_folder().status == "warn"
     monkeypatch.setenv("LABKIT_MODELS", str(tiny_llama.parent))
     finding = checks.check_models_folder()
-    assert finding["status"] == "ok"
-    assert "tiny-llama" in finding["detail"]
+    assert finding.status == "ok"
+    assert "tiny-llama" in finding.detail
 
 
 def test_embedded_model(embedded_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     finding = checks.check_embedded_model()
-    assert finding["status"] == "warn"
-    assert finding["advice"] == "run labkit fetch"
+    assert finding.status == "warn"
+    assert finding.advice == "run labkit fetch"
     monkeypatch.setenv("LABKIT_MODELS", str(embedded_model.parent))
-    assert checks.check_embedded_model()["detail"] == str(embedded_model)
+    assert checks.check_embedded_model().detail == str(embedded_model)
 
 
 @pytest.mark.parametrize(
@@ -241,16 +243,16 @@ def test_places_to_write(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert check()["status"] == "ok"
+    assert check().status == "ok"
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=GIB // 2))
     finding = check()
-    assert finding["status"] == "warn"
-    assert "0.5 GiB left" in finding["detail"]
+    assert finding.status == "warn"
+    assert "0.5 GiB left" in finding.detail
     (tmp_path / "a-file").write_text("")
     monkeypatch.setenv(setting, str(tmp_path / "a-file" / "x"))
     finding = check()
-    assert finding["status"] == "fail"
-    assert setting in finding["advice"]
+    assert finding.status == "fail"
+    assert setting in finding.advice
 
 
 QUOTA = """Disk quotas for user anna (uid 1000):
@@ -292,11 +294,11 @@ def test_a_quota_is_read_for_the_right_disk(
     command.chmod(0o755)
     monkeypatch.setenv("PATH", f"{command.parent}:{os.environ['PATH']}")
     finding = checks.check_runs()
-    assert (left in finding["detail"]) if left else ("your quota" not in finding["detail"])
+    assert (left in finding.detail) if left else ("your quota" not in finding.detail)
     short = left is not None and left[0] == "0"
-    assert finding["status"] == ("warn" if short else "ok")
+    assert finding.status == ("warn" if short else "ok")
     command.write_text("#!/bin/sh\necho none\n")
-    assert "your quota" not in checks.check_runs()["detail"]
+    assert "your quota" not in checks.check_runs().detail
     monkeypatch.setenv("PATH", str(tmp_path))
     assert hardware.quota_left_bytes(tmp_path) is None
 
@@ -306,32 +308,32 @@ def test_a_disk_can_run_out_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(os, "statvfs", lambda path: counts)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=90 * GIB))
     finding = checks.check_runs()
-    assert finding["status"] == "warn" and "room for 7 more files only" in finding["detail"]
+    assert finding.status == "warn" and "room for 7 more files only" in finding.detail
     counts.f_files = counts.f_favail = 0  # not counted, as on btrfs
-    assert checks.check_runs()["status"] == "ok"
+    assert checks.check_runs().status == "ok"
 
 
 def test_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert checks.check_home()["status"] == "ok"
+    assert checks.check_home().status == "ok"
     (tmp_path / "a-file").write_text("")
     monkeypatch.setenv("HOME", str(tmp_path / "a-file" / "home"))
     finding = checks.check_home()
-    assert finding["status"] == "fail" and "JupyterLab cannot save" in finding["advice"]
+    assert finding.status == "fail" and "JupyterLab cannot save" in finding.advice
 
 
 def test_profile(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert checks.check_profile()["detail"] == "cpu: lessons use smollm2-135m-instruct"
+    assert checks.check_profile().detail == "cpu: lessons use smollm2-135m-instruct"
     monkeypatch.setenv("LABKIT_PROFILE", "gpuu")
     finding = checks.check_profile()
-    assert finding["status"] == "fail" and "did you mean 'gpu'" in finding["detail"]
+    assert finding.status == "fail" and "did you mean 'gpu'" in finding.detail
     monkeypatch.setenv("LABKIT_PROFILE", "gpu")
     monkeypatch.setattr(hardware, "gpus", list)
     finding = checks.check_profile()
-    assert finding["status"] == "warn" and "there is no GPU" in finding["detail"]
+    assert finding.status == "warn" and "there is no GPU" in finding.detail
     monkeypatch.setattr(hardware, "gpus", lambda: [{}])
     finding = checks.check_profile()
-    assert finding["status"] == "warn" and "tinyllama-1.1b, which is not here" in finding["detail"]
+    assert finding.status == "warn" and "tinyllama-1.1b, which is not here" in finding.detail
 
 
 def test_versions_against_a_lock(tmp_path: Path) -> None:
@@ -342,12 +344,12 @@ def test_versions_against_a_lock(tmp_path: Path) -> None:
     lock = tmp_path / "requirements.lock"
     lock.write_text(f"# comment\nnumpy=={numpy.__version__}\ntorch=={plain}\nno-such-thing==1.0\n")
     finding = checks.check_versions(lock)
-    assert finding["status"] == "ok"
-    assert finding["detail"].startswith("2 packages as in requirements.lock, 1 not installed")
+    assert finding.status == "ok"
+    assert finding.detail.startswith("2 packages as in requirements.lock, 1 not installed")
     lock.write_text(f"numpy==0.0.1\ntorch=={plain}\n")
     finding = checks.check_versions(lock)
-    assert finding["status"] == "warn"
-    assert f"numpy {numpy.__version__} instead of 0.0.1" in finding["detail"]
+    assert finding.status == "warn"
+    assert f"numpy {numpy.__version__} instead of 0.0.1" in finding.detail
 
 
 def test_lock_is_found_from_inside_a_checkout(tmp_path: Path) -> None:
@@ -359,11 +361,11 @@ def test_lock_is_found_from_inside_a_checkout(tmp_path: Path) -> None:
 
 def test_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert checks.check_compiler()["status"] == "warn"
+    assert checks.check_compiler().status == "warn"
     compiler = tmp_path / "clang++"
     compiler.write_text("#!/bin/sh\n")
     compiler.chmod(compiler.stat().st_mode | stat.S_IXUSR)
-    assert checks.check_compiler()["detail"] == str(compiler)
+    assert checks.check_compiler().detail == str(compiler)
 
 
 @pytest.mark.parametrize(
@@ -377,8 +379,8 @@ def test_kernel(argv0: str, status: str, tmp_path: Path, monkeypatch: pytest.Mon
     (tmp_path / "kernels" / "python3" / "kernel.json").write_text(json.dumps(spec))
     monkeypatch.setenv("JUPYTER_PATH", str(tmp_path))  # searched before the environment's own
     finding = checks.check_kernel()
-    assert finding["status"] == status
-    assert (argv0 if argv0 != "python" else sys.executable) in finding["detail"]
+    assert finding.status == status
+    assert (argv0 if argv0 != "python" else sys.executable) in finding.detail
 
 
 def test_missing_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -388,7 +390,7 @@ def test_missing_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
         raise NoSuchKernel(name)
 
     monkeypatch.setattr(KernelSpecManager, "get_kernel_spec", absent)
-    assert checks.check_kernel()["status"] == "fail"
+    assert checks.check_kernel().status == "fail"
 
 
 def test_memory_rule_uses_the_models_own_numbers(embedded_model: Path) -> None:
@@ -403,17 +405,17 @@ def test_memory_rule_uses_the_models_own_numbers(embedded_model: Path) -> None:
 def test_what_fits(method: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     need = training_bytes(method)
     monkeypatch.setattr(hardware, "memory_available_bytes", lambda: need)
-    assert checks.check_training(method)["status"] == "ok"
+    assert checks.check_training(method).status == "ok"
     monkeypatch.setattr(hardware, "memory_available_bytes", lambda: need - 1)
     finding = checks.check_training(method)
-    assert finding["status"] == "warn"
-    assert "gradient_checkpointing" in finding["advice"]
+    assert finding.status == "warn"
+    assert "gradient_checkpointing" in finding.advice
 
 
 def test_table_for_people() -> None:
-    findings: list[checks.Finding] = [
-        {"what": "memory", "status": "ok", "detail": "plenty [1]", "advice": ""},
-        {"what": "GPU", "status": "warn", "detail": "busy", "advice": "wait"},
+    findings = [
+        checks.Finding("memory", "ok", "plenty [1]"),
+        checks.Finding("GPU", "warn", "busy", "wait"),
     ]
     text = checks.render(findings, width=60)
     lines = [line.rstrip() for line in text.splitlines()]

@@ -37,7 +37,7 @@ def predict(
 
 
 @pytest.fixture(scope="module")
-def compared(samples: list[tatqa.Sample]) -> dict[str, Any]:
+def compared(samples: list[tatqa.Sample]) -> comparing.Paired:
     rng = np.random.default_rng(1)
     return compare_predictions(samples, {
         "weak": predict(samples, lambda i, s: rng.random() < 0.3),
@@ -47,65 +47,65 @@ def compared(samples: list[tatqa.Sample]) -> dict[str, Any]:
 
 
 def test_differences_are_counted_by_hand(
-    samples: list[tatqa.Sample], compared: dict[str, Any]
+    samples: list[tatqa.Sample], compared: comparing.Paired
 ) -> None:
     rng = np.random.default_rng(1)
     weak = predict(samples, lambda i, s: rng.random() < 0.3)
     strong = predict(samples, lambda i, s: rng.random() < 0.7)
-    assert [(p["a"], p["b"]) for p in compared["pairs"]] == [
+    assert [(p.a, p.b) for p in compared.pairs] == [
         ("weak", "strong"), ("weak", "spans"), ("strong", "spans")]  # fmt: skip
-    groups = compared["pairs"][0]["groups"]
+    groups = compared.pairs[0].groups
     for name, group in groups.items():
         chosen = [s for s in samples if name in ("all", s.question.answer_type,
                                                  s.question.answer_from)]  # fmt: skip
         a = [score_answer(*weak[s.question.uid], s.question) for s in chosen]
         b = [score_answer(*strong[s.question.uid], s.question) for s in chosen]
-        assert group["n"] == len(chosen)
+        assert group.n == len(chosen)
         only_a = sum(x[0] > y[0] for x, y in zip(a, b, strict=True))
         only_b = sum(y[0] > x[0] for x, y in zip(a, b, strict=True))
-        assert (group["only_a"], group["only_b"]) == (only_a, only_b)
-        assert group["difference"]["value"] == pytest.approx((only_b - only_a) / len(chosen))
+        assert (group.only_a, group.only_b) == (only_a, only_b)
+        assert group.difference["value"] == pytest.approx((only_b - only_a) / len(chosen))
         f1 = np.mean([y[1] - x[1] for x, y in zip(a, b, strict=True)])
-        assert group["f1_difference"]["value"] == pytest.approx(f1)
+        assert group.f1_difference["value"] == pytest.approx(f1)
         exact = scipy_stats.binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1.0
-        assert group["p_mcnemar"] == pytest.approx(exact)
+        assert group.p_mcnemar == pytest.approx(exact)
     types = {s.question.answer_type for s in samples}
     sources = {s.question.answer_from for s in samples}
     assert set(groups) == {"all"} | types | sources
-    assert sum(groups[t]["n"] for t in types) == len(samples)
-    assert sum(groups[t]["n"] for t in sources) == len(samples)
+    assert sum(groups[t].n for t in types) == len(samples)
+    assert sum(groups[t].n for t in sources) == len(samples)
 
 
-def test_holm_s_correction_is_statsmodels_(compared: dict[str, Any]) -> None:
+def test_holm_s_correction_is_statsmodels_(compared: comparing.Paired) -> None:
     from statsmodels.stats.multitest import multipletests
 
-    raw = [pair["groups"]["all"]["p_mcnemar"] for pair in compared["pairs"]]
-    assert [pair["p_holm"] for pair in compared["pairs"]] == pytest.approx(
+    raw = [pair.groups["all"].p_mcnemar for pair in compared.pairs]
+    assert [pair.p_holm for pair in compared.pairs] == pytest.approx(
         multipletests(raw, method="holm")[1]
     )
 
 
 def test_a_real_difference_is_found_and_a_model_equals_itself(
-    samples: list[tatqa.Sample], compared: dict[str, Any]
+    samples: list[tatqa.Sample], compared: comparing.Paired
 ) -> None:
-    found = compared["pairs"][0]["groups"]["all"]
-    assert found["difference"]["low"] > 0 and found["p_mcnemar"] < 1e-4
+    found = compared.pairs[0].groups["all"]
+    assert found.difference["low"] > 0 and found.p_mcnemar < 1e-4
     same = predict(samples, lambda i, s: i % 2 == 0)
-    row = compare_predictions(samples, {"a": same, "b": same})["pairs"][0]["groups"]["all"]
-    assert row["difference"]["value"] == 0 and row["p_mcnemar"] == 1
+    row = compare_predictions(samples, {"a": same, "b": same}).pairs[0].groups["all"]
+    assert row.difference["value"] == 0 and row.p_mcnemar == 1
     # Never differing on 150 questions does not show that they never differ.
-    assert -1 < row["difference"]["low"] < 0 < row["difference"]["high"] < 1
+    assert -1 < row.difference["low"] < 0 < row.difference["high"] < 1
 
 
 def test_the_other_order_is_the_other_sign(samples: list[tatqa.Sample]) -> None:
     a = predict(samples, lambda i, s: i % 3 == 0)
     b = predict(samples, lambda i, s: i % 2 == 0)
-    there = compare_predictions(samples, {"a": a, "b": b})["pairs"][0]["groups"]
-    back = compare_predictions(samples, {"b": b, "a": a})["pairs"][0]["groups"]
+    there = compare_predictions(samples, {"a": a, "b": b}).pairs[0].groups
+    back = compare_predictions(samples, {"b": b, "a": a}).pairs[0].groups
     for name, row in there.items():
-        assert back[name]["difference"]["value"] == pytest.approx(-row["difference"]["value"])
-        assert back[name]["p_mcnemar"] == pytest.approx(row["p_mcnemar"])
-        assert back[name]["only_a"] == row["only_b"]
+        assert back[name].difference["value"] == pytest.approx(-row.difference["value"])
+        assert back[name].p_mcnemar == pytest.approx(row.p_mcnemar)
+        assert back[name].only_a == row.only_b
 
 
 def test_the_interval_is_scipy_s_bootstrap_over_clusters() -> None:
@@ -134,9 +134,9 @@ def test_the_interval_is_scipy_s_bootstrap_over_clusters() -> None:
 
 
 def test_disagreements_are_questions_some_have_right_and_some_wrong(
-    samples: list[tatqa.Sample], compared: dict[str, Any]
+    samples: list[tatqa.Sample], compared: comparing.Paired
 ) -> None:
-    rows = compared["disagreements"]
+    rows = compared.disagreements
     kinds = [row["gold"]["answer_type"] for row in rows]
     assert set(kinds) == {s.question.answer_type for s in samples}
     assert max(kinds.count(kind) for kind in kinds) == comparing.EXAMPLES_PER_TYPE
@@ -172,14 +172,21 @@ def test_models_are_compared_by_name_and_evaluations_are_kept(
 ) -> None:
     names, asked = models
     found = compare_scores([*names, names[0]], data=str(few_reports), quiet=True)
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
-    assert found["models"] == names and asked == names
+    given = found.to_json()
+    assert json.loads(json.dumps(given, allow_nan=False)) == given
+    assert set(given) == {"data", "split", "n", "models", "scores", "pairs", "disagreements"}
+    assert set(given["pairs"][0]) == {"a", "b", "p_holm", "groups"}
+    assert set(given["pairs"][0]["groups"]["all"]) == {
+        "n", "difference", "f1_difference", "only_a", "only_b", "p_mcnemar", "p_clustered",
+    }  # fmt: skip
+    assert given["scores"] == {name: found.scores[name].to_json() for name in names}
+    assert found.models == names and asked == names
     for name in names:
-        assert found["scores"][name]["model"] == name
+        assert found.scores[name].model == name
     compare_scores(names, data=str(few_reports), quiet=True)
     assert asked == names
-    a, b = (found["scores"][name]["metrics"]["em"]["value"] for name in names)
-    assert found["pairs"][0]["groups"]["all"]["difference"]["value"] == pytest.approx(b - a)
+    a, b = (found.scores[name].metrics["em"]["value"] for name in names)
+    assert found.pairs[0].groups["all"].difference["value"] == pytest.approx(b - a)
     shown = comparing.render(found)
     assert all(name in shown for name in names) and "where they disagree" in shown
     figure, alt = plots.paired_differences(found)
@@ -191,7 +198,7 @@ def test_models_are_compared_by_name_and_evaluations_are_kept(
 def test_majority_can_be_compared(models: tuple[list[str], list[str]], few_reports: Path) -> None:
     names, _ = models
     found = compare_scores(["majority", names[0]], data=str(few_reports), quiet=True)
-    assert found["pairs"][0]["a"] == "majority"
+    assert found.pairs[0].a == "majority"
 
 
 @pytest.mark.parametrize(

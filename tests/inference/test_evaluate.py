@@ -1,5 +1,6 @@
 """Evaluation: the official score of the file it writes, yardsticks, and what it remembers."""
 
+import dataclasses
 import json
 import shutil
 from collections import Counter
@@ -56,19 +57,19 @@ def test_scores_are_the_official_ones_of_the_file_it_writes(
 ) -> None:
     outcome = evaluate(model, data=data, quiet=True)
     reports = tatqa.load(data, "test")
-    written = json.loads(Path(outcome["predictions"]).read_text())
+    written = json.loads(Path(outcome.predictions).read_text())
     official = score_predictions(written, reports)
-    assert official == score_file(Path(outcome["predictions"]), tatqa.path_of(data, "test"))
-    assert outcome["n"] == official["n"] == len(tatqa.samples(reports))
-    assert outcome["metrics"]["em"]["value"] == pytest.approx(official["em"])
-    assert outcome["metrics"]["f1"]["value"] == pytest.approx(official["f1"])
+    assert official == score_file(Path(outcome.predictions), tatqa.path_of(data, "test"))
+    assert outcome.n == official["n"] == len(tatqa.samples(reports))
+    assert outcome.metrics["em"]["value"] == pytest.approx(official["em"])
+    assert outcome.metrics["f1"]["value"] == pytest.approx(official["f1"])
     assert 0.4 < official["em"] < 0.7
 
 
 def test_the_prediction_file_is_in_the_official_form(
     data: str, model: str, half_right: list[str]
 ) -> None:
-    written = json.loads(Path(evaluate(model, data=data, quiet=True)["predictions"]).read_text())
+    written = json.loads(Path(evaluate(model, data=data, quiet=True).predictions).read_text())
     assert set(written) == {s.question.uid for s in tatqa.samples(tatqa.load(data, "test"))}
     for prediction in written.values():
         answer, scale = prediction
@@ -78,10 +79,10 @@ def test_the_prediction_file_is_in_the_official_form(
 def test_the_parts_add_up_to_the_whole(data: str, model: str, half_right: list[str]) -> None:
     outcome = evaluate(model, data=data, quiet=True)
     samples = tatqa.samples(tatqa.load(data, "test"))
-    predictions = json.loads(Path(outcome["predictions"]).read_text())
+    predictions = json.loads(Path(outcome.predictions).read_text())
     for part, key in (("by_type", "answer_type"), ("by_source", "answer_from")):
-        assert sum(row["n"] for row in outcome[part].values()) == outcome["n"]
-        for name, row in outcome[part].items():
+        assert sum(row["n"] for row in getattr(outcome, part).values()) == outcome.n
+        for name, row in getattr(outcome, part).items():
             of_this = [s for s in samples if getattr(s.question, key) == name]
             scores = [score_answer(*predictions[s.question.uid], s.question) for s in of_this]
             assert row["n"] == len(of_this)
@@ -102,7 +103,7 @@ def test_the_interval_is_a_bootstrap_over_reports(
     monkeypatch.setattr(evaluation, "_generate", generate)
     outcome = evaluate(model, data="tables", quiet=True)
     reports = tatqa.load("tables", "test")
-    predictions = json.loads(Path(outcome["predictions"]).read_text())
+    predictions = json.loads(Path(outcome.predictions).read_text())
     per_report = [
         [score_answer(*predictions[q.uid], q)[0] for q in report.questions] for report in reports
     ]
@@ -111,7 +112,7 @@ def test_the_interval_is_a_bootstrap_over_reports(
         chosen = rng.integers(0, len(per_report), size=len(per_report))
         means.append(np.mean([em for index in chosen for em in per_report[index]]))
     low, high = np.percentile(means, [2.5, 97.5])
-    found = outcome["metrics"]["em"]
+    found = outcome.metrics["em"]
     assert found["low"] < found["value"] < found["high"]
     assert found["low"] == pytest.approx(low, abs=0.15 * (high - low))
     assert found["high"] == pytest.approx(high, abs=0.15 * (high - low))
@@ -119,7 +120,7 @@ def test_the_interval_is_a_bootstrap_over_reports(
 
 def test_every_interval_holds_its_value(data: str, model: str, half_right: list[str]) -> None:
     outcome = evaluate(model, data=data, quiet=True)
-    rows = [outcome["metrics"], *outcome["by_type"].values(), *outcome["by_source"].values()]
+    rows = [outcome.metrics, *outcome.by_type.values(), *outcome.by_source.values()]
     for row in rows:
         for metric in (row["em"], row["f1"]):
             assert 0 <= metric["low"] <= metric["value"] <= metric["high"] <= 1
@@ -140,13 +141,13 @@ def test_majority_answers_everything_with_the_commonest_training_answer(
     found_values, found_scale = majority_answer(data)
     assert counts[json.dumps(found_values), found_scale] == times
     outcome = evaluate("majority", data=data)
-    predictions = json.loads(Path(outcome["predictions"]).read_text())
+    predictions = json.loads(Path(outcome.predictions).read_text())
     assert {json.dumps(p) for p in predictions.values()} == {
         json.dumps([found_values, found_scale])
     }
     if where == "tables":
         assert (found_values, found_scale) == (json.loads(commonest), scale)
-        assert outcome["metrics"]["em"]["value"] < 0.1
+        assert outcome.metrics["em"]["value"] < 0.1
 
 
 @pytest.mark.parametrize("count", [1, 2, 5])
@@ -223,8 +224,8 @@ def test_another_question_is_another_evaluation(
     first = evaluate(model, data=data, quiet=True)
     second = evaluate(model, data=data, quiet=True, **changes)
     assert len(half_right) == 2
-    assert first["predictions"] != second["predictions"]
-    assert second["n"] == changes.get("max_samples", second["n"])
+    assert first.predictions != second.predictions
+    assert second.n == changes.get("max_samples", second.n)
 
 
 def test_other_weights_and_other_data_are_noticed(
@@ -246,7 +247,7 @@ def test_the_same_weights_under_another_name_are_not_asked_again(
     copy = str(shutil.copytree(model, tmp_path / "copy"))
     again = evaluate(copy, data=data, quiet=True)
     assert half_right == [model]
-    assert again == {**first, "model": copy}
+    assert again == dataclasses.replace(first, model=copy)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"predictions": 7}'])
@@ -257,14 +258,14 @@ def test_a_damaged_result_is_made_again(
     (stored,) = (f for f in (runs / "evaluations").iterdir() if "predictions" not in f.name)
     stored.write_text(text)
     again = evaluate(model, data=data, quiet=True)
-    assert len(half_right) == 2 and again["metrics"] == first["metrics"]
+    assert len(half_right) == 2 and again.metrics == first.metrics
 
 
 def test_a_missing_prediction_file_is_made_again(
     data: str, model: str, half_right: list[str]
 ) -> None:
-    Path(evaluate(model, data=data, quiet=True)["predictions"]).unlink()
-    assert Path(evaluate(model, data=data, quiet=True)["predictions"]).is_file()
+    Path(evaluate(model, data=data, quiet=True).predictions).unlink()
+    assert Path(evaluate(model, data=data, quiet=True).predictions).is_file()
     assert len(half_right) == 2
 
 
@@ -282,7 +283,7 @@ def test_a_run_s_record_keeps_its_score(data: str, model: str, half_right: list[
     record_of_a_run("mine", model)
     outcome = evaluate("mine", data=data, quiet=True)
     kept = records.load("mine").scores[f"{data}/test"]
-    assert kept == {key: outcome[key] for key in ("n", "metrics", "by_type")}
+    assert kept == {key: getattr(outcome, key) for key in ("n", "metrics", "by_type")}
     # Fewer questions do not replace more; examples are no score of the run.
     evaluate("mine", data=data, max_samples=3, quiet=True)
     evaluate("mine", data=data, examples=2, quiet=True)
@@ -307,19 +308,19 @@ def test_a_real_run_is_scored_end_to_end(
     record = train(tiny_run(name="mine"), quiet=True)
     kind = {"dtype": "bfloat16", "quiet": True}
     outcome = evaluate("mine", data=data, max_samples=6, **kind)
-    assert outcome["n"] == 6 and outcome["model"] == "mine"
-    assert set(outcome) == {
+    assert outcome.n == 6 and outcome.model == "mine"
+    assert set(outcome.to_json()) == {
         "model", "task", "data", "split", "examples", "n", "metrics", "by_type", "by_source",
         "seconds", "predictions",
     }  # fmt: skip
     samples = tatqa.samples(tatqa.load(data, "test"))[:6]
     replies = infer.load_generator(str(record.path), dtype="bfloat16", exact=True).answer(samples)
-    written = json.loads(Path(outcome["predictions"]).read_text())
+    written = json.loads(Path(outcome.predictions).read_text())
     assert written == {r.uid: [list(r.values), r.scale] for r in replies}
     rounded = evaluate("mine", data=data, max_samples=6, exact=False, **kind)
-    assert rounded["predictions"] != outcome["predictions"], "two ways to calculate, two results"
+    assert rounded.predictions != outcome.predictions, "two ways to calculate, two results"
     shown = evaluation.render(outcome)
-    assert "6 questions" in shown and outcome["predictions"] in shown
+    assert "6 questions" in shown and outcome.predictions in shown
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ def test_8bit_is_smaller_answers_and_is_not_quantised_twice(
 ) -> None:
     out = tmp_path / "small"
     made = export.quantize(str(adapter), out, to="8bit")
-    assert made["bytes"]["quantised"] < made["bytes"]["original"]
+    assert made.bytes["quantised"] < made.bytes["original"]
     assert load.quantisation(out) == "8bit"
     assert len(answers(out, few_reports, "bfloat16")) == 8
     for call in (lambda: export.quantize(str(out), tmp_path / "x", to="8bit"),

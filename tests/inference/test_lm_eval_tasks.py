@@ -20,12 +20,14 @@ from labkit.inference.lm_eval_tasks import documents
 from labkit.inference.lm_eval_tasks import run as harness
 
 
-def run(model: Path, data: Path, task: str, count: int | None = 4) -> tuple[dict[str, Any], Any]:
+def run(
+    model: Path, data: Path, task: str, count: int | None = 4
+) -> tuple[harness.TaskScores, Any]:
     """Run one task in float32; return its outcome and lm-eval's samples in order."""
     (outcome,) = harness.evaluate_tasks(
         str(model), [task], data=str(data), max_samples=count, dtype="float32", quiet=True
     )
-    lines = Path(outcome["predictions"]).read_text().splitlines()
+    lines = Path(outcome.predictions).read_text().splitlines()
     return outcome, sorted(map(json.loads, lines), key=lambda line: line["doc_id"])
 
 
@@ -53,12 +55,12 @@ def test_perplexity_is_that_of_the_text(
         tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
     ]
     passages = documents.prose()["test"]["text"]
-    assert len(passages) == outcome["n"] == len(lines) >= 5
+    assert len(passages) == outcome.n == len(lines) >= 5
     for text, line in zip(passages, lines, strict=True):
         log_p = log_probability(model, start, tokenizer.encode(text, add_special_tokens=False))
         assert line["word_perplexity"][0] == pytest.approx(log_p, rel=1e-4)
         total, words, size = total + log_p, words + len(text.split()), size + len(text.encode())
-    metrics = outcome["metrics"]
+    metrics = outcome.metrics
     assert metrics["word_perplexity"]["value"] == pytest.approx(math.exp(-total / words), rel=1e-3)
     assert metrics["bits_per_byte"]["value"] == pytest.approx(-total / size / math.log(2), rel=1e-4)
     for each in metrics.values():
@@ -84,7 +86,7 @@ def test_multiple_choice_takes_the_likeliest_answer(
         assert line["acc"] == right[-1]
         gold = f"{', '.join(doc['answer'])} {doc['scale']}".strip()
         assert doc["choices"][doc["label"]] == gold
-    assert outcome["metrics"]["acc"]["value"] == pytest.approx(sum(right) / len(right))
+    assert outcome.metrics["acc"]["value"] == pytest.approx(sum(right) / len(right))
 
 
 def test_wrong_answers_are_right_ones_to_other_questions_on_the_report(few_reports: Path) -> None:
@@ -107,14 +109,14 @@ def test_generation_gives_what_our_own_evaluation_gives(
     ours = evaluate(
         str(tiny_llama), data=str(few_reports), max_samples=4, dtype="float32", quiet=True
     )
-    predictions = json.loads(Path(ours["predictions"]).read_text())
-    assert outcome["n"] == len(predictions) == 4
+    predictions = json.loads(Path(ours.predictions).read_text())
+    assert outcome.n == len(predictions) == 4
     for line in lines:
         answer = parse_answer(line["filtered_resps"][0].strip())
         assert [list(answer.values), answer.scale] == predictions[line["doc"]["uid"]]
     assert any(values != [""] for values, _ in predictions.values()), "nothing was written"
     for metric in ("em", "f1"):
-        assert outcome["metrics"][metric]["value"] == ours["metrics"][metric]["value"]
+        assert outcome.metrics[metric]["value"] == ours.metrics[metric]["value"]
 
 
 def test_the_score_of_a_document_is_the_official_one() -> None:
@@ -132,8 +134,8 @@ def test_a_task_nobody_has_is_a_sentence(tiny_llama: Path, runs: Path) -> None:
 
 def test_what_was_done_is_kept(tiny_llama: Path, few_reports: Path, runs: Path) -> None:
     first, _ = run(tiny_llama, few_reports, "tables_choice", 1)
-    before = Path(first["results"]).stat().st_mtime_ns
+    before = Path(first.results).stat().st_mtime_ns
     again, _ = run(tiny_llama, few_reports, "tables_choice", 1)
-    assert again == first and Path(first["results"]).stat().st_mtime_ns == before
-    written = json.loads(Path(first["results"]).read_text())
-    assert written["results"]["tables_choice"]["acc,none"] == first["metrics"]["acc"]["value"]
+    assert again == first and Path(first.results).stat().st_mtime_ns == before
+    written = json.loads(Path(first.results).read_text())
+    assert written["results"]["tables_choice"]["acc,none"] == first.metrics["acc"]["value"]

@@ -26,6 +26,7 @@ MAPPED: dict[str, tuple[Any, str, Any]] = {
     "dtype": ("float32", "dtype", "float32"),
     "attn_implementation": ("eager", "attention", "eager"),
     "fast": (False, "loss", "chunked"),
+    "base": ("nf4", "method", "qlora"),
     "r": (3, "lora_r", 3),
     "lora_dropout": (0.25, "lora_dropout", 0.25),
     "target_modules": (("q_proj", "up_proj"), "lora_target_modules", ("q_proj", "up_proj")),
@@ -43,7 +44,8 @@ def test_a_setting_of_the_run_is_one_of_the_step(key: str) -> None:
 
 # What a step does not depend on, or by so little that nothing here counts it: bias vectors.
 NO_MATTER = {
-    "name": "other", "data": "tatqa", "lora_alpha": 7, "use_rslora": True, "max_steps": 9,
+    "name": "other", "task": "x", "data": "tatqa", "lora_alpha": 7, "use_rslora": True,
+    "max_steps": 9,
     "init_lora_weights": "pissa", "num_train_epochs": 2.0, "learning_rate": 0.5, "seed": 1,
     "weight_decay": 0.5, "warmup_steps": 3.0, "lr_scheduler_type": "cosine", "eval_steps": 7,
     "max_grad_norm": 2.0, "max_train_samples": 8, "save_steps": 7, "keep_weights": False,
@@ -99,6 +101,13 @@ def test_choices_stand_above_the_configuration() -> None:
     assert (chosen.method, chosen.seq_len, chosen.lora_r, chosen.labelled_tokens) == (
         "qlora", 77, 8, 5,
     )  # fmt: skip
+
+
+def test_another_method_brings_its_own_base() -> None:
+    config = RunConfig(base="8bit")
+    assert of_run(config).method == "8bit"
+    assert of_run(config, method="full").base_weights.name == "plain"
+    assert of_run(config, base="nf4").method == "qlora"
 
 
 @pytest.mark.parametrize(

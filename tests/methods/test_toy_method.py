@@ -37,7 +37,7 @@ answer["trained"] = record.summary["trainable_parameters"]
 answer["losses"] = record.losses
 answer["stored"] = record.config["stretched_modules"]
 answer["described"] = describe_fields()["stretched_modules"]
-answer["n"] = evaluate(record.name, data=settings["data"], quiet=True)["n"]
+answer["n"] = evaluate(record.name, data=settings["data"], quiet=True).n
 merge(record.name, folder / "merged", dtype="float32")
 weights = {}
 for name, path in (("base", settings["model"]), ("merged", folder / "merged")):

@@ -302,6 +302,20 @@ def test_a_hostile_configuration_is_one_short_sentence(
     assert len(str(caught.value).splitlines()) == 1 and len(str(caught.value)) < 1000
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"base": "4bit"}, "base must be one of plain, 8bit, nf4, got '4bit'"),
+        ({"base": "nf4", "method": "full"}, "full trains the pretrained weights.*method lora"),
+        ({"base": "8bit", "use_switchback": True}, "which base 8bit has none of"),
+    ],
+)
+def test_a_base_that_cannot_be_is_one_sentence(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(LabkitError, match=message) as caught:
+        from_mapping(values, where="it")
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_a_train_mode_we_do_not_have_says_which_there_are() -> None:
     with pytest.raises(LabkitError, match="'qlora'.*full, lora"):
         from_mapping({"train_mode": "qlora"}, where="seed.json")

@@ -174,6 +174,15 @@ def test_true_is_not_one_in_the_hash() -> None:
 BEFORE = Path(__file__).parents[2] / "data" / "results"
 
 
+def test_settings_that_are_new_leave_hashes_as_they_are() -> None:
+    parts: dict[str, Any] = {"model": {"sha256": "m"}, "data": {"sha256": "d"}}
+    config = RunConfig().to_dict()
+    before = {key: value for key, value in config.items() if key not in ("task", "base")}
+    hashes = [records.content_sha256(values, **parts) for values in
+              (before, config, {**config, "base": "nf4"}, {**config, "task": "other"})]  # fmt: skip
+    assert hashes[0] == hashes[1] and len(set(hashes)) == 3
+
+
 @pytest.mark.parametrize("method", ["lora", "full"])
 def test_a_record_of_before_is_found_by_today_s_hash(runs: Path, method: str) -> None:
     """Made while every setting was in the hash."""

@@ -51,7 +51,7 @@ def test_a_smaller_perplexity_is_better(tmp_path: Path, place: str, worse: str) 
         results(tmp_path / side, "cloze",
                 {"perplexity,none": value, "perplexity_stderr,none": 0.2}, **said)  # fmt: skip
     outcome = compare(tmp_path / "a", tmp_path / "b", output_dir=tmp_path / "out")
-    (row,) = outcome["results"]
+    (row,) = outcome.results
     gain = -3.0 if worse == "a" else 3.0
     assert row["difference"]["value"] == pytest.approx(gain)
     assert row["p_value"] == pytest.approx(2 * scipy_stats.norm.sf(3 / math.hypot(0.2, 0.2)))
@@ -72,7 +72,7 @@ def test_what_the_file_says_of_a_direction_is_obeyed(tmp_path: Path) -> None:
         for side, value in (("a", 0.2), ("b", 0.6)):
             results(tmp_path / side, "t", {f"{metric},none": value, f"{metric}_stderr,none": 0.01},
                     higher_is_better={"t": said})  # fmt: skip
-        assert verdict in compare(tmp_path / "a", tmp_path / "b")["sentence"]
+        assert verdict in compare(tmp_path / "a", tmp_path / "b").sentence
 
 
 def rolling(folder: Path, per_word: float, seed: int) -> tuple[list[float], list[int]]:
@@ -99,7 +99,7 @@ def test_perplexities_of_texts_are_paired_by_document(tmp_path: Path) -> None:
     x, words = rolling(tmp_path / "a", 3.0, 1)
     y, _ = rolling(tmp_path / "b", 3.01, 2)
     outcome = compare(tmp_path / "a", tmp_path / "b", margin=0.02, output_dir=tmp_path / "out")
-    rows = {row["metric"]: row for row in outcome["results"]}
+    rows = {row["metric"]: row for row in outcome.results}
     assert list(rows) == ["word_perplexity", "byte_perplexity", "bits_per_byte"]
     assert all(row["paired"] and row["n"] == 30 for row in rows.values())
     expected = math.exp(-sum(y) / sum(words)) - math.exp(-sum(x) / sum(words))
@@ -114,7 +114,7 @@ def test_perplexities_of_texts_are_paired_by_document(tmp_path: Path) -> None:
     mean = (sum(y) - sum(x)) / sum(words)
     p_value = 2 * scipy_stats.t.sf(abs(mean) / error, 29)
     assert rows["word_perplexity"]["p_value"] == pytest.approx(p_value, rel=0.15)
-    assert any("--margin" in note for note in outcome["notes"])
+    assert any("--margin" in note for note in outcome.notes)
 
 
 def test_a_perplexity_of_last_words_is_paired(tmp_path: Path) -> None:
@@ -126,7 +126,7 @@ def test_a_perplexity_of_last_words_is_paired(tmp_path: Path) -> None:
                                            "perplexity_stderr,none": 5.0})  # fmt: skip
         write(tmp_path / side / f"samples_cloze_{TIME}.jsonl", lines(
             [{"doc_id": i, "perplexity": float(v)} for i, v in enumerate(each)]))  # fmt: skip
-    (row,) = compare(tmp_path / "a", tmp_path / "b")["results"]
+    (row,) = compare(tmp_path / "a", tmp_path / "b").results
     assert row["p_value"] == pytest.approx(scipy_stats.ttest_rel(logs["b"], logs["a"]).pvalue)
     assert row["difference"]["value"] == pytest.approx(
         math.exp(-logs["b"].mean()) - math.exp(-logs["a"].mean()))  # fmt: skip
@@ -147,7 +147,7 @@ def test_every_filter_of_a_task_is_compared(tmp_path: Path) -> None:
                      for i, v in enumerate(right)]  # fmt: skip
         results(tmp_path / side, "sums", row)
         write(tmp_path / side / f"samples_sums_{TIME}.jsonl", lines(rows))
-    found = compare(tmp_path / "a", tmp_path / "b")["results"]
+    found = compare(tmp_path / "a", tmp_path / "b").results
     assert [row["name"] for row in found] == [f"sums: exact_match,{name}" for name in filters]
     assert all(row["paired"] for row in found)
     assert all(row["p_holm"] >= row["p_value"] for row in found)
@@ -187,7 +187,7 @@ def test_questions_are_found_whatever_version_wrote_them(tmp_path: Path, layout:
         rows = old_rows(filters, named=named)
         text = json.dumps(rows, indent=2) if as_list else lines(rows)
         write(tmp_path / side / "me__small" / questions, text)
-    found = compare(tmp_path / "a", tmp_path / "b")["results"]
+    found = compare(tmp_path / "a", tmp_path / "b").results
     assert len(found) == 2
     for row, each in zip(found, ("none", "loose"), strict=True):
         x, y = right["a"][each], right["b"][each]
@@ -214,12 +214,12 @@ def test_the_files_of_lm_eval_0_3(tmp_path: Path) -> None:
             str(i): {"doc_id": i, "acc": str(bool(v)) if i % 2 else str(float(v))}
             for i, v in enumerate(each)})  # fmt: skip
     outcome = compare(tmp_path / "a", tmp_path / "b", output_dir=tmp_path / "out")
-    rows = {row["name"]: row for row in outcome["results"]}
+    rows = {row["name"]: row for row in outcome.results}
     assert set(rows) == {"quiz: acc", "quiz: acc_norm", "last"}
     assert rows["quiz: acc"]["paired"] and rows["quiz: acc"]["n"] == 60
     assert not rows["quiz: acc_norm"]["paired"]
     assert "B is better" in rows["last"]["sentence"]
-    assert sum("prose" in note for note in outcome["notes"]) == 2
+    assert sum("prose" in note for note in outcome.notes) == 2
     write(tmp_path / "b" / "small.json", json.loads((tmp_path / "b" / "small.json").read_text())
           | {"config": {"num_fewshot": 5}})  # fmt: skip
     with pytest.raises(LabkitError, match="differ in examples"):
@@ -232,8 +232,8 @@ def test_questions_of_another_run_are_not_used(tmp_path: Path) -> None:
         write(tmp_path / side / f"samples_quiz_{TIME}.jsonl",
               lines([{"doc_id": i, "acc": float(i % 2)} for i in range(20)]))  # fmt: skip
     outcome = compare(tmp_path / "a", tmp_path / "b")
-    assert not outcome["results"][0]["paired"]
-    assert any("give 0.5, not the 0.75" in note for note in outcome["notes"])
+    assert not outcome.results[0]["paired"]
+    assert any("give 0.5, not the 0.75" in note for note in outcome.notes)
 
 
 @pytest.mark.parametrize("values", [
@@ -269,10 +269,10 @@ def test_sessions_of_a_resumed_run_add_up(tmp_path: Path) -> None:
             write(folder / "train_results.json", end(100 * factor * more))
             write(folder / "all_results.json", end(100 * factor * more))
     outcome = compare(tmp_path / "a", tmp_path / "b")
-    (row,) = outcome["results"]
+    (row,) = outcome.results
     assert row["seconds"]["a"] == pytest.approx([450, 454.5, 459])
     assert row["ratio"]["value"] == pytest.approx(2, rel=1e-3)
-    assert any("3 sessions" in note for note in outcome["notes"])
+    assert any("3 sessions" in note for note in outcome.notes)
 
 
 def test_one_entry_written_twice_is_one_session_and_two_trainings_are_two() -> None:
@@ -302,7 +302,7 @@ def test_losses_that_are_no_numbers_are_said(tmp_path: Path) -> None:
             loss = float("nan") if (side, i) == ("b", 1) else 1.0
             write(tmp_path / side / f"{i}" / "trainer_state.json",
                   state({"loss": loss, "step": 10}, end(50.0 + i + (side == "b") * i)))  # fmt: skip
-    notes = compare(tmp_path / "a", tmp_path / "b")["notes"]
+    notes = compare(tmp_path / "a", tmp_path / "b").notes
     assert sum("not a number at 1 of the logged steps (first at step 10)" in n for n in notes) == 1
 
 
@@ -321,7 +321,7 @@ def test_tables_of_other_loggers(tmp_path: Path, kind: str) -> None:
             seconds = factor * (40 + i) + (side == "a") * i * i
             write(tmp_path / side / f"{i}.csv",
                   TABLES[kind].format(seconds, seconds / 2, 1000 + seconds))  # fmt: skip
-    (row,) = compare(tmp_path / "a", tmp_path / "b")["results"]
+    (row,) = compare(tmp_path / "a", tmp_path / "b").results
     assert row["seconds"]["b"] == pytest.approx([40, 41, 42])
 
 
@@ -341,7 +341,7 @@ def test_logs_in_other_encodings_are_not_passed_over(tmp_path: Path, encoding: s
             file = tmp_path / side / f"{i}" / "train_results.json"
             write(file, "")
             file.write_bytes(json.dumps(end(50.0 + i * (side == "a"))).encode(encoding))
-    (row,) = compare(tmp_path / "a", tmp_path / "b")["results"]
+    (row,) = compare(tmp_path / "a", tmp_path / "b").results
     assert row["seconds"]["a"] == [50, 51, 52]
 
 

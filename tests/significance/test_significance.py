@@ -84,7 +84,7 @@ def sides(tmp_path: Path) -> Callable[..., tuple[Path, Path]]:
 def test_records_are_paired_by_seed_and_a_speed_up_is_found(sides, tmp_path: Path) -> None:
     a, b = sides(0.1, config={"use_switchback": True})
     outcome = compare(a, b, output_dir=tmp_path / "out")
-    (row,) = outcome["results"]
+    (row,) = outcome.results
     times = {
         side: [
             json.loads((tmp_path / side / f"r{i}" / "record.json").read_text())["summary"][
@@ -100,19 +100,19 @@ def test_records_are_paired_by_seed_and_a_speed_up_is_found(sides, tmp_path: Pat
         scipy_stats.gmean(times["a"]) / scipy_stats.gmean(times["b"])
     )
     assert row["significant"] and 1.05 < row["ratio"]["low"] < 1.1 < row["ratio"]["high"] < 1.15
-    assert "B takes" in outcome["sentence"] and "less time than A" in outcome["sentence"]
-    assert outcome["notes"] == ["A and B differ in use_switchback (False against True)"]
-    assert outcome["a_a"]["a"]["n"] == 6
-    assert json.loads((tmp_path / "out" / "stats.json").read_text()) == outcome
+    assert "B takes" in outcome.sentence and "less time than A" in outcome.sentence
+    assert outcome.notes == ["A and B differ in use_switchback (False against True)"]
+    assert outcome.a_a["a"]["n"] == 6
+    assert json.loads((tmp_path / "out" / "stats.json").read_text()) == outcome.to_json()
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["stats.json", "stats.png"]
 
 
 def test_no_difference_is_not_called_equality(sides) -> None:
     outcome = compare(*sides(0.0))
-    assert not outcome["results"][0]["significant"]
-    assert "no difference was found" in outcome["sentence"]
-    assert "does not show there is none" in outcome["sentence"]
-    assert 0 < outcome["results"][0]["power_at_3_percent"] <= 1
+    assert not outcome.results[0]["significant"]
+    assert "no difference was found" in outcome.sentence
+    assert "does not show there is none" in outcome.sentence
+    assert 0 < outcome.results[0]["power_at_3_percent"] <= 1
 
 
 def test_all_of_one_side_before_the_other_is_said(tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_all_of_one_side_before_the_other_is_said(tmp_path: Path) -> None:
             started = f"2026-01-0{i + 1}T00:0{seed}:00+00:00"
             write(tmp_path / side / f"{seed}.json",
                   record(float(rng.uniform(1, 1.1)), seed=seed, started=started))  # fmt: skip
-    note = compare(tmp_path / "a", tmp_path / "b")["notes"][0]
+    note = compare(tmp_path / "a", tmp_path / "b").notes[0]
     assert "before those of B" in note and "alternate" in note
 
 
@@ -136,8 +136,8 @@ def test_a_control_that_fails_is_said(tmp_path: Path) -> None:
             seconds = factor * math.exp(rng.normal(0, 0.01))
             write(tmp_path / side / f"{seed}.json", record(seconds, seed=seed, started=started))
     outcome = compare(tmp_path / "a", tmp_path / "b")
-    assert outcome["a_a"]["a"]["p_value"] < 0.001
-    assert any("trust no ratio here" in note for note in outcome["notes"])
+    assert outcome.a_a["a"]["p_value"] < 0.001
+    assert any("trust no ratio here" in note for note in outcome.notes)
 
 
 @pytest.mark.parametrize("form", ["state", "history", "results"])
@@ -155,8 +155,8 @@ def test_trainer_logs_are_compared_data_set_by_data_set(form: str, tmp_path: Pat
                           "results": {"epoch": 1.0, "train_runtime": seconds}}[form]  # fmt: skip
                 write(tmp_path / side / data / f"{side}{i}.json", values)
     outcome = compare(tmp_path / "a", tmp_path / "b")
-    assert outcome["unit"] == "seconds a training"
-    found = {row["name"]: row for row in outcome["results"]}
+    assert outcome.unit == "seconds a training"
+    found = {row["name"]: row for row in outcome.results}
     exact = {
         data: scipy_stats.ttest_ind(
             np.log(times[data, "a"]), np.log(times[data, "b"]), equal_var=False
@@ -168,7 +168,7 @@ def test_trainer_logs_are_compared_data_set_by_data_set(form: str, tmp_path: Pat
         stats.holm(list(exact.values()))
     )
     assert [name for name, row in found.items() if row["significant"]] == ["longform", "oasst1"]
-    assert "after Holm's adjustment for 3 questions" in outcome["sentence"]
+    assert "after Holm's adjustment for 3 questions" in outcome.sentence
     assert not found["oasst1"]["paired"]
 
 
@@ -182,7 +182,7 @@ def test_a_training_counts_once_whatever_it_left_behind(tmp_path: Path) -> None:
             write(folder / "eval_results.json", {"eval_loss": 1.0})
             unfinished = {"log_history": [{"loss": 1.0}], "global_step": 50}
             write(folder / "checkpoint-50" / "trainer_state.json", unfinished)
-    (row,) = compare(tmp_path / "a", tmp_path / "b")["results"]
+    (row,) = compare(tmp_path / "a", tmp_path / "b").results
     assert row["n"] == 3 and row["paired"]
 
 
@@ -210,7 +210,7 @@ def test_lm_eval_answers_are_paired_and_tested_by_mcnemar(tmp_path: Path) -> Non
     x = rng.binomial(1, 0.5, size=300).astype(float)
     y = np.where(rng.random(300) < 0.15, 1.0, x)
     a, b = lm_eval(tmp_path / "a", list(x)), lm_eval(tmp_path / "b", list(y))
-    (row,) = compare(a.parent, b.parent, margin=0.05)["results"]
+    (row,) = compare(a.parent, b.parent, margin=0.05).results
     better, worse = int(((y - x) == 1).sum()), int(((y - x) == -1).sum())
     assert row["p_value"] == pytest.approx(scipy_stats.binomtest(worse, better + worse).pvalue)
     assert row["difference"]["value"] == pytest.approx(float((y - x).mean()))
@@ -223,7 +223,7 @@ def test_equal_quality_is_claimed_within_the_margin_only(tmp_path: Path) -> None
     y = np.where(rng.random(2000) < 0.02, 1 - x, x)
     a, b = lm_eval(tmp_path / "a", list(x)), lm_eval(tmp_path / "b", list(y))
     shown = {
-        margin: compare(a, b, margin=margin)["results"][0]["equivalence"]["equivalent"]
+        margin: compare(a, b, margin=margin).results[0]["equivalence"]["equivalent"]
         for margin in (0.05, 0.002)
     }
     assert shown == {0.05: True, 0.002: False}
@@ -235,10 +235,10 @@ def test_without_questions_it_goes_by_the_standard_errors_and_says_so(tmp_path: 
     a = lm_eval(tmp_path / "a", list(x), log_samples=False)
     b = lm_eval(tmp_path / "b", list(y), log_samples=False)
     outcome = compare(a, b)
-    (row,) = outcome["results"]
+    (row,) = outcome.results
     z = (y.mean() - x.mean()) / math.hypot(x.std(ddof=1) / 20, y.std(ddof=1) / 20)
     assert row["p_value"] == pytest.approx(2 * scipy_stats.norm.sf(z))
-    assert "--log_samples" in outcome["notes"][0]
+    assert "--log_samples" in outcome.notes[0]
 
 
 def test_labkit_s_own_scores_are_read(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_labkit_s_own_scores_are_read(tmp_path: Path) -> None:
     more = {uid: {"em": 1.0, "f1": 1.0} for uid in per}
     a = write(tmp_path / "a.json", {"n": 60, "em": 1 / 3, "f1": 1.0, "per_question": per})
     b = write(tmp_path / "b.json", {"n": 60, "em": 1.0, "f1": 1.0, "per_question": more})
-    (row,) = compare(a, b)["results"]
+    (row,) = compare(a, b).results
     assert (row["n"], row["only_a"], row["only_b"]) == (60, 0, 40)
 
 
@@ -357,6 +357,9 @@ def test_the_command_prints_one_object(
     assert exit_.value.code == 0
     outcome = json.loads(capsys.readouterr().out)
     assert outcome["results"][0]["significant"]
+    assert set(outcome) == {
+        "kind", "alpha", "margin", "a", "b", "unit", "results", "a_a", "notes", "sentence",
+    }  # fmt: skip
     with pytest.raises(SystemExit):
         program.main(arguments[:-1])
     out = capsys.readouterr().out

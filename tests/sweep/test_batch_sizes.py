@@ -302,7 +302,27 @@ def test_the_command_measures_what_a_figure_states(simulated, capsys):
     assert full["settings"]["master_weights"] is False
 
 
+def test_the_command_reads_a_run_s_configuration(simulated, capsys, tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("model: tiny-llama\nmethod: lora\nr: 3\nmax_length: 64\nbase: nf4\n")
+    words = ["sweep", "--config", str(file), "--device", "t4", "--batch-sizes", "2", "--json"]
+    with pytest.raises(SystemExit) as stop:
+        program.main(words)
+    assert not stop.value.code
+    with pytest.raises(SystemExit):
+        program.main([*words, "--seq-len", "32", "--r", "5", "--base", "plain"])
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert (first["model"], first["method"], first["seq_len"]) == ("tiny-llama", "qlora", 64)
+    assert (second["method"], second["seq_len"]) == ("lora", 32)
+    settings = [found["points"][0]["settings"] for found in (first, second)]
+    assert [(each["lora_r"], each["batch_size"]) for each in settings] == [(3, 2), (5, 2)]
+    assert not any(each["cast_adapter_input"] for each in settings), "as labkit train makes them"
+
+
 BAD = [
+    ([], "nothing to sweep: name a MODEL, or a run by --config"),
+    (["tiny-llama", "--r", "5"], "sweep has no option --r"),
+    (["--config", "lora", "--use-switchback", "true"], "set it to false"),
     (["tiny-lama"], "tiny-llama"),
     (["tiny-llama", "--method", "lorra"], "lora"),
     (["tiny-llama", "--device", "a100"], "did you mean"),

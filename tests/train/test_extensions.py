@@ -69,19 +69,20 @@ def test_a_toy_trains_and_is_evaluated(
     tiny_run: Callable[..., RunConfig], things: str, task: str, request: pytest.FixtureRequest
 ) -> None:
     request.getfixturevalue("colours" if task == "sft" else "spelling")
-    record = train(by_heart(tiny_run, things), quiet=True)
+    config = by_heart(tiny_run, things).replace(task=task)
+    record = train(config, quiet=True)
     assert record.status == "done"
     assert record.data["name"] == things and record.data["samples"] == len(THINGS)
-    assert train(by_heart(tiny_run, things), quiet=True) == record
+    assert train(config, quiet=True) == record
 
     learned = evaluate("mine", data=things, quiet=True)
     untouched = evaluate(record.config["model"], data=things, quiet=True)
-    assert learned["task"] == "colours" and learned["n"] == len(THINGS)
-    assert learned["metrics"]["em"]["value"] == 1.0
-    assert untouched["metrics"]["em"]["value"] == 0.0
+    assert learned.task == "colours" and learned.n == len(THINGS)
+    assert learned.metrics["em"]["value"] == 1.0
+    assert untouched.metrics["em"]["value"] == 0.0
     answers = THINGS if task == "sft" else {k: " ".join(v) for k, v in THINGS.items()}
-    assert json.loads(Path(learned["predictions"]).read_text()) == answers
-    assert {name: row["n"] for name, row in learned["by_type"].items()} == {"cold": 1, "other": 4}
+    assert json.loads(Path(learned.predictions).read_text()) == answers
+    assert {name: row["n"] for name, row in learned.by_type.items()} == {"cold": 1, "other": 4}
 
 
 def test_other_data_is_another_run(
@@ -97,8 +98,8 @@ def test_majority_is_the_commonest_answer(things: str, colours: DataSet) -> None
     file = Path(things.partition(":")[2])
     file.write_text(file.read_text().replace("black", "green"))
     outcome = evaluate("majority", data=things, quiet=True)
-    assert set(json.loads(Path(outcome["predictions"]).read_text()).values()) == {"green"}
-    assert outcome["metrics"]["em"]["value"] == pytest.approx(2 / 5)
+    assert set(json.loads(Path(outcome.predictions).read_text()).values()) == {"green"}
+    assert outcome.metrics["em"]["value"] == pytest.approx(2 / 5)
 
 
 def test_what_a_toy_lacks_is_one_sentence(
@@ -111,6 +112,16 @@ def test_what_a_toy_lacks_is_one_sentence(
     monkeypatch.setitem(registry.DATASETS, "colours", unknown)
     with pytest.raises(LabkitError, match="the task 'sfd', which labkit does not have.*'sft'"):
         train(tiny_run(data=things), quiet=True)
+    assert not runs.exists()
+
+
+def test_a_run_asks_for_the_task_that_its_data_is_for(
+    tiny_run: Callable[..., RunConfig], things: str, spelling: Task, runs: Path
+) -> None:
+    with pytest.raises(LabkitError, match="for the task 'spelling', not 'sft': set task to spell"):
+        train(tiny_run(data=things), quiet=True)
+    with pytest.raises(LabkitError, match="task 'speling' is unknown.*'spelling'"):
+        train(tiny_run(data=things, task="speling"), quiet=True)
     assert not runs.exists()
 
 

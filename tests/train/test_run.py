@@ -596,3 +596,28 @@ def test_an_error_of_ours_is_not_renamed(tiny_run: Run, monkeypatch: pytest.Monk
 def test_reports_are_the_embedded_ones(few_reports: Path) -> None:
     """The fixture's reports are real ones, so that lengths and answers are as in the course."""
     assert len(tatqa.samples(tatqa.load(str(few_reports), "train"))) >= 24
+
+
+@pytest.mark.filterwarnings("error:.*autograd kernel was not registered")
+@pytest.mark.parametrize(("base", "dtype"), [("8bit", "float32"), ("nf4", "float32"),
+                                             ("nf4", "bfloat16")])  # fmt: skip
+def test_adapters_train_on_a_quantised_base(
+    tiny_run: Callable[..., RunConfig], base: str, dtype: str
+) -> None:
+    record = train.train(tiny_run(base=base, max_steps=2, eval_steps=1, dtype=dtype), quiet=True)
+    kept = load_file(record.model_path / "adapter_model.safetensors")
+    assert {weight.dtype for weight in kept.values()} == {getattr(torch, dtype)}
+    assert record.status == "done" and record.config["base"] == base
+    assert record.name.startswith("tiny-llama-" + methods.joined("lora", base))
+    plain = train.train(tiny_run(max_steps=2, dtype=dtype), quiet=True)
+    assert plain.sha256 != record.sha256
+    # Rounded weights, so another loss, and not by much.
+    assert 0 < abs(record.losses[0] - plain.losses[0]) < 0.1 * plain.losses[0]
+
+
+def test_a_base_that_a_model_cannot_have_is_one_sentence(
+    tiny_run: Callable[..., RunConfig], tiny_model: Callable[[str], Path]
+) -> None:
+    config = tiny_run(model=str(tiny_model("tiny-mamba")), base="nf4", max_steps=1)
+    with pytest.raises(LabkitError, match="base nf4 cannot hold .*state-space.*use plain"):
+        train.train(config, quiet=True)

@@ -47,7 +47,7 @@ def compare(
             if run.status != "done":
                 raise LabkitError(f"{run.name} is {run.status}, not done: finish it first")
             found = evaluate(run.name, quiet=True)
-            given = json.loads(Path(found["predictions"]).read_text(encoding="utf-8"))
+            given = json.loads(Path(found.predictions).read_text(encoding="utf-8"))
             right = [
                 score_answer(values, scale, sample.question)[0]
                 for sample in samples

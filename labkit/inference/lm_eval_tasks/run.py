@@ -23,6 +23,7 @@ Models", arXiv:2405.14782; github.com/EleutherAI/lm-evaluation-harness.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import io
 import json
@@ -30,6 +31,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +43,7 @@ from labkit.inference.generate import load_generator, model_path
 from labkit.machine import arithmetic
 from labkit.models import adapters
 from labkit.runs import records
-from labkit.stats import mean_interval, ratio_interval
+from labkit.stats import Interval, mean_interval, ratio_interval
 
 LOCAL_TASKS = ("tables_choice", "tables_answer", "general_text")
 BATCH_SIZE = 8
@@ -54,6 +56,24 @@ FROM_RATIO: dict[str, Callable[[float], float]] = {
 """How a metric follows from log p a word (or byte)."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class TaskScores:
+    """What a model scores on a task of lm-eval, in the task's own metrics."""
+
+    model: str
+    task: str
+    n: int
+    metrics: dict[str, Interval]
+    results: str
+    """lm-eval's own JSON"""
+    predictions: str
+    """lm-eval's samples"""
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON of `labkit eval`."""
+        return dataclasses.asdict(self)
+
+
 def evaluate_tasks(
     model: str,
     tasks: Sequence[str],
@@ -64,13 +84,12 @@ def evaluate_tasks(
     dtype: str = "auto",
     fresh: bool = False,
     quiet: bool = False,
-) -> list[dict[str, Any]]:
+) -> list[TaskScores]:
     """Run lm-eval tasks on a model (name, run or folder: base, adapter, full or merged).
 
-    Returns for each task {model, task, n, metrics {name: {value, low, high}}, results (lm-eval's
-    JSON), predictions (lm-eval's samples)}. Intervals are 95 %: reports resampled for the embedded
-    questions, documents for perplexities, value ± 1.96 of lm-eval's standard errors else. `data`
-    and `split` say which questions the tables_ tasks ask. Kept under runs/evaluations/.
+    Intervals are 95 %: reports resampled for the embedded questions, documents for perplexities,
+    value ± 1.96 of lm-eval's standard errors else. `data` and `split` say which questions the
+    tables_ tasks ask. Kept under runs/evaluations/.
 
     Raises:
         LabkitError: no such model or task, or a task whose data cannot be reached.
@@ -96,7 +115,7 @@ def evaluate_tasks(
             found = _run(generator, task, loaded, known, max_samples=max_samples, quiet=quiet)
             _write(folder, model, task, found)
         outcome = json.loads((folder / "outcome.json").read_text(encoding="utf-8"))
-        outcomes.append({**outcome, "model": model})
+        outcomes.append(TaskScores(**{**outcome, "model": model}))
     return outcomes
 
 
@@ -188,20 +207,20 @@ def _write(folder: Path, model: str, task: str, found: dict[str, Any]) -> None:
             )
             write_text(partial / f"samples_{name}.jsonl", text)
         first = next(iter(samples))
-        outcome = {
-            "model": model,
-            "task": task,
-            "n": len({(row["doc_id"], row["doc_hash"]) for row in rows}),
-            "metrics": _metrics(plain["results"][task], rows),
-            "results": str(folder / "results.json"),
-            "predictions": str(folder / f"samples_{first}.jsonl"),
-        }
-        write_json(partial / "outcome.json", outcome)
+        outcome = TaskScores(
+            model=model,
+            task=task,
+            n=len({(row["doc_id"], row["doc_hash"]) for row in rows}),
+            metrics=_metrics(plain["results"][task], rows),
+            results=str(folder / "results.json"),
+            predictions=str(folder / f"samples_{first}.jsonl"),
+        )
+        write_json(partial / "outcome.json", outcome.to_json())
 
 
-def _metrics(row: dict[str, Any], samples: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Return {metric: {value, low, high}} of lm-eval's results for one task."""
-    metrics = {}
+def _metrics(row: dict[str, Any], samples: list[dict[str, Any]]) -> dict[str, Interval]:
+    """Return the metrics of lm-eval's results for one task."""
+    metrics: dict[str, Interval] = {}
     for name, value in row.items():
         metric, comma, _ = name.partition(",")
         if not comma or metric.endswith("_stderr") or not isinstance(value, int | float):
@@ -221,8 +240,8 @@ def _metrics(row: dict[str, Any], samples: list[dict[str, Any]]) -> dict[str, di
     return metrics
 
 
-def _perplexity_interval(metric: str, pairs: Sequence[Any]) -> dict[str, float]:
-    """Return {value, low, high} of a metric of sums, from [log p, units] of each document.
+def _perplexity_interval(metric: str, pairs: Sequence[Any]) -> Interval:
+    """Return a metric of sums, from [log p, units] of each document.
 
     Whole documents are resampled; lm-eval gives these metrics no error.
     """
@@ -236,14 +255,14 @@ def _perplexity_interval(metric: str, pairs: Sequence[Any]) -> dict[str, float]:
     return {"value": of_ratio(mean), "low": of_ratio(high), "high": of_ratio(low)}
 
 
-def render(outcomes: Sequence[dict[str, Any]]) -> str:
+def render(outcomes: Sequence[TaskScores]) -> str:
     """Return outcomes as lines: task, number of documents, each metric with its interval."""
-    lines = [f"{outcomes[0]['model']} by lm-eval"]
+    lines = [f"{outcomes[0].model} by lm-eval"]
     for outcome in outcomes:
-        for name, m in outcome["metrics"].items():
-            lines.append(f"{outcome['task']:<16}{outcome['n']:>6}  {name:<18}{m['value']:>10.4f}  "
+        for name, m in outcome.metrics.items():
+            lines.append(f"{outcome.task:<16}{outcome.n:>6}  {name:<18}{m['value']:>10.4f}  "
                          f"({m['low']:.4f} to {m['high']:.4f})")  # fmt: skip
-        lines.append(f"{'':<16}{'':>6}  {outcome['results']}")
+        lines.append(f"{'':<16}{'':>6}  {outcome.results}")
     return "\n".join(lines)
 
 

@@ -8,16 +8,23 @@ from labkit.train.tasks.sft import SFT
 TASKS: dict[str, Task] = {task.name: task for task in (SFT,)}
 
 
-def task_of(data: str) -> Task:
+def task_of(data: str, asked: str | None = None) -> Task:
     """Return the task that a data set, named as in a run's settings, is trained and scored by.
 
     Raises:
-        LabkitError: the data set states a task that there is not.
+        LabkitError: the data set states a task that there is not, or another than `asked`.
     """
     dataset, _ = registry.find(data)
+    if asked is not None and asked not in TASKS:
+        raise LabkitError(f"task {asked!r} is unknown: {nearest(asked, TASKS)}")
     if dataset.task not in TASKS:
         raise LabkitError(
             f"the data set {dataset.name} is for the task {dataset.task!r}, which labkit does not "
             f"have: {nearest(dataset.task, TASKS)}"
+        )
+    if asked not in (None, dataset.task):
+        raise LabkitError(
+            f"the data set {dataset.name} is for the task {dataset.task!r}, not {asked!r}: set "
+            f"task to {dataset.task}, or name other data"
         )
     return TASKS[dataset.task]

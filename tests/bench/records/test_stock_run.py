@@ -29,7 +29,7 @@ def test_stock_sees_the_questions_of_each_step(tiny_run: Run, runs: Path) -> Non
     assert all(a["tokens"] > 2 * b["tokens"] for a, b in zip(stock.steps, ours.steps, strict=True))
 
     assert records.load("stock").sha256 != ours.sha256, "it would be taken for the labkit run"
-    assert evaluate.evaluate("stock", max_samples=2, quiet=True)["n"] == 2
+    assert evaluate.evaluate("stock", max_samples=2, quiet=True).n == 2
     with pytest.raises(LabkitError, match="there is a run stock already"):
         stock_run.stock_run(tiny_run(**settings, name="stock"))
 
