@@ -48,6 +48,8 @@ MOODLE = re.compile(
 )
 BACK = re.compile(r"(?P<name>.+)-(?P<platform>canvas|moodle)-(?P<id>\d+)")
 TAKEN = (".json", ".ipynb")
+UNPACKED = "unpacked.txt"
+"""what was said when a zip was unpacked, a remark a line, beside the student's files"""
 LARGEST_FILE = 16 * MIB
 LARGEST_ZIP = 1024 * MIB
 """of one that a student uploaded, weights and all; little of it is unpacked"""

@@ -71,6 +71,7 @@ def _grade_all(place: Path) -> tuple[list[Graded], list[str]]:
     graded = []
     for path in places:
         submission = read(path)
+        _repeat(path / class_zip.UNPACKED, submission)
         graded.append(_grade_one(submission))
         fingerprints.add(submission)
         # A thousand students' records do not fit into memory at once, and are not needed again.
@@ -82,6 +83,14 @@ def _grade_all(place: Path) -> tuple[list[Graded], list[str]]:
     for number, flags in fingerprints.shared([each.submission for each in graded]).items():
         graded[number].flags += flags
     return graded, ignored
+
+
+def _repeat(file: Path, submission: Submission) -> None:
+    """Add what was said when a class's zip was unpacked, if anything was."""
+    if file.is_file() and not file.is_symlink():
+        with suppress(OSError), file.open("rb") as handle:
+            for line in handle.read(2**16).decode("utf-8", "replace").splitlines():
+                submission.remark(line)
 
 
 def _grade_one(submission: Submission) -> Graded:

@@ -38,9 +38,6 @@ from labkit.runs.records import RunRecord
 MIB = 2**20
 SMALL = {"point": MIB, "measurement": MIB}
 LIMITS = {"answers.json": 2 * MIB, "record.json": 4 * MIB, ".ipynb": 16 * MIB} | SMALL
-UNPACKED = "unpacked.txt"
-"""what was said when a class's zip was unpacked, a remark a line"""
-LIMITS[UNPACKED] = MIB
 MOST_BYTES = 64 * MIB
 MOST_FILES = 5_000
 MOST_RECORDS = 200
@@ -196,10 +193,7 @@ def _open(path: Path) -> Any:
 
 
 def zip_members(path: Path, inside: str, found: Submission) -> Iterator[Member]:
-    """Yield the members of a zip, their names after `inside`; odd ones are remarks in `found`.
-
-    Raises Refused for what is no zip that can be read.
-    """
+    """Yield a zip's members, their names after `inside`. Raises Refused for what is no zip."""
     with _open(path) as file:
         _check_directory(file)
         try:
@@ -262,10 +256,6 @@ def _take(member: Member, found: Submission) -> None:
         raise Refused(f"beyond the {MOST_BYTES / MIB:.0f} MiB that are read of a submission")
     content = member.read(min(LIMITS[kind], left))
     found.bytes_read += len(content)
-    if kind == UNPACKED:
-        for line in content.decode("utf-8", "replace").splitlines()[: MOST_REMARKS + 1]:
-            found.remark(line)
-        return
     value = parse_json(content)
     if kind == "answers.json":
         _take_answers(value, found)

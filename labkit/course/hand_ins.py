@@ -30,7 +30,6 @@ from typing import Any
 
 from labkit.checkpoints import class_zip
 from labkit.checkpoints.cells import found_in
-from labkit.checkpoints.submissions import UNPACKED
 from labkit.console import run_tool
 from labkit.errors import LabkitError, parse_json
 from labkit.files import appearing
@@ -126,7 +125,7 @@ def _sort_zip(zipped: Path, gradebook: Path, lessons: set[str]) -> list[str]:
             (Path(folder) / student).replace(submitted / student / TOGETHER)
             if remarks:
                 text = "\n".join(remarks) + "\n"
-                (submitted / student / UNPACKED).write_text(text, encoding="utf-8")
+                (submitted / student / class_zip.UNPACKED).write_text(text, encoding="utf-8")
     said = [f"{name}: not a name that Canvas or Moodle gives a submission, left aside"
             for name in unpacked.skipped]  # fmt: skip
     for student, remarks in unpacked.remarks.items():
