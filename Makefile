@@ -9,6 +9,7 @@
 # make sync     build the notebooks from lessons/*.py (EXECUTE=1 also renews the stored outputs)
 # make lint     the checks that need no training
 # make release  student copies without solutions, and a gradebook with an assignment a lesson
+#               (DUE=2026-09-07 says when week 1 is due, and every week after it)
 #
 # PYTHON=/path/to/python3.11   which Python makes the environment
 # TORCH_INDEX=URL              an extra package index, for PyTorch's own CPU wheels
@@ -109,7 +110,7 @@ sync: $(STAMP)
 
 # Grades and submissions that are in the gradebook stay: `make clean` leaves it alone as well.
 release: $(STAMP)
-	$(PY) -m labkit.course.release lessons $(GRADEBOOK)
+	$(PY) -m labkit.course.release lessons $(GRADEBOOK) $(if $(DUE),--due $(DUE))
 
 clean:
 	rm -rf build site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -5,7 +5,8 @@ callable and returns whether the property holds. The first properties are the si
 check stops at the first that fails: one thing to mend at a time. What fails is said as the
 property, with the input that showed it, and never with the expected result.
 
-A function that runs on for more than `TIME_LIMIT_SECONDS` is stopped.
+A function that computes for more than `TIME_LIMIT_SECONDS` is stopped: of the processor's time, so
+that a busy machine costs nobody a point, and one that waits after `LONGEST_WAIT` times that.
 """
 
 import importlib
@@ -22,6 +23,7 @@ from labkit.checkpoints.collecting import collect
 from labkit.errors import LabkitError, nearest
 
 TIME_LIMIT_SECONDS = 20.0
+LONGEST_WAIT = 6
 LONGEST_REASON = 200
 
 Student = Callable[..., Any]
@@ -89,10 +91,15 @@ def _accepts(function: Student, count: int) -> bool:
 
 @contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise TooLong in the block after `seconds`; no limit outside the main thread.
+    """Raise TooLong in the block after `seconds` of computing; no limit outside the main thread.
 
-    It is raised again every second, for a function that catches whatever is raised in it.
+    It is raised as well after `LONGEST_WAIT` times `seconds` on the clock, and again every second,
+    for a function that catches whatever is raised in it.
     """
+    timers = (
+        (signal.ITIMER_PROF, signal.SIGPROF, seconds),
+        (signal.ITIMER_REAL, signal.SIGALRM, LONGEST_WAIT * seconds),
+    )
 
     def stop(number: int, frame: Any) -> None:
         raise TooLong(f"still running after {seconds:.0f} s")
@@ -100,10 +107,12 @@ def time_limit(seconds: float) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
+    before = [signal.signal(number, stop) for _, number, _ in timers]
+    for timer, _, after in timers:
+        signal.setitimer(timer, after, 1.0)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        for (timer, number, _), handler in zip(timers, before, strict=True):
+            signal.setitimer(timer, 0)
+            signal.signal(number, handler)

@@ -8,7 +8,8 @@ an empty rubric column.
 What looks wrong is reported and takes no points, because a person has to decide:
 
     records with the same id, or the same step times to the nanosecond, from two students
-    the same explanation, word for word, from two students
+    the same explanation, word for word, from two students; those that are only alike stand side
+    by side on the summary page (`alike`)
     records that contradict themselves, or figures that no machine reaches (`plausible`)
     whatever could not be read (`submissions`)
 
@@ -21,12 +22,14 @@ import csv
 import io
 import json
 import math
+import tempfile
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from labkit.checkpoints import alike, class_zip
 from labkit.checkpoints.checking import judge
 from labkit.checkpoints.marks import Graded, Mark
 from labkit.checkpoints.plausible import contradictions, impossible, point_problems
@@ -47,13 +50,28 @@ STATES = ("consistent", "incomplete", "contradicts", "refused", "unanswered")
 def grade(place: Path) -> tuple[list[Graded], list[str]]:
     """Grade every submission, in the order of their names; return them and what was skipped.
 
+    `place` is a folder of submissions, one submission, or a class's zip from Canvas or Moodle.
     Raises LabkitError when there is nothing to grade.
     """
+    if not class_zip.is_class(place):
+        return _grade_all(place)
+    with tempfile.TemporaryDirectory(prefix="labkit-class-") as folder:
+        unpacked = class_zip.unpack(place, Path(folder))
+        graded, ignored = _grade_all(Path(folder))
+    for each in graded:
+        each.submission.source = place.name
+        for remark in unpacked.remarks.get(each.submission.student, ()):
+            each.submission.remark(remark)
+    return graded, [*ignored, *unpacked.skipped]
+
+
+def _grade_all(place: Path) -> tuple[list[Graded], list[str]]:
     places, ignored = find(place)
     fingerprints = Fingerprints()
     graded = []
     for path in places:
         submission = read(path)
+        _repeat(path / class_zip.UNPACKED, submission)
         graded.append(_grade_one(submission))
         fingerprints.add(submission)
         # A thousand students' records do not fit into memory at once, and are not needed again.
@@ -65,6 +83,14 @@ def grade(place: Path) -> tuple[list[Graded], list[str]]:
     for number, flags in fingerprints.shared([each.submission for each in graded]).items():
         graded[number].flags += flags
     return graded, ignored
+
+
+def _repeat(file: Path, submission: Submission) -> None:
+    """Add what was said when a class's zip was unpacked, if anything was."""
+    if file.is_file() and not file.is_symlink():
+        with suppress(OSError), file.open("rb") as handle:
+            for line in handle.read(2**16).decode("utf-8", "replace").splitlines():
+                submission.remark(line)
 
 
 def _grade_one(submission: Submission) -> Graded:
@@ -218,8 +244,9 @@ def write_grades(place: Path, out: Path) -> dict[str, Any]:
     if out.is_dir() or not out.absolute().parent.is_dir():
         raise LabkitError(f"-o {out}: give a file in a folder that exists")
     graded, ignored = grade(place)
+    pairs = alike.pairs(explanations(graded))
     summary = out.with_suffix(".html")
-    write_together({out: to_csv(graded), summary: page(graded, ignored)})
+    write_together({out: to_csv(graded), summary: page(graded, ignored, pairs)})
     flagged = [each.submission.student for each in graded if each.flags]
     return {
         "submissions": len(graded),
@@ -228,8 +255,19 @@ def write_grades(place: Path, out: Path) -> dict[str, Any]:
         "points_possible": sum(each.points for each in load_questions().values()),
         "flagged": flagged,
         "with_remarks": [each.submission.student for each in graded if each.submission.remarks],
+        "alike": [[pair.question, pair.one, pair.other, round(pair.ratio, 3)] for pair in pairs],
         "ignored": ignored,
     }
+
+
+def explanations(graded: Iterable[Graded]) -> dict[str, dict[str, str]]:
+    """Return the explanations of each question by student, those that were written."""
+    found: dict[str, dict[str, str]] = {name: {} for name in load_questions()}
+    for each in graded:
+        for name, mark in each.marks.items():
+            if mark.explanation:
+                found[name][each.submission.student] = mark.explanation
+    return found
 
 
 def write_together(contents: Mapping[Path, str]) -> None:
@@ -257,4 +295,6 @@ def render(outcome: Mapping[str, Any]) -> str:
         if names:
             more = f" and {len(names) - 10} more" if len(names) > 10 else ""
             lines.append(f"  {text}: {', '.join(names[:10])}{more}")
+    if outcome["alike"]:
+        lines.append(f"  {len(outcome['alike'])} pairs of explanations are alike: see the summary")
     return "\n".join(lines)

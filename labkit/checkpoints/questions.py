@@ -51,12 +51,19 @@ class Question:
     points: int
     fields: tuple[Field, ...]
     assignment: str = ""
+    marked: bool = False
+    """whether a person marks its explanation: one question a lesson"""
 
     @property
     def title(self) -> str:
         """The question's number, and the one it has in the assignment."""
         also = f" (assignment {self.assignment})" if self.assignment else ""
         return f"Question {self.id}{also}"
+
+
+def marked_questions() -> tuple[str, ...]:
+    """Return the ids of the questions whose explanations are marked, one a lesson."""
+    return tuple(asked.id for asked in load_questions().values() if asked.marked)
 
 
 @cache

@@ -144,7 +144,7 @@ def _members(place: Path, found: Submission) -> Iterator[Member]:
     if place.is_dir():
         yield from _folder(place, place, found)
     elif place.suffix.lower() == ".zip":
-        yield from _zip(place, "", found)
+        yield from zip_members(place, "", found)
     else:
         yield Member(place.name, _reader(place))
 
@@ -163,7 +163,7 @@ def _folder(folder: Path, top: Path, found: Submission, depth: int = 0) -> Itera
                     yield from _folder(path, top, found, depth + 1)
             elif entry.name.lower().endswith(".zip"):
                 try:
-                    yield from _zip(path, f"{name}/", found)
+                    yield from zip_members(path, f"{name}/", found)
                 except Refused as reason:
                     found.remark(f"{name}: {reason}")
             else:
@@ -192,7 +192,8 @@ def _open(path: Path) -> Any:
     return os.fdopen(handle, "rb")
 
 
-def _zip(path: Path, inside: str, found: Submission) -> Iterator[Member]:
+def zip_members(path: Path, inside: str, found: Submission) -> Iterator[Member]:
+    """Yield a zip's members, their names after `inside`. Raises Refused for what is no zip."""
     with _open(path) as file:
         _check_directory(file)
         try:

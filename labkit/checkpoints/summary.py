@@ -1,4 +1,4 @@
-"""Write the summary page of a grading: the distribution of points, and what needs a person.
+"""Write the summary page of a grading: points, where the class went wrong, what needs a person.
 
 One file without links or scripts, so that it can be mailed and opened anywhere: figures are inside
 it as PNG. Everything that comes from a submission is escaped, and the page forbids scripts besides.
@@ -9,7 +9,9 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from labkit import plots
-from labkit.checkpoints.questions import load_questions
+from labkit.checkpoints.alike import Pair
+from labkit.checkpoints.questions import load_questions, marked_questions
+from labkit.checkpoints.wrong import where_wrong
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,6 +37,9 @@ th, td { border-bottom: 1px solid #d1d9e0; padding: .2rem .45rem; text-align: le
 td.mark { text-align: center }
 td.lines { min-width: 22rem }
 .flag { color: #b42318 }
+td.bar { width: 16rem }
+td.bar span { background: #d55e00; display: block; height: .8em }
+td.text { vertical-align: top; width: 38% }
 """
 
 PAGE = """<!DOCTYPE html>
@@ -51,6 +56,34 @@ Nothing listed here took any points.</p>
 <p><img width="{{ each.width }}" alt="{{ each.alt }}" \
 src="data:image/png;base64,{{ each.png }}"></p>
 {% endfor %}
+<h2>Where the class went wrong</h2>
+<p>What the answers to each question were told, and how many students were told it. The answer key
+says which misconception stands behind it.</p>
+<div class="wide"><table>
+<tr><th>question</th><th colspan="2">students, of {{ graded|length }}</th>
+<th>what does not fit, or is missing</th></tr>
+{% for question, missed in wrong.items() %}
+{% for each in missed %}{% set percent = 100 * each.count / graded|length %}
+<tr><td>{{ question if loop.first }}</td><td>{{ each.count }}</td>
+<td class="bar"><span style="width: {{ "%.0f"|format(percent) }}%"></span></td>
+<td title="{{ each.students|join(", ") }}">{{ each.sentence }}</td></tr>
+{% else %}
+<tr><td>{{ question }}</td><td>0</td><td></td><td>every answer fits</td></tr>
+{% endfor %}
+{% endfor %}</table></div>
+<h2>Explanations that are alike</h2>
+{% if alike %}
+<p>Side by side for a person to judge: students who worked together write alike as well. The share
+is of the words that stand in the same order in both. Marked are the explanations of
+{{ marked|join(", ") }}.</p>
+<div class="wide"><table>
+<tr><th>question</th><th>share</th><th>one</th><th>the other</th></tr>
+{% for each in alike %}
+<tr><td>{{ each.question }}</td><td>{{ "%.0f"|format(100 * each.ratio) }} %</td>
+<td class="text"><b>{{ each.one }}</b><br>{{ each.texts[0] }}</td>
+<td class="text"><b>{{ each.other }}</b><br>{{ each.texts[1] }}</td></tr>
+{% endfor %}</table></div>
+{% else %}<p>None.</p>{% endif %}
 <h2>Submissions</h2>
 <p>{% for letter, words, _ in states.values() %}
 {{ letter }} {{ words }}{{ "" if loop.last else ", " }}{% endfor %}</p>
@@ -109,8 +142,8 @@ def questions_figure(graded: Sequence["Graded"]) -> tuple["Figure", str]:
     return figure, "For each question, the share of submissions whose answer fits, or does not"
 
 
-def page(graded: Sequence["Graded"], ignored: Sequence[str]) -> str:
-    """Return the summary page of a grading as HTML."""
+def page(graded: Sequence["Graded"], ignored: Sequence[str], alike: Sequence[Pair]) -> str:
+    """Return the summary page of a grading as HTML, with the explanations that are alike."""
     from jinja2 import Environment
 
     figures = [
@@ -123,7 +156,8 @@ def page(graded: Sequence["Graded"], ignored: Sequence[str]) -> str:
     template = Environment(autoescape=True, trim_blocks=True).from_string(PAGE)
     return template.render(
         graded=graded, ignored=ignored, figures=figures, states=STATES, style=STYLE,
-        questions=list(load_questions()),
+        questions=list(load_questions()), wrong=where_wrong(graded), alike=alike,
+        marked=marked_questions(),
         flagged=sum(bool(each.flags) for each in graded),
         remarked=sum(bool(each.submission.remarks) for each in graded),
     )  # fmt: skip

@@ -38,12 +38,33 @@ def check(
 
 
 def grade(
-    submissions: Annotated[Path, typer.Argument(help="folder of folders, zips and notebooks")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="the CSV to write")] = Path("grades.csv"),
+    submissions: Annotated[
+        Path, typer.Argument(help="folder of folders, zips and notebooks; a class's zip; a CSV")
+    ],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="the CSV to write")] = None,
+    join: Annotated[
+        Path | None,
+        typer.Option(help="exercises.csv of the gradebook: write one mark a student"),
+    ] = None,
+    lesson: Annotated[
+        list[str] | None, typer.Option(help="with --join: count only this lesson, such as 02")
+    ] = None,
     json_: Json = False,
 ) -> None:
-    """Grade what students handed in, from their records and without executing anything."""
+    """Grade what students handed in, from their records and without executing anything.
+
+    With --join, SUBMISSIONS is the CSV that this wrote, its rubric columns filled in, and the
+    mark is 50 for questions, 25 for exercises and 25 for explanations.
+    """
+    if join is not None:
+        from labkit.checkpoints import join as join_
+
+        joined = join_.write_marks(submissions, join, out or Path("marks.csv"), lesson or ())
+        emit(joined, json_, join_.render(joined))
+        return
+    if lesson:
+        raise LabkitError("--lesson says which lessons a mark counts: give --join exercises.csv")
     from labkit.checkpoints import grade as grade_
 
-    outcome = grade_.write_grades(submissions, out)
+    outcome = grade_.write_grades(submissions, out or Path("grades.csv"))
     emit(outcome, json_, grade_.render(outcome))

@@ -101,8 +101,20 @@ def _root(
 
 
 @app.command()
-def doctor(json_: Json = False) -> None:
+def doctor(
+    students: Annotated[
+        int | None,
+        typer.Option("--class", help="say instead what a class of so many students needs"),
+    ] = None,
+    json_: Json = False,
+) -> None:
     """Say what this machine can run, what it cannot, and what to do about it."""
+    if students is not None:
+        from labkit.doctor import classroom
+
+        found = classroom.plan(students)
+        _emit({"class": found.to_json()}, json_, classroom.render(found))
+        return
     from labkit import doctor as doctor_
 
     findings = doctor_.report()
@@ -230,12 +242,17 @@ def course(
         list[str] | None, typer.Argument(help="such as 02; all when left out")
     ] = None,
     out: Annotated[Path, typer.Option(help="folder of the site")] = Path("site"),
+    preview: Annotated[
+        bool, typer.Option("--preview", help="run none: text, code, and figures of kept records")
+    ] = False,
     json_: Json = False,
 ) -> None:
     """Execute the lessons; write notebooks and a linked HTML site with their figures."""
-    from labkit.course import run_course
+    from labkit.course import preview_course, run_course
 
-    outcome = run_course(lessons or (), out_dir=out)
+    if preview and lessons:
+        raise LabkitError("--preview shows every lesson: leave the names out")
+    outcome = preview_course(out_dir=out) if preview else run_course(lessons or (), out_dir=out)
     _emit(outcome, json_, f"open {outcome['site']}")
 
 

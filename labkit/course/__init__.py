@@ -1,5 +1,5 @@
 """Build the course's notebooks, execute them, and publish their output as a site."""
 
-from labkit.course.build import run_course
+from labkit.course.build import preview_course, run_course
 
-__all__ = ["run_course"]
+__all__ = ["preview_course", "run_course"]

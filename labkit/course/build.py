@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from labkit.console import say
-from labkit.course import execution, pairing, site
+from labkit.course import execution, pairing, preview, site
 from labkit.doctor import minutes
 from labkit.errors import LabkitError, nearest
 from labkit.machine import hardware
@@ -72,6 +72,32 @@ def _off(seconds: float, expected: float | None) -> str:
     )
 
 
+def write_previews(lessons_dir: Path, out_dir: Path) -> None:
+    """Write a notebook for each lesson that was not run into `out_dir`, with figures of records."""
+    results = lessons_dir.absolute().parent / "data" / "results"
+    for path in lesson_paths(lessons_dir):
+        if path.suffix == ".py" and not (out_dir / "notebooks" / f"{path.stem}.ipynb").exists():
+            place = out_dir / preview.FOLDER / f"{path.stem}.ipynb"
+            site.write_notebook(preview.notebook(path, results), place)
+
+
+def preview_course(
+    *,
+    lessons_dir: str | Path = "lessons",
+    out_dir: str | Path = "site",
+    say: Callable[[str], None] = say,
+) -> dict:
+    """Write a page for every lesson without running any; return {"site": path of the index, …}.
+
+    Lessons that were run into `out_dir` before keep their pages. Raises LabkitError where there is
+    no lesson.
+    """
+    write_previews(Path(lessons_dir), Path(out_dir))
+    index = site.build(Path(out_dir))
+    say(f"The course is in {index}")
+    return {"site": str(index), "profile": None, "lessons": []}
+
+
 def run_course(
     lessons: Sequence[str] = (),
     *,
@@ -81,6 +107,8 @@ def run_course(
     say: Callable[[str], None] = say,
 ) -> dict:
     """Execute the lessons and write `out_dir`/index.html, a page and a notebook for each.
+
+    Lessons that are not among them get a page without outputs, with figures of committed records.
 
     Every page is complete the moment it exists, and lessons that are already finished stay when
     a later one fails. Running again is quick: finished training runs are found in their records.
@@ -103,6 +131,7 @@ def run_course(
             f"{len(expected)} lessons take about {execution.clock(total)} on this machine from "
             "nothing; what is kept of earlier runs is not run again"
         )
+    write_previews(lessons_dir, out_dir)
     done = []
     for number, path in enumerate(paths, start=1):
         started = time.monotonic()
@@ -120,6 +149,7 @@ def run_course(
             site.write_notebook(notebook, notebooks / f"{path.stem}.failed.ipynb")
             raise
         (notebooks / f"{path.stem}.failed.ipynb").unlink(missing_ok=True)
+        (out_dir / preview.FOLDER / f"{path.stem}.ipynb").unlink(missing_ok=True)
         site.write_notebook(notebook, notebooks / f"{path.stem}.ipynb")
         seconds = time.monotonic() - started
         done.append({"name": path.stem, "seconds": seconds, "page": f"{path.stem}.html",

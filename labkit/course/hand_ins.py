@@ -11,17 +11,24 @@ A notebook that is no JSON stays where it is and is named: that student has no p
 lesson until it is handed in again. One in another encoding than UTF-8 is written in that. Records
 and answers are not copied: `labkit grade HANDED_IN` reads them where they are.
 
+A class's zip from Canvas or Moodle is unpacked first (`checkpoints/class_zip.py`), each student's
+files into GRADEBOOK/submitted/STUDENT/lessons/; what the student handed in before is replaced. What
+was left out, or late, is said in unpacked.txt beside it, for `labkit grade` to repeat.
+
     python -m labkit.course.hand_ins gradebook/submitted gradebook
+    python -m labkit.course.hand_ins class.zip gradebook
 """
 
 import json
 import os
 import shutil
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from labkit.checkpoints import class_zip
 from labkit.checkpoints.cells import found_in
 from labkit.console import run_tool
 from labkit.errors import LabkitError, parse_json
@@ -31,6 +38,8 @@ MOST_BYTES = 16 * 2**20
 """what is read of one notebook, as `labkit grade` does"""
 LATE = "timestamp.txt"
 """nbgrader's own file of when a folder was handed in"""
+TOGETHER = "lessons"
+"""the folder that holds all that a student handed in"""
 
 
 def notebooks(folder: Path) -> Iterator[Path]:
@@ -83,11 +92,14 @@ def name_cells(folders: list[Path]) -> list[str]:
 def sort(handed_in: Path, gradebook: Path) -> list[str]:
     """Copy each student's notebooks into the gradebook; return a line for what needs a look.
 
-    Those that were sorted before are replaced. Raises LabkitError without students or a gradebook.
+    `handed_in` is a folder with a folder each student, or a class's zip. Those that were sorted
+    before are replaced. Raises LabkitError without students or a gradebook.
     """
     lessons = {path.name for path in gradebook.glob("source/*") if path.is_dir()}
     if not lessons:
         raise LabkitError(f"{gradebook} is no gradebook: make release writes one")
+    if handed_in.is_file():
+        return _sort_zip(handed_in, gradebook, lessons)
     if not handed_in.is_dir():
         raise LabkitError(f"there is no folder {handed_in}: give one with a folder each student")
     students = sorted(path for path in handed_in.iterdir()
@@ -97,6 +109,28 @@ def sort(handed_in: Path, gradebook: Path) -> list[str]:
     said = []
     for student in students:
         said += _sort_one(student, gradebook / "submitted" / student.name, lessons)
+    return said
+
+
+def _sort_zip(zipped: Path, gradebook: Path, lessons: set[str]) -> list[str]:
+    """Unpack a class's zip into `submitted/`, a student whole or not at all, and sort it."""
+    submitted = gradebook / "submitted"
+    submitted.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=gradebook, prefix=".class-") as folder:
+        unpacked = class_zip.unpack(zipped, Path(folder))
+        for student, remarks in unpacked.remarks.items():
+            # A notebook sorted from an earlier hand-in is not this one's.
+            shutil.rmtree(submitted / student, ignore_errors=True)
+            (submitted / student).mkdir()
+            (Path(folder) / student).replace(submitted / student / TOGETHER)
+            if remarks:
+                text = "\n".join(remarks) + "\n"
+                (submitted / student / class_zip.UNPACKED).write_text(text, encoding="utf-8")
+    said = [f"{name}: not a name that Canvas or Moodle gives a submission, left aside"
+            for name in unpacked.skipped]  # fmt: skip
+    for student, remarks in unpacked.remarks.items():
+        said += [f"{student}: {remark}" for remark in remarks]
+        said += _sort_one(submitted / student, submitted / student, lessons)
     return said
 
 
@@ -137,9 +171,10 @@ def _place(file: Path, target: Path, content: bytes, value: Any) -> None:
 
 
 def main() -> None:
-    """Sort the hand-ins of the first folder into the gradebook that is the second."""
+    """Sort the hand-ins of a folder or a class's zip into the gradebook that is named second."""
     if len(sys.argv) != 3:
-        raise LabkitError("give two folders: python -m labkit.course.hand_ins HANDED_IN GRADEBOOK")
+        raise LabkitError("give a folder or a class's zip, and the gradebook: "
+                          "python -m labkit.course.hand_ins HANDED_IN GRADEBOOK")  # fmt: skip
     print("\n".join(sort(Path(sys.argv[1]), Path(sys.argv[2]))) or "nothing odd")
 
 

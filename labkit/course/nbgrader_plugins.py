@@ -64,7 +64,10 @@ class SkipUngraded(NbGraderPreprocessor):
 
 
 class LessonExport(ExportPlugin):
-    """A table with a row for each student and lesson: points, and how many there are.
+    """A table with a row for each student and lesson: points, how many there are, and how late.
+
+    `handed_in` is False where there was no notebook to grade; `late_hours` counts from the due date
+    of the release and is empty without one.
 
     `nbgrader export --exporter=labkit.course.nbgrader_plugins.LessonExport`. In a gradebook from
     the time when all lessons were one assignment, a student's lesson counts from that one until it
@@ -78,16 +81,22 @@ class LessonExport(ExportPlugin):
                 sheets.setdefault(lesson.name, []).append((assignment.name, lesson.max_score))
         with open(self.to or "grades.csv", "w", newline="", encoding="utf-8") as file:
             table = csv.writer(file)
-            table.writerow(["student", "lesson", "points", "of", "needs_reading"])
+            table.writerow(["student", "lesson", "points", "of", "needs_reading", "handed_in",
+                            "late_hours"])  # fmt: skip
             for lesson, places in sorted(sheets.items()):
                 places.sort(key=lambda place: place[0] != lesson)  # its own assignment first
                 for student in gradebook.students:
-                    row: list[Any] = [0.0, places[0][1], False]
+                    row: list[Any] = [0.0, places[0][1], False, False, ""]
                     for assignment, _ in places:
                         with suppress(MissingEntry):
                             given = gradebook.find_submission_notebook(
                                 lesson, assignment, student.id
                             )
-                            row = [given.score, given.max_score, given.needs_manual_grade]
+                            whole = gradebook.find_submission(assignment, student.id)
+                            hours: float | str = ""
+                            if whole.timestamp and whole.duedate:
+                                hours = round(whole.total_seconds_late / 3600, 1)
+                            row = [given.score, given.max_score, given.needs_manual_grade, True,
+                                   hours]  # fmt: skip
                             break
                     table.writerow([student.id, lesson, *row])

@@ -25,6 +25,9 @@ that cannot be read costs its lesson and no other. In a student's folder they li
 `runs/` and `answers.json`, and handing in that folder hands in everything; `hand_ins` sorts what
 came into the assignments.
 
+With a due date for the first week, each lesson is due in the week that the syllabus gives it, at
+the same hour of the same weekday.
+
 Source: nbgrader's documentation, "Creating and grading assignments"; `generate_assignment`.
 """
 
@@ -35,18 +38,18 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import nbformat
 from nbformat import NotebookNode
 
 from labkit.course import pairing
+from labkit.course.hand_ins import TOGETHER
 from labkit.errors import LabkitError, extra
 from labkit.files import appearing
 
-TOGETHER = "lessons"
-"""The folder of all student copies; in older gradebooks the one assignment there was."""
 EVERY = "[0-9][0-9]*"
 """The assignments of all lessons, as nbgrader's commands take them: quoted, it looks them up."""
 APPENDICES = "A[0-9]_*.py"
@@ -156,16 +159,25 @@ def import_of(call: str, cells: Sequence[str]) -> str:
     raise LabkitError(f"'{first}' in the check {call} is not imported in any cell before it")
 
 
-def release(lessons_dir: Path, gradebook_dir: Path) -> Path:
+def release(lessons_dir: Path, gradebook_dir: Path, first_due: str | None = None) -> Path:
     """Write the gradebook's source, let nbgrader make the student copies; return their folder.
 
-    Grades and submissions that are there stay; an `nbgrader_config.py` that the instructor
-    changed stays as well. Raises LabkitError with nbgrader's own words when it refuses.
+    `first_due` is the due date of the first week, as `due_dates` reads it; without it those that
+    are in the gradebook stay. Grades and submissions that are there stay; an `nbgrader_config.py`
+    that the instructor changed stays as well. Raises LabkitError with nbgrader's own words when
+    it refuses.
     """
     sources = sorted(lessons_dir.glob("[0-9][0-9]_*.py"))
     if not sources:
         raise LabkitError(f"no lesson (NN_name.py) in {lessons_dir}")
     notebooks = {path.stem: assignment(path) for path in sources}
+    due = {}
+    if first_due is not None:
+        try:
+            syllabus = (lessons_dir / "SYLLABUS.md").read_text(encoding="utf-8")
+        except OSError as error:
+            raise LabkitError(f"--due: {error.filename} cannot be read: {error.strerror}") from None
+        due = due_dates(first_due, syllabus, notebooks)
     try:
         for name, notebook in notebooks.items():
             folder = gradebook_dir / "source" / name
@@ -178,6 +190,7 @@ def release(lessons_dir: Path, gradebook_dir: Path) -> Path:
     except OSError as error:
         raise LabkitError(f"{error.filename} cannot be written: {error.strerror}") from None
     nbgrader("generate_assignment", EVERY, "--force", cwd=gradebook_dir)
+    set_due_dates(gradebook_dir, due)
     with appearing(gradebook_dir / "release" / TOGETHER) as students:
         students.mkdir()
         for name in notebooks:
@@ -187,6 +200,53 @@ def release(lessons_dir: Path, gradebook_dir: Path) -> Path:
             appendix.metadata.pop("jupytext", None)
             nbformat.write(appendix, students / f"{path.stem}.ipynb")
     return gradebook_dir / "release" / TOGETHER
+
+
+WEEK = re.compile(r"^\| *(?P<week>\d+) *\| *\[.*?\]\((?P<lesson>\w+)\.ipynb\)", re.MULTILINE)
+
+
+def due_dates(first: str, syllabus: str, lessons: Iterable[str]) -> dict[str, datetime]:
+    """Return when each lesson is due: `first` for week 1 of the syllabus, and a week more for each.
+
+    `first` is a date, which means its last minute, or a date and a time; without an offset from
+    UTC it is this machine's time, summer and winter. Raises LabkitError for what is no date, and
+    for a lesson that the syllabus has no week for.
+    """
+    try:
+        start = datetime.fromisoformat(first)
+    except ValueError:
+        raise LabkitError(f"--due {first}: give a date such as 2026-09-07, or a date and a time "
+                          "such as 2026-09-07T18:00") from None  # fmt: skip
+    if re.fullmatch(r"[\d-]+", first) and "T" not in first:
+        start = start.replace(hour=23, minute=59)
+    weeks = {match["lesson"]: int(match["week"]) for match in WEEK.finditer(syllabus)}
+    found = {}
+    for lesson in lessons:
+        if lesson not in weeks:
+            raise LabkitError(
+                f"--due: SYLLABUS.md has no row for {lesson}, so no week to be due in"
+            )
+        # The clock on the wall stays when summer time ends: first the week, then the offset.
+        found[lesson] = (start + timedelta(weeks=weeks[lesson] - 1)).astimezone()
+    return found
+
+
+def set_due_dates(gradebook_dir: Path, dates: dict[str, datetime]) -> None:
+    """Write the due dates into the gradebook, whose assignments are there."""
+    from nbgrader.api import Gradebook
+
+    with Gradebook(f"sqlite:///{(gradebook_dir / 'gradebook.db').absolute()}") as gradebook:
+        for lesson, due in dates.items():
+            gradebook.update_or_create_assignment(lesson, duedate=due.astimezone(UTC))
+
+
+def shown_due_dates(gradebook_dir: Path) -> list[tuple[str, datetime]]:
+    """Return the lessons that have a due date in the gradebook, and when, in UTC."""
+    from nbgrader.api import Gradebook
+
+    with Gradebook(f"sqlite:///{(gradebook_dir / 'gradebook.db').absolute()}") as gradebook:
+        return sorted((each.name, each.duedate.replace(tzinfo=UTC))
+                      for each in gradebook.assignments if each.duedate)  # fmt: skip
 
 
 def nbgrader(*arguments: str, cwd: Path) -> str:
@@ -217,14 +277,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Make student copies without solutions.")
     parser.add_argument("lessons", type=Path)
     parser.add_argument("gradebook", type=Path)
+    parser.add_argument("--due", help="when week 1 is due, such as 2026-09-07 or 2026-09-07T18:00")
     options = parser.parse_args(arguments)
     try:
-        folder = release(options.lessons, options.gradebook)
+        folder = release(options.lessons, options.gradebook, options.due)
     except LabkitError as error:
         print(f"release: {error}", file=sys.stderr)
         return 2
     for path in sorted(folder.glob("*.ipynb")):
         print(path)
+    for lesson, due in shown_due_dates(options.gradebook):
+        print(f"{lesson} is due {due.astimezone():%A, %d %B %Y, %H:%M %Z}")
     print(f"Give students {folder}; {options.gradebook}/source has the solutions.")
     return 0
 

@@ -28,6 +28,7 @@ from nbconvert.filters import markdown2html
 from nbformat import NotebookNode
 from pygments.formatters import HtmlFormatter
 
+from labkit.course.preview import FOLDER
 from labkit.errors import LabkitError
 from labkit.files import write_text
 
@@ -50,9 +51,11 @@ class Lesson:
     facts: Mapping[str, str] = field(default_factory=dict)
     figure: str | None = None  # base64 of a PNG
     figure_alt: str = ""
+    folder: str = "notebooks"
+    """of the site, where the notebook is; that of lessons that were not run is another"""
 
 
-def describe(name: str, notebook: NotebookNode) -> Lesson:
+def describe(name: str, notebook: NotebookNode, folder: str = "notebooks") -> Lesson:
     """Return a lesson's title, the facts of its first cell, and its result figure."""
     first = notebook.cells[0].source if notebook.cells else ""
     heading = re.search(r"^# (.+)$", first, re.MULTILINE)
@@ -63,6 +66,7 @@ def describe(name: str, notebook: NotebookNode) -> Lesson:
         facts={m["name"].lower(): m["text"] for m in FACT.finditer(first)},
         figure=figure,
         figure_alt=alt,
+        folder=folder,
     )
 
 
@@ -153,10 +157,17 @@ def style_sheet() -> str:
 
 
 def build(out_dir: Path) -> Path:
-    """Write a page for each of `out_dir`/notebooks and the contents page; return the latter."""
-    paths = sorted(p for p in (out_dir / "notebooks").glob("*.ipynb") if ".failed" not in p.name)
-    notebooks = {path.stem: nbformat.read(path, as_version=4) for path in paths}
-    lessons = [describe(name, notebook) for name, notebook in notebooks.items()]
+    """Write a page for each notebook and the contents page; return the latter.
+
+    Notebooks that were run are in `out_dir`/notebooks, the others in `out_dir`/preview.
+    """
+    found: dict[str, Path] = {}
+    for folder in (FOLDER, "notebooks"):
+        paths = (out_dir / folder).glob("*.ipynb")
+        found |= {path.stem: path for path in paths if ".failed" not in path.name}
+    notebooks = {name: nbformat.read(found[name], as_version=4) for name in sorted(found)}
+    lessons = [describe(name, notebook, found[name].parent.name)
+               for name, notebook in notebooks.items()]  # fmt: skip
     for lesson in lessons:
         text = page(lesson, notebooks[lesson.name], lessons)
         write_text(out_dir / f"{lesson.name}.html", text)

@@ -93,6 +93,12 @@ def a_record(
     ).save()
 
 
+def do_lesson(number: str) -> None:
+    """Save the runs that the right answers of a lesson rest on, if they rest on any."""
+    if hasattr(CASES[number], "records"):
+        CASES[number].records(a_record)
+
+
 @pytest.fixture
 def no_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the folder of a student who has run nothing yet."""
@@ -123,8 +129,8 @@ def right_answer(no_runs: Path, model: str) -> Callable[[str], dict[str, Any]]:
     """Return a function from a question to its right answer, its lesson's runs saved."""
 
     def answer(question: str) -> dict[str, Any]:
-        if not records.records() and hasattr(CASES[question[:2]], "records"):
-            CASES[question[:2]].records(a_record)
+        if not records.records():
+            do_lesson(question[:2])
         given = {"explanation": REASON, **TABLE[question][0]}
         return {name: model if value == "{model}" else value for name, value in given.items()}
 

@@ -357,6 +357,11 @@ def endless(shapes, r):
         time.sleep(0.01)
 
 
+def endless_and_busy(shapes, r):
+    while True:
+        pass
+
+
 def endless_and_deaf(shapes, r):
     while True:
         try:
@@ -379,7 +384,8 @@ def endless_and_stubborn(shapes, r):
 
 @pytest.mark.parametrize(
     ("function", "says"),
-    [(endless, "still running"), (endless_and_deaf, "still running"),
+    [(endless, "still running"), (endless_and_busy, "still running"),
+     (endless_and_deaf, "still running"),
      (endless_and_stubborn, "given up")],
 )  # fmt: skip
 def test_an_endless_loop_is_stopped(function, says, monkeypatch):
@@ -387,6 +393,18 @@ def test_an_endless_loop_is_stopped(function, says, monkeypatch):
     verdict = check.exercise("count_lora_parameters", function)
     assert verdict.state == "contradicts" and says in verdict.contradicts[0]
     time.sleep(1.2)  # no alarm is left behind
+
+
+def test_a_busy_machine_costs_nobody_a_point(monkeypatch):
+    """Waiting is not computing: the function gets no processor for longer than the limit."""
+    monkeypatch.setattr(exercises, "TIME_LIMIT_SECONDS", 0.3)
+
+    def waits(shapes, r):
+        time.sleep(0.4)
+        return sum(r * (inputs + outputs) for inputs, outputs in shapes)
+
+    verdict = check.exercise("count_lora_parameters", waits)
+    assert not any("still running" in line for line in verdict.contradicts)
 
 
 def test_a_function_that_leaves_or_says_too_much_is_reported():

@@ -3,6 +3,7 @@
 import csv
 import os
 import sys
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -42,3 +43,28 @@ def test_a_lesson_counts_from_the_one_assignment_of_before_until_it_is_its_own(
     assert {row["student"]: float(row["points"]) for row in rows} == {
         "before": 1, "both": 2, "neither": 0,
     }  # fmt: skip
+
+
+def test_what_was_handed_in_and_how_late_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beside = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    monkeypatch.setenv("PATH", beside)
+    due = datetime(2026, 10, 5, 21, 59)
+    with Gradebook(f"sqlite:///{tmp_path}/gradebook.db", "labkit") as book:
+        book.add_assignment("00_a", duedate=due)
+        book.add_notebook("00_a", "00_a")
+        for student, after in (("early", -1), ("late", 30), ("unstamped", None), ("never", None)):
+            book.add_student(student)
+            if student != "never":
+                when = None if after is None else due + timedelta(hours=after)
+                book.add_submission("00_a", student, timestamp=when)
+        export = LessonExport()
+        export.to = str(tmp_path / "points.csv")
+        export.export(book)
+    with (tmp_path / "points.csv").open(newline="", encoding="utf-8") as file:
+        rows = {
+            row["student"]: (row["handed_in"], row["late_hours"]) for row in csv.DictReader(file)
+        }
+    assert rows == {"early": ("True", "0.0"), "late": ("True", "30.0"), "unstamped": ("True", ""),
+                    "never": ("False", "")}  # fmt: skip

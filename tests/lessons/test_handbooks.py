@@ -7,7 +7,8 @@ import pytest
 import yaml
 from typer.main import get_command
 
-from labkit.checkpoints.questions import load_questions
+from labkit.checkpoints import join
+from labkit.checkpoints.questions import load_questions, marked_questions
 from labkit.course import pairing, site
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +47,26 @@ def test_a_row_with_a_link_says_what_its_lesson_says(number, row):
 def test_links_lead_somewhere(text):
     for target in re.findall(r"\]\((?!https?:|#)([^)#]+)", text):
         assert (LESSONS / target).exists(), target
+
+
+def test_the_manual_names_the_questions_whose_explanations_are_marked():
+    (named,) = re.findall(r"you mark one a lesson, those of (.+?): with", MANUAL)
+    assert re.findall(r"\d\d\.\d", named) == list(marked_questions())
+    every = len(load_questions())
+    for students, marked, all_ in re.findall(
+        r"with (\w+) students (\d+) instead of ([\d,]+)", MANUAL
+    ):
+        assert students == "eighty" and int(marked) == 80 * len(marked_questions())
+        assert int(all_.replace(",", "")) == 80 * every
+
+
+def test_the_parts_of_a_mark_are_those_that_are_joined():
+    rows = dict(re.findall(r"^\| (questions|exercises|explanations) \| (\d+) \|", MANUAL, re.M))
+    assert {name: float(worth) for name, worth in rows.items()} == {
+        "questions": join.QUESTIONS, "exercises": join.EXERCISES,
+        "explanations": join.EXPLANATIONS,
+    }  # fmt: skip
+    assert join.QUESTIONS + join.EXERCISES + join.EXPLANATIONS == 100
 
 
 def test_the_commands_of_the_manual_exist():

@@ -1,0 +1,210 @@
+"""Show lessons that were not run here: their text and code, with figures of committed records.
+
+A reader without a kernel sees what a student will measure, and on which machine somebody did. Every
+figure is drawn from a record in `data/results`, and says which and on what processor it was made;
+a lesson without a record has its text alone.
+"""
+
+import base64
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import nbformat
+from nbformat import NotebookNode
+
+from labkit import plots
+from labkit.course import pairing
+from labkit.machine.hardware import GIB
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FOLDER = "preview"
+"""of the site: notebooks of lessons that were not run"""
+UNTOUCHED = ("majority answer", "untouched, 2 examples")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shown:
+    """A figure of a record, and where it comes from."""
+
+    figure: "Figure"
+    alt: str
+    record: str
+    made_on: str
+
+
+def _read(results: Path, name: str) -> Any:
+    return json.loads((results / name).read_text(encoding="utf-8"))
+
+
+def _made_on(hardware: dict[str, Any]) -> str:
+    units = ", ".join(flag for flag in hardware["flags"] if flag in ("avx512f", "amx_bf16"))
+    return f"{hardware['cores']} cores of an {hardware['cpu']} ({units or 'AVX2'})"
+
+
+def untouched(results: Path) -> Shown:
+    """Draw what the model answers before any training, beside the most frequent answer."""
+    name = "lora_vs_full.scores.json"
+    scores = _read(results, name)
+    figure, alt = plots.score_bars({label: scores[label] for label in UNTOUCHED})
+    return Shown(figure=figure, alt=alt, record=name, made_on=_trained_on(results))
+
+
+def _trained_on(results: Path) -> str:
+    return _made_on(_read(results, "lora_vs_full.lora.json")["hardware"])
+
+
+def traced_against_measured(results: Path) -> Shown:
+    """Draw traced peaks against measured ones."""
+    name = "memory_validation.json"
+    record = _read(results, name)
+    rows = record["rows"]["measured"]
+    figure, axes = plots.new_figure(width=5.2, height=3.6)
+    for (method, colour), marker in zip(
+        {"full": "blue", "lora": "vermilion"}.items(), "os", strict=True
+    ):
+        mine = [row for row in rows if row["method"] == method]
+        axes.plot([row["measured_bytes"] / GIB for row in mine],
+                  [row["traced_bytes"] / GIB for row in mine],
+                  marker, color=plots.COLOURS[colour], linestyle="", label=method,
+                  markerfacecolor="none")  # fmt: skip
+    ends = [min(row["measured_bytes"] for row in rows) / GIB,
+            max(row["measured_bytes"] for row in rows) / GIB]  # fmt: skip
+    axes.plot(ends, ends, color="#333333", linewidth=0.8, marker="")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("measured peak of a step (GiB)")
+    axes.set_ylabel("traced peak (GiB)")
+    axes.set_title("On the line, trace and measurement are equal")
+    axes.legend(loc="upper left")
+    worst = max(abs(row["error"]) for row in rows)
+    alt = (f"Traced against measured peaks of {len(rows)} steps; the largest error is "
+           f"{100 * worst:.1f} percent.")  # fmt: skip
+    return Shown(figure=figure, alt=alt, record=name, made_on=record["machine"])
+
+
+def losses(results: Path) -> Shown:
+    """Draw the training losses of LoRA and full fine-tuning."""
+    runs = {label: _read(results, f"lora_vs_full.{label}.json") for label in ("lora", "full")}
+    curves = {label: [step["loss"] for step in run["steps"]] for label, run in runs.items()}
+    figure, alt = plots.loss_curves(curves)
+    return Shown(figure=figure, alt=alt, record="lora_vs_full.lora.json and .full.json",
+                 made_on=_trained_on(results))  # fmt: skip
+
+
+def scores(results: Path) -> Shown:
+    """Draw exact match before and after training, by kind of question."""
+    name = "lora_vs_full.scores.json"
+    figure, alt = plots.score_bars(_read(results, name))
+    return Shown(figure=figure, alt=alt, record=name, made_on=_trained_on(results))
+
+
+def largest_batches(results: Path) -> Shown:
+    """Draw the largest batch that was predicted against the largest that ran."""
+    name = "largest_batch.json"
+    record = _read(results, name)
+    rows = record["rows"]
+    figure, axes = plots.new_figure(width=5.2, height=3.6)
+    most = max(max(row["predicted"], row["measured"]) for row in rows)
+    axes.plot([0, most], [0, most], color="#333333", linewidth=0.8, marker="")
+    looks = (("lora", "vermilion", "s", -0.15), ("full", "blue", "o", 0.15))
+    for method, colour, marker, beside in looks:
+        mine = [row for row in rows if row["method"] == method]
+        axes.plot([row["measured"] + beside for row in mine], [row["predicted"] for row in mine],
+                  marker, color=plots.COLOURS[colour], linestyle="", label=method, alpha=0.6,
+                  )  # fmt: skip
+    axes.set_xlabel("largest batch that ran (samples)")
+    axes.set_ylabel("largest predicted to fit")
+    axes.set_title("On the line, the prediction is exact; below, it is safe")
+    axes.legend(loc="upper left")
+    exact = sum(row["predicted"] == row["measured"] for row in rows)
+    above = sum(row["predicted"] > row["measured"] for row in rows)
+    alt = (f"Largest batch under a memory limit, predicted against measured, {len(rows)} times: "
+           f"{exact} are equal and {above} predictions are too large.")  # fmt: skip
+    return Shown(figure=figure, alt=alt, record=name, made_on=_made_on(record["hardware"]))
+
+
+def int8_ratios(results: Path) -> Shown:
+    """Draw the ratio of a layer's step without int8 over with, by tokens, with its interval."""
+    name = "switchback_bench.json"
+    record = _read(results, name)
+    rows = [row for row in record["rows"] if row["weight_scale"] == "row"]
+    figure, axes = plots.new_figure(width=6.4, height=3.4)
+    modes = {"full": ("blue", "o", 0.97), "frozen": ("vermilion", "s", 1.03)}
+    for mode, (colour, marker, beside) in modes.items():
+        mine = [row for row in rows if row["mode"] == mode]
+        ratios = [row["ratio"] for row in mine]
+        axes.errorbar(
+            [row["tokens"] * beside for row in mine], [ratio["value"] for ratio in ratios],
+            yerr=[[ratio["value"] - ratio["low"] for ratio in ratios],
+                  [ratio["high"] - ratio["value"] for ratio in ratios]],
+            fmt=marker, color=plots.COLOURS[colour], label=f"{mode} weights", capsize=2,
+            linestyle="",
+        )  # fmt: skip
+    axes.axhline(1, color="#333333", linewidth=0.8)
+    axes.set_xscale("log", base=2)
+    axes.set_xlabel("tokens")
+    axes.set_ylabel("time without int8 / with")
+    axes.set_title("Above the line, int8 is faster; one mark a layer shape")
+    axes.legend()
+    won = sum(row["ratio"]["low"] > 1 for row in rows)
+    alt = (f"Ratios of a layer's step by tokens with intervals: int8 is faster at {won} of "
+           f"{len(rows)} sizes.")  # fmt: skip
+    return Shown(figure=figure, alt=alt, record=name, made_on=_made_on(record["facts"]["hardware"]))
+
+
+def trained_scores(results: Path) -> Shown:
+    """Draw exact match of LoRA beside full fine-tuning, by kind of question."""
+    name = "lora_vs_full.scores.json"
+    found = _read(results, name)
+    figure, alt = plots.score_bars({label: found[label] for label in ("LoRA", "full")})
+    return Shown(figure=figure, alt=alt, record=name, made_on=_trained_on(results))
+
+
+FIGURES: dict[str, tuple[Callable[[Path], Shown], ...]] = {
+    "00": (untouched,),
+    "01": (traced_against_measured,),
+    "02": (losses, scores),
+    "03": (largest_batches,),
+    "04": (int8_ratios,),
+    "05": (trained_scores,),
+}
+
+
+def notebook(source: Path, results: Path) -> NotebookNode:
+    """Return a lesson as it is given out, with the figures of its records after its first cell.
+
+    Figures are left out whose records are not there.
+    """
+    made = pairing.build(source)
+    stored = source.with_suffix(".ipynb")
+    if stored.is_file():
+        pairing.keep_outputs(made, pairing.read(stored))
+    shown = []
+    for draw in FIGURES.get(source.stem[:2], ()):
+        try:
+            shown.append(draw(results))
+        except FileNotFoundError:
+            continue
+    text = "**This page was not run here.** Below are its text and code"
+    text += ", and first what records of the course show." if shown else "."
+    cells = [nbformat.v4.new_markdown_cell(text)]
+    for number, each in enumerate(shown):
+        output = nbformat.v4.new_output(
+            "display_data",
+            data={"image/png": base64.b64encode(plots.png(each.figure, alt=each.alt)).decode(),
+                  "text/plain": each.alt},
+            metadata={"image/png": {"alt": each.alt}},
+        )  # fmt: skip
+        cell = nbformat.v4.new_code_cell(
+            f"# data/results/{each.record}\n# measured on {each.made_on}", outputs=[output]
+        )
+        # The contents page takes the figure of the first cell that is tagged so.
+        cell.metadata["tags"] = ["result"] if number == 0 else []
+        cells.append(cell)
+    made.cells[1:1] = cells
+    return made

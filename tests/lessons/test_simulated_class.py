@@ -1,0 +1,87 @@
+"""A small class goes the whole way; `python tests/lessons/simulated_class.py` takes a large one."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from labkit.checkpoints.alike import ALIKE
+
+LESSONS = ("00", "01")
+
+
+def _simulation():
+    place = Path(__file__).with_name("simulated_class.py")
+    spec = importlib.util.spec_from_file_location("simulated_class", place)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+simulation = _simulation()
+
+
+@pytest.fixture(scope="module")
+def outcome(tmp_path_factory):
+    """Two of each kind, one on the hub and one on the platform."""
+    count = 2 * len(simulation.KINDS)
+    return simulation.simulate(tmp_path_factory.mktemp("class"), count, LESSONS)
+
+
+def test_everybody_has_a_mark_or_a_reason(outcome):
+    assert set(outcome.marks) == {student.login for student in outcome.students}
+    for row in outcome.marks.values():
+        assert row["mark"] or row["reasons"]
+    for kind in ("invented", "broken", "late", "silent"):
+        for student in outcome.of(kind):
+            assert outcome.marks[student.login]["reasons"] or kind == "invented", student
+
+
+def test_the_page_finds_the_misconception_that_was_planted(outcome):
+    question, name = simulation.MISCONCEPTION
+    first = outcome.wrong[question][0]
+    assert first.sentence.startswith(name)
+    assert set(first.students) == {student.login for student in outcome.of("mistaken")}
+
+
+def test_copies_stand_side_by_side_and_nobody_else(outcome):
+    copied = {student.number: student for student in outcome.of("copied")}
+    expected = set()
+    for number, student in copied.items():
+        (source,) = [each for each in outcome.students if each.number == number - 2]
+        expected.add(frozenset((student.login, source.login)))
+    assert {frozenset((pair.one, pair.other)) for pair in outcome.alike} == expected
+    assert all(pair.ratio >= ALIKE for pair in outcome.alike)
+
+
+def test_honest_work_has_most_and_invented_numbers_less(outcome):
+    marks = {kind: [float(outcome.marks[s.login]["mark"]) for s in outcome.of(kind)]
+             for kind in ("honest", "invented", "silent")}  # fmt: skip
+    assert min(marks["honest"]) > 75 and max(marks["invented"]) < min(marks["honest"])
+    assert marks["silent"] == [0, 0]
+    for student in outcome.of("honest"):
+        assert outcome.marks[student.login]["exercises (of 25)"] == "25.0"
+
+
+def test_what_is_broken_is_named_and_costs_its_lesson_alone(outcome):
+    for student in outcome.of("broken"):
+        row = outcome.marks[student.login]
+        said = [line for line in outcome.said if student.login in line]
+        if student.on_platform:
+            assert any("not a readable zip" in line for line in said)
+            assert "not a readable zip" in row["to look into"]
+            assert float(row["mark"]) == 0
+        else:
+            assert any("not valid JSON" in line for line in said)
+            assert 0 < float(row["exercises (of 25)"]) < 25
+            assert "00_setup: no notebook that could be graded" in row["reasons"]
+
+
+def test_who_is_late_is_said_to_be_and_loses_nothing(outcome):
+    on_time = {s.on_platform: float(outcome.marks[s.login]["exercises (of 25)"])
+               for s in outcome.of("honest")}  # fmt: skip
+    for student in outcome.of("late"):
+        row = outcome.marks[student.login]
+        said = "handed in late" if student.on_platform else f"{simulation.HOURS_LATE} hours late"
+        assert said in row["to look into" if student.on_platform else "reasons"]
+        assert float(row["exercises (of 25)"]) == on_time[student.on_platform]
