@@ -91,7 +91,7 @@ def _predictions(run: RunRecord) -> Iterator[dict[str, Any]]:
             if outcome.get("model") == run.name and plain:
                 file = path.with_suffix(".predictions.json")
                 yield json.loads(file.read_text(encoding="utf-8"))
-        except (OSError, ValueError, AttributeError):
+        except (OSError, ValueError, AttributeError, RecursionError):
             continue
 
 
