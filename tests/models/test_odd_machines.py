@@ -63,8 +63,11 @@ CELLS = st.sampled_from(["GPU-1", "1", "300", "[N/A]", "[Insufficient Permission
 
 @fuzz
 @given(
-    rows=st.lists(st.lists(CELLS | st.text(max_size=4), max_size=4), max_size=4),
-    comma=st.sampled_from([", ", ",", ";", "\t"]),
+    rows=st.lists(
+        st.lists(CELLS, min_size=3, max_size=3) | st.lists(CELLS | st.text(max_size=4), max_size=4),
+        max_size=5,
+    ),
+    comma=st.sampled_from([", ", ", ", ",", ";"]),
 )
 def test_whatever_a_driver_says_is_understood_or_passed_over(
     rows: list[list[str]], comma: str
