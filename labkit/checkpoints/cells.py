@@ -9,6 +9,8 @@ holds half a character that no file can be written with. What is done about each
     Markdown        becomes code again; what does not run then fails its own check only
     half a character      becomes �
     metadata that is damaged     goes, or gets what nbgrader adds itself
+    of another lesson     becomes a plain cell
+    deleted         comes back as it was released, so that its check fails and no other
 
 Cells are the mappings that a notebook's JSON has, whatever is in them.
 
@@ -46,6 +48,8 @@ def repair(cells: list[Any]) -> tuple[list[Any], list[str]]:
             found.append(f"cell {place} has half a character, which became {WHOLE}")
             source = _HALF.sub(WHOLE, source)
         cell["source"] = source
+        if not isinstance(cell.get("metadata"), dict):
+            cell["metadata"] = {}
         mark = _mark(cell, place, found)
         if mark is None:
             kept.append(cell)
@@ -68,6 +72,49 @@ def repair(cells: list[Any]) -> tuple[list[Any], list[str]]:
             _turn(cell, wanted)
         kept.append(cell)
     return kept, found
+
+
+def restore(cells: list[Any], released: list[Any]) -> tuple[list[Any], list[str]]:
+    """Return repaired cells with the names and marks of the lesson, and a sentence for each change.
+
+    `released` are the lesson's own marked cells in their order. nbgrader stops at a name that it
+    does not know, at marks that are not its own, and at two deleted cells in a row.
+    """
+    found: list[str] = []
+    marks = {_name(cell): cell["metadata"]["nbgrader"] for cell in released}
+    kept = list(cells)
+    for place, cell in enumerate(kept, start=1):
+        name = _name(cell)
+        if name is None:
+            continue
+        if name not in marks:
+            found.append(f"cell {place} ({_shown(name)}) is of another lesson: it is a plain cell")
+            del cell["metadata"]["nbgrader"]
+            continue
+        mark = cell["metadata"]["nbgrader"]
+        if changed := [key for key, value in marks[name].items()
+                       if key in _MARKS and mark.get(key) != value]:  # fmt: skip
+            found.append(f"cell {place} ({_shown(name)}) had other marks "
+                         f"({', '.join(changed)}): it has the lesson's")  # fmt: skip
+            mark |= {key: marks[name][key] for key in changed}
+    after = 0
+    for cell in released:
+        places = [place for place, each in enumerate(kept) if _name(each) == _name(cell)]
+        if not places:
+            found.append(f"the cell {_shown(_name(cell))} was deleted: it is back as released")
+            kept.insert(after, cell)
+        after = (places[0] if places else after) + 1
+    return kept, found
+
+
+_MARKS = ("grade", "solution", "task", "points")
+"""What nbgrader stops at; whether a cell is locked it puts right itself."""
+
+
+def _name(cell: Any) -> str | None:
+    """Return the name by which nbgrader knows a repaired cell."""
+    mark = cell["metadata"].get("nbgrader")
+    return mark["grade_id"] if isinstance(mark, dict) else None
 
 
 def missing(cells: list[Any]) -> list[str]:
@@ -115,14 +162,14 @@ def _shown(name: Any) -> str:
 
 def _mark(cell: Any, place: int, found: list[str]) -> Any:
     """Return a cell's nbgrader metadata, made whole; None where it has none, or none of use."""
-    metadata = cell.get("metadata")
-    if not isinstance(metadata, dict) or "nbgrader" not in metadata:
+    metadata = cell["metadata"]
+    if "nbgrader" not in metadata:
         return None
     mark = metadata["nbgrader"]
     used = isinstance(mark, dict) and any(
         mark.get(key) for key in ("grade", "solution", "locked", "task")
     )
-    if not used or not isinstance(mark.get("grade_id"), str):
+    if not used or not isinstance(mark.get("grade_id"), str) or not mark["grade_id"]:
         if mark:
             found.append(f"cell {place} has nbgrader metadata without a name: it is a plain cell")
         del metadata["nbgrader"]

@@ -88,7 +88,7 @@ def sweep_points() -> list[dict[str, Any]]:
     for path in sorted(results.runs_dir().glob("*/point-*.json")):
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             continue
         if isinstance(value, dict) and isinstance(value.get("settings"), dict):
             found.append(value)

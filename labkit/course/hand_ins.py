@@ -7,6 +7,9 @@ cannot be read would cost every lesson. So each notebook goes into an assignment
     HANDED_IN/STUDENT/…/02_lora_vs_full.ipynb
         -> GRADEBOOK/submitted/STUDENT/02_lora_vs_full/02_lora_vs_full.ipynb
 
+A notebook under another name (`02_lora_vs_full-Copy1.ipynb`, `02_lora_vs_full (1).ipynb`) is none
+of a lesson: it is named where the lesson is missing, for only its student knows which one counts.
+
 A notebook that is no JSON stays where it is and is named: that student has no points in that
 lesson until it is handed in again. One in another encoding than UTF-8 is written in that. Records
 and answers are not copied: `labkit grade HANDED_IN` reads them where they are.
@@ -21,6 +24,7 @@ was left out, or late, is said in unpacked.txt beside it, for `labkit grade` to 
 
 import json
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -40,6 +44,8 @@ LATE = "timestamp.txt"
 """nbgrader's own file of when a folder was handed in"""
 TOGETHER = "lessons"
 """the folder that holds all that a student handed in"""
+_COPY = re.compile(r"[ _-]{0,3}(copy ?\d{0,2}|final\d{0,2}|\(\d{1,2}\))$", re.IGNORECASE)
+"""what programs and people put behind the name of a copy"""
 
 
 def notebooks(folder: Path) -> Iterator[Path]:
@@ -48,7 +54,7 @@ def notebooks(folder: Path) -> Iterator[Path]:
         inside[:] = sorted(name for name in inside if name != ".ipynb_checkpoints")
         for name in sorted(files):
             path = Path(place, name)
-            if name.endswith(".ipynb") and path.is_file() and not path.is_symlink():
+            if name.lower().endswith(".ipynb") and path.is_file() and not path.is_symlink():
                 yield path
 
 
@@ -106,7 +112,8 @@ def sort(handed_in: Path, gradebook: Path) -> list[str]:
                       if path.is_dir() and not path.name.startswith("."))  # fmt: skip
     if not students:
         raise LabkitError(f"{handed_in} has no folder of a student in it")
-    said = []
+    said = [f"{path} is no folder of a student: unpack it into one" for path in handed_in.iterdir()
+            if path.is_file() and path.suffix.lower() in (".zip", ".gz", ".ipynb")]  # fmt: skip
     for student in students:
         said += _sort_one(student, gradebook / "submitted" / student.name, lessons)
     return said
@@ -137,9 +144,13 @@ def _sort_zip(zipped: Path, gradebook: Path, lessons: set[str]) -> list[str]:
 def _sort_one(student: Path, sorted_into: Path, lessons: set[str]) -> list[str]:
     said: list[str] = []
     taken: dict[str, Path] = {}
+    others: list[Path] = []
     for file in notebooks(student):
-        target = sorted_into / file.stem / file.name
-        if file.stem not in lessons or file.resolve() == target.resolve():
+        target = sorted_into / file.stem / f"{file.stem}.ipynb"
+        if file.stem not in lessons:
+            others.append(file)
+            continue
+        if file.resolve() == target.resolve():
             continue
         if file.stem in taken:
             said.append(f"{file} was handed in as well: {taken[file.stem]} is the one graded")
@@ -152,6 +163,10 @@ def _sort_one(student: Path, sorted_into: Path, lessons: set[str]) -> list[str]:
             continue
         said += [f"{file}: {sentence}" for sentence in found_in(value)]
         _place(file, target, content, value)
+    for file in others:
+        lesson = _COPY.sub("", _COPY.sub("", file.stem))  # such as " - Copy (2)"
+        if lesson in lessons and lesson not in taken and not (sorted_into / lesson).is_dir():
+            said.append(f"{file} is not graded: call it {lesson}.ipynb if it is what counts")
     if not taken and not any(sorted_into.glob("*/*.ipynb")):
         said.append(f"{student} has no notebook of a lesson in it")
     return said

@@ -221,7 +221,8 @@ def _gpu_users() -> dict[str, list[dict[str, Any]]]:
             user = psutil.Process(int(pid)).username()
         except (psutil.Error, KeyError, OverflowError):  # in another container, gone, or nameless
             user = None
-        used = int(mebibytes) * 2**20 if mebibytes.isdigit() else None
+        said = mebibytes.isascii() and mebibytes.isdigit()
+        used = int(mebibytes) * 2**20 if said else None
         users.setdefault(uuid, []).append({"pid": int(pid), "user": user, "bytes": used})
     return users
 

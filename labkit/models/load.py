@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 DTYPES = ("bfloat16", "float16", "float32")
+MOST_QUOTED = 300
+"""characters of a library's own words in an error"""
 
 
 def adapter_config(folder: Path) -> dict[str, Any] | None:
@@ -47,12 +49,8 @@ def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase":
     folder = registry.resolve(str(path))
     if not (folder / "tokenizer_config.json").is_file():
         folder = base_folder(folder)
-    try:
-        with quiet():
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise LabkitError(f"no tokenizer can be loaded from {folder} ({first})") from error
+    with quiet(), one_sentence(folder, what="tokenizer"):
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -95,26 +93,27 @@ def load_model(path: str | Path, *, dtype: str = "bfloat16", **kw: Any) -> "PreT
 
 
 @contextmanager
-def one_sentence(folder: Path, *, advice: str = "") -> Iterator[None]:
-    """Turn what loading damaged or foreign files raises into a `LabkitError` naming `folder`."""
-    from safetensors import SafetensorError
+def one_sentence(folder: Path, *, what: str = "model", advice: str = "") -> Iterator[None]:
+    """Turn what loading damaged or foreign files raises into a `LabkitError` naming `folder`.
 
+    Libraries raise anything: of a file that is none of theirs whatever they stumble over.
+    """
     try:
         yield
-    except (OSError, ValueError, SafetensorError) as error:
-        reason: BaseException = error
-    except RuntimeError as error:
-        # Out of memory is a RuntimeError as well, and not for us to rename.
-        if "size mismatch" not in str(error):
+    except LabkitError:
+        raise
+    except Exception as error:
+        # Out of memory is not for us to rename.
+        known = isinstance(error, RecursionError) or "size mismatch" in str(error)
+        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and not known):
             raise
-        reason = error
-    else:
-        return
-    first = (str(reason).strip() or type(reason).__name__).splitlines()[0]
-    advice = advice or (
-        "the folder is damaged or not a model of transformers; fetch or train it again"
-    )
-    raise LabkitError(f"no model can be loaded from {folder} ({first}): {advice}") from reason
+        first = (str(error).strip() or type(error).__name__).splitlines()[0][:MOST_QUOTED]
+        if isinstance(error, KeyError | TypeError | AttributeError):
+            first = f"{type(error).__name__}: {first}"
+        advice = advice or (
+            f"the folder is damaged or not a {what} of transformers; fetch or train it again"
+        )
+        raise LabkitError(f"no {what} can be loaded from {folder} ({first}): {advice}") from error
 
 
 def refuse_foreign(model: "PreTrainedModel", folder: Path, base: Path) -> None:
@@ -128,7 +127,7 @@ def refuse_foreign(model: "PreTrainedModel", folder: Path, base: Path) -> None:
     file = folder / "adapter_model.safetensors"
     if not file.is_file():
         return
-    with safe_open(file, "pt") as tensors:
+    with one_sentence(folder), safe_open(file, "pt") as tensors:
         stored = set(tensors.keys())
     places = set(get_peft_model_state_dict(model, save_embedding_layers=False))
     ends = [model.get_input_embeddings(), model.get_output_embeddings()]
@@ -220,4 +219,5 @@ def config_of(name_or_path: str) -> "PreTrainedConfig":
         spec = registry.spec(name_or_path)
         return transformers.AutoConfig.for_model(spec.architecture, **spec.config)
     folder = base_folder(registry.resolve(name_or_path, fetch=False))
-    return transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+    with quiet(), one_sentence(folder):
+        return transformers.AutoConfig.from_pretrained(folder, local_files_only=True)

@@ -208,5 +208,8 @@ def _has_all_weights(folder: Path) -> bool:
     index = folder / "model.safetensors.index.json"
     if not index.is_file():
         return True
-    parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    try:
+        parts = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return False  # cut off: the download is not whole
     return all((folder / part).is_file() for part in parts)

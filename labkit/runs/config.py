@@ -73,7 +73,7 @@ class RunConfig(_OfMethods):
     max_steps: int = 300
     """optimizer steps; -1 trains num_train_epochs epochs instead"""
     num_train_epochs: float = 1.0
-    """passes over the training split, used when max_steps is -1"""
+    """passes over the training split, used when max_steps is -1 or not given"""
     per_device_train_batch_size: int = 2
     """sequences in one forward and backward pass; a sequence is a report with its questions"""
     gradient_accumulation_steps: int = 1
@@ -223,6 +223,9 @@ def from_mapping(values: Mapping[str, Any], *, where: str) -> RunConfig:
             raise LabkitError(f"{where}: train_mode {value!r} is not a method of labkit train: "
                               f"choose from {choices}")  # fmt: skip
         settings[new] = _read(value, HINTS[new], key=key, where=where)
+        if key == "warmup_ratio" and settings[new] >= 1:
+            raise LabkitError(f"{where}: warmup_ratio {settings[new]:g} is no share below 1: say "
+                              "warmup_steps for a number of steps")  # fmt: skip
     try:
         return RunConfig(**settings)
     except LabkitError as error:
@@ -280,8 +283,11 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     base = from_mapping(values, where=str(file))
     if not overrides:
         return base
+    said = _canonical(overrides)
+    if "num_train_epochs" in said:
+        said = {"max_steps": -1, **said}
     # Only what the file says and what overrides say: checks that span keys see the sum.
-    return from_mapping({**base.to_dict(), **_canonical(overrides)}, where="command line")
+    return from_mapping({**base.to_dict(), **said}, where="command line")
 
 
 def _canonical(values: Mapping[str, Any]) -> dict[str, Any]:

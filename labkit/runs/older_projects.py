@@ -58,6 +58,9 @@ TASKS = {
 }  # fmt: skip
 """What `task_type` may ask for beside sft, which is what labkit train does."""
 
+OF_ADAPTERS = {"template_name", "lora_rank", "lora_alpha", "lora_dropout", "use_unsloth"}
+"""Keys of the program whose default is qlora; an older one for full training has none of them."""
+
 OLDER_DEFAULTS: dict[str, Any] = {
     "max_steps": -1, "num_train_epochs": 3.0, "learning_rate": 5e-5, "warmup_steps": 0.0,
     "per_device_train_batch_size": 8, "r": 64, "lora_alpha": 16, "lora_dropout": 0.05,
@@ -84,12 +87,20 @@ def as_meant(values: Mapping[str, Any], where: str) -> dict[str, Any]:
         )
     older = "model_name_or_path" in values and bool({"train_file", "template_name"} & set(values))
     if older and not {"train_mode", "method"} & set(values):
+        if not OF_ADAPTERS & set(values):
+            raise LabkitError(
+                f"{where}: train_mode is left out, and nothing in it says whether all weights were "
+                "trained or adapters: set train_mode to full or lora"
+            )
         raise LabkitError(
             f"{where}: train_mode is left out, which in such a file means qlora, and that is not a "
             "method of labkit train: set train_mode to lora or full"
         )
+    given = {RENAMED.get(key, key) for key in values}
+    if "num_train_epochs" in given and "max_steps" not in given:
+        values["max_steps"] = -1  # epochs are asked for, and no number of steps of ours
+        given.add("max_steps")
     if older and "output_dir" in values:
-        given = {RENAMED.get(key, key) for key in values}
         missing = {k: v for k, v in OLDER_DEFAULTS.items() if k not in given}
         if values.get("train_mode", values.get("method")) == "full":
             missing = {k: v for k, v in missing.items() if k not in ("r", "lora_alpha",

@@ -202,7 +202,7 @@ def load(name: str | Path) -> RunRecord:
     folder = Path(name) if Path(name).is_dir() else runs_dir() / name
     file = folder / "record.json"
     try:
-        values = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(file.read_text(encoding="utf-8-sig"))
         known = typing.get_type_hints(RunRecord)
         kept = {key: value for key, value in values.items() if key in known}
         for key, value in kept.items():
@@ -216,7 +216,7 @@ def load(name: str | Path) -> RunRecord:
         raise LabkitError(f"no run {str(name)!r} in {runs_dir()}: {hint}") from None
     except OSError as error:
         raise LabkitError(f"{file} cannot be read: {error.strerror}") from None
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         raise LabkitError(
             f"{file} is damaged: remove the run with `labkit runs rm {folder.name}` "
             "and train it again"

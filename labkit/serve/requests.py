@@ -1,7 +1,8 @@
 """Read the fields of a request: those understood, those ignored, those refused by name.
 
 Clients send many fields always, with the value that means "nothing of that": `tools: []`,
-`logprobs: false`, `response_format: {"type": "text"}`. Those are accepted and dropped. With any
+`logprobs: false`, `response_format: {"type": "text"}`, and null for whatever their library knows
+(it was not given). Those are accepted and dropped. With any
 other value they would change the answer, so they are refused with their name: an answer that
 silently ignores what was asked for is a wrong one.
 """
@@ -9,7 +10,6 @@ silently ignores what was asked for is a wrong one.
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -36,21 +36,37 @@ def _one_text(value: Any) -> Any:
 def _joined(value: Any) -> Any:
     """Return content as one text, as the model reads it; parts of anything but text stay."""
     parts = value if isinstance(value, list) else []
-    texts: list[Any] = [part.get("text") for part in parts if isinstance(part, dict)
-             and part.get("type", "text") in ("text", "input_text")
-             and set(part) <= {"type", "text", "cache_control"}]  # fmt: skip
+    texts: list[Any] = [
+        part.get("text")
+        for part in parts
+        if isinstance(part, dict)
+        and part.get("type", "text") in ("text", "input_text", "output_text")
+        and {key for key in part if part[key]} <= {"type", "text", "cache_control"}
+    ]
     whole = parts and len(texts) == len(parts) and all(isinstance(text, str) for text in texts)
     return " ".join(texts) if whole else value
 
 
-def _not_true(value: bool) -> bool:
-    if value:
-        raise PydanticCustomError("not_here", "Input should be False")
+def _not_true(value: Any) -> Any:
+    if value is not False:
+        raise PydanticCustomError("not_here", "this server does not do that: send false or nothing")
     return value
 
 
-_False = Annotated[bool, AfterValidator(_not_true)]
+_False = Annotated[bool, BeforeValidator(_not_true)]
 """False, and not 0: of completions a count of 0 log-probabilities asks for one."""
+
+
+def _unset(value: Any) -> Any:
+    """Return None for -1, by which clients of local servers say that there is no such limit."""
+    return None if value == -1 and isinstance(value, int) else value
+
+
+def _given(values: Any) -> Any:
+    """Return an object without what is null in it: that was not given."""
+    if isinstance(values, dict):
+        return {key: value for key, value in values.items() if value is not None}
+    return values
 
 
 def _dropped(**limits: Any) -> Any:
@@ -78,6 +94,7 @@ class _Message(_Strict):
     audio: None = _dropped()
     function_call: None = _dropped()
     reasoning_content: str | None = _dropped()
+    reasoning: str | None = _dropped()
     tool_calls: list | None = _dropped(max_length=0)
     annotations: list | None = _dropped(max_length=0)
 
@@ -87,20 +104,20 @@ class _Message(_Strict):
         """Read an assistant's content of null as what it said: nothing."""
         silent = isinstance(values, dict) and values.get("content") in (None, [])
         if silent and values.get("role") == "assistant":
-            return {**values, "content": ""}
-        return values
+            values = {**values, "content": ""}
+        return _given(values)
 
 
 class Request(_Strict):
     """The fields that both endpoints know."""
 
     model: str
-    max_tokens: int | None = Field(None, ge=1)
+    max_tokens: Annotated[int | None, BeforeValidator(_unset)] = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     frequency_penalty: float | None = Field(None, ge=0, le=2)
     stop: Annotated[list[str] | None, BeforeValidator(_stops)] = None
-    seed: int | None = Field(None, ge=0, lt=2**63)
+    seed: Annotated[int | None, BeforeValidator(_unset)] = Field(None, ge=0, lt=2**63)
     stream: bool | None = None
 
     stream_options: dict | None = _dropped()
@@ -116,6 +133,17 @@ class Request(_Strict):
     logit_bias: dict | None = _dropped(max_length=0)
     top_k: Literal[-1, 0] | None = _dropped()
     min_p: float | None = _dropped(ge=0, le=0)
+    min_tokens: Literal[0] | None = _dropped()
+    length_penalty: float | None = _dropped(ge=1, le=1)
+    ignore_eos: _False | None = _dropped()
+    use_beam_search: _False | None = _dropped()
+    skip_special_tokens: Literal[True] | None = _dropped()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _what_was_given(cls, values: Any) -> Any:
+        """Read null as not given, whatever the field."""
+        return _given(values)
 
 
 class ChatRequest(Request):
@@ -133,6 +161,8 @@ class ChatRequest(Request):
     function_call: Literal["none", "auto"] | None = _dropped()
     parallel_tool_calls: bool | None = _dropped()
     reasoning_effort: Literal["none"] | None = _dropped()
+    verbosity: Literal["medium"] | None = _dropped()
+    chat_template_kwargs: dict | None = _dropped(max_length=0)
     modalities: list[Literal["text"]] | None = _dropped()
     audio: None = _dropped()
     prediction: None = _dropped()

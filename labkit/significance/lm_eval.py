@@ -96,13 +96,22 @@ def answers(file: Path, values: dict[str, Any]) -> Iterator[Answers]:
 
 def _metrics(row: dict[str, Any]) -> list[str]:
     """Return the keys of a task's metrics; those of 0.3 have no filter."""
-    numbers = [key for key, value in row.items() if isinstance(value, int | float)
-               and not isinstance(value, bool)]  # fmt: skip
+    numbers = [key for key, value in row.items() if _number(value) is not None]
     named = [key for key in numbers if "," in key and "_stderr" not in key]
     if not named:
         named = [key for key in numbers if not key.endswith("_stderr")
                  and key not in ("sample_len", "samples", "sample_count")]  # fmt: skip
     return [key for key in named if not key.startswith("bypass")]
+
+
+def _number(value: Any) -> float | None:
+    """Return a JSON number as a float; None for what is none, or too large to be one."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    try:
+        return float(value)
+    except OverflowError:  # JSON has whole numbers that no float holds
+        return None
 
 
 def _one(
@@ -127,14 +136,14 @@ def _one(
         task=task if count == 1 else f"{task}: {metric.removesuffix(',none')}",
         metric=name,
         mean=mean,
-        n=len(scores) if scores else int(n) if isinstance(n, int | float) else None,
+        n=len(scores) if scores else n if isinstance(n, int) else None,
         scores=scores,
         weights=weights,
         form=form,
         higher_is_better=_direction(values, task, name),
         share=form == "mean" and 0 <= mean <= 1 and not _LOWER.search(name)
         and (bounded or bool(_SHARE.search(name))),
-        error=float(error) if isinstance(error, int | float) else None,
+        error=_number(error),
         same={"version": _of(values, "versions", task), "metric": metric, "examples": shots,
               "questions": n, "questions' hash": _of(values, "task_hashes", task)},
         notes=tuple(notes or ()),
@@ -190,7 +199,8 @@ class _Logged:
             if metric not in row:
                 continue
             if value is None:
-                return None, None, []
+                return None, None, [f"{self.file.name} keeps no number as {metric} of question "
+                                    f"{uid}, so its questions are not used"]  # fmt: skip
             if uid in scores:
                 return None, None, [f"{self.file.name} has the question {uid} more than once"]
             scores[uid] = value[0]
@@ -222,7 +232,7 @@ def _value(value: Any, metric: str) -> tuple[float, float] | None:
         value = {"True": 1.0, "False": 0.0}.get(value, value)
     try:
         return float(value), 1.0
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         return None
 
 

@@ -19,7 +19,6 @@ between all runs of a data set (model, data, batch, steps, hardware, FLOPs), and
 agree within a side and may differ between sides: the settings that are compared.
 """
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -67,22 +66,24 @@ def read(side: str, path: Path) -> tuple[str, list[Run] | list[Answers]]:
     found: dict[str, list[Any]] = {}
     without_time: dict[Path, LabkitError] = {}
     for file in [path] if path.is_file() else _files(path):
-        values = _load(file, required=path.is_file())
-        kind = _kind(values)
-        if kind is None:
-            if path.is_file():
-                raise LabkitError(f"{side}: {file} is none of {', '.join(KINDS.values())}")
-            continue
-        items = {"record": _record, "trainer": _trainer, "lm-eval": lm_eval.answers,
-                 "score": _score}[kind]  # fmt: skip
         try:
+            values = _load(file, required=path.is_file())
+            kind = _kind(values)
+            if kind is None:
+                if path.is_file():
+                    raise LabkitError(f"{side}: {file} is none of {', '.join(KINDS.values())}")
+                continue
+            items = {"record": _record, "trainer": _trainer, "lm-eval": lm_eval.answers,
+                     "score": _score}[kind]  # fmt: skip
             found.setdefault(kind, []).extend(items(file, values))
         except trainer_log.NoTime as none:
             # The folder's other files may have it.
             without_time[file] = none
     timed = {run.file.parent for run in found.get("trainer", [])}
     for file, error in without_time.items():
-        if file.parent not in timed:
+        # Beside results of another kind a table of losses is no run that would go missing.
+        aside = file.suffix.lower() == ".csv" and found and "trainer" not in found
+        if file.parent not in timed and not aside:
             raise error
     if not found:
         inner = path.is_dir() and any(path.rglob("checkpoint-*/trainer_state.json"))
@@ -132,14 +133,27 @@ def _kind(values: Any) -> str | None:
 
 
 def _record(file: Path, values: dict[str, Any]) -> Iterator[Run]:
+    try:
+        yield _run(file, values)
+    except (KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise LabkitError(f"{file} is a damaged run record ({type(error).__name__}: {error}): "
+                          "leave it out, or train again") from None  # fmt: skip
+
+
+def _run(file: Path, values: dict[str, Any]) -> Run:
     name = values.get("name", file.stem)
     config = {**DEFAULTS, **values["config"]}  # a record is older than some settings
     if values.get("status") != "done":
         raise LabkitError(f"{file}: the run {name!r} is {values.get('status')}, not done: "
                           "finish it or leave it out")  # fmt: skip
+    wanted = {"data.name": (values["data"]["name"], str), "seed": (values.get("seed"), int | None),
+              "started_at": (values.get("started_at", ""), str)}  # fmt: skip
+    for key, (value, kind) in wanted.items():
+        if not isinstance(value, kind):
+            raise TypeError(f"{key} is a {type(value).__name__}")
     hardware, tokens = values.get("hardware", {}), [s.get("tokens") for s in values["steps"]]
     ignored = {"name", "seed", "model", "data", "report_to", "save_steps", *WORK}
-    yield Run(
+    return Run(
         file=file,
         data=values["data"]["name"],
         seconds=_time(file, values["summary"].get("step_seconds_median")),
@@ -185,7 +199,7 @@ def _score(file: Path, values: dict[str, Any]) -> Iterator[Answers]:
 
 def _time(file: Path, value: Any) -> float:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or value <= 0:
+    if not number or not 0 < value <= trainer_log.LARGEST:
         raise LabkitError(f"{file}: its time is {value!r}, not a number of seconds above 0")
     return float(value)
 

@@ -20,6 +20,8 @@ from typing import Any
 from labkit.errors import LabkitError
 
 MOST_CSV_BYTES = 2**26
+LARGEST = 1e300
+"""of numbers that are calculated with: JSON has whole ones that no float holds"""
 CLOCKS = ("train_runtime", "_runtime", "wall time")
 
 
@@ -47,12 +49,12 @@ def training(file: Path, values: Any) -> dict[str, Any]:
     rate = last.get("train_samples_per_second")
     return {
         "seconds": sum(_seconds(file, s["train_runtime"]) for s in sessions),
-        "step": last.get("step", state.get("global_step")),
-        "epoch": last.get("epoch"),
-        "flos": last.get("total_flos"),
+        "step": _known(last.get("step", state.get("global_step"))),
+        "epoch": _known(last.get("epoch")),
+        "flos": _known(last.get("total_flos")),
         "samples": float(rate) * _seconds(file, last["train_runtime"])
         if isinstance(rate, int | float) and _positive(rate) else None,
-        "batch": state.get("train_batch_size"),
+        "batch": _known(state.get("train_batch_size")),
         "clock": last.get("clock", "train_runtime"),
         "notes": _broken(file, entries) + _resumed(file, sessions),
     }  # fmt: skip
@@ -62,17 +64,15 @@ def _sessions(file: Path, entries: list[dict[str, Any]]) -> list[dict[str, Any]]
     """Return the entries with a time, one a session; the same one written twice counts once."""
     found: list[dict[str, Any]] = []
     for entry in entries:
-        if entry.get("train_runtime") is None:
-            continue
-        step, before = entry.get("step"), found[-1].get("step") if found else None
-        if found and entry == found[-1]:
-            continue
-        if isinstance(step, int | float) and isinstance(before, int | float) and step <= before:
+        step, before = (_known(e.get("step")) for e in (entry, found[-1] if found else {}))
+        if step is not None and before is not None and step < before:
             raise LabkitError(
                 f"{file} holds more than one training (a train_runtime at step {before:g} and "
-                f"after it one at step {step:g}): give each a file of its own"
+                f"after it an entry at step {step:g}): give each a file of its own"
             )
-        found.append(entry)
+        # A training that is resumed after its end logs a time again, of no steps.
+        if entry.get("train_runtime") is not None and entry not in found[-1:]:
+            found.append(entry)
     return found
 
 
@@ -82,13 +82,19 @@ def _seconds(file: Path, value: Any) -> float:
     return float(value)
 
 
+def _known(value: Any) -> float | None:
+    """Return a number that can be compared; None for anything else that a log may have there."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if number and abs(value) <= LARGEST else None
+
+
 def _positive(value: Any) -> bool:
     number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and math.isfinite(value) and value > 0
+    return number and 0 < value <= LARGEST
 
 
 def _broken(file: Path, entries: list[dict[str, Any]]) -> list[str]:
-    steps = [entry.get("step") for entry in entries
+    steps = [_known(entry.get("step")) for entry in entries
              for loss in (entry.get("loss"),)
              if isinstance(loss, float) and not math.isfinite(loss)]  # fmt: skip
     if not steps:
@@ -106,7 +112,7 @@ def _resumed(file: Path, sessions: list[dict[str, Any]]) -> list[str]:
 def read_table(file: Path) -> list[dict[str, Any]] | None:
     """Read a logger's CSV into entries as a Trainer logs them; None where it is no log.
 
-    Raises LabkitError for the log of a training that has no time in it.
+    Raises NoTime for the log of a training that has no time in it.
     """
     with file.open("rb") as handle:
         content = handle.read(MOST_CSV_BYTES + 1)
@@ -133,7 +139,7 @@ def read_table(file: Path) -> list[dict[str, Any]] | None:
         end = {"train_runtime": seconds, "step": max(steps, default=None), "clock": clock}
         return [*({k: v for k, v in e.items() if k in ("loss", "step")} for e in entries), end]
     if "step" in names and any("loss" in name for name in names):
-        raise LabkitError(
+        raise NoTime(
             f"{file} logs losses but no time: labkit looks for a column train_runtime, _runtime "
             "(Weights & Biases) or Wall time (TensorBoard)"
         )

@@ -154,6 +154,38 @@ def test_a_notebook_is_read_up_to_its_limit_and_no_link_is_followed(tmp_path: Pa
     assert name_cells([tmp_path]) == []
 
 
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        (["00_a-Copy1.ipynb"], "call it 00_a.ipynb"), (["00_a (1).ipynb"], "call it 00_a.ipynb"),
+        (["00_a - Copy (2).ipynb"], "call it 00_a.ipynb"), (["00_a_final.ipynb"], "call it 00_a"),
+        (["00_a.ipynb", "00_a-Copy1.ipynb"], ""), (["00_a.IPYNB"], ""), (["notes.ipynb"], "has no"),
+        (["00_a.ipynb", "notes.ipynb", "00_a_more.ipynb"], ""),
+    ],
+)  # fmt: skip
+def test_a_copy_is_named_where_its_lesson_is_missing(
+    tmp_path: Path, names: list[str], says: str
+) -> None:
+    (tmp_path / "gradebook/source/00_a").mkdir(parents=True)
+    (tmp_path / "in/anna").mkdir(parents=True)
+    for name in names:
+        (tmp_path / "in/anna" / name).write_text(RIGHT, encoding="utf-8")
+    said = sort(tmp_path / "in", tmp_path / "gradebook")
+    placed = tmp_path / "gradebook/submitted/anna/00_a/00_a.ipynb"
+    assert placed.exists() is not bool(says)
+    assert any(says in line for line in said) if says else said == []
+
+
+@pytest.mark.parametrize("name", ["anna.zip", "boris.tar.gz", "00_a.ipynb"])
+def test_what_lies_beside_the_folders_is_named(tmp_path: Path, name: str) -> None:
+    (tmp_path / "gradebook/source/00_a").mkdir(parents=True)
+    (tmp_path / "in/zoe").mkdir(parents=True)
+    (tmp_path / "in/zoe/00_a.ipynb").write_text(RIGHT, encoding="utf-8")
+    (tmp_path / "in" / name).write_text(RIGHT, encoding="utf-8")
+    (said,) = sort(tmp_path / "in", tmp_path / "gradebook")
+    assert f"{name} is no folder of a student" in said
+
+
 @pytest.mark.parametrize("missing", ["gradebook", "folder", "students"])
 def test_nothing_to_sort_is_a_sentence(tmp_path: Path, missing: str) -> None:
     if missing != "gradebook":

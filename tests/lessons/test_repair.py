@@ -1,5 +1,6 @@
 """Odd cells of one student: repaired, named, and graded like everybody else's."""
 
+import copy
 import json
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import nbformat
 import pytest
 from nbgrader.nbgraderformat import MetadataValidator
 
-from labkit.checkpoints.cells import found_in, missing, repair
+from labkit.checkpoints.cells import found_in, missing, repair, restore
 from labkit.course import release
 from labkit.course.hand_ins import name_cells
 from labkit.errors import LabkitError
@@ -43,6 +44,8 @@ ODD: dict[str, tuple[list[Any], list[str], str]] = {
     "raw": ([cell("f = 1", "f", "raw")], ["f = 1"], "was turned into raw"),
     "half a character": ([cell("f = '\ud83d'", "f")], ["f = '\ufffd'"], "half a character"),
     "no version": ([cell("f = 1", "f", schema_version=None)], ["f = 1"], "schema version"),
+    "an empty name": ([cell("f = 1", "f"), cell("g = 1", "g", grade_id="")], ["f = 1"],
+                      "plain cell"),
     "no name": ([cell("f = 1", "f"), cell("g = 1", "g", grade_id=None)], ["f = 1"], "plain cell"),
 }  # fmt: skip
 
@@ -77,6 +80,47 @@ def test_a_cell_of_an_exercise_that_was_deleted_is_named() -> None:
     assert missing([f]) == [], "a notebook whose cells are counted in another way"
 
 
+def counted(name: str) -> Any:
+    return cell(f"assert {name}() == 1", f"{name}-points", grade=True, solution=False, locked=True,
+                points=1)  # fmt: skip
+
+
+RELEASED = [made for name in "fg" for made in (cell("# your code", name), counted(name))]
+F, F_POINTS, G, G_POINTS = RELEASED
+DIFFERENT: dict[str, tuple[list[Any], list[str], list[str]]] = {
+    # cells, names afterwards (none: a plain cell), what is said
+    "as released": (RELEASED, ["f", "f-points", "g", "g-points"], []),
+    "in another order": ([G, G_POINTS, F, F_POINTS], ["g", "g-points", "f", "f-points"], []),
+    "of another lesson": ([F, cell("x = 1", "h"), *RELEASED[1:]],
+                          ["f", "", "f-points", "g", "g-points"], ["of another lesson"]),
+    "a whole exercise deleted": ([F, F_POINTS], ["f", "f-points", "g", "g-points"],
+                                 ["g was deleted", "g-points was deleted"]),
+    "the first exercise deleted": ([cell("x = 1"), G, G_POINTS],
+                                   ["f", "f-points", "", "g", "g-points"],
+                                   ["f was deleted", "f-points was deleted"]),
+    "all deleted": ([], ["f", "f-points", "g", "g-points"], ["was deleted"] * 4),
+    "a solution that counts": ([cell("x = 1", "f", grade=True, points=9), *RELEASED[1:]],
+                               ["f", "f-points", "g", "g-points"], ["other marks (grade)"]),
+    "a check without points": ([F, cell("", "f-points", grade=True, solution=False), G, G_POINTS],
+                               ["f", "f-points", "g", "g-points"], ["other marks (points)"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", DIFFERENT)
+def test_a_lesson_has_the_cells_that_it_was_released_with(kind: str) -> None:
+    handed_in, names, says = DIFFERENT[kind]
+    cells, released = copy.deepcopy((handed_in, RELEASED))
+    cells, found = restore(cells, released)
+    assert [c.metadata.get("nbgrader", {}).get("grade_id", "") for c in cells] == names
+    assert len(found) == len(says) and all(map(str.__contains__, found, says))
+    marks = {c.metadata.nbgrader.grade_id: c.metadata.nbgrader for c in RELEASED}
+    for each in cells:
+        if mark := each.metadata.get("nbgrader"):
+            for key in ("grade", "solution", "points"):
+                assert mark.get(key) == marks[mark.grade_id].get(key) or key == "points"
+    assert restore(cells, released)[1] == []
+
+
 @pytest.mark.parametrize("kind", ODD)
 def test_to_look_changes_nothing(kind: str) -> None:
     notebook = {"cells": [json.loads(json.dumps(each)) for each in ODD[kind][0]]}
@@ -102,6 +146,8 @@ LESSON = nbformat.v4.new_notebook(
     cells=[
         cell("### BEGIN SOLUTION\ndef f():\n    return 1\n### END SOLUTION", "f"),
         cell("assert f() == 1", "t", grade=True, solution=False, locked=True, points=1),
+        cell("### BEGIN SOLUTION\ng = 1\n### END SOLUTION", "g"),
+        cell("assert g == 1", "u", grade=True, solution=False, locked=True, points=1),
     ],
 )
 
@@ -120,10 +166,18 @@ def gradebook(tmp_path_factory: pytest.TempPathFactory) -> Path:
         kind.replace(" ", "-").replace(",", ""): cells for kind, (cells, *_) in ODD.items()
         if kind in ("copied", "split", "Markdown", "half a character", "no version")
     }  # fmt: skip
+    right = students["right"]
+    students |= {
+        "another-lesson": [*right, cell("x = 1", "of_another_lesson")],
+        "counted-twice": [cell(right[0].source, "f", grade=True)],
+        "nothing-kept": [cell("x = 1")],
+    }
     for student, cells in students.items():
         folder = root / "submitted" / student / "lesson"
         folder.mkdir(parents=True)
         tests = cell("assert f() == 1", "t", grade=True, solution=False, locked=True, points=1)
+        if student == "nothing-kept":
+            tests = cell("y = 1")
         notebook = nbformat.v4.new_notebook(metadata=LESSON.metadata, cells=[*cells, tests])
         (folder / "small.ipynb").write_text(json.dumps(notebook), encoding="utf-8")
     release.nbgrader("autograde", "lesson", "--create", cwd=root)
@@ -139,4 +193,5 @@ def test_everybody_is_graded(gradebook: Path) -> None:
     scores = {row.split(",")[head.index("student_id")]: float(row.split(",")[head.index("score")])
               for row in rows[1:]}  # fmt: skip
     assert scores == {"right": 1, "copied": 1, "split": 1, "Markdown": 1, "half-a-character": 0,
-                      "no-version": 0}  # fmt: skip
+                      "no-version": 0, "another-lesson": 1, "counted-twice": 1,
+                      "nothing-kept": 0}  # fmt: skip

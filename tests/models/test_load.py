@@ -115,6 +115,39 @@ def test_missing_tokenizer_is_one_sentence(tiny_llama: Path, tmp_path: Path) -> 
         load.load_tokenizer(bare)
 
 
+DAMAGED = {
+    "of a later version": ("tokenizer.json", '{"version": "9.0", "model": {"type": "Future"}}'),
+    "a list": ("tokenizer.json", "[1]"),
+    "cut off": ("tokenizer.json", '{"version": "1.0", "model"'),
+    "a configuration that is a list": ("tokenizer_config.json", "[1]"),
+    "a configuration of brackets": ("tokenizer_config.json", "[" * 100_000),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED)
+def test_a_foreign_tokenizer_is_one_sentence(kind: str, tiny_llama: Path, tmp_path: Path) -> None:
+    """What libraries raise for one is often a plain Exception."""
+    folder = Path(shutil.copytree(tiny_llama, tmp_path / "model"))
+    file, text = DAMAGED[kind]
+    (folder / file).write_text(text)
+    with pytest.raises(LabkitError, match="no tokenizer can be loaded from .*model") as caught:
+        load.load_tokenizer(folder)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("content", ["[1]", '{"model_type": "llama", "num_attention_heads": "4"}',
+                                     '{"model_type": "llama", "rope_scaling": [1]}'])  # fmt: skip
+def test_a_foreign_configuration_is_one_sentence(
+    content: str, tiny_llama: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(tiny_llama, tmp_path / "model"))
+    (folder / "config.json").write_text(content)
+    for call in (load.load_model, load.config_of):
+        with pytest.raises(LabkitError, match="no model can be loaded from") as caught:
+            call(str(folder))
+        assert len(str(caught.value).splitlines()) == 1
+
+
 def test_unknown_dtype(tiny_llama: Path) -> None:
     with pytest.raises(LabkitError, match="did you mean 'bfloat16'"):
         load.load_model(tiny_llama, dtype="bf16")

@@ -10,6 +10,9 @@ from typing import Any
 
 import filelock
 import pytest
+from damaged import fuzz
+from hypothesis import given
+from hypothesis import strategies as st
 
 from labkit import files
 from labkit.checkpoints import answers
@@ -52,6 +55,32 @@ def test_a_driver_that_does_not_say_who_uses_it(
                         lambda *a, **k: subprocess.CompletedProcess(a, 0, stdout=said))  # fmt: skip
     found = hardware._gpu_users()
     assert [user["bytes"] for users in found.values() for user in users] == used
+
+
+CELLS = st.sampled_from(["GPU-1", "1", "300", "[N/A]", "[Insufficient Permissions]", "", " ", "-1",
+                         "²", "9" * 25, "\ufffd", "No running processes found"])  # fmt: skip
+
+
+@fuzz
+@given(
+    rows=st.lists(
+        st.lists(CELLS, min_size=3, max_size=3) | st.lists(CELLS | st.text(max_size=4), max_size=4),
+        max_size=5,
+    ),
+    comma=st.sampled_from([", ", ", ", ",", ";"]),
+)
+def test_whatever_a_driver_says_is_understood_or_passed_over(
+    rows: list[list[str]], comma: str
+) -> None:
+    said = "\n".join(comma.join(row) for row in rows)
+    done = subprocess.CompletedProcess([], 0, stdout=said)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hardware.subprocess, "run", lambda *a, **k: done)
+        for users in hardware._gpu_users().values():
+            for user in users:
+                assert user["pid"] >= 0 and (user["bytes"] is None or user["bytes"] >= 0)
+        left = hardware.quota_left_bytes(Path("/"))
+        assert left is None or left >= 0
 
 
 def without_locks(number: int) -> Any:

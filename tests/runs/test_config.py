@@ -1,9 +1,8 @@
-"""Settings: what a file may say, what a mistake is answered with, and what older files mean."""
+"""Settings: what a file may say, and what a mistake is answered with."""
 
 import dataclasses
 import json
 import typing
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -149,26 +148,6 @@ def test_yaml_s_own_readings_are_understood(tmp_path: Path) -> None:
     assert on.torch_compile == "on"
 
 
-SEED_FILE = {
-    "model_name_or_path": "tiny-llama", "train_mode": "full", "lora_rank": 4,
-    "max_seq_length": 300, "warmup_ratio": 0.1, "batch_size": 3, "lr": "1e-4", "num_epochs": 2,
-    "torch_dtype": "float32", "lora_target_modules": ["q_proj"], "run_name": "old",
-    "activation_checkpointing": True, "train_file": "some.json",
-}  # fmt: skip
-
-
-def test_keys_of_the_older_projects_are_understood(tmp_path: Path) -> None:
-    path = write(tmp_path, json.dumps(SEED_FILE), "seed.json")
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        config = load_config(path)
-    assert config == RunConfig(
-        model="tiny-llama", method="full", r=4, max_length=300, warmup_steps=0.1,
-        per_device_train_batch_size=3, learning_rate=1e-4, num_train_epochs=2, dtype="float32",
-        target_modules=("q_proj",), name="old", gradient_checkpointing=True, data="some.json",
-    )  # fmt: skip
-
-
 def test_every_renamed_key_leads_to_a_setting_and_no_key_is_two_things() -> None:
     assert set(RENAMED.values()) <= set(FIELDS)
     assert not set(RENAMED) & set(FIELDS)
@@ -189,81 +168,6 @@ def test_adamw_hf_says_what_takes_its_place() -> None:
     with pytest.warns(UserWarning, match="adamw_hf is gone from transformers: adamw_torch_fused"):
         config = from_mapping({"optim": "adamw_hf"}, where="seed.json")
     assert config.optim == "adamw_torch_fused"
-
-
-# One file as the older projects have them, 29 keys of which say nothing about the method.
-OLDER = {
-    "output_dir": "output/small", "model_name_or_path": "me/small", "train_file": "data/mine.jsonl",
-    "template_name": "small", "train_mode": "lora", "num_train_epochs": 2,
-    "per_device_train_batch_size": 3, "gradient_accumulation_steps": 5, "learning_rate": 3e-4,
-    "max_seq_length": 700, "logging_steps": 50, "save_steps": 200, "save_total_limit": 2,
-    "lr_scheduler_type": "cosine", "warmup_ratio": 0.02, "lora_rank": 24, "lora_alpha": 12,
-    "lora_dropout": 0.01, "gradient_checkpointing": True, "disable_tqdm": True, "optim": "adamw_hf",
-    "seed": 7, "fp16": True, "report_to": "tensorboard", "dataloader_num_workers": 4,
-    "save_strategy": "steps", "weight_decay": 0.1, "max_grad_norm": 0.5,
-    "remove_unused_columns": False, "deepspeed": "ds.json", "tokenize_num_workers": 8,
-    "logging_first_step": False, "eval_file": "",
-}  # fmt: skip
-
-
-def without(*keys: str, **more: Any) -> dict[str, Any]:
-    return {k: v for k, v in OLDER.items() if k not in keys} | more
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_an_older_project_s_file_is_the_training_it_was_there(tmp_path: Path) -> None:
-    config = load_config(write(tmp_path, json.dumps(OLDER), "old.json"))
-    assert config == RunConfig(
-        model="me/small", data="data/mine.jsonl", method="lora", max_steps=-1, num_train_epochs=2,
-        per_device_train_batch_size=3, gradient_accumulation_steps=5, learning_rate=3e-4,
-        max_length=700, save_steps=200, lr_scheduler_type="cosine", warmup_steps=0.02, r=24,
-        lora_alpha=12, lora_dropout=0.01, gradient_checkpointing=True, seed=7, weight_decay=0.1,
-        report_to="tensorboard", max_grad_norm=0.5,
-    )  # fmt: skip
-
-
-def test_what_an_older_file_leaves_out_is_what_its_program_took(tmp_path: Path) -> None:
-    """transformers' TrainingArguments says 3 epochs, 8 samples, 5e-5, no warm-up; rank 64."""
-    left_out = without("num_train_epochs", "per_device_train_batch_size", "learning_rate",
-                       "warmup_ratio", "lora_rank", "lora_alpha", "lora_dropout")  # fmt: skip
-    with pytest.warns(UserWarning, match="as its project has it: max_steps -1, num_train_epochs 3"):
-        config = load_config(write(tmp_path, json.dumps(left_out), "old.json"))
-    found = (config.max_steps, config.num_train_epochs, config.learning_rate, config.warmup_steps,
-             config.per_device_train_batch_size, config.r, config.lora_alpha,
-             config.lora_dropout)  # fmt: skip
-    assert found == (-1, 3.0, 5e-5, 0.0, 8, 64, 16, 0.05)
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        (without("train_mode"), "train_mode is left out.*qlora.*lora or full"),
-        (without("train_mode", "output_dir", "template_name"), "train_mode is left out"),
-        ({"template_name": "x", "model_name_or_path": "m"}, "train_mode is left out"),
-        (without("train_mode", **{"train-mode": "qlora"}), "'qlora' is not a method"),
-        (without(task_type="dpo", beta=0.1), "'dpo' asks for preference tuning"),
-        (without("train_mode", task_type="pretrain"), "'pretrain' asks for continued pretraining"),
-        ({"task-type": "KTO"}, "'KTO' asks for preference tuning"),
-        ({"task_type": "translate"}, "'translate' asks for another task"),
-        ({"task_type": ["sft", "dpo"]}, "asks for another task"),
-        (without(stage="dpo"), "unknown setting 'stage'"),
-    ],
-)
-def test_another_training_is_never_made_of_an_older_file(
-    tmp_path: Path, values: dict[str, Any], message: str
-) -> None:
-    file = write(tmp_path, json.dumps(values), "old.json")
-    with pytest.raises(LabkitError, match=f"old.json: .*{message}"):
-        load_config(file)
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-def test_the_command_line_decides_what_an_older_file_leaves_out(tmp_path: Path) -> None:
-    file = write(tmp_path, json.dumps(without("train_mode", task_type="sft")), "old.json")
-    assert load_config(file, {"train-mode": "full"}).method == "full"
-    assert load_config(file, {"method": "lora", "r": "2"}).r == 2
-    assert from_mapping({"task_type": "CAUSAL_LM"}, where="x") == RunConfig()
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])

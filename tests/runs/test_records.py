@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from damaged import fuzz, one_sentence, written
+from hypothesis import given
+from hypothesis import strategies as st
 
 from labkit.errors import LabkitError
 from labkit.runs import records
@@ -113,6 +116,26 @@ def test_a_damaged_record_is_one_sentence_and_hides_no_other(runs: Path, text: s
     assert records.damaged() == ["bad"]
     assert records.remove(["bad"]) == len(text.encode())
     assert records.damaged() == []
+
+
+@fuzz
+@given(data=st.data())
+def test_any_record_is_read_or_one_sentence(runs: Path, data: st.DataObject) -> None:
+    record().save()
+    file = runs / "first" / "record.json"
+    file.write_bytes(data.draw(written(json.loads(file.read_text()))))
+    try:
+        assert isinstance(records.load("first"), records.RunRecord)
+    except LabkitError as error:
+        one_sentence(error)
+
+
+@pytest.mark.parametrize("text", ["[" * 100_000, '{"id": ' * 50_000, "[]", "\ufeff[]"])
+def test_a_record_of_brackets_is_one_sentence(runs: Path, text: str) -> None:
+    (runs / "deep").mkdir(parents=True)
+    (runs / "deep" / "record.json").write_text(text, encoding="utf-8")
+    with pytest.raises(LabkitError, match="is damaged: remove the run"):
+        records.load("deep")
 
 
 def test_binary_rubbish_is_damaged_too(runs: Path) -> None:

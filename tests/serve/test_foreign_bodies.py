@@ -51,7 +51,8 @@ VALUES = st.recursive(
     ),
     max_leaves=8,
 )  # fmt: skip
-RIGHT = {"model": "base", "messages": [{"role": "user", "content": "hello"}]}
+RIGHT: dict[str, Any] = {
+    "model": "base", "messages": [{"role": "user", "content": "hello"}]}  # fmt: skip
 
 
 def passed_or_refused(path: str, body: bytes) -> dict[str, Any] | None:
@@ -79,6 +80,56 @@ def passed_or_refused(path: str, body: bytes) -> dict[str, Any] | None:
 def test_any_value_of_any_field(path: str, values: dict[str, Any]) -> None:
     right = RIGHT if "chat" in path else {"model": "base", "prompt": "hello"}
     passed_or_refused(path, json.dumps({**right, **values}).encode())
+
+
+NOTHING: list[dict[str, Any]] = [
+    {"web_search_options": None}, {"guided_json": None, "extra_body": None}, {"seed": -1},
+    {"max_tokens": -1}, {"verbosity": "medium"}, {"chat_template_kwargs": {}}, {"min_tokens": 0},
+    {"ignore_eos": False, "use_beam_search": False}, {"length_penalty": 1},
+    {"skip_special_tokens": True}, {"stream_options": {"include_usage": True}},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("more", NOTHING)
+def test_what_means_nothing_is_dropped(more: dict[str, Any]) -> None:
+    plain = passed_or_refused("/v1/chat/completions", json.dumps(RIGHT).encode())
+    body = json.dumps({**RIGHT, **more}).encode()
+    assert plain and passed_or_refused("/v1/chat/completions", body) == plain
+
+
+HELD: list[dict[str, Any]] = [
+    {"content": "x", "refusal": None, "annotations": [], "audio": None, "reasoning": None},
+    {"content": "x", "reasoning": "hm", "images": None, "tool_calls": None},
+    {"content": [{"type": "output_text", "text": "x", "annotations": []}]},
+]
+
+
+@pytest.mark.parametrize("held", HELD)
+def test_an_answer_is_sent_back_as_a_client_holds_it(held: dict[str, Any]) -> None:
+    def ask(answer: dict[str, Any]) -> Any:
+        turns = [*RIGHT["messages"], {"role": "assistant", **answer}, *RIGHT["messages"]]
+        return passed_or_refused("/v1/chat/completions",
+                                 json.dumps({**RIGHT, "messages": turns}).encode())  # fmt: skip
+
+    assert ask(held) == ask({"content": "x"}) is not None
+
+
+@pytest.mark.parametrize(
+    ("path", "more"),
+    [("chat/completions", {"seed": -2}), ("chat/completions", {"max_tokens": 0}),
+     ("chat/completions", {"verbosity": "low"}), ("chat/completions", {"min_tokens": 3}),
+     ("chat/completions", {"ignore_eos": True}), ("chat/completions", {"length_penalty": 2.0}),
+     ("chat/completions", {"chat_template_kwargs": {"enable_thinking": False}}),
+     ("chat/completions", {"model": None}), ("chat/completions", {"messages": None}),
+     ("completions", {"logprobs": 1}), ("completions", {"echo": True}),
+     ("completions", {"prompt": None}), ("completions", {"logprobs": 0})],
+)  # fmt: skip
+def test_what_would_change_the_answer_is_refused_by_name(path: str, more: dict[str, Any]) -> None:
+    right = RIGHT if "chat" in path else {"model": "base", "prompt": "hello"}
+    (name,) = more
+    with pytest.raises(Refusal, match=f"^{name}"):
+        checked(f"/v1/{path}", json.dumps({**right, **more}).encode(), models=SERVED,
+                limits=LIMITS)  # fmt: skip
 
 
 @pytest.mark.parametrize("path", REQUESTS)

@@ -1,4 +1,4 @@
-"""Results of lm-eval and logs of trainings as other programs and versions write them."""
+"""Results of lm-eval as other versions and programs write them."""
 
 import json
 import math
@@ -7,13 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
 from labkit.errors import LabkitError
 from labkit.significance import compare as significance
-from labkit.significance import trainer_log
 
 compare = significance.compare
 TIME = "2026-03-04T05-06-07.123456"
@@ -246,125 +243,3 @@ def test_results_without_anything_to_compare_are_one_sentence(tmp_path: Path, va
         write(tmp_path / side / "results_x.json", values)
     with pytest.raises(LabkitError):
         compare(tmp_path / "a", tmp_path / "b")
-
-
-def state(*entries: dict[str, Any], step: int = 100) -> dict[str, Any]:
-    return {"global_step": step, "train_batch_size": 8, "log_history": list(entries)}
-
-
-def end(seconds: float, step: int = 100, **more: Any) -> dict[str, Any]:
-    return {"train_runtime": seconds, "step": step, "train_samples_per_second": 800 / seconds,
-            "total_flos": 1e15, "epoch": 1.0} | more  # fmt: skip
-
-
-def test_sessions_of_a_resumed_run_add_up(tmp_path: Path) -> None:
-    """The last session's file says 100 s; the state knows of 300, 50 and 100."""
-    for side, factor in (("a", 1.0), ("b", 0.5)):
-        for i in range(3):
-            folder = tmp_path / side / f"run{i}"
-            more = 1 + i / 100 if side == "a" else 1.01
-            sessions = [end(300 * factor * more, 60), {"loss": 1.0, "step": 70},
-                        end(50 * factor * more, 80), end(100 * factor * more)]  # fmt: skip
-            write(folder / "trainer_state.json", state(*sessions))
-            write(folder / "train_results.json", end(100 * factor * more))
-            write(folder / "all_results.json", end(100 * factor * more))
-    outcome = compare(tmp_path / "a", tmp_path / "b")
-    (row,) = outcome.results
-    assert row["seconds"]["a"] == pytest.approx([450, 454.5, 459])
-    assert row["ratio"]["value"] == pytest.approx(2, rel=1e-3)
-    assert any("3 sessions" in note for note in outcome.notes)
-
-
-def test_one_entry_written_twice_is_one_session_and_two_trainings_are_two() -> None:
-    twice = trainer_log.training(Path("x"), state(end(70.0), end(70.0)))
-    assert twice["seconds"] == 70
-    with pytest.raises(LabkitError, match="more than one training"):
-        trainer_log.training(Path("x"), [end(70.0), {"loss": 2.0, "step": 10}, end(75.0, 60)])
-
-
-def test_a_state_saved_too_early_says_where_the_time_is(tmp_path: Path) -> None:
-    early = state({"loss": 1.0, "step": 50}, step=50)
-    for i in range(3):
-        write(tmp_path / "a" / f"{i}" / "trainer_state.json", early)
-        write(tmp_path / "b" / f"{i}" / "trainer_state.json", early)
-        write(tmp_path / "b" / f"{i}" / "train_results.json", end(50.0 + i))
-        write(tmp_path / "c" / f"{i}" / "checkpoint-50" / "trainer_state.json", early)
-    for side, other in (("a", "b"), ("b", "a"), ("b", "c")):
-        with pytest.raises(LabkitError, match=r"train_results\.json"):
-            compare(tmp_path / side, tmp_path / other)
-    with pytest.raises(LabkitError, match="no train_runtime"):
-        compare(tmp_path / "c" / "0" / "checkpoint-50", tmp_path / "b")
-
-
-def test_losses_that_are_no_numbers_are_said(tmp_path: Path) -> None:
-    for side in "ab":
-        for i in range(3):
-            loss = float("nan") if (side, i) == ("b", 1) else 1.0
-            write(tmp_path / side / f"{i}" / "trainer_state.json",
-                  state({"loss": loss, "step": 10}, end(50.0 + i + (side == "b") * i)))  # fmt: skip
-    notes = compare(tmp_path / "a", tmp_path / "b").notes
-    assert sum("not a number at 1 of the logged steps (first at step 10)" in n for n in notes) == 1
-
-
-TABLES = {
-    "a Trainer's": "step,loss,train_runtime\n10,2.0,\n20,1.5,\n20,,{0}\n",
-    "Weights & Biases": "_step,train/loss,_runtime\n0,2.0,{1}\n1,NaN,\n2,1.5,{0}\n",
-    "TensorBoard": "Wall time,Step,Value\n1000,10,2.0\n{2},20,1.5\n",
-    "with a byte-order mark": "\ufeffstep,train_runtime\n20,{0}\n",
-}
-
-
-@pytest.mark.parametrize("kind", TABLES)
-def test_tables_of_other_loggers(tmp_path: Path, kind: str) -> None:
-    for side, factor in (("a", 2.0), ("b", 1.0)):
-        for i in range(3):
-            seconds = factor * (40 + i) + (side == "a") * i * i
-            write(tmp_path / side / f"{i}.csv",
-                  TABLES[kind].format(seconds, seconds / 2, 1000 + seconds))  # fmt: skip
-    (row,) = compare(tmp_path / "a", tmp_path / "b").results
-    assert row["seconds"]["b"] == pytest.approx([40, 41, 42])
-
-
-@pytest.mark.parametrize("text", ["epoch,step,train_loss\n0,10,2.0\n0,20,1.5\n",
-                                  "step,loss,lr\n1,nan,0.1\n"])  # fmt: skip
-def test_a_table_without_a_time_is_one_sentence(tmp_path: Path, text: str) -> None:
-    for side in "ab":
-        write(tmp_path / side / "metrics.csv", text)
-    with pytest.raises(LabkitError, match="no time"):
-        compare(tmp_path / "a", tmp_path / "b")
-
-
-@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32-le"])
-def test_logs_in_other_encodings_are_not_passed_over(tmp_path: Path, encoding: str) -> None:
-    for side in "ab":
-        for i in range(3):
-            file = tmp_path / side / f"{i}" / "train_results.json"
-            write(file, "")
-            file.write_bytes(json.dumps(end(50.0 + i * (side == "a"))).encode(encoding))
-    (row,) = compare(tmp_path / "a", tmp_path / "b").results
-    assert row["seconds"]["a"] == [50, 51, 52]
-
-
-ANY = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(st.sampled_from(
-        ["results", "versions", "n-shot", "n-samples", "configs", "higher_is_better", "acc,none",
-         "acc_stderr,none", "log_history", "train_runtime", "step", "loss", "per_question", "em",
-         "steps", "summary", "sha256", "config", "status", "x"]), inner, max_size=6),
-    max_leaves=20,
-)  # fmt: skip
-
-
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
-@given(a=ANY, b=ANY, cut=st.integers(0, 60), kind=st.sampled_from(["results_x.json", "log.csv"]))
-def test_whatever_lies_in_a_folder_is_a_result_or_one_sentence(
-    tmp_path_factory: pytest.TempPathFactory, a: Any, b: Any, cut: int, kind: str
-) -> None:
-    root = tmp_path_factory.mktemp("fuzz")
-    write(root / "a" / kind, a if isinstance(a, str) else json.dumps(a)[: max(cut, 1) * 40])
-    write(root / "b" / kind, json.dumps(b))
-    try:
-        compare(root / "a", root / "b")
-    except LabkitError as error:
-        assert len(str(error).splitlines()) == 1
