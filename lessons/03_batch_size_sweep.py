@@ -278,9 +278,7 @@ print(f"batch {fastest.batch_size} is the fastest: "
 
 
 # %%
-def step_operations(
-    weights: int, tokens: int, trains_weights: bool, checkpointing: bool
-) -> int:
+def step_operations(weights: int, tokens: int, trains_weights: bool, checkpointing: bool) -> int:
     """Return the operations of a step's products with `weights` weights."""
     ### BEGIN SOLUTION
     products = 2

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from labkit.checkpoints.rules import (
@@ -33,9 +34,8 @@ def eight_billion(values: Values, evidence: Evidence) -> Iterator[Finding]:
     if None not in (length, again) and length > 0:
         with_it = again == "with"
         for name, choices in (("lora_batch", ON_ONE), ("full_batch_per_gpu", ON_FOUR)):
-            yield from _near_largest(
-                name, values[name], lambda b, c=choices: _step(b, length, with_it, c).share
-            )
+            share = partial(_share, length, with_it, choices)
+            yield from _near_largest(name, values[name], share)
         lora, full = (_step(1, length, with_it, choices) for choices in (ON_ONE, ON_FOUR))
         source = "what the formulas give for one sample a card"
         yield from compare("lora_bytes", values["lora_bytes"], lora.peak_bytes, source)
@@ -131,6 +131,10 @@ class Step:
     share: float
     peak_bytes: int
     seconds: float
+
+
+def _share(seq_len: int, checkpointing: bool, choices: Mapping[str, Any], batch_size: int) -> float:
+    return _step(batch_size, seq_len, checkpointing, choices).share
 
 
 def _step(batch_size: int, seq_len: int, checkpointing: bool, choices: Mapping[str, Any]) -> Step:
