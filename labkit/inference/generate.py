@@ -21,7 +21,8 @@ processor with units for bfloat16, twice the time. Whatever is scored or shown s
 exact; `labkit eval --no-exact` is for models that do not fit then, and moves a score over hundreds
 of questions by less than its interval. Where float32 is the faster type, all arithmetic is exact.
 
-Shape suffixes: G groups, N prompts; tokens: C common, P prefix, S rest, T all; 1 broadcast.
+Shape suffixes: G groups, N prompts; tokens: C common, P prefix, S rest, T all, V virtual; 1
+broadcast.
 """
 
 from collections.abc import Callable, Sequence
@@ -36,6 +37,7 @@ from labkit.datasets.tatqa import Sample
 from labkit.errors import LabkitError
 from labkit.inference.replies import Reply, read_reply
 from labkit.inference.show import SideBySide
+from labkit.methods import virtual_tokens
 from labkit.models import registry
 from labkit.runs import records
 
@@ -53,6 +55,11 @@ class Generator:
     name: str
     tokenizer: Any = field(repr=False)
     model: Any = field(repr=False)
+
+    @property
+    def reader(self) -> Any:
+        """What reads on after a cache: the base where the cache begins with virtual tokens."""
+        return self.model.get_base_model() if virtual_tokens.count(self.model) else self.model
 
     def complete(
         self, prompt_ids: Sequence[list[int]], *, max_new_tokens: int = MAX_NEW_TOKENS
@@ -146,17 +153,22 @@ class Generator:
         )
         owner_N = torch.tensor([g for g, group in enumerate(groups) for _ in group])
         every_G = torch.zeros(len(groups), dtype=torch.long)
-        ids_GT = torch.cat([common_1C[every_G], prefix_GP], dim=1)
-        mask_GT = torch.cat([torch.ones_like(common_1C[every_G]), prefix_mask_GP], dim=1)
+        # Virtual tokens have no ids, but places in the cache before everything else.
+        virtual_1V = torch.zeros((1, virtual_tokens.count(self.model)), dtype=torch.long)
+        begin_1C = torch.cat([virtual_1V, common_1C], dim=1)
+        ids_GT = torch.cat([begin_1C[every_G], prefix_GP], dim=1)
+        mask_GT = torch.cat([torch.ones_like(begin_1C[every_G]), prefix_mask_GP], dim=1)
         ids_NT = torch.cat([ids_GT[owner_N], rest_NS], dim=1).to(device)
         mask_NT = torch.cat([mask_GT[owner_N], rest_mask_NS], dim=1).to(device)
-        cache = None
         with torch.inference_mode():
+            cache = virtual_tokens.cache_of(self.model)
             if common:
-                cache = self._read(common_1C, torch.ones_like(common_1C), None)
+                cache = self._read(common_1C, torch.ones_like(begin_1C), cache)
+            if cache is not None:
                 cache.batch_select_indices(every_G.to(device))
             if prefix_GP.shape[1]:
                 cache = self._read(prefix_GP, mask_GT, cache)
+            if cache is not None:
                 cache.batch_select_indices(owner_N.to(device))
             written = self._write(ids_NT, mask_NT, cache, max_new_tokens=max_new_tokens)
         texts = reasoning.decode(self.tokenizer, written)
@@ -166,7 +178,7 @@ class Generator:
     def _read(self, ids: Any, mask: Any, cache: Any) -> Any:
         """Read `ids`, the end of what `mask` covers, after `cache`; return all keys and values."""
         positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        return self.model(
+        return self.reader(
             input_ids=ids.to(self.model.device),
             attention_mask=mask.to(self.model.device),
             position_ids=positions.to(self.model.device),
@@ -191,7 +203,7 @@ class Generator:
         left = max_new_tokens
         while left and len(open_rows):
             stage = min(STAGE_TOKENS, left) if _has_kv_cache(self.model) else left
-            out = self.model.generate(
+            out = self.reader.generate(
                 input_ids=ids_NT,
                 attention_mask=mask_NT,
                 past_key_values=cache,
@@ -266,6 +278,7 @@ def load_generator(name: str, *, dtype: str = "auto", exact: bool = False) -> Ge
             computes_in = torch.float32
         model = model.to(computes_in)
     fast_step.contiguous_head(model)
+    virtual_tokens.crop_logits(model)
     check_writes(name, model.config)
     if torch.cuda.is_available() and model.device.type != "cuda":
         model = model.to("cuda")

@@ -4,6 +4,8 @@ from labkit.methods.base import Method, Settings
 from labkit.methods.bases import BASES, SHORTHANDS, Base
 from labkit.methods.registry import (
     METHODS,
+    check_architecture,
+    check_run,
     in_training,
     joined,
     merge,
@@ -11,10 +13,13 @@ from labkit.methods.registry import (
     of_peft_type,
     settings_of_training,
     split,
+    trained_on,
     weights_dtype,
+    without_checkpoints,
 )
 
 __all__ = [
-    "BASES", "METHODS", "SHORTHANDS", "Base", "Method", "Settings", "in_training", "joined",
-    "merge", "names", "of_peft_type", "settings_of_training", "split", "weights_dtype",
+    "BASES", "METHODS", "SHORTHANDS", "Base", "Method", "Settings", "check_architecture",
+    "check_run", "in_training", "joined", "merge", "names", "of_peft_type",
+    "settings_of_training", "split", "trained_on", "weights_dtype", "without_checkpoints",
 ]  # fmt: skip

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import LabkitError, nearest, read_json
-from labkit.models import adapters, registry
+from labkit.models import adapters, bottleneck, quantised, registry
 from labkit.quiet import quiet, quiet_bitsandbytes
 
 if TYPE_CHECKING:
@@ -78,19 +78,28 @@ def load_model(path: str | Path, *, dtype: str = "bfloat16", **kw: Any) -> "PreT
         adapters.refuse_unrepeatable(folder, adapter_config(folder) or {})
     if "quantization_config" in kw or quantisation(base) is not None:
         quiet_bitsandbytes()
+    held = quantised.dtype_of_base(folder, adapter_config(folder) or {}, dtype)
     with quiet(), one_sentence(base):
         config = transformers.AutoConfig.from_pretrained(base, local_files_only=True)
         model = auto_class(config).from_pretrained(
-            base, dtype=getattr(torch, dtype), local_files_only=True, **kw
+            base, dtype=getattr(torch, held), local_files_only=True, **kw
         )
     if base != folder:
         quiet_bitsandbytes()
         from peft import PeftModel
 
         adapters.fit_vocabulary(model, folder)
-        with quiet(), one_sentence(folder, advice=f"was it trained on {base}?"):
+        bottleneck.register()
+        with (
+            quiet(),
+            quantised.loftq_on_any_device(),
+            one_sentence(folder, advice=f"was it trained on {base}?"),
+        ):
             model = PeftModel.from_pretrained(model, folder, local_files_only=True)
         refuse_foreign(model, folder, base)
+        adapters.keep_precision(model, folder)
+        if held != dtype:
+            quantised.cast_base(model, dtype)
     return model.eval()
 
 

@@ -24,7 +24,11 @@ from labkit.errors import LabkitError, brief, nearest, parse_json
 from labkit.runs.older_projects import RENAMED, RETIRED, RETIRED_OPTIM, as_meant
 
 if TYPE_CHECKING:
+    from labkit.methods.bottleneck import BottleneckSettings
+    from labkit.methods.ia3 import IA3Settings
+    from labkit.methods.llama_adapter import LlamaAdapterSettings
     from labkit.methods.lora import LoraSettings
+    from labkit.methods.virtual_tokens import VirtualTokens
 
 CONFIGS = Path(__file__).with_name("configs")
 LARGEST_SEED = 2**32 - 1
@@ -45,13 +49,15 @@ class _What:
     data: str = "tables"
     """'tables' (embedded), 'tatqa' (after labkit fetch tatqa), or a TAT-QA file or folder"""
     method: str = "lora"
-    """what is trained: 'lora' adapters on a frozen base, or 'full' for every weight"""
+    """what is trained: full for every weight, or a method that adds to a frozen base, as lora"""
 
 
 _COLLECTED = methods.settings_of_training()
 if TYPE_CHECKING:  # a checker cannot follow bases that are collected
 
-    class _OfMethods(LoraSettings, _What): ...
+    class _OfMethods(
+        LoraSettings, VirtualTokens, IA3Settings, LlamaAdapterSettings, BottleneckSettings, _What
+    ): ...
 
 else:
     # Fields of the first method come first, and a dataclass collects those of the last base first.
@@ -130,6 +136,7 @@ class RunConfig(_OfMethods):
                 object.__setattr__(self, key, float(getattr(self, key)))
         for settings in _COLLECTED:
             settings.check(self)
+        methods.check_run(self)
         positive = ("per_device_train_batch_size", "save_steps", "gradient_accumulation_steps",
                     "num_train_epochs", "max_length", "learning_rate")  # fmt: skip
         for key in positive:

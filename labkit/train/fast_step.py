@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.machine import arithmetic, compiled_code
 from labkit.machine.heap import keeps_heap
+from labkit.methods import virtual_tokens
 from labkit.runs.config import RunConfig
 
 if TYPE_CHECKING:
@@ -162,7 +163,9 @@ def labelled_logits(
     backbone = {k: v for k, v in inputs.items() if k not in ("labels", "num_items_in_batch")}
     if "segment_ids" in backbone:
         backbone["attention_mask"] = _shared_mask(base, backbone.pop("segment_ids"))
-    hidden_BLD = base.base_model(**backbone, use_cache=False).last_hidden_state[:, :-1]
+    backbone, extra = virtual_tokens.put_before(model, backbone)
+    states_BLD = base.base_model(**backbone, use_cache=False).last_hidden_state
+    hidden_BLD = states_BLD[:, extra:-1]
     labels_BL = inputs["labels"][:, 1:]
     scored_BL = labels_BL != -100
     return base.get_output_embeddings()(hidden_BLD[scored_BL]), labels_BL[scored_BL]
@@ -201,13 +204,15 @@ def labelled_loss(
 def has_plain_logits(model: "nn.Module", inputs: "dict[str, Any]") -> bool:
     """Whether the model's own logits are those of `labelled_logits`.
 
-    They are not where a model caps or scales its logits, or a method adds tokens to the input.
+    They are not where a model caps or scales its logits.
     """
     import torch
 
     with torch.no_grad():
         ours_NV, _ = labelled_logits(model, inputs)
-        own_BLV = model(**{k: v for k, v in inputs.items() if k != "labels"}).logits[:, :-1]
+        own_BLV = model(**{k: v for k, v in inputs.items() if k != "labels"}).logits
+    # PEFT gives virtual tokens of the input logits as well.
+    own_BLV = own_BLV[:, virtual_tokens.rows(model) : -1]
     labels_BL = inputs["labels"][:, 1:]
     if own_BLV.shape[:2] != labels_BL.shape:
         return False

@@ -153,6 +153,8 @@ def _read(prepared: Prepared) -> Inputs:
     config = prepared.config
     tokenizer = load.load_tokenizer(prepared.model_path)
     model_type = load.config_of(str(prepared.model_path)).model_type
+    methods.check_architecture(config.method, model_type, model=config.model,
+                               names=methods.in_training())  # fmt: skip
     task = task_of(config.data)
     shared = task.shares_prompts and fast_step.shares_prompts(config, model_type)
     train_set = encode_split(tokenizer, config, "train", shared=shared)
@@ -287,7 +289,8 @@ def _train(session: Session) -> results.RunRecord:
                 with quietly():
                     save_model(session.trainable.model, session.inputs.tokenizer,
                                folder / "model",
-                               base_name=session.prepared.model["name"])  # fmt: skip
+                               base_name=session.prepared.model["name"],
+                               trained_on=methods.trained_on(session.prepared.config))  # fmt: skip
     except KeyboardInterrupt:
         meter.abandon_step()
         _close(session, "cancelled")
