@@ -266,6 +266,8 @@ def load_generator(name: str, *, dtype: str = "auto", exact: bool = False) -> Ge
     import torch
 
     dtype = arithmetic.resolve(dtype)
+    if exact and not torch.cuda.is_available() and load.quantised_when_loaded(path):
+        dtype = "float32"  # what its bits stand for is multiplied in it, unrounded
 
     if not torch.cuda.is_available():
         keep_heap()

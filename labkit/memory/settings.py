@@ -229,6 +229,11 @@ class StepSettings:
                 f"{self.optim} with {self.sharding}: sharded optimizer states are only worked out "
                 "for AdamW and SGD; use optim adamw_torch_fused or sgd"
             )
+        if self.base_weights.quantised and self.use_dora:
+            raise LabkitError(
+                f"use_dora on {self.base_weights.name}: what a norm of dequantised weights takes is "
+                "not worked out; use base plain"
+            )
         if self.base_weights.quantised and self.tuner.trains_base:
             raise LabkitError(
                 f"{self.method} trains the pretrained weights, which cannot be stored as "
@@ -243,8 +248,6 @@ class StepSettings:
                 f"{self.sharding} without master_weights: DeepSpeed steps an fp32 copy of 16-bit "
                 "weights; set sharding to fsdp2, or leave master_weights on"
             )
-        if self.base_weights.quantised and self.dtype == "float32":
-            raise LabkitError(f"{self.method} computes in 16 bit: set dtype to bfloat16 or float16")
 
     @property
     def autocast(self) -> bool:
@@ -323,6 +326,9 @@ def of_run(
             "use_switchback: what int8 products keep is not worked out: set it to false"
         )
     chosen = given(choices)
+    on_base = BASES[config.base].quantised and not {"method", "base"} & chosen.keys()
+    if on_base:  # beside which labkit train holds adapters in fp32, and TRL in bfloat16
+        chosen = {"base": config.base, "adapter_dtype": "float32", **chosen}
     method = chosen.pop("method", config.method)
     quantised = on_quantised({**chosen, "method": method})
     dtype = of_step(chosen.pop("dtype", config.dtype), target=target, quantised=quantised)
@@ -337,6 +343,7 @@ def of_run(
         "attention": "eager" if config.attn_implementation == "eager" else "sdpa",
         "loss": "full" if config.fast else "chunked",
         "lora_dropout": config.lora_dropout,
+        "double_quant": config.double_quant,
     }
     # Settings of methods that decide memory have a field here, most under the same name.
     steps = {each.name for each in fields(StepSettings)}

@@ -8,10 +8,12 @@ from labkit.methods.registry import (
     check_run,
     in_training,
     joined,
+    load_options,
     merge,
     names,
     of_peft_type,
     settings_of_training,
+    spelt_out,
     split,
     trained_on,
     weights_dtype,
@@ -20,6 +22,7 @@ from labkit.methods.registry import (
 
 __all__ = [
     "BASES", "METHODS", "SHORTHANDS", "Base", "Method", "Settings", "check_architecture",
-    "check_run", "in_training", "joined", "merge", "names", "of_peft_type",
-    "settings_of_training", "split", "trained_on", "weights_dtype", "without_checkpoints",
+    "check_run", "in_training", "joined", "load_options", "merge", "names", "of_peft_type",
+    "settings_of_training", "spelt_out", "split", "trained_on", "weights_dtype",
+    "without_checkpoints",
 ]  # fmt: skip

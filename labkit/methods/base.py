@@ -146,6 +146,9 @@ class Method(abc.ABC):
         """Return the bytes that an adapted layer makes in its forward, whatever the batch."""
         return 0
 
+    def check_base(self, base: str, settings: Any) -> None:  # noqa: B027 (most stand on any base)
+        """Raise `LabkitError` for settings that do not go with a quantised base of this name."""
+
     def check(self, architecture: str) -> str:
         """Return why the method cannot work on an architecture, as a clause; empty if it can."""
         return ""

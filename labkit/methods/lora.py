@@ -38,7 +38,7 @@ from labkit.methods.base import (
     task_type,
 )
 from labkit.models.layers import linear_names
-from labkit.models.quantised import loftq_on_any_device
+from labkit.models.quantised import CHANGED_BY_START, loftq_on_any_device
 
 if TYPE_CHECKING:
     from torch import nn
@@ -198,6 +198,14 @@ class Lora(Method):
         rank = 2 * compute * settings.r * len(linears)
         results = 2 * compute * sum(each.outputs for each in linears)
         return rank + (results if settings.use_dora else 0)
+
+    def check_base(self, base: str, settings: LoraSettings) -> None:
+        """Raise `LabkitError` for a start that takes its parts from plain weights."""
+        if settings.init_lora_weights.lower() in CHANGED_BY_START:
+            raise LabkitError(
+                f"init_lora_weights {settings.init_lora_weights} changes plain weights, and base "
+                f"{base} holds none: set base to plain, or init_lora_weights to default"
+            )
 
     def made(self, linear: LinearLike, settings: LoraSettings, *, compute: int) -> float:
         """Return what DoRA's norm makes: B·A and its sum with the weight, written out in full."""

@@ -62,6 +62,28 @@ def trained_on(folder: Path) -> TrainedOn | None:
     return TrainedOn(**{key: said[key] for key in kinds})
 
 
+def keep_unpacked(model: Any) -> None:
+    """Keep bitsandbytes from packing 4-bit weights anew for a processor with bfloat16 units.
+
+    It does so at the first forward in evaluation, for good, and what is packed passes no gradient
+    on and multiplies in bfloat16: an evaluation before the first step would end the training of
+    all layers but the last ones, without a word.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
+def multiply_as_trained(model: Any) -> None:
+    """Let 8-bit layers on a CPU multiply dequantised weights, as they do in training.
+
+    In evaluation they round their input to 8 bits as well, which moves logits by a few thousandths.
+    """
+    for module in model.modules():
+        if type(module).__name__ == "Linear8bitLt":
+            module.train()
+
+
 def dtype_of_base(folder: Path, adapter: Mapping[str, Any], dtype: str) -> str:
     """Return the type in which the base of an adapter has to be loaded, to be used in `dtype`.
 

@@ -84,10 +84,7 @@ def as_meant(values: Mapping[str, Any], where: str) -> dict[str, Any]:
         )
     older = "model_name_or_path" in values and bool({"train_file", "template_name"} & set(values))
     if older and not {"train_mode", "method"} & set(values):
-        raise LabkitError(
-            f"{where}: train_mode is left out, which in such a file means qlora, and that is not a "
-            "method of labkit train: set train_mode to lora or full"
-        )
+        values["train_mode"] = "qlora"  # what it is there when nothing is said
     if older and "output_dir" in values:
         given = {RENAMED.get(key, key) for key in values}
         missing = {k: v for k, v in OLDER_DEFAULTS.items() if k not in given}

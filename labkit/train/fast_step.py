@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.machine import arithmetic, compiled_code
 from labkit.machine.heap import keeps_heap
-from labkit.methods import virtual_tokens
+from labkit.methods import BASES, virtual_tokens
 from labkit.runs.config import RunConfig
 
 if TYPE_CHECKING:
@@ -86,6 +86,9 @@ def plan(
     compiles = config.torch_compile == "on"
     if config.torch_compile == "auto" and config.fast and not cuda:
         compiles = steps >= COMPILE_MIN_STEPS["bfloat16" if narrow else "float32"]
+    if compiles and BASES[config.base].quantised:
+        notes.append(f"layers of base {config.base} are not compiled: bitsandbytes multiplies them")
+        compiles = False
     if compiles and not cuda and not levels.compiler():
         notes.append("no C++ compiler was found, so decoder layers run uncompiled")
         compiles = False

@@ -154,7 +154,8 @@ def _read(prepared: Prepared) -> Inputs:
     tokenizer = load.load_tokenizer(prepared.model_path)
     model_type = load.config_of(str(prepared.model_path)).model_type
     methods.check_architecture(config.method, model_type, model=config.model,
-                               names=methods.in_training())  # fmt: skip
+                               names=methods.in_training(),
+                               base=methods.BASES[config.base])  # fmt: skip
     task = task_of(config.data)
     shared = task.shares_prompts and fast_step.shares_prompts(config, model_type)
     train_set = encode_split(tokenizer, config, "train", shared=shared)
@@ -198,7 +199,8 @@ def _attach(prepared: Prepared, plan: fast_step.Plan) -> Trainable:
     transformers.set_seed(config.seed)
     try:
         model = load.load_model(prepared.model_path, dtype=methods.weights_dtype(config),
-                                attn_implementation=plan.attn_implementation)  # fmt: skip
+                                attn_implementation=plan.attn_implementation,
+                                **methods.load_options(config))  # fmt: skip
     except ImportError as error:
         reason = str(error).splitlines()[0]
         raise LabkitError(
@@ -231,7 +233,7 @@ def _open(
     """Build the trainer with its meter, at the last checkpoint if there is one; save the record."""
     import torch
 
-    from labkit.train.trainer import MeterCallback, loggers
+    from labkit.train.trainer import MeterCallback, loggers, precision_kept
 
     config, folder = prepared.config, prepared.folder
     checkpoint, steps_before = newest_checkpoint(folder)
@@ -240,15 +242,16 @@ def _open(
     for note in plan.notes:
         progress.say(note)
     callback = MeterCallback(meter, progress, marker=run_folder.COMPLETE)
-    trainer = inputs.task.trainer()(
-        model=trainable.model,
-        args=arguments,
-        train_dataset=_as_dataset(inputs.train_set),
-        eval_dataset=_as_dataset(inputs.dev_set) if inputs.dev_set else None,
-        data_collator=inputs.task.collator(inputs.tokenizer, inputs.shared),
-        processing_class=inputs.tokenizer,
-        callbacks=[callback, *loggers(config, folder)],
-    )
+    with precision_kept(trainable.model):
+        trainer = inputs.task.trainer()(
+            model=trainable.model,
+            args=arguments,
+            train_dataset=_as_dataset(inputs.train_set),
+            eval_dataset=_as_dataset(inputs.dev_set) if inputs.dev_set else None,
+            data_collator=inputs.task.collator(inputs.tokenizer, inputs.shared),
+            processing_class=inputs.tokenizer,
+            callbacks=[callback, *loggers(config, folder)],
+        )
     callback.trainer = trainer
     labelled_logits = plan.labelled_logits and trainer.has_plain_logits()
     if plan.labelled_logits and not labelled_logits:

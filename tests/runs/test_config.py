@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import yaml
 
-from labkit import methods
 from labkit.errors import LabkitError
 from labkit.runs.config import (
     CONFIGS,
@@ -237,10 +236,6 @@ def test_what_an_older_file_leaves_out_is_what_its_program_took(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (without("train_mode"), "train_mode is left out.*qlora.*lora or full"),
-        (without("train_mode", "output_dir", "template_name"), "train_mode is left out"),
-        ({"template_name": "x", "model_name_or_path": "m"}, "train_mode is left out"),
-        (without("train_mode", **{"train-mode": "qlora"}), "'qlora' is not a method"),
         (without(task_type="dpo", beta=0.1), "'dpo' asks for preference tuning"),
         (without("train_mode", task_type="pretrain"), "'pretrain' asks for continued pretraining"),
         ({"task-type": "KTO"}, "'KTO' asks for preference tuning"),
@@ -303,8 +298,50 @@ def test_a_hostile_configuration_is_one_short_sentence(
 
 
 def test_a_train_mode_we_do_not_have_says_which_there_are() -> None:
-    with pytest.raises(LabkitError, match="'qlora'.*full, lora"):
-        from_mapping({"train_mode": "qlora"}, where="seed.json")
+    with pytest.raises(LabkitError, match="train_mode must be one of lora, full, .*got 'galore'"):
+        from_mapping({"train_mode": "galore"}, where="seed.json")
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        ({"method": "qlora"}, ("lora", "nf4")),
+        ({"train_mode": "qlora", "base": "nf4"}, ("lora", "nf4")),
+        ({"train-mode": "8bit"}, ("lora", "8bit")),
+        ({"method": "ia3", "load_in_8bit": True}, ("ia3", "8bit")),
+        ({"method": "prompt", "load_in_4bit": "true", "load_in_8bit": False}, ("prompt", "nf4")),
+        ({"load_in_4bit": False}, ("lora", "plain")),
+        (without("train_mode"), ("lora", "nf4")),  # an older file that says nothing means qlora
+        ({"template_name": "x", "model_name_or_path": "m"}, ("lora", "nf4")),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_shorthand_is_a_method_on_a_base(values: dict[str, Any], found: tuple[str, str]) -> None:
+    config = from_mapping(values, where="file")
+    assert (config.method, config.base) == found
+
+
+def test_a_shorthand_replaces_the_plain_base_and_no_other() -> None:
+    assert RunConfig().replace(method="qlora").base == "nf4"
+    with pytest.raises(LabkitError, match="method qlora is lora on base nf4, and base is '8bit'"):
+        RunConfig(base="8bit").replace(method="qlora")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"base": "nf5"}, "base must be one of plain, 8bit, nf4, got 'nf5'"),
+        ({"method": "full", "base": "nf4"}, "full trains them: set base to plain, or method to lora"),
+        ({"base": "8bit", "use_switchback": True}, "use_switchback multiplies plain weights in int8"),
+        ({"base": "nf4", "init_lora_weights": "pissa"}, "set base to plain, or init_lora_weights to d"),
+    ],
+)
+def test_a_base_that_does_not_go_with_the_rest_is_one_sentence(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(LabkitError, match=message) as caught:
+        from_mapping(changes, where="file")
+    assert "\n" not in str(caught.value)
 
 
 def test_one_setting_under_two_names_is_refused() -> None:
@@ -374,15 +411,6 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     binary.write_bytes(b"\xff\xfe\x00\x80")
     with pytest.raises(LabkitError, match="not a text file"):
         load_config(binary)
-
-
-@pytest.mark.parametrize("method", sorted(set(methods.names()) - set(methods.in_training())))
-def test_a_method_that_only_memory_knows_is_refused(method: str) -> None:
-    with pytest.raises(LabkitError, match=f"method must be one of lora, full, .*got '{method}'"):
-        from_mapping({"method": method}, where="file")
-    with pytest.raises(LabkitError, match=f"train_mode .*'?{method}'?") as caught:
-        from_mapping({"train_mode": method}, where="file")
-    assert "\n" not in str(caught.value)
 
 
 def test_every_setting_is_described_in_one_line() -> None:
