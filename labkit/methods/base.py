@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from labkit.errors import LabkitError
+from labkit.models.quantised import keep_unpacked
 
 if TYPE_CHECKING:
     from torch import nn
@@ -166,6 +167,7 @@ def attach_by_peft(model: Any, config: Any, *, what: str, on_meta: bool = False,
 
     if on_meta:
         kw["autocast_adapter_dtype"] = False
+    keep_unpacked(model)
     try:
         peft_model: Any = peft.get_peft_model(model, config, **kw)
     except (ValueError, TypeError, ImportError) as error:

@@ -95,7 +95,7 @@ def load_model(
         model = auto_class(config).from_pretrained(
             base, dtype=getattr(torch, held), local_files_only=True, **kw
         )
-        if "quantization_config" in kw:
+        if form and dtype == "float32":
             quantised.keep_unpacked(model)
         if form and dequantised:
             model = model.dequantize(getattr(torch, dtype))
