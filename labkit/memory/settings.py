@@ -234,11 +234,7 @@ class StepSettings:
                 f"use_dora on {self.base_weights.name}: what a norm of dequantised weights takes is "
                 "not worked out; use base plain"
             )
-        if self.base_weights.quantised and self.tuner.trains_base:
-            raise LabkitError(
-                f"{self.method} trains the pretrained weights, which cannot be stored as "
-                f"{self.base_weights.name}: use base plain, or method lora"
-            )
+        methods.check_base(self.tuner.name, self.base_weights.name)
         if self.master_weights and not self.tuner.trains_base:
             raise LabkitError(
                 f"master_weights are for full fine-tuning, and {self.method} keeps its base frozen"
@@ -326,11 +322,12 @@ def of_run(
             "use_switchback: what int8 products keep is not worked out: set it to false"
         )
     chosen = given(choices)
-    on_base = BASES[config.base].quantised and not {"method", "base"} & chosen.keys()
-    if on_base:  # beside which labkit train holds adapters in fp32, and TRL in bfloat16
-        chosen = {"base": config.base, "adapter_dtype": "float32", **chosen}
-    method = chosen.pop("method", config.method)
-    quantised = on_quantised({**chosen, "method": method})
+    if "method" not in chosen:  # another method brings its own base
+        if BASES[config.base].quantised and "base" not in chosen:
+            # labkit train holds adapters in fp32 there too; TRL in bfloat16.
+            chosen = {"adapter_dtype": "float32", **chosen}
+        chosen = {"method": config.method, "base": config.base, **chosen}
+    quantised = on_quantised(chosen)
     dtype = of_step(chosen.pop("dtype", config.dtype), target=target, quantised=quantised)
     of_config: dict[str, Any] = {
         "model": config.model,
@@ -350,4 +347,4 @@ def of_run(
     for name in {n for kind in methods.settings_of_training() for n in kind.names()}:
         if (own := METHOD_FIELDS.get(name, name)) in steps:
             of_config[own] = getattr(config, name)
-    return StepSettings(method=method, dtype=dtype, target=target, **{**of_config, **chosen})
+    return StepSettings(dtype=dtype, target=target, **{**of_config, **chosen})

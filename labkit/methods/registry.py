@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from labkit.errors import LabkitError, nearest
+from labkit.errors import LabkitError
 from labkit.machine import arithmetic
 from labkit.methods.base import Method, Settings
 from labkit.methods.bases import BASES, SHORTHANDS, Base
@@ -51,6 +51,18 @@ def split(name: str) -> tuple[Method, Base]:
 def joined(method: str, base: str) -> str:
     """Return the name of a method on a base where there is one, else the method's own."""
     return next((short for short, both in SHORTHANDS.items() if both == (method, base)), method)
+
+
+def check_base(method: str, base: str) -> None:
+    """Raise `LabkitError` for a method that cannot stand on a base; unknown names are let by."""
+    if method not in METHODS or base not in BASES or not BASES[base].quantised:
+        return
+    if METHODS[method].trains_base:
+        others = sorted(name for name in in_training() if not METHODS[name].trains_base)
+        raise LabkitError(
+            f"{method} trains the pretrained weights, which cannot be stored as {base}: use base "
+            f"plain, or method {' or '.join(others)}"
+        )
 
 
 def settings_of_training() -> tuple[type[Settings], ...]:
@@ -139,25 +151,10 @@ def spelt_out(values: Mapping[str, Any], where: str) -> dict[str, Any]:
 def check_run(config: Any) -> None:
     """Raise `LabkitError` for settings of a `RunConfig` that its method does not go with."""
     method, base = METHODS.get(config.method), BASES.get(config.base)
-    if base is None:
-        raise LabkitError(f"base {config.base!r} is unknown: {nearest(str(config.base), BASES)}")
-    if method is None:
-        return
-    if config.gradient_checkpointing and not method.checkpoints:
+    if method and config.gradient_checkpointing and not method.checkpoints:
         raise LabkitError(without_checkpoints(method))
-    if not base.quantised:
-        return
-    if method.trains_base:
-        raise LabkitError(
-            f"base {base.name} holds frozen weights in fewer bits, and {method.name} trains them: "
-            "set base to plain, or method to lora"
-        )
-    if config.use_switchback:
-        raise LabkitError(
-            f"use_switchback multiplies plain weights in int8, and base {base.name} holds none: "
-            "set one of the two back"
-        )
-    method.check_base(base.name, config)
+    if method and base and base.quantised:
+        method.check_base(base.name, config)
 
 
 def merge(model: "nn.Module") -> "nn.Module":

@@ -51,7 +51,7 @@ class _What:
     method: str = "lora"
     """what is trained: full for every weight, or a method that adds to a frozen base, as lora"""
     base: str = "plain"
-    """how frozen pretrained weights are held: plain, 8bit (LLM.int8) or nf4 (QLoRA's 4 bits)"""
+    """how frozen weights are stored: plain, 8bit (int8) or nf4 (4 bits, QLoRA's)"""
     double_quant: bool = True
     """with base nf4: quantise the scales of its blocks once more, 4.13 bits a weight, not 4.5"""
 
@@ -140,6 +140,12 @@ class RunConfig(_OfMethods):
                 object.__setattr__(self, key, float(getattr(self, key)))
         for settings in _COLLECTED:
             settings.check(self)
+        methods.check_base(self.method, self.base)
+        if self.use_switchback and self.base != "plain":
+            raise LabkitError(
+                f"use_switchback multiplies plain weights, which base {self.base} has none of: set "
+                "one of them to its default"
+            )
         methods.check_run(self)
         positive = ("per_device_train_batch_size", "save_steps", "gradient_accumulation_steps",
                     "num_train_epochs", "max_length", "learning_rate")  # fmt: skip
