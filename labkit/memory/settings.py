@@ -231,8 +231,8 @@ class StepSettings:
             )
         if self.base_weights.quantised and self.use_dora:
             raise LabkitError(
-                f"use_dora on {self.base_weights.name}: what a norm of dequantised weights takes is "
-                "not worked out; use base plain"
+                f"use_dora on {self.base_weights.name}: what the norm of dequantised weights takes "
+                "is not worked out; use base plain"
             )
         methods.check_base(self.tuner.name, self.base_weights.name)
         if self.master_weights and not self.tuner.trains_base:

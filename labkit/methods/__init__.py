@@ -23,7 +23,7 @@ from labkit.methods.registry import (
 
 __all__ = [
     "BASES", "METHODS", "SHORTHANDS", "Base", "Method", "Settings", "check_architecture",
-    "check_base", "check_run", "in_training", "joined", "load_options", "merge", "names", "of_peft_type",
-    "settings_of_training", "spelt_out", "split", "trained_on", "weights_dtype",
-    "without_checkpoints",
+    "check_base", "check_run", "in_training", "joined", "load_options", "merge", "names",
+    "of_peft_type", "settings_of_training", "spelt_out", "split", "trained_on",
+    "weights_dtype", "without_checkpoints",
 ]  # fmt: skip

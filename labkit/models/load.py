@@ -66,8 +66,8 @@ def load_model(
     `dtype` is bfloat16, float16 or float32; `kw` goes to `from_pretrained`
     (`attn_implementation`, `device_map`, `quantization_config`). An adapter folder gives a
     `PeftModel` on its base. A base in fewer bits is quantised as it was for training, or, with
-    `dequantised`, holds what those bits stand for as plain weights. Raises `LabkitError` when the folder holds no
-    loadable model.
+    `dequantised`, holds what those bits stand for as plain weights. Raises `LabkitError`
+    when the folder holds no loadable model.
     """
     if dtype not in DTYPES:
         raise LabkitError(f"dtype {dtype!r} is not known: {nearest(dtype, DTYPES)}")
@@ -172,9 +172,7 @@ def refuse_foreign(model: "PreTrainedModel", folder: Path, base: Path) -> None:
         )
 
 
-def quantisation_settings(
-    to: str, *, dtype: str = "bfloat16", double_quant: bool = True
-) -> Any:
+def quantisation_settings(to: str, *, dtype: str = "bfloat16", double_quant: bool = True) -> Any:
     """Return what bitsandbytes is told: LLM.int8() for "8bit", QLoRA's 4 bits for "nf4".
 
     `dtype` is what 4-bit weights are multiplied in; with `double_quant` their scales are quantised

@@ -185,7 +185,7 @@ class MeterCallback(TrainerCallback):
 
 @contextlib.contextmanager
 def precision_kept(model: torch.nn.Module) -> Iterator[None]:
-    """Keep the type of what trains while a trainer is made: TRL rounds adapters on a quantised base.
+    """Keep what trains as it is while TRL makes a trainer, which rounds it on a quantised base.
 
     In bfloat16 a step of less than 1/256 of a weight would be lost.
     """

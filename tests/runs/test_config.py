@@ -331,9 +331,18 @@ def test_a_shorthand_replaces_the_plain_base_and_no_other() -> None:
     ("changes", "message"),
     [
         ({"base": "nf5"}, "base must be one of plain, 8bit, nf4, got 'nf5'"),
-        ({"method": "full", "base": "nf4"}, "full trains the pretrained weights.*nf4: use base plain, or method "),
-        ({"base": "8bit", "use_switchback": True}, "use_switchback multiplies plain weights, which"),
-        ({"base": "nf4", "init_lora_weights": "pissa"}, "set base to plain, or init_lora_weights to d"),
+        (
+            {"method": "full", "base": "nf4"},
+            "full trains the pretrained weights.*nf4: use base plain, or method ",
+        ),
+        (
+            {"base": "8bit", "use_switchback": True},
+            "use_switchback multiplies plain weights, which",
+        ),
+        (
+            {"base": "nf4", "init_lora_weights": "pissa"},
+            "set base to plain, or init_lora_weights to d",
+        ),
     ],
 )
 def test_a_base_that_does_not_go_with_the_rest_is_one_sentence(
