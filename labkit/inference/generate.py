@@ -279,6 +279,10 @@ def load_generator(name: str, *, dtype: str = "auto", exact: bool = False) -> Ge
         if exact and not torch.cuda.is_available():
             computes_in = torch.float32
         model = model.to(computes_in)
+    else:  # what was added, which some of PEFT's layers multiply in its own type
+        for parameter in model.parameters():
+            if parameter.dtype == torch.float32:
+                parameter.data = parameter.data.to(model.get_input_embeddings().weight.dtype)
     fast_step.contiguous_head(model)
     virtual_tokens.crop_logits(model)
     check_writes(name, model.config)

@@ -200,7 +200,16 @@ class Lora(Method):
         return rank + (results if settings.use_dora else 0)
 
     def check_base(self, base: str, settings: LoraSettings) -> None:
-        """Raise `LabkitError` for a start that takes its parts from plain weights."""
+        """Raise `LabkitError` for a start that changes plain weights, and for DoRA on 8 bits.
+
+        PEFT needs the whole weight at each step for DoRA's norm, and on a CPU loses the scales of
+        8-bit weights when it dequantises them.
+        """
+        if settings.use_dora and base == "8bit":
+            raise LabkitError(
+                "use_dora needs whole weights at each step, which PEFT does not get from base 8bit:"
+                " set base to nf4 or plain, or use_dora to false"
+            )
         if settings.init_lora_weights.lower() in CHANGED_BY_START:
             raise LabkitError(
                 f"init_lora_weights {settings.init_lora_weights} changes plain weights, and base "

@@ -95,10 +95,10 @@ def load_model(
         model = auto_class(config).from_pretrained(
             base, dtype=getattr(torch, held), local_files_only=True, **kw
         )
-        if form and dtype == "float32":
+        if form:
             quantised.keep_unpacked(model)
         if form and dequantised:
-            model = model.dequantize(getattr(torch, dtype))
+            model = quantised.dequantise(model, dtype)
     if base != folder:
         quiet_bitsandbytes()
         from peft import PeftModel

@@ -74,6 +74,17 @@ def keep_unpacked(model: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
+def dequantise(model: Any, dtype: str) -> Any:
+    """Return a quantised model with plain weights, which are what its bits stand for."""
+    import torch
+
+    model = model.dequantize(getattr(torch, dtype))
+    for said in ("is_loaded_in_8bit", "is_loaded_in_4bit"):  # PEFT merges nothing while they say so
+        if hasattr(model, said):
+            setattr(model, said, False)
+    return model
+
+
 def multiply_as_trained(model: Any) -> None:
     """Let 8-bit layers on a CPU multiply dequantised weights, as they do in training.
 
