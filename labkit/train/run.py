@@ -38,6 +38,7 @@ from labkit.memory.predicted import predict
 from labkit.memory.process import shortage
 from labkit.models import load
 from labkit.models.layers import count_parameters
+from labkit.models.quantised import refuse_odd_widths
 from labkit.quiet import quiet as quietly
 from labkit.quiet import quiet_bitsandbytes
 from labkit.runs import records as results
@@ -211,6 +212,7 @@ def _attach(prepared: Prepared, plan: fast_step.Plan) -> Trainable:
             f"{config.model} reads with an encoder and writes with a decoder: labkit train works "
             "on models that only write on, such as smollm2-135m-instruct"
         )
+    refuse_odd_widths(model, config.model)
     converted: list[str] = []
     if config.use_switchback:
         converted = convert(model, min_features=config.switchback_min_features,

@@ -194,7 +194,9 @@ def test_the_labelled_loss_is_peft_s_own(tiny_run: Run, name: str) -> None:
 def test_it_learns_the_same_with_checkpoints_or_is_refused(tiny_run: Run, name: str) -> None:
     settings = {**METHODS[name], "max_steps": 2, "max_train_samples": 8}
     if not methods.METHODS[METHODS[name]["method"]].checkpoints:
-        with pytest.raises(LabkitError, match="choose one of the two, or a method of .*lora, prompt"):
+        with pytest.raises(
+            LabkitError, match="choose one of the two, or a method of .*lora, prompt"
+        ):
             tiny_run(**settings, gradient_checkpointing=True)
         return
     plain = train(tiny_run(**settings), quiet=True)
