@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.machine import arithmetic, compiled_code
 from labkit.machine.heap import keeps_heap
-from labkit.methods import BASES, virtual_tokens
+from labkit.methods import BASES, METHODS, virtual_tokens
 from labkit.runs.config import RunConfig
 
 if TYPE_CHECKING:
@@ -88,6 +88,9 @@ def plan(
         compiles = steps >= COMPILE_MIN_STEPS["bfloat16" if narrow else "float32"]
     if compiles and BASES[config.base].quantised:
         notes.append(f"layers of base {config.base} are not compiled: bitsandbytes multiplies them")
+        compiles = False
+    if compiles and METHODS[config.method].virtual_tokens == "cache":
+        notes.append("layers that read a prefix are not compiled: each has a place in its cache")
         compiles = False
     if compiles and not cuda and not levels.compiler():
         notes.append("no C++ compiler was found, so decoder layers run uncompiled")
