@@ -43,7 +43,8 @@ def register() -> tuple[type, type]:
             super().__init__()
             self.base_layer = base_layer
             self.bottleneck_down, self.bottleneck_up = nn.ModuleDict(), nn.ModuleDict()
-            self._disable_adapters, self.merged_adapters = False, []
+            self._disable_adapters = False
+            self.merged_adapters: list[str] = []
             self._active_adapter = adapter_name
             self.update_layer(adapter_name, config)
 
