@@ -21,8 +21,8 @@ processor with units for bfloat16, twice the time. Whatever is scored or shown s
 exact; `labkit eval --no-exact` is for models that do not fit then, and moves a score over hundreds
 of questions by less than its interval. Where float32 is the faster type, all arithmetic is exact.
 
-Shape suffixes: G groups, N prompts; tokens: C common, P prefix, S rest, T all, V
-virtual; 1 broadcast.
+Shape suffixes: G groups, N prompts; tokens: V virtual, C common, P prefix, S rest, T all;
+1 broadcast.
 """
 
 from collections.abc import Callable, Sequence
