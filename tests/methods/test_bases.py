@@ -158,7 +158,7 @@ def test_every_method_trains_a_run_on_every_base(tiny_run: Run, base: str, name:
 
 @pairs(("8bit", "nf4"))
 def test_bfloat16_trains_too(tiny_run: Run, base: str, name: str) -> None:
-    config = tiny_run(**{**METHODS[name], **BASES[base], "dtype": "bfloat16"}, max_steps=2,
+    config = tiny_run(**{**METHODS[name], **BASES[base], "dtype": "bfloat16"}, max_steps=3,
                       max_train_samples=4)  # fmt: skip
     record = train(config, quiet=True)
     assert record.losses[-1] != record.losses[0]
