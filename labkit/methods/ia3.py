@@ -74,6 +74,10 @@ class IA3(Method):
             feedforward_modules=sorted(targets & set(READS_THE_MLP)),
         )  # fmt: skip
         attached: nn.Module = attach_by_peft(model, config, what="(IA)³", on_meta=on_meta)
+        for module in attached.modules():
+            held = type(getattr(module, "base_layer", None)).__name__
+            if held in ("Linear8bitLt", "Linear4bit"):
+                module.register_forward_hook(_in_its_type)
         return attached
 
     def adapts(self, linear: str, architecture: str, settings: IA3Settings) -> bool:
@@ -114,6 +118,14 @@ class IA3(Method):
         """Return what is stretched, which the vector's gradient needs: an input in its own type."""
         return sum(_stretched(each) * (added if each.name in READS_THE_MLP else compute)
                    for each in linears)  # fmt: skip
+
+
+def _in_its_type(module: Any, inputs: Any, output: Any) -> Any:
+    """Return a layer's output in its input's type: on a quantised base PEFT leaves it in float32.
+
+    Attention then has keys of another type than queries.
+    """
+    return output.to(inputs[0].dtype)
 
 
 def _stretched(linear: LinearLike) -> int:
