@@ -208,13 +208,12 @@ def score_bars(scores: Mapping[str, Any]) -> tuple["Figure", str]:
     return figure, f"Bars of exact match by answer type with intervals; overall: {said}."
 
 
-def paired_differences(comparison: Any) -> tuple["Figure", str]:
+def paired_differences(pairs: Any) -> tuple["Figure", str]:
     """Draw how much better one model is than another, overall and by kind of question.
 
-    `comparison` is a `Comparison` of `inference.compare`: a panel for each pair, a point with
-    its 95 % interval for each group. Returns the figure and its alt text.
+    `pairs` are `Pair`s of `inference.compare`: a panel for each, a point with its 95 % interval
+    for each group. Returns the figure and its alt text.
     """
-    pairs = comparison.pairs
     groups = list(pairs[0].groups)
     figure, axes = new_figure(
         len(pairs), 1, width=6.8, height=0.9 + (0.5 + 0.27 * len(groups)) * len(pairs),

@@ -185,6 +185,7 @@ import json
 from labkit import stats
 from labkit.datasets import tatqa
 from labkit.datasets.score import score_answer
+from labkit.inference.compare import Difference, Pair
 from labkit.runs import measurements
 
 asked = tatqa.samples(tatqa.load(lora_config.data, "test"))[:eval_samples]
@@ -208,6 +209,7 @@ def compare_pair(first, second):
     """Print the difference in exact match, second minus first, in percentage points; keep it."""
     one, other = ([em for em, _ in items[label]] for label in (first, second))
     pair = stats.paired_difference(one, other, clusters)["difference"]
+    f1 = [[score for _, score in items[label]] for label in (first, second)]
     value, low, high = (100 * pair[k] for k in ("value", "low", "high"))
     only = stats.mcnemar(one, other)
     verdict = "better" if low > 0 else "worse" if high < 0 else "not told apart"
@@ -218,7 +220,12 @@ def compare_pair(first, second):
         "difference", {"value": value, "low": low, "high": high, "n": len(one)},
         first=names[first], second=names[second], data=lora_config.data,
     )  # fmt: skip
-    return {"a": first, "b": second, "groups": {"all": {"n": len(one), "difference": pair}}}
+    return Pair(
+        a=first, b=second, p_holm=only["p_value"],
+        groups={"all": Difference(n=len(one), difference=pair, f1_difference=stats.paired_difference(*f1, clusters)["difference"],
+                                  only_a=only["only_a"], only_b=only["only_b"],
+                                  p_mcnemar=only["p_value"], p_clustered=None)},
+    )  # fmt: skip
 
 
 pairs = [
@@ -227,7 +234,7 @@ pairs = [
 ]
 
 # %%
-figure, alt = plots.paired_differences({"pairs": pairs})
+figure, alt = plots.paired_differences(pairs)
 plots.show(figure, alt=alt)
 
 # %% [markdown]

@@ -26,7 +26,10 @@ EXTRAS = {
     for name, lines in PROJECT["optional-dependencies"].items()
 }
 
-SERVED = ("labkit.serve", "labkit.course.nbgrader_plugins", "labkit.course.repair")
+SERVED = (
+    "labkit.serve", "labkit.course.nbgrader_plugins", "labkit.course.repair",
+    "labkit.course.warm_kernels",
+)  # fmt: skip
 """What cannot be imported without an extra: the server, and what nbgrader itself loads."""
 
 IMPORT_ALL = """

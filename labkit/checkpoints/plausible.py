@@ -62,7 +62,8 @@ def impossible(record: RunRecord) -> Iterator[str]:
     ):
         yield "a step that took no time"
     method, dtype = trained_method(record), str(record.config.get("dtype"))
-    each = least_bytes(method, dtype)
+    plain = record.config.get("base", "plain") == "plain"
+    each = least_bytes(method if plain else None, dtype)
     if allocated is not None and total and allocated < each * total:
         yield "less memory than the model's weights take"
     if allocated is not None and reserved is not None and allocated > reserved:

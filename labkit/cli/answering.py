@@ -60,7 +60,7 @@ def infer(
         models, data=data, split=split, max_samples=max_samples, dtype=dtype, fresh=fresh
     )
     if figure is not None:
-        drawn, alt = plots.paired_differences(found)
+        drawn, alt = plots.paired_differences(found.pairs)
         plots.save_figure(drawn, figure, alt=alt)
     emit(found.to_json(), json_, compare.render(found))
 

@@ -17,6 +17,7 @@ from nbformat import NotebookNode
 
 from labkit import plots
 from labkit.course import pairing
+from labkit.inference.evaluate import Evaluation
 from labkit.machine.hardware import GIB
 
 if TYPE_CHECKING:
@@ -46,11 +47,16 @@ def _made_on(hardware: dict[str, Any]) -> str:
     return f"{hardware['cores']} cores of an {hardware['cpu']} ({units or 'AVX2'})"
 
 
+def _scores(results: Path) -> dict[str, Evaluation]:
+    found = _read(results, "lora_vs_full.scores.json")
+    return {label: Evaluation(**{"predictions": "", **row}) for label, row in found.items()}
+
+
 def untouched(results: Path) -> Shown:
     """Draw what the model answers before any training, beside the most frequent answer."""
     name = "lora_vs_full.scores.json"
-    scores = _read(results, name)
-    figure, alt = plots.score_bars({label: scores[label] for label in UNTOUCHED})
+    found = _scores(results)
+    figure, alt = plots.score_bars({label: found[label] for label in UNTOUCHED})
     return Shown(figure=figure, alt=alt, record=name, made_on=_trained_on(results))
 
 
@@ -99,7 +105,7 @@ def losses(results: Path) -> Shown:
 def scores(results: Path) -> Shown:
     """Draw exact match before and after training, by kind of question."""
     name = "lora_vs_full.scores.json"
-    figure, alt = plots.score_bars(_read(results, name))
+    figure, alt = plots.score_bars(_scores(results))
     return Shown(figure=figure, alt=alt, record=name, made_on=_trained_on(results))
 
 
@@ -160,7 +166,7 @@ def int8_ratios(results: Path) -> Shown:
 def trained_scores(results: Path) -> Shown:
     """Draw exact match of LoRA beside full fine-tuning, by kind of question."""
     name = "lora_vs_full.scores.json"
-    found = _read(results, name)
+    found = _scores(results)
     figure, alt = plots.score_bars({label: found[label] for label in ("LoRA", "full")})
     return Shown(figure=figure, alt=alt, record=name, made_on=_trained_on(results))
 

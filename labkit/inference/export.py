@@ -3,8 +3,10 @@
 **Merging.** A LoRA adapter adds (α/r)·B·A to each weight it is on, so the sum can be written down
 once: W = W₀ + (α/r)·B·A. The merged model has the base's shape and speed, and every program that
 loads the base loads it. The sum is made in float32 and rounded once, to the type it is stored in.
-Methods that add *tokens* (prefix, prompt and P-tuning) or gated attention (LLaMA-Adapter) change
-no weight, so there is nothing to add up.
+An adapter that was trained on a quantised base (QLoRA) is added to what those bits stand for, which
+is the base it made up for; on the original weights it would be another model. Methods that add
+*tokens* (prefix, prompt and P-tuning) or gated attention (LLaMA-Adapter) change no weight, so there
+is nothing to add up; bottleneck adapters change it by no matrix.
 
 **Quantising** stores the weights of all linear layers but the head in fewer bits (bitsandbytes):
 
@@ -226,7 +228,7 @@ def _mergeable(path: Path) -> str:
 
 
 def _refuse_quantised(path: Path, name: str) -> None:
-    stored = load.quantisation(path)
+    stored = load.quantisation(path, stored=True)
     if stored is not None:
         raise LabkitError(
             f"{name} is stored in {stored} already: start from the model it was made of"
@@ -252,7 +254,8 @@ def _refuse_odd_widths(plain: Path, name: str, to: str) -> None:
 def _merge_into(folder: Path, path: Path, *, dtype: str) -> None:
     import torch
 
-    adapted: Any = load.load_model(path, dtype="float32")
+    # Beside a quantised base an adapter learned to make up for what quantising lost.
+    adapted: Any = load.load_model(path, dtype="float32", dequantised=True)
     adapters.untie_trained(adapted)
     model: Any = methods.merge(adapted)
     adapters.mark_untied(model)

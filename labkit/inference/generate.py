@@ -21,7 +21,8 @@ processor with units for bfloat16, twice the time. Whatever is scored or shown s
 exact; `labkit eval --no-exact` is for models that do not fit then, and moves a score over hundreds
 of questions by less than its interval. Where float32 is the faster type, all arithmetic is exact.
 
-Shape suffixes: G groups, N prompts; tokens: C common, P prefix, S rest, T all; 1 broadcast.
+Shape suffixes: G groups, N prompts; tokens: V virtual, C common, P prefix, S rest, T all;
+1 broadcast.
 """
 
 import contextlib
@@ -36,8 +37,10 @@ from labkit.datasets.registry import reports
 from labkit.datasets.report_questions import worked_examples
 from labkit.datasets.tatqa import Sample
 from labkit.errors import LabkitError
+from labkit.inference.batching import batches, pad_left
 from labkit.inference.replies import Reply, read_reply
 from labkit.inference.show import SideBySide
+from labkit.methods import virtual_tokens
 from labkit.models import registry
 from labkit.runs import measurements, records
 
@@ -57,6 +60,11 @@ class Generator:
     name: str
     tokenizer: Any = field(repr=False)
     model: Any = field(repr=False)
+
+    @property
+    def reader(self) -> Any:
+        """What reads on after a cache: the base where the cache begins with virtual tokens."""
+        return self.model.get_base_model() if virtual_tokens.count(self.model) else self.model
 
     def complete(
         self, prompt_ids: Sequence[list[int]], *, max_new_tokens: int = MAX_NEW_TOKENS
@@ -107,7 +115,7 @@ class Generator:
         # Groups of like length share a batch, so that little is padded.
         order = sorted(groups.values(), key=lambda g: max(len(encoded[i]) for i in g))
         written: dict[int, str] = {}
-        for batch in _batches(order, SEQUENCES_PER_BATCH):
+        for batch in batches(order, SEQUENCES_PER_BATCH):
             texts = self._complete_groups(
                 [[encoded[i] for i in group] for group in batch], max_new_tokens=max_new_tokens
             )
@@ -144,23 +152,28 @@ class Generator:
         begins = [group[0][:n] for group, n in zip(groups, lengths, strict=True)]
         common = sharing.common_prefix_length(begins) if len(groups) > 1 else 0
         common_1C = torch.tensor([begins[0][:common]], dtype=torch.long)
-        prefix_GP, prefix_mask_GP = _pad_left([ids[common:] for ids in begins], pad)
-        rest_NS, rest_mask_NS = _pad_left(
+        prefix_GP, prefix_mask_GP = pad_left([ids[common:] for ids in begins], pad)
+        rest_NS, rest_mask_NS = pad_left(
             [p[n:] for group, n in zip(groups, lengths, strict=True) for p in group], pad
         )
         owner_N = torch.tensor([g for g, group in enumerate(groups) for _ in group])
         every_G = torch.zeros(len(groups), dtype=torch.long)
-        ids_GT = torch.cat([common_1C[every_G], prefix_GP], dim=1)
-        mask_GT = torch.cat([torch.ones_like(common_1C[every_G]), prefix_mask_GP], dim=1)
+        # Virtual tokens have no ids, but places in the cache before everything else.
+        virtual_1V = torch.zeros((1, virtual_tokens.count(self.model)), dtype=torch.long)
+        begin_1C = torch.cat([virtual_1V, common_1C], dim=1)
+        ids_GT = torch.cat([begin_1C[every_G], prefix_GP], dim=1)
+        mask_GT = torch.cat([torch.ones_like(begin_1C[every_G]), prefix_mask_GP], dim=1)
         ids_NT = torch.cat([ids_GT[owner_N], rest_NS], dim=1).to(device)
         mask_NT = torch.cat([mask_GT[owner_N], rest_mask_NS], dim=1).to(device)
-        cache = None
         with torch.inference_mode():
+            cache = virtual_tokens.cache_of(self.model)
             if common:
-                cache = self._read(common_1C, torch.ones_like(common_1C), None)
+                cache = self._read(common_1C, torch.ones_like(begin_1C), cache)
+            if cache is not None:
                 cache.batch_select_indices(every_G.to(device))
             if prefix_GP.shape[1]:
                 cache = self._read(prefix_GP, mask_GT, cache)
+            if cache is not None:
                 cache.batch_select_indices(owner_N.to(device))
             written = self._write(ids_NT, mask_NT, cache, max_new_tokens=max_new_tokens)
         texts = reasoning.decode(self.tokenizer, written)
@@ -170,7 +183,7 @@ class Generator:
     def _read(self, ids: Any, mask: Any, cache: Any) -> Any:
         """Read `ids`, the end of what `mask` covers, after `cache`; return all keys and values."""
         positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -ids.shape[1] :]
-        return self.model(
+        return self.reader(
             input_ids=ids.to(self.model.device),
             attention_mask=mask.to(self.model.device),
             position_ids=positions.to(self.model.device),
@@ -195,7 +208,7 @@ class Generator:
         left = max_new_tokens
         while left and len(open_rows):
             stage = min(STAGE_TOKENS, left) if _has_kv_cache(self.model) else left
-            out = self.model.generate(
+            out = self.reader.generate(
                 input_ids=ids_NT,
                 attention_mask=mask_NT,
                 past_key_values=cache,
@@ -258,6 +271,8 @@ def load_generator(name: str, *, dtype: str = "auto", exact: bool = False) -> Ge
     import torch
 
     dtype = arithmetic.resolve(dtype)
+    if exact and not torch.cuda.is_available() and load.quantised_when_loaded(path):
+        dtype = "float32"  # what its bits stand for is multiplied in it, unrounded
 
     if not torch.cuda.is_available():
         keep_heap()
@@ -269,7 +284,12 @@ def load_generator(name: str, *, dtype: str = "auto", exact: bool = False) -> Ge
         if exact and not torch.cuda.is_available():
             computes_in = torch.float32
         model = model.to(computes_in)
+    else:  # what was added, which some of PEFT's layers multiply in its own type
+        for parameter in model.parameters():
+            if parameter.dtype == torch.float32:
+                parameter.data = parameter.data.to(model.get_input_embeddings().weight.dtype)
     fast_step.contiguous_head(model)
+    virtual_tokens.crop_logits(model)
     check_writes(name, model.config)
     if torch.cuda.is_available() and model.device.type != "cuda":
         model = model.to("cuda")
@@ -337,29 +357,6 @@ def compare(
         }
         for i, (sid, sample) in enumerate(zip(sids, chosen, strict=True))
     )  # fmt: skip
-
-
-def _pad_left(rows: Sequence[list[int]], pad: int) -> tuple[Any, Any]:
-    import torch
-
-    width = max(len(row) for row in rows)
-    ids = torch.full((len(rows), width), pad)
-    mask = torch.zeros((len(rows), width), dtype=torch.long)
-    for i, row in enumerate(rows):
-        if row:
-            ids[i, width - len(row) :] = torch.tensor(row)
-            mask[i, width - len(row) :] = 1
-    return ids, mask
-
-
-def _batches(groups: Sequence[list[int]], size: int) -> list[list[list[int]]]:
-    """Put groups together until a batch has about `size` prompts; no group is split."""
-    batches: list[list[list[int]]] = [[]]
-    for group in groups:
-        if batches[-1] and sum(map(len, batches[-1])) + len(group) > size:
-            batches.append([])
-        batches[-1].append(group)
-    return batches
 
 
 def end_tokens(model: Any) -> list[int]:

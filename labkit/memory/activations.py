@@ -38,7 +38,11 @@ def kept_per_token(shape: Shape, settings: StepSettings) -> float:
 
     The part that grows with the square of the length is in it, divided by the length.
     """
-    return _KEPT[shape.architecture](shape, settings, _Account(shape, settings))
+    of_method = settings.tuner.kept_per_token(
+        shape, adapted(shape, settings), settings.of_method,
+        compute=BYTES[settings.dtype], added=BYTES[settings.added_dtype], length=settings.seq_len,
+    )  # fmt: skip
+    return _KEPT[shape.architecture](shape, settings, _Account(shape, settings)) + of_method
 
 
 def residual_bytes(shape: Shape, settings: StepSettings) -> int:
@@ -87,7 +91,8 @@ class _Account:
         self.residual = residual_bytes(shape, settings)
         self.trains_all = settings.tuner.trains_base
         self.casts = settings.autocast
-        self.adapters = {each.name for each in adapted(shape, settings)}
+        reads = settings.tuner.keeps_inputs
+        self.adapters = {each.name for each in adapted(shape, settings)} if reads else set()
 
     def inputs(self, linears: Iterable[Linear], width: int, *, fp32: bool, kept: bool) -> float:
         """Return the bytes kept for layers that read one tensor of `width`.
@@ -101,7 +106,6 @@ class _Account:
                 return self.compute * width * len(linears)
             return 0 if kept else self.compute * width
         mine = [each for each in linears if each.name in self.adapters]
-        rank = 2 * self.compute * self.settings.lora_r * len(mine)
         dropout = self.settings.lora_dropout > 0
         mask = width * len(mine) if dropout else 0
         if self.casts and (fp32 or self.settings.cast_adapter_input) or dropout:
@@ -114,7 +118,7 @@ class _Account:
         casts = self.settings.cast_adapter_input and self.casts
         if quantised and own and not (casts or dropout):
             quantised = 0
-        return own + mask + rank + quantised
+        return own + mask + quantised
 
     def rms_norm(self, *, in_fp32: bool = False) -> float:
         """Return what transformers' RMSNorm keeps: the fp32 input, and its output if trained."""

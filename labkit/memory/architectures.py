@@ -130,16 +130,8 @@ def described(architecture: str, config: Mapping[str, Any]) -> bool:
 
 def check_method(architecture: str, settings: StepSettings) -> None:
     """Raise `LabkitError` for a method, or a base, that an architecture cannot do."""
-    reason = settings.tuner.check(architecture) or settings.base_weights.check(architecture)
-    if reason:
-        others = [
-            name for name in methods.names()
-            if not any(part.check(architecture) for part in methods.split(name))
-        ]  # fmt: skip
-        raise LabkitError(
-            f"method {settings.method} does not work with {settings.model}: {reason}; "
-            f"use {' or '.join(sorted(others, reverse=True))}"
-        )
+    methods.check_architecture(settings.method, architecture, model=settings.model,
+                               names=methods.names(), base=settings.base_weights)  # fmt: skip
 
 
 def config_folder(name: str) -> Path:

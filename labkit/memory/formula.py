@@ -36,6 +36,7 @@ from dataclasses import dataclass
 from labkit.memory.activations import kept_per_token, residual_bytes, unsaved_inputs_per_token
 from labkit.memory.architectures import (
     Shape,
+    adapted,
     added_matrices,
     block_weights,
     parameters,
@@ -264,8 +265,10 @@ def layer_temporary_bytes(shape: Shape, settings: StepSettings) -> int:
     if settings.tuner.trains_base and settings.autocast:
         made += size * weight  # a 16-bit gradient before it is cast to fp32
     if settings.base_weights.quantised:
-        made += 2 * weight  # a dequantised weight
-    return round(made)
+        made += size * weight  # a dequantised weight
+    of_method = [settings.tuner.made(each, settings.of_method, compute=size)
+                 for each in adapted(shape, settings)]  # fmt: skip
+    return round(made + max(of_method, default=0))
 
 
 def logits_bytes(shape: Shape, settings: StepSettings) -> tuple[int, int]:

@@ -87,10 +87,22 @@ class StepSettings:
     """dropout before the adapters; above 0 it stores a copy and a mask of their input"""
     lora_target_modules: tuple[str, ...] = ("all-linear",)
     """linear layers that get an adapter"""
+    use_dora: bool = False
+    """DoRA: lengths of weight rows trained apart from their directions"""
     double_quant: bool = True
     """nf4 with its scales quantised once more"""
     num_virtual_tokens: int = 20
     """length of the prefix or prompt that is trained"""
+    ia3_modules: tuple[str, ...] = ("default",)
+    """linear layers that (IA)³ stretches"""
+    adapter_len: int = 10
+    """trained tokens of each layer of LLaMA-Adapter"""
+    adapter_layers: int = 0
+    """upper layers that LLaMA-Adapter adapts; 0: all"""
+    bottleneck_size: int = 64
+    """inner width of a bottleneck adapter"""
+    bottleneck_after: tuple[str, ...] = ("attention", "mlp")
+    """sublayers that a bottleneck adapter follows"""
 
     sharding: str = "none"
     """one of `SHARDINGS`: what is spread over the devices"""
@@ -114,6 +126,8 @@ class StepSettings:
         if self.compute_capability is not None:
             set_(self, "compute_capability", tuple(self.compute_capability))
         set_(self, "config_overrides", dict(self.config_overrides))
+        for key in ("ia3_modules", "bottleneck_after"):
+            set_(self, key, tuple(getattr(self, key)))
         self._check_choices()
         self._check_numbers()
         self._check_combinations()
@@ -203,11 +217,8 @@ class StepSettings:
                 f"sharding {self.sharding} spreads the training state over several GPUs: "
                 "set num_gpus to 2 or more, or sharding to none"
             )
-        if self.tuner.virtual_tokens == "cache" and self.gradient_checkpointing:
-            raise LabkitError(
-                f"{self.method} tuning passes its prefix as a key-value cache, which gradient "
-                "checkpointing switches off: choose one of the two"
-            )
+        if self.gradient_checkpointing and not self.tuner.checkpoints:
+            raise LabkitError(methods.without_checkpoints(self.tuner))
         if self.sharding != "none" and self.base_weights.quantised:
             raise LabkitError(
                 f"{self.method} with {self.sharding}: quantised weights are not sharded here; "
@@ -218,12 +229,10 @@ class StepSettings:
                 f"{self.optim} with {self.sharding}: sharded optimizer states are only worked out "
                 "for AdamW and SGD; use optim adamw_torch_fused or sgd"
             )
-        if self.tuner.virtual_tokens and (
-            self.loss != "full" or not self.upcast_logits or self.labelled_tokens is not None
-        ):
+        if self.base_weights.quantised and self.use_dora:
             raise LabkitError(
-                f"{self.method} tuning adds positions that only the model's own loss leaves out: "
-                "use loss full with upcast_logits and without labelled_tokens"
+                f"use_dora on {self.base_weights.name}: what the norm of dequantised weights takes "
+                "is not worked out; use base plain"
             )
         methods.check_base(self.tuner.name, self.base_weights.name)
         if self.master_weights and not self.tuner.trains_base:
@@ -235,8 +244,6 @@ class StepSettings:
                 f"{self.sharding} without master_weights: DeepSpeed steps an fp32 copy of 16-bit "
                 "weights; set sharding to fsdp2, or leave master_weights on"
             )
-        if self.base_weights.quantised and self.dtype == "float32":
-            raise LabkitError(f"{self.method} computes in 16 bit: set dtype to bfloat16 or float16")
 
     @property
     def autocast(self) -> bool:
@@ -316,6 +323,9 @@ def of_run(
         )
     chosen = given(choices)
     if "method" not in chosen:  # another method brings its own base
+        if BASES[config.base].quantised and "base" not in chosen:
+            # labkit train holds adapters in fp32 there too; TRL in bfloat16.
+            chosen = {"adapter_dtype": "float32", **chosen}
         chosen = {"method": config.method, "base": config.base, **chosen}
     quantised = on_quantised(chosen)
     dtype = of_step(chosen.pop("dtype", config.dtype), target=target, quantised=quantised)
@@ -329,8 +339,12 @@ def of_run(
         "gradient_accumulation_steps": config.gradient_accumulation_steps,
         "attention": "eager" if config.attn_implementation == "eager" else "sdpa",
         "loss": "full" if config.fast else "chunked",
-        "lora_r": config.r,
         "lora_dropout": config.lora_dropout,
-        "lora_target_modules": config.target_modules,
+        "double_quant": config.double_quant,
     }
+    # Settings of methods that decide memory have a field here, most under the same name.
+    steps = {each.name for each in fields(StepSettings)}
+    for name in {n for kind in methods.settings_of_training() for n in kind.names()}:
+        if (own := METHOD_FIELDS.get(name, name)) in steps:
+            of_config[own] = getattr(config, name)
     return StepSettings(dtype=dtype, target=target, **{**of_config, **chosen})

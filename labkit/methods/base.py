@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from labkit.errors import LabkitError
+from labkit.models.quantised import keep_unpacked
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 class LinearLike(Protocol):
     """A linear layer of a block, as far as a method's arithmetic needs it."""
 
+    @property
+    def name(self) -> str: ...
     @property
     def inputs(self) -> int: ...
     @property
@@ -41,6 +44,10 @@ class ShapeLike(Protocol):
     def layers(self) -> int: ...
     @property
     def hidden(self) -> int: ...
+    @property
+    def heads(self) -> int: ...
+    @property
+    def queries(self) -> int: ...
     @property
     def keys(self) -> int: ...
     @property
@@ -82,10 +89,14 @@ class Method(abc.ABC):
     """type the pretrained weights are held in where 16 bit is the fast type"""
     virtual_tokens: ClassVar[Literal["", "input", "cache"]] = ""
     """where its trained positions stand: before the input, or in the key-value cache"""
+    checkpoints: ClassVar[bool] = True
+    """whether it goes with gradient checkpointing"""
     mergeable: ClassVar[bool] = False
     """whether plain weights can hold what was trained"""
     peft_type: ClassVar[str] = ""
     """what PEFT calls it in `adapter_config.json`"""
+    keeps_inputs: ClassVar[bool] = False
+    """whether an adapted layer's input is kept for backward: a trained matrix multiplies it"""
     launches: ClassVar[int] = 200
     """kernels a layer launches in forward and backward on a GPU, with two layers adapted"""
 
@@ -121,6 +132,24 @@ class Method(abc.ABC):
         """
         return []
 
+    def kept_per_token(
+        self, shape: ShapeLike, linears: "Sequence[LinearLike]", settings: Any, *,
+        compute: int, added: int, length: int,
+    ) -> float:  # fmt: skip
+        """Return the bytes a block keeps for backward per token beyond inputs of adapted layers.
+
+        `compute` and `added` are the bytes of a number in the compute type and of an added weight,
+        `length` is the tokens of a sample.
+        """
+        return 0
+
+    def made(self, linear: LinearLike, settings: Any, *, compute: int) -> float:
+        """Return the bytes that an adapted layer makes in its forward, whatever the batch."""
+        return 0
+
+    def check_base(self, base: str, settings: Any) -> None:  # noqa: B027 (most stand on any base)
+        """Raise `LabkitError` for settings that do not go with a quantised base of this name."""
+
     def check(self, architecture: str) -> str:
         """Return why the method cannot work on an architecture, as a clause; empty if it can."""
         return ""
@@ -138,6 +167,7 @@ def attach_by_peft(model: Any, config: Any, *, what: str, on_meta: bool = False,
 
     if on_meta:
         kw["autocast_adapter_dtype"] = False
+    keep_unpacked(model)
     try:
         peft_model: Any = peft.get_peft_model(model, config, **kw)
     except (ValueError, TypeError, ImportError) as error:

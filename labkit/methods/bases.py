@@ -14,6 +14,11 @@ STATE_SPACE = (
 )
 
 
+def without_attention(architecture: str) -> str:
+    """Return why virtual tokens cannot be had without attention; empty where there is some."""
+    return STATE_SPACE if "mamba" in architecture else ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Base:
     """How the pretrained weights of the linear layers are stored while a method trains."""

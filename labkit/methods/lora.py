@@ -7,8 +7,21 @@ LoRA (Hu et al. 2021, arXiv:2106.09685) leaves a weight W₀ of shape (out, in) 
 so the first forward equals the base model's, and r·(in + out) numbers train instead of in·out.
 The frozen base is held in bfloat16; the adapters stay in float32, since they are what changes.
 
-Variants are settings: rsLoRA scales by α/√r (Kalajdzievski 2023), PiSSA starts at the largest
-singular values of W₀ (Meng et al. 2024), LoftQ at what quantising it loses (Li et al. 2023).
+Variants are settings:
+
+    use_rslora         α/√r in place of α/r, so that an update's size does not shrink with the rank
+                       (Kalajdzievski 2023, arXiv:2312.03732)
+    use_dora           y = m ⊙ (W₀ + (α/r)·B·A)·x / ‖W₀ + (α/r)·B·A‖, a trained length m for each
+                       row, which starts at W₀'s, and the low rank for directions alone; the norm
+                       counts as a constant in backward (Liu et al. 2024, arXiv:2402.09353)
+    init_lora_weights  pissa: A and B are the r largest singular parts of W₀, which the base loses,
+                       so that the first forward is the base's (Meng et al. 2024, arXiv:2404.02948)
+                       loftq: the base is quantised, Q(W₀ − B·A), and B·A starts at what that lost
+                       (Li et al. 2023, arXiv:2310.08659; `models.quantised` has the algorithm)
+
+All of them merge: what is added up is one matrix. DoRA pays for its norm: in each forward B·A is
+written out in full beside W₀. PiSSA and LoftQ change the base, so an adapter of theirs repeats its
+start when it is loaded, and begins from weights that stand in the type it was trained in.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -25,6 +38,7 @@ from labkit.methods.base import (
     task_type,
 )
 from labkit.models.layers import linear_names
+from labkit.models.quantised import CHANGED_BY_START, loftq_on_any_device
 
 if TYPE_CHECKING:
     from torch import nn
@@ -52,6 +66,8 @@ class LoraSettings(Settings):
     """which bias vectors are trained beside the adapters"""
     use_rslora: bool = False
     """scale by lora_alpha / sqrt(r), which keeps large ranks from being scaled away"""
+    use_dora: bool = False
+    """train the length of each weight row apart from its direction (DoRA)"""
     init_lora_weights: Literal["default", "gaussian", "pissa", "olora", "loftq"] = "default"
     """how the adapters start; 'default' makes the first forward equal to the base model"""
     loftq_config: Mapping[str, int] | None = None
@@ -89,6 +105,7 @@ class Lora(Method):
     Settings = LoraSettings
     mergeable = True
     peft_type = "LORA"
+    keeps_inputs = True
     launches = 260
 
     def attach(self, model: Any, settings: LoraSettings, *, on_meta: bool = False) -> "nn.Module":
@@ -96,15 +113,10 @@ class Lora(Method):
 
         Raises:
             LabkitError: a target module that the model does not have, or whose adapter would never
-                run; LoftQ without a GPU; anything else that PEFT refuses.
+                run; anything else that PEFT refuses.
         """
-        import torch
         from peft import LoftQConfig, LoraConfig
 
-        if settings.loftq_config is not None and not torch.cuda.is_available():
-            raise LabkitError(
-                "init_lora_weights: loftq needs a GPU, where PEFT quantises: use pissa, or default"
-            )
         names = [name for name, _ in linear_names(model)]
         architecture = model.config.model_type
         self.check_targets(names, architecture, settings)
@@ -127,10 +139,16 @@ class Lora(Method):
             target_modules=targets,
             bias=settings.bias,
             use_rslora=settings.use_rslora,
+            use_dora=settings.use_dora,
             **start,
         )
         options = {"low_cpu_mem_usage": True} if on_meta else {}
-        attached: nn.Module = attach_by_peft(model, config, what="LoRA", on_meta=on_meta, **options)
+        with loftq_on_any_device():
+            attached: nn.Module = attach_by_peft(
+                model, config, what="LoRA", on_meta=on_meta, **options
+            )
+        if settings.init_lora_weights == "loftq":
+            _undo_scale(attached)
         return attached
 
     def adapts(self, linear: str, architecture: str, settings: LoraSettings) -> bool:
@@ -165,10 +183,52 @@ class Lora(Method):
     def added_matrices(
         self, shape: ShapeLike, linears: Sequence[LinearLike], settings: LoraSettings
     ) -> list[tuple[int, int]]:
-        """Return A (r, in) and B (out, r) of every adapted layer."""
+        """Return A (r, in) and B (out, r) of every adapted layer, and DoRA's lengths (out, 1)."""
         r = settings.r
         block = [pair for each in linears for pair in ((r, each.inputs), (each.outputs, r))]
+        if settings.use_dora:
+            block += [(each.outputs, 1) for each in linears]
         return shape.layers * block
+
+    def kept_per_token(
+        self, shape: ShapeLike, linears: Sequence[LinearLike], settings: LoraSettings, *,
+        compute: int, added: int, length: int,
+    ) -> float:  # fmt: skip
+        """Return A's result, which B's gradient needs; DoRA's lengths need both results too."""
+        rank = 2 * compute * settings.r * len(linears)
+        results = 2 * compute * sum(each.outputs for each in linears)
+        return rank + (results if settings.use_dora else 0)
+
+    def check_base(self, base: str, settings: LoraSettings) -> None:
+        """Raise `LabkitError` for a start that changes plain weights, and for DoRA on 8 bits.
+
+        PEFT needs the whole weight at each step for DoRA's norm, and on a CPU loses the scales of
+        8-bit weights when it dequantises them.
+        """
+        if settings.use_dora and base == "8bit":
+            raise LabkitError(
+                "use_dora needs whole weights at each step, which PEFT does not get from base 8bit:"
+                " set base to nf4 or plain, or use_dora to false"
+            )
+        if settings.init_lora_weights.lower() in CHANGED_BY_START:
+            raise LabkitError(
+                f"init_lora_weights {settings.init_lora_weights} changes plain weights, and base "
+                f"{base} holds none: set base to plain, or init_lora_weights to default"
+            )
+
+    def made(self, linear: LinearLike, settings: LoraSettings, *, compute: int) -> float:
+        """Return what DoRA's norm makes: B·A and its sum with the weight, written out in full."""
+        return 4 * compute * linear.inputs * linear.outputs if settings.use_dora else 0
+
+
+def _undo_scale(model: Any) -> None:
+    """Divide B by what the layer multiplies B·A with: LoftQ's start makes up for the base once."""
+    import torch
+
+    with torch.no_grad():
+        for module in model.modules():
+            for name, adapter in getattr(module, "lora_B", {}).items():
+                adapter.weight.div_(module.scaling[name])
 
 
 def _leaf(name: str) -> str:

@@ -1,14 +1,23 @@
 """Prefix tuning: trained keys and values before those of the text, in every layer.
 
-Li & Liang 2021 (arXiv:2101.00190): each layer's attention also reads `num_virtual_tokens` keys and
-values that no token made. PEFT passes them as a key-value cache, so they cost no position.
+Li & Liang 2021 (arXiv:2101.00190): with P_k and P_v of `num_virtual_tokens` rows in each layer,
+
+    attention(Q, K, V)  →  softmax(Q·[P_k; K]ᵀ/√d)·[P_v; V]
+
+and nothing else changes: tokens·layers·2·(width of keys) numbers train. The prefix begins as the
+keys and values of tokens that are drawn from the vocabulary, which train faster than random ones
+(their section 7.4). Text keeps its order behind it, and every query reads `num_virtual_tokens` keys
+more. No weight can hold it, so it is never merged.
+
+Gradient checkpointing computes a layer again without a cache, and the prefix is one.
 """
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from labkit.methods.base import LinearLike, Method, ShapeLike, attach_by_peft, task_type
-from labkit.methods.prompt import VirtualTokens, without_attention
+from labkit.methods.bases import without_attention
+from labkit.methods.virtual_tokens import VirtualTokens
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,8 +28,8 @@ class Prefix(Method):
 
     name = "prefix"
     Settings = VirtualTokens
-    in_training = False
     virtual_tokens = "cache"
+    checkpoints = False
     peft_type = "PREFIX_TUNING"
     launches = 140
 
@@ -32,6 +41,8 @@ class Prefix(Method):
             task_type=task_type(model), num_virtual_tokens=settings.num_virtual_tokens
         )
         attached: nn.Module = attach_by_peft(model, config, what="a prefix", on_meta=on_meta)
+        if not on_meta and not model.config.is_encoder_decoder:
+            _begin_as_tokens(attached, settings.num_virtual_tokens)
         return attached
 
     def added_matrices(
@@ -44,3 +55,20 @@ class Prefix(Method):
     def check(self, architecture: str) -> str:
         """Return why not: a state-space model has no keys and values."""
         return without_attention(architecture)
+
+
+def _begin_as_tokens(model: Any, tokens: int) -> None:
+    """Write the base's keys and values of drawn tokens into the table, a row a virtual token."""
+    import torch
+
+    base = model.get_base_model()
+    ids = torch.randint(0, base.config.vocab_size, (1, tokens), device=base.device)
+    table = model.prompt_encoder[model.active_adapter].embedding.weight
+    training = base.training
+    with torch.no_grad():
+        cache = base.eval()(input_ids=ids, use_cache=True).past_key_values
+        # (heads, tokens, width) of keys and of values, layer by layer, in PEFT's order.
+        both = [each[0].transpose(0, 1) for layer in cache.layers
+                for each in (layer.keys, layer.values)]  # fmt: skip
+        table.copy_(torch.stack(both, dim=1).reshape(table.shape))
+    base.train(training)

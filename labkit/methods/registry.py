@@ -1,25 +1,31 @@
 """The methods there are. A new one is its file, and one line here."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import LabkitError
 from labkit.machine import arithmetic
 from labkit.methods.base import Method, Settings
 from labkit.methods.bases import BASES, SHORTHANDS, Base
+from labkit.methods.bottleneck import Bottleneck
 from labkit.methods.full import Full
+from labkit.methods.ia3 import IA3
+from labkit.methods.llama_adapter import LlamaAdapter
 from labkit.methods.lora import Lora
 from labkit.methods.prefix import Prefix
 from labkit.methods.prompt import Prompt
+from labkit.models import load
+from labkit.models.quantised import TrainedOn
 
 if TYPE_CHECKING:
     from torch import nn
 
 METHODS: dict[str, Method] = {
-    "full": Full(),
-    "lora": Lora(),
-    "prefix": Prefix(),
-    "prompt": Prompt(),
-}
+    method.name: method
+    for method in (
+        Full(), Lora(), Prefix(), Prompt(), IA3(), LlamaAdapter(), Bottleneck(),
+    )
+}  # fmt: skip
 
 
 def names() -> tuple[str, ...]:
@@ -75,6 +81,80 @@ def weights_dtype(config: Any) -> str:
     """Return the type the base model's weights are loaded in, for a `RunConfig`."""
     computes_in = arithmetic.resolve(config.dtype)
     return "float32" if computes_in == "float32" else METHODS[config.method].weights_dtype
+
+
+def check_architecture(
+    name: str, architecture: str, *, model: str, names: tuple[str, ...], base: Base | None = None
+) -> None:
+    """Raise `LabkitError` for a method, or a base, that an architecture cannot do.
+
+    `names` are those that may be proposed instead.
+    """
+    method, of_name = split(name)
+    reason = method.check(architecture) or (base or of_name).check(architecture)
+    if reason:
+        others = [each for each in names if not any(x.check(architecture) for x in split(each))]
+        raise LabkitError(
+            f"method {name} does not work with {model}: {reason}; "
+            f"use {' or '.join(sorted(others, reverse=True))}"
+        )
+
+
+def trained_on(config: Any) -> TrainedOn:
+    """Return the form of the pretrained weights that a `RunConfig` trains beside."""
+    return TrainedOn(base=config.base, double_quant=config.double_quant,
+                     dtype=weights_dtype(config))  # fmt: skip
+
+
+def load_options(config: Any) -> dict[str, Any]:
+    """Return what `load_model` is told so that a base is quantised, for a `RunConfig`."""
+    if not BASES[config.base].quantised:
+        return {}
+    settings = load.quantisation_settings(
+        config.base, dtype=weights_dtype(config), double_quant=config.double_quant
+    )
+    return {"quantization_config": settings}
+
+
+def without_checkpoints(method: Method) -> str:
+    """Say that a method does not go with gradient checkpointing, and what does."""
+    others = ", ".join(name for name in in_training() if METHODS[name].checkpoints)
+    return (
+        f"{method.name} tuning passes its prefix as a key-value cache, which gradient "
+        f"checkpointing switches off: choose one of the two, or a method of {others}"
+    )
+
+
+def spelt_out(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Return settings with a shorthand for a method on a base, such as qlora, as those two,
+    and with `load_in_8bit` and `load_in_4bit` of older files as the base that they mean.
+
+    Raises:
+        LabkitError: the shorthand and another quantised base.
+    """
+    found = dict(values)
+    for key, base in (("load_in_8bit", "8bit"), ("load_in_4bit", "nf4")):
+        if str(found.pop(key, False)).lower() == "true":
+            found.setdefault("base", base)
+    for key in ("method", "train_mode"):
+        both = SHORTHANDS.get(value) if isinstance(value := found.get(key), str) else None
+        if both is None:
+            continue
+        found[key], base = both
+        if found.get("base", "plain") not in ("plain", base):
+            raise LabkitError(f"{where}: {key} {value} is {both[0]} on base {base}, and base is "
+                              f"{found['base']!r}: keep one of the two")  # fmt: skip
+        found["base"] = base
+    return found
+
+
+def check_run(config: Any) -> None:
+    """Raise `LabkitError` for settings of a `RunConfig` that its method does not go with."""
+    method, base = METHODS.get(config.method), BASES.get(config.base)
+    if method and config.gradient_checkpointing and not method.checkpoints:
+        raise LabkitError(without_checkpoints(method))
+    if method and base and base.quantised:
+        method.check_base(base.name, config)
 
 
 def merge(model: "nn.Module") -> "nn.Module":

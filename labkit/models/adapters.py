@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.console import say
 from labkit.errors import LabkitError, brief, nearest, read_json
-from labkit.models import registry
+from labkit.models import bottleneck, registry
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -77,7 +77,7 @@ def read_config(folder: Path) -> dict[str, Any] | None:
                           "save it with PEFT again")  # fmt: skip
     from peft import PeftType
 
-    known = [str(each.value) for each in PeftType]
+    known = [*(str(each.value) for each in PeftType), bottleneck.PEFT_TYPE]
     if kind not in known:
         raise LabkitError(f"{path} has peft_type {brief(kind)}: "
                           f"{nearest(str(kind), [each.lower() for each in known])}")  # fmt: skip
@@ -191,6 +191,20 @@ def fit_vocabulary(model: "PreTrainedModel", folder: Path) -> None:
     if rows and next(iter(rows)) != inner.weight.shape[0]:
         # What the new rows begin as does not matter: the stored ones replace them.
         model.resize_token_embeddings(next(iter(rows)), mean_resizing=False)
+
+
+def keep_precision(model: Any, folder: Path) -> None:
+    """Hold an adapter's numbers in the type they are stored in, where PEFT took the base's.
+
+    LLaMA-Adapter's are made in the type of the layer beside them.
+    """
+    from safetensors import safe_open
+
+    narrow = {n: p for n, p in model.named_parameters() if p.dtype.itemsize < 4}
+    for file in sorted(folder.glob("adapter_model*.safetensors")):
+        with safe_open(file, "pt") as tensors:
+            for name in narrow.keys() & set(tensors.keys()):
+                narrow[name].data = tensors.get_tensor(name).to(narrow[name].device)
 
 
 def untie_trained(model: Any) -> None:

@@ -19,10 +19,14 @@ def linear_names(model: "nn.Module") -> "list[tuple[str, nn.Module]]":
 
 
 def count_parameters(model: "nn.Module") -> tuple[int, int]:
-    """Return (trainable, total) numbers of parameters; tied weights count once."""
+    """Return (trainable, total) numbers of parameters; tied weights count once.
+
+    A byte of bitsandbytes' 4-bit weights holds two.
+    """
     parameters = list(model.parameters())
     trainable = sum(p.numel() for p in parameters if p.requires_grad)
-    return trainable, sum(p.numel() for p in parameters)
+    packed = sum(p.numel() for p in parameters if type(p).__name__ == "Params4bit")
+    return trainable, sum(p.numel() for p in parameters) + packed
 
 
 def weights_bytes(model: "nn.Module") -> int:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import LabkitError, nearest, read_json
-from labkit.models import adapters, registry
+from labkit.models import adapters, bottleneck, quantised, registry
 from labkit.quiet import quiet, quiet_bitsandbytes
 
 if TYPE_CHECKING:
@@ -56,12 +56,16 @@ def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def load_model(path: str | Path, *, dtype: str = "bfloat16", **kw: Any) -> "PreTrainedModel":
+def load_model(
+    path: str | Path, *, dtype: str = "bfloat16", dequantised: bool = False, **kw: Any
+) -> "PreTrainedModel":
     """Load the model in a folder (or of a registry name) in evaluation mode, from disk only.
 
     `dtype` is bfloat16, float16 or float32; `kw` goes to `from_pretrained`
     (`attn_implementation`, `device_map`, `quantization_config`). An adapter folder gives a
-    `PeftModel` on its base. Raises `LabkitError` when the folder holds no loadable model.
+    `PeftModel` on its base. A base in fewer bits is quantised as it was for training, or, with
+    `dequantised`, holds what those bits stand for as plain weights. Raises `LabkitError`
+    when the folder holds no loadable model.
     """
     if dtype not in DTYPES:
         raise LabkitError(f"dtype {dtype!r} is not known: {nearest(dtype, DTYPES)}")
@@ -74,22 +78,45 @@ def load_model(path: str | Path, *, dtype: str = "bfloat16", **kw: Any) -> "PreT
     if base != folder:
         adapters.refuse_ungathered(base)
         adapters.refuse_unrepeatable(folder, adapter_config(folder) or {})
-    if "quantization_config" in kw or quantisation(base) is not None:
+    form = None if base == folder else quantised.trained_on(folder)
+    if form and form.quantised and "quantization_config" not in kw and _stored_in(base) is None:
+        kw["quantization_config"] = quantisation_settings(
+            form.base, dtype=dtype, double_quant=form.double_quant
+        )
+    elif form:
+        form = None
+    if "quantization_config" in kw or _stored_in(base) is not None:
         quiet_bitsandbytes()
+    held = quantised.dtype_of_base(folder, adapter_config(folder) or {}, dtype)
     with quiet(), one_sentence(base):
         config = transformers.AutoConfig.from_pretrained(base, local_files_only=True)
         model = auto_class(config).from_pretrained(
-            base, dtype=getattr(torch, dtype), local_files_only=True, **kw
+            base, dtype=getattr(torch, held), local_files_only=True, **kw
         )
+        if form:
+            quantised.keep_unpacked(model)
+        if form and dequantised:
+            model = quantised.dequantise(model, dtype)
     if base != folder:
         quiet_bitsandbytes()
         from peft import PeftModel
 
         adapters.fit_vocabulary(model, folder)
-        with quiet(), one_sentence(folder, advice=f"was it trained on {base}?"):
+        bottleneck.register()
+        with (
+            quiet(),
+            quantised.loftq_on_any_device(),
+            one_sentence(folder, advice=f"was it trained on {base}?"),
+        ):
             model = PeftModel.from_pretrained(model, folder, local_files_only=True)
         refuse_foreign(model, folder, base)
-    return model.eval()
+        adapters.keep_precision(model, folder)
+        if held != dtype:
+            quantised.cast_base(model, dtype)
+    model = model.eval()
+    if form and not dequantised and dtype == "float32":
+        quantised.multiply_as_trained(model)
+    return model
 
 
 @contextmanager
@@ -100,8 +127,8 @@ def one_sentence(folder: Path, *, what: str = "model", advice: str = "") -> Iter
     """
     try:
         yield
-    except LabkitError:
-        raise
+    except (LabkitError, ImportError):
+        raise  # a library that is missing is none of the folder's faults
     except Exception as error:
         # Out of memory is not for us to rename.
         known = isinstance(error, RecursionError) or "size mismatch" in str(error)
@@ -144,24 +171,39 @@ def refuse_foreign(model: "PreTrainedModel", folder: Path, base: Path) -> None:
         )
 
 
-def quantisation_settings(to: str, *, dtype: str = "bfloat16") -> Any:
+def quantisation_settings(to: str, *, dtype: str = "bfloat16", double_quant: bool = True) -> Any:
     """Return what bitsandbytes is told: LLM.int8() for "8bit", QLoRA's 4 bits for "nf4".
 
-    `dtype` is what 4-bit weights are multiplied in; their scales are quantised once more.
+    `dtype` is what 4-bit weights are multiplied in; with `double_quant` their scales are quantised
+    once more.
     """
     from transformers import BitsAndBytesConfig
 
     if to == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True,
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=double_quant,
         bnb_4bit_compute_dtype=dtype,
     )  # fmt: skip
 
 
-def quantisation(path: str | Path) -> str | None:
-    """Return '8bit', 'nf4' or another type the model in a folder is stored in, None if plain."""
-    folder = base_folder(registry.resolve(str(path)))
+def quantisation(path: str | Path, *, stored: bool = False) -> str | None:
+    """Return "8bit", "nf4" or another type a model's weights are held in, None if plain.
+
+    With `stored` that of the files: an adapter may be beside a base that is quantised when it is
+    loaded, and stored plain.
+    """
+    folder = registry.resolve(str(path))
+    form = None if stored or adapter_config(folder) is None else quantised.trained_on(folder)
+    return form.base if form and form.quantised else _stored_in(base_folder(folder))
+
+
+def quantised_when_loaded(path: str | Path) -> bool:
+    """Return whether an adapter's base is stored plain and quantised as it was for training."""
+    return quantisation(path) is not None and quantisation(path, stored=True) is None
+
+
+def _stored_in(folder: Path) -> str | None:
     try:
         config = read_json(folder / "config.json")
     except LabkitError:

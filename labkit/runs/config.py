@@ -24,7 +24,11 @@ from labkit.errors import LabkitError, brief, nearest, parse_json
 from labkit.runs.older_projects import RENAMED, RETIRED, RETIRED_OPTIM, as_meant
 
 if TYPE_CHECKING:
+    from labkit.methods.bottleneck import BottleneckSettings
+    from labkit.methods.ia3 import IA3Settings
+    from labkit.methods.llama_adapter import LlamaAdapterSettings
     from labkit.methods.lora import LoraSettings
+    from labkit.methods.virtual_tokens import VirtualTokens
 
 CONFIGS = Path(__file__).with_name("configs")
 LARGEST_SEED = 2**32 - 1
@@ -45,9 +49,11 @@ class _What:
     data: str = "tables"
     """'tables' (embedded), 'tatqa' (after labkit fetch tatqa), or a TAT-QA file or folder"""
     method: str = "lora"
-    """what is trained: 'lora' adapters on a frozen base, or 'full' for every weight"""
+    """what is trained: full for every weight, or a method that adds to a frozen base, as lora"""
     base: str = "plain"
     """how frozen weights are stored: plain, 8bit (int8) or nf4 (4 bits, QLoRA's)"""
+    double_quant: bool = True
+    """with base nf4: quantise the scales of its blocks once more, 4.13 bits a weight, not 4.5"""
     task: str = "sft"
     """what is learned of an example: 'sft', the last turn of a conversation; it is the data's"""
 
@@ -55,7 +61,9 @@ class _What:
 _COLLECTED = methods.settings_of_training()
 if TYPE_CHECKING:  # a checker cannot follow bases that are collected
 
-    class _OfMethods(LoraSettings, _What): ...
+    class _OfMethods(
+        LoraSettings, VirtualTokens, IA3Settings, LlamaAdapterSettings, BottleneckSettings, _What
+    ): ...
 
 else:
     # Fields of the first method come first, and a dataclass collects those of the last base first.
@@ -139,9 +147,10 @@ class RunConfig(_OfMethods):
         methods.check_base(self.method, self.base)
         if self.use_switchback and self.base != "plain":
             raise LabkitError(
-                f"use_switchback multiplies plain weights, which base {self.base} has none of: "
-                "set it to false, or base to plain"
+                f"use_switchback multiplies plain weights, which base {self.base} has none of: set "
+                "one of them to its default"
             )
+        methods.check_run(self)
         positive = ("per_device_train_batch_size", "save_steps", "gradient_accumulation_steps",
                     "num_train_epochs", "max_length", "learning_rate")  # fmt: skip
         for key in positive:
@@ -201,7 +210,7 @@ def from_mapping(values: Mapping[str, Any], *, where: str) -> RunConfig:
     Raises:
         LabkitError: an unknown key (with the nearest right one), a wrong type or value.
     """
-    values = as_meant(values, where)
+    values = methods.spelt_out(as_meant(values, where), where)
     settings: dict[str, Any] = {}
     for key, value in values.items():
         key = str(key).replace("-", "_")
@@ -218,10 +227,6 @@ def from_mapping(values: Mapping[str, Any], *, where: str) -> RunConfig:
             warnings.warn(f"{where}: optim {value} is gone from transformers: "
                           f"{RETIRED_OPTIM[value]} takes its place", stacklevel=2)  # fmt: skip
             value = RETIRED_OPTIM[value]
-        if key == "train_mode" and isinstance(value, str) and value in methods.SHORTHANDS:
-            choices = ", ".join(methods.in_training())
-            raise LabkitError(f"{where}: train_mode {value!r} is not a method of labkit train: "
-                              f"choose from {choices}")  # fmt: skip
         settings[new] = _read(value, HINTS[new], key=key, where=where)
         if key == "warmup_ratio" and settings[new] >= 1:
             raise LabkitError(f"{where}: warmup_ratio {settings[new]:g} is no share below 1: say "

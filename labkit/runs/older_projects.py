@@ -92,10 +92,7 @@ def as_meant(values: Mapping[str, Any], where: str) -> dict[str, Any]:
                 f"{where}: train_mode is left out, and nothing in it says whether all weights were "
                 "trained or adapters: set train_mode to full or lora"
             )
-        raise LabkitError(
-            f"{where}: train_mode is left out, which in such a file means qlora, and that is not a "
-            "method of labkit train: set train_mode to lora or full"
-        )
+        values["train_mode"] = "qlora"  # what it is there when nothing is said
     given = {RENAMED.get(key, key) for key in values}
     if "num_train_epochs" in given and "max_steps" not in given:
         values["max_steps"] = -1  # epochs are asked for, and no number of steps of ours

@@ -40,6 +40,9 @@ from labkit.sweep.points import PREDICTED, Largest, Point
 
 HERE = ("cpu", "cuda")
 HELD = ("resident_bytes", "reserved_bytes", "device_used_bytes")
+LATER = ("base", "use_dora", "ia3_modules", "adapter_len", "adapter_layers", "bottleneck_size",
+         "bottleneck_after")  # fmt: skip
+"""Settings that points of before did not have."""
 # What a point without a limit may take of the memory that is free, so that nobody else's ends.
 GUARD = 0.9
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
@@ -333,8 +336,10 @@ def _read(file: Path, settings: StepSettings) -> Point | None:
 def _key(settings: StepSettings, limit: int | None) -> str:
     """Return the name of what is the same measurement: settings, limit, versions and threads."""
     threads = thread_count()
-    # A base that the method's name says already is no setting of its own, as it was none before.
-    stated = {k: v for k, v in dataclasses.asdict(settings).items() if (k, v) != ("base", None)}
+    # What was no setting before counts only where it is not at its default.
+    default = {each.name: each.default for each in dataclasses.fields(settings)}
+    stated = {k: v for k, v in dataclasses.asdict(settings).items()
+              if k not in LATER or v != default[k]}  # fmt: skip
     content = [stated, limit, records.versions(), str(threads)]
     text = json.dumps(content, sort_keys=True, default=list)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

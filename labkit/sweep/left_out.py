@@ -87,7 +87,7 @@ def keep(row: Row, **settings: Any) -> None:
 def render(rows: list[Row]) -> str:
     """Return rows as a text table: peak, difference from the first, time against the first."""
     first = rows[0]
-    width = max(len(row.label) for row in rows)
+    width = max(len("left out"), *(len(row.label) for row in rows))
     lines = [f"{'left out':<{width}}  peak GiB  more GiB    time  largest batch  largest part"]
     for row in rows:
         more = (row.peak_bytes - first.peak_bytes) / GIB

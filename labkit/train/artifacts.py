@@ -12,6 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from labkit.models.quantised import TrainedOn
 from labkit.runs import run_folder
 
 PARTS = (".lock", "record.json", "model", ".model.partial", "checkpoints", "tensorboard")
@@ -40,8 +41,13 @@ def newest_checkpoint(folder: Path) -> tuple[Path | None, list[dict[str, Any]]]:
     return complete[max(complete)] if complete else (None, [])
 
 
-def save_model(model: Any, tokenizer: Any, target: Path, *, base_name: str) -> None:
-    """Write the adapter, or the full model in bfloat16, with its tokenizer, whole or not at all."""
+def save_model(
+    model: Any, tokenizer: Any, target: Path, *, base_name: str, trained_on: TrainedOn
+) -> None:
+    """Write the adapter, or the full model in bfloat16, with its tokenizer, whole or not at all.
+
+    `trained_on` is the form of the base, without which an adapter may be another model.
+    """
     import torch
 
     temporary = target.with_name(f".{target.name}.partial")
@@ -50,6 +56,7 @@ def save_model(model: Any, tokenizer: Any, target: Path, *, base_name: str) -> N
         for peft_config in model.peft_config.values():
             peft_config.base_model_name_or_path = base_name
         model.save_pretrained(temporary)
+        trained_on.save(temporary)
     else:
         state = {name: tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items()}
         model.config.dtype = torch.bfloat16

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.machine import arithmetic, compiled_code
 from labkit.machine.heap import keeps_heap
+from labkit.methods import BASES, METHODS, virtual_tokens
 from labkit.runs.config import RunConfig
 
 if TYPE_CHECKING:
@@ -85,6 +86,12 @@ def plan(
     compiles = config.torch_compile == "on"
     if config.torch_compile == "auto" and config.fast and not cuda:
         compiles = steps >= COMPILE_MIN_STEPS["bfloat16" if narrow else "float32"]
+    if compiles and BASES[config.base].quantised:
+        notes.append(f"layers of base {config.base} are not compiled: bitsandbytes multiplies them")
+        compiles = False
+    if compiles and METHODS[config.method].virtual_tokens == "cache":
+        notes.append("layers that read a prefix are not compiled: each has a place in its cache")
+        compiles = False
     if compiles and not cuda and not levels.compiler():
         notes.append("no C++ compiler was found, so decoder layers run uncompiled")
         compiles = False
@@ -162,7 +169,9 @@ def labelled_logits(
     backbone = {k: v for k, v in inputs.items() if k not in ("labels", "num_items_in_batch")}
     if "segment_ids" in backbone:
         backbone["attention_mask"] = _shared_mask(base, backbone.pop("segment_ids"))
-    hidden_BLD = base.base_model(**backbone, use_cache=False).last_hidden_state[:, :-1]
+    backbone, extra = virtual_tokens.put_before(model, backbone)
+    states_BLD = base.base_model(**backbone, use_cache=False).last_hidden_state
+    hidden_BLD = states_BLD[:, extra:-1]
     labels_BL = inputs["labels"][:, 1:]
     scored_BL = labels_BL != -100
     return base.get_output_embeddings()(hidden_BLD[scored_BL]), labels_BL[scored_BL]
@@ -201,13 +210,15 @@ def labelled_loss(
 def has_plain_logits(model: "nn.Module", inputs: "dict[str, Any]") -> bool:
     """Whether the model's own logits are those of `labelled_logits`.
 
-    They are not where a model caps or scales its logits, or a method adds tokens to the input.
+    They are not where a model caps or scales its logits.
     """
     import torch
 
     with torch.no_grad():
         ours_NV, _ = labelled_logits(model, inputs)
-        own_BLV = model(**{k: v for k, v in inputs.items() if k != "labels"}).logits[:, :-1]
+        own_BLV = model(**{k: v for k, v in inputs.items() if k != "labels"}).logits
+    # PEFT gives virtual tokens of the input logits as well.
+    own_BLV = own_BLV[:, virtual_tokens.rows(model) : -1]
     labels_BL = inputs["labels"][:, 1:]
     if own_BLV.shape[:2] != labels_BL.shape:
         return False

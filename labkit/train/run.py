@@ -37,7 +37,8 @@ from labkit.machine.meter import Meter
 from labkit.memory.predicted import predict
 from labkit.memory.process import shortage
 from labkit.models import load
-from labkit.models.layers import count_parameters, linear_names
+from labkit.models.layers import count_parameters
+from labkit.models.quantised import refuse_odd_widths
 from labkit.quiet import quiet as quietly
 from labkit.quiet import quiet_bitsandbytes
 from labkit.runs import records as results
@@ -153,6 +154,9 @@ def _read(prepared: Prepared) -> Inputs:
     config = prepared.config
     tokenizer = load.load_tokenizer(prepared.model_path)
     model_type = load.config_of(str(prepared.model_path)).model_type
+    methods.check_architecture(config.method, model_type, model=config.model,
+                               names=methods.in_training(),
+                               base=methods.BASES[config.base])  # fmt: skip
     task = task_of(config.data, config.task)
     shared = task.shares_prompts and fast_step.shares_prompts(config, model_type)
     train_set = encode_split(tokenizer, config, "train", shared=shared)
@@ -192,30 +196,23 @@ def _attach(prepared: Prepared, plan: fast_step.Plan) -> Trainable:
 
     from labkit.switchback import convert, freeze_base
 
-    config, base = prepared.config, methods.BASES[prepared.config.base]
-    if reason := base.check(load.config_of(str(prepared.model_path)).model_type):
-        raise LabkitError(f"base {base.name} cannot hold {config.model}: {reason}; use plain")
-    stored: dict[str, Any] = {}
-    if base.quantised:
-        stored["quantization_config"] = load.quantisation_settings(base.name, dtype=config.dtype)
+    config = prepared.config
     transformers.set_seed(config.seed)
     try:
         model = load.load_model(prepared.model_path, dtype=methods.weights_dtype(config),
-                                attn_implementation=plan.attn_implementation, **stored)  # fmt: skip
+                                attn_implementation=plan.attn_implementation,
+                                **methods.load_options(config))  # fmt: skip
     except ImportError as error:
         reason = str(error).splitlines()[0]
         raise LabkitError(
             f"attn_implementation {plan.attn_implementation!r} cannot be used here: {reason}"
         ) from error
-    for _, layer in linear_names(model):
-        # Once it has evaluated, bitsandbytes' 4-bit layer keeps a form that has no gradient.
-        if hasattr(layer, "support_avx512bf16_for_cpu"):
-            layer.support_avx512bf16_for_cpu = False
     if model.config.is_encoder_decoder:
         raise LabkitError(
             f"{config.model} reads with an encoder and writes with a decoder: labkit train works "
             "on models that only write on, such as smollm2-135m-instruct"
         )
+    refuse_odd_widths(model, config.model)
     converted: list[str] = []
     if config.use_switchback:
         converted = convert(model, min_features=config.switchback_min_features,
@@ -238,7 +235,7 @@ def _open(
     """Build the trainer with its meter, at the last checkpoint if there is one; save the record."""
     import torch
 
-    from labkit.train.trainer import MeterCallback, loggers
+    from labkit.train.trainer import MeterCallback, loggers, precision_kept
 
     config, folder = prepared.config, prepared.folder
     checkpoint, steps_before = newest_checkpoint(folder)
@@ -247,19 +244,17 @@ def _open(
     for note in plan.notes:
         progress.say(note)
     callback = MeterCallback(meter, progress, marker=run_folder.COMPLETE)
-    trainer = inputs.task.trainer()(
-        model=trainable.model,
-        args=arguments,
-        train_dataset=_as_dataset(inputs.train_set),
-        eval_dataset=_as_dataset(inputs.dev_set) if inputs.dev_set else None,
-        data_collator=inputs.task.collator(inputs.tokenizer, inputs.shared),
-        processing_class=inputs.tokenizer,
-        callbacks=[callback, *loggers(config, folder)],
-    )
+    with precision_kept(trainable.model):
+        trainer = inputs.task.trainer()(
+            model=trainable.model,
+            args=arguments,
+            train_dataset=_as_dataset(inputs.train_set),
+            eval_dataset=_as_dataset(inputs.dev_set) if inputs.dev_set else None,
+            data_collator=inputs.task.collator(inputs.tokenizer, inputs.shared),
+            processing_class=inputs.tokenizer,
+            callbacks=[callback, *loggers(config, folder)],
+        )
     callback.trainer = trainer
-    if methods.BASES[config.base].quantised:  # TRL made what is trained bfloat16, in any run
-        for weight in filter(lambda each: each.requires_grad, trainable.model.parameters()):
-            weight.data = weight.data.to(getattr(torch, config.dtype))
     labelled_logits = plan.labelled_logits and trainer.has_plain_logits()
     if plan.labelled_logits and not labelled_logits:
         progress.say("this model changes its logits, so they are computed at every position")
@@ -299,7 +294,8 @@ def _train(session: Session) -> results.RunRecord:
                 with quietly():
                     save_model(session.trainable.model, session.inputs.tokenizer,
                                folder / "model",
-                               base_name=session.prepared.model["name"])  # fmt: skip
+                               base_name=session.prepared.model["name"],
+                               trained_on=methods.trained_on(session.prepared.config))  # fmt: skip
     except KeyboardInterrupt:
         meter.abandon_step()
         _close(session, "cancelled")

@@ -8,6 +8,7 @@ only when a marker with the measured steps lies in it.
 This module imports torch and TRL when it is imported; only `train` and `bench` do that.
 """
 
+import contextlib
 import math
 import shutil
 from collections.abc import Iterator
@@ -195,6 +196,18 @@ class MeterCallback(TrainerCallback):
         for old in folder.glob("checkpoint-*"):
             if old != newest:
                 shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def precision_kept(model: torch.nn.Module) -> Iterator[None]:
+    """Keep what trains as it is while TRL makes a trainer, which rounds it on a quantised base.
+
+    In bfloat16 a step of less than 1/256 of a weight would be lost.
+    """
+    kept = [(p, p.data) for p in model.parameters() if p.requires_grad]
+    yield
+    for parameter, data in kept:
+        parameter.data = data
 
 
 def trainer_arguments(

@@ -11,7 +11,7 @@ import pytest
 from labkit.checkpoints import class_zip, grade
 from labkit.errors import LabkitError
 
-FIELDS = {"rate": 4, "full_ceiling": 2, "frozen_ceiling": 4}
+FIELDS = {"card": "my laptop", "rate": 4, "full_ceiling": 2, "frozen_ceiling": 4}
 
 
 def answers(student: str) -> bytes:
@@ -93,8 +93,8 @@ def test_a_class_is_graded_from_its_zip_and_from_nothing_else(class_, tmp_path):
     graded, ignored = grade.grade(place)
     each = {one.submission.student: one for one in graded}
     assert {name: one.points for name, one in each.items()} == {
-        "Max-Mustermann-moodle-3": 1, "doejane-canvas-1": 1, "poeeva-canvas-4": 0,
-        "roejim-canvas-2": 1,
+        "Max-Mustermann-moodle-3": 2, "doejane-canvas-1": 2, "poeeva-canvas-4": 0,
+        "roejim-canvas-2": 2,
     }  # fmt: skip
     assert each["doejane-canvas-1"].submission.remarks == ["handed in late, as Canvas says"]
     said = each["poeeva-canvas-4"].submission.remarks
@@ -107,7 +107,7 @@ def test_a_student_s_own_zip_is_still_one_submission(tmp_path):
     (tmp_path / "anna.zip").write_bytes(hand_in("anna"))
     assert not class_zip.is_class(tmp_path / "anna.zip")
     (one,), _ = grade.grade(tmp_path / "anna.zip")
-    assert one.submission.student == "anna" and one.points == 1
+    assert one.submission.student == "anna" and one.points == 2
 
 
 def link() -> bytes:
@@ -152,7 +152,7 @@ def test_a_hostile_upload_is_a_remark_on_its_student_alone(class_, tmp_path, con
     assert outside == [place]
     assert not any(path.is_symlink() for path in folder.rglob("*"))
     graded, _ = grade.grade(place)
-    assert {one.submission.student: one.points for one in graded}["doejane-canvas-2"] == 1
+    assert {one.submission.student: one.points for one in graded}["doejane-canvas-2"] == 2
 
 
 def test_a_platform_s_own_zip_that_leads_out_writes_nothing_outside(class_, tmp_path):

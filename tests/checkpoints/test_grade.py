@@ -18,7 +18,7 @@ from labkit.models.registry import known_names
 from labkit.runs import records as results
 
 REAL = Path(__file__).parents[2] / "data" / "results" / "lora_vs_full.lora.json"
-CEILINGS = {"rate": 4, "full_ceiling": 2, "frozen_ceiling": 4}
+CEILINGS = {"card": "my laptop", "rate": 4, "full_ceiling": 2, "frozen_ceiling": 4}
 WHY = "of three products only two are done in int8 when the weights are trained {}"
 
 
@@ -131,7 +131,7 @@ def test_the_latest_answer_counts_and_what_the_file_says_of_itself_does_not(clas
     (folder / "later" / "answers.json").write_text(json.dumps(late))
     mark = graded(class_)["anna"].marks["04.4"]
     assert mark.state == "contradicts"
-    assert mark.points == 0.5  # two of its three findings agree, of one point, in halves
+    assert mark.points == 1.0  # two of three agree, of two points: 1.33, in halves
 
 
 def test_points_are_the_share_of_findings_that_agree(right_answer, class_):
@@ -207,7 +207,7 @@ def test_impossible_and_edited_figures_are_flagged_and_take_no_points(class_):
         f"record {fast['id']}: its tokens per second are not those of its steps",
     ]
     assert each["boris"].flags[0] == "record b: its seed is not that of its settings"
-    assert each["anna"].points == each["boris"].points == 1
+    assert each["anna"].points == each["boris"].points == 2
 
 
 # --- what is written -----------------------------------------------------------------------
@@ -221,7 +221,7 @@ def test_the_table_has_points_explanation_and_rubric_for_each_question(class_, t
     assert list(row)[:6] == ["student", "submission", "points", "of", "flags", "remarks"]
     for question in asked.values():
         title = question.id + (f" = {question.assignment}" if question.assignment else "")
-        assert row[f"{title} (of {question.points})"] == ("1" if question.id == "04.4" else "0")
+        assert row[f"{title} (of {question.points})"] == ("2" if question.id == "04.4" else "0")
         assert row[f"{question.id} rubric"] == ""
     assert row["04.4 explanation"] == WHY.format("anna")
     assert int(row["of"]) == sum(q.points for q in asked.values()) == outcome["points_possible"]

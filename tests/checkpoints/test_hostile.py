@@ -17,7 +17,7 @@ from labkit.checkpoints.questions import load_questions
 from labkit.checkpoints.submissions import MOST_RECORDS, parse_json
 
 REAL = Path(__file__).parents[2] / "data" / "results" / "lora_vs_full.lora.json"
-FIELDS = {"rate": 4, "full_ceiling": 2, "frozen_ceiling": 4}
+FIELDS = {"card": "my laptop", "rate": 4, "full_ceiling": 2, "frozen_ceiling": 4}
 FIELDS |= {"explanation": "of three products only two are in int8 when weights are trained"}
 
 
@@ -224,7 +224,7 @@ def test_hostile_input_is_a_line_in_the_report_and_nothing_else(name, make, says
     before = sorted(tmp_path.rglob("*"))
     found = graded(class_)
     assert sorted(tmp_path.rglob("*")) == before
-    assert found["zoe"].points == 1 and found["zoe"].submission.remarks == []
+    assert found["zoe"].points == 2 and found["zoe"].submission.remarks == []
     each = found["evil"]
     lines = [*each.submission.remarks, *(line for m in each.marks.values() for line in m.found)]
     assert any(says in line for line in lines), lines
@@ -237,7 +237,7 @@ def test_a_zip_in_a_folder_is_read_and_a_broken_one_beside_it_reported(class_):
     zipped(class_ / "anna" / "mine.zip", {"x/answers.json": good()})
     (class_ / "anna" / "broken.zip").write_bytes(b"PK")
     each = graded(class_)["anna"]
-    assert each.points == 1
+    assert each.points == 2
     assert each.submission.remarks == ["broken.zip: not a readable zip (it has no end)"]
 
 

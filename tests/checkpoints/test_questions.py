@@ -210,7 +210,7 @@ def test_the_card_says_what_the_text_says_and_escapes_it(runs):
 def test_pairs_differ_in_one_setting_alone_and_only_finished_runs_count(runs):
     evidence = Evidence()
     found = {(low.name, high.name) for low, high in evidence.pairs("dtype")}
-    assert found == {("lora", "type")}
+    assert found == {("lora", "type"), ("lora", "half"), ("half", "type")}
     found = {(low.name, high.name) for low, high in evidence.pairs("max_length")}
     assert found == {("short", "length"), ("short", "lora"), ("length", "lora")}
 

@@ -76,7 +76,7 @@ MISTAKES: dict[str, list[list[str]]] = {
     "train": [
         ["--config", "missing.yaml"], ["--config", "lorra"], ["--config", FOLDER],
         ["--config", BINARY], ["--config", LIST], ["--lerning-rate", "1"], ["--r", "x"], ["--r"],
-        ["--method", "qlora"], ["--data", "no/such"], ["--model", "smollm3"], ["stray"], ["-x"],
+        ["--method", "galore"], ["--data", "no/such"], ["--model", "smollm3"], ["stray"], ["-x"],
         ["--r", "4", "--r", "8"], ["--r", "4", "--lora-rank", "8"], ["--max-steps", "0"],
         ["--name", "../x"], ["--repeat", "0"], ["--repeat", "x"], ["--evaluate=yes"],
         ["--seed", "-1"], [*TINY, "--max-length", "9"], [*TINY, "--target-modules", "q_prj"],

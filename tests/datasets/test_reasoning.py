@@ -1,5 +1,6 @@
 """Replies of models that think first: what is read of them, and when there is nothing to read."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from labkit.datasets import reasoning
 from labkit.datasets.answers import parse_answer
-from labkit.inference.evaluate import render
+from labkit.inference.evaluate import Evaluation, render
 
 READ = {
     "<think>Sales rose, 2 | 3 # million.</think>\n\n= 4 - 1 # percent": ("= 4 - 1 # percent"),
@@ -49,9 +50,11 @@ def test_no_mark_of_reasoning_is_ever_read(text: str) -> None:
 
 def test_replies_cut_off_are_said() -> None:
     share = {"value": 0.5, "low": 0.4, "high": 0.6}
-    outcome = {"model": "m", "data": "d", "split": "test", "n": 9, "examples": 0, "by_type": {},
-               "metrics": {"em": share, "f1": share}, "predictions": "p.json"}  # fmt: skip
-    assert "4 of 9 replies were cut off" in render({**outcome, "cut_off": 4})
+    outcome = Evaluation(
+        model="m", task="sft", data="d", split="test", n=9, examples=0, by_type={}, by_source={},
+        metrics={"em": share, "f1": share}, predictions="p.json", seconds=1.0,
+    )  # fmt: skip
+    assert "4 of 9 replies were cut off" in render(replace(outcome, cut_off=4))
     assert "cut off" not in render(outcome)
 
 

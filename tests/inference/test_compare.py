@@ -189,7 +189,7 @@ def test_models_are_compared_by_name_and_evaluations_are_kept(
     assert found.pairs[0].groups["all"].difference["value"] == pytest.approx(b - a)
     shown = comparing.render(found)
     assert all(name in shown for name in names) and "where they disagree" in shown
-    figure, alt = plots.paired_differences(found)
+    figure, alt = plots.paired_differences(found.pairs)
     assert f"{100 * (b - a):+.0f} points" in alt
     assert len(figure.axes) == 1
     assert plots.png(figure, alt=alt).startswith(b"\x89PNG")

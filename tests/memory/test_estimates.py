@@ -14,6 +14,7 @@ from labkit.memory.formula import analytic
 from labkit.memory.report import plot_timeline, render, render_table, timeline_alt
 from labkit.memory.settings import StepSettings
 from labkit.memory.trace.tracing import trace
+from labkit.methods import METHODS
 
 
 @pytest.fixture(scope="module")
@@ -134,8 +135,8 @@ def test_a_cpu_is_this_machine_and_its_process_counts():
         ({"model": "llama-3-8b", "lora_target_modules": "q_prj"}, "q_proj"),
         ({"model": "llama-3-8b", "method": "prefix", "gradient_checkpointing": True}, "choose one"),
         ({"model": "llama-3-8b", "sharding": "zero3"}, "num_gpus"),
-        ({"model": "mamba-1.4b", "method": "qlora"}, "use lora or full"),
-        ({"model": "mamba-1.4b", "method": "prefix"}, "use lora or full"),
+        ({"model": "mamba-1.4b", "method": "qlora"}, "use lora or ia3 or full"),
+        ({"model": "mamba-1.4b", "method": "prefix"}, "use lora or ia3 or full"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments, sentence):
@@ -204,7 +205,9 @@ def test_the_command_says_what_is_wrong_and_exits_with_2(arguments, sentence, ca
 
 def test_the_table_follows_the_choices_it_is_given():
     rows = table("llama-3-8b", devices=("t4",), checkpointing=(True,), optim="sgd", lora_r=64)
-    assert [row.method for row in rows] == ["full", "lora", "qlora", "8bit", "prompt"]
+    assert [row.method for row in rows] == [
+        "full", "lora", "qlora", "8bit", "prompt", "ia3", "llama-adapter", "bottleneck",
+    ]  # fmt: skip
     assert all(row.gradient_checkpointing for row in rows)
     settings = settings_for(
         find_device("t4"), "llama-3-8b", gradient_checkpointing=True, optim="sgd", lora_r=64
@@ -212,7 +215,7 @@ def test_the_table_follows_the_choices_it_is_given():
     assert rows[1].peak_bytes == analytic(settings).peak_bytes
     assert set(rows[1].largest_batch_size) == {"t4"}
     sharded = table("llama-3-8b", devices=("h100",), sharding="zero3", num_gpus=8)
-    assert {row.method for row in sharded} == {"full", "lora", "prefix", "prompt"}
+    assert {row.method for row in sharded} == set(METHODS)
 
 
 def test_formulas_need_no_torch():

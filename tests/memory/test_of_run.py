@@ -30,6 +30,14 @@ MAPPED: dict[str, tuple[Any, str, Any]] = {
     "r": (3, "lora_r", 3),
     "lora_dropout": (0.25, "lora_dropout", 0.25),
     "target_modules": (("q_proj", "up_proj"), "lora_target_modules", ("q_proj", "up_proj")),
+    "use_dora": (True, "use_dora", True),
+    "double_quant": (False, "double_quant", False),
+    "num_virtual_tokens": (7, "num_virtual_tokens", 7),
+    "ia3_modules": (("k_proj",), "ia3_modules", ("k_proj",)),
+    "adapter_len": (3, "adapter_len", 3),
+    "adapter_layers": (2, "adapter_layers", 2),
+    "bottleneck_size": (8, "bottleneck_size", 8),
+    "bottleneck_after": (("mlp",), "bottleneck_after", ("mlp",)),
 }
 
 
@@ -62,7 +70,9 @@ def test_other_settings_leave_the_step_alone(key: str) -> None:
 
 
 def test_no_setting_is_forgotten() -> None:
-    assert FIELDS.keys() - MAPPED.keys() - NO_MATTER.keys() == {"use_switchback", "loftq_config"}
+    assert FIELDS.keys() - MAPPED.keys() - NO_MATTER.keys() == {
+        "use_switchback", "loftq_config", "base",
+    }  # fmt: skip
     assert not MAPPED.keys() & NO_MATTER.keys()
 
 

@@ -23,12 +23,10 @@ from labkit.memory.settings import StepSettings
         ({"lora_target_modules": ""}, "lora_target_modules is empty"),
         ({"labelled_tokens": 2000}, "labelled_tokens must be between 1 and seq_len"),
         ({"method": "prefix", "gradient_checkpointing": True}, "choose one of the two"),
-        ({"method": "prompt", "loss": "chunked"}, "use loss full"),
         ({"sharding": "zero2"}, "set num_gpus to 2 or more"),
         ({"sharding": "fsdp2", "num_gpus": 4, "method": "qlora"}, "quantised weights are not"),
         ({"sharding": "zero1", "num_gpus": 2, "optim": "adafactor"}, "adamw_torch_fused or sgd"),
         ({"method": "lora", "master_weights": True}, "full fine-tuning"),
-        ({"method": "8bit", "dtype": "float32"}, "bfloat16 or float16"),
         (
             {"method": "full", "master_weights": False, "sharding": "zero3", "num_gpus": 4},
             "set sharding to fsdp2",
@@ -102,7 +100,6 @@ def test_the_base_is_an_axis_of_its_own() -> None:
     ({"method": "full", "base": "nf4"}, "full trains the pretrained weights, .* as nf4"),
     ({"method": "qlora", "base": "8bit"}, "qlora is lora on nf4, not on 8bit"),
     ({"method": "lora", "base": "nf5"}, "base 'nf5' is unknown: did you mean 'nf4'"),
-    ({"method": "prefix", "base": "nf4", "dtype": "float32"}, "prefix computes in 16 bit"),
 ])  # fmt: skip
 def test_a_base_that_does_not_go_with_the_rest_is_refused(
     choices: dict[str, Any], message: str

@@ -162,26 +162,34 @@ def test_other_starts_still_begin_at_the_base_model(tiny_llama: Path, start: str
     )
 
 
-def test_loftq_without_a_gpu_says_so(tiny_llama: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(LabkitError, match="loftq needs a GPU"):
-        lora(tiny_llama, init_lora_weights="loftq", loftq_config={"loftq_bits": 4})
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="PEFT's LoftQ quantises on a GPU")
-def test_loftq_comes_nearer_to_the_weight_than_quantising_alone(tiny_llama: Path) -> None:
-    """The base then holds quantised weights, and the adapter starts at what that lost."""
+@pytest.mark.parametrize(("bits", "levels"), [(4, 16), (8, 255)])
+@pytest.mark.parametrize("use_rslora", [False, True])
+def test_loftq_comes_nearer_to_the_weight_with_each_turn(
+    tiny_llama: Path, bits: int, levels: int, use_rslora: bool
+) -> None:
+    """The base holds quantised weights, and what the adapter adds is what that lost."""
     name = "model.layers.0.mlp.down_proj"
     exact = load.load_model(tiny_llama, dtype="float32").get_submodule(name).weight
-    model = lora(
-        tiny_llama, init_lora_weights="loftq", loftq_config={"loftq_bits": 4}, r=16, lora_alpha=16
-    )
-    layer = model.get_base_model().get_submodule(name)
-    quantised = layer.base_layer.weight
-    a, b = (layer.get_submodule(f"lora_{x}.default").weight for x in "AB")
-    assert not torch.equal(quantised, exact)
-    alone, corrected = (exact - quantised).norm(), (exact - quantised - b @ a).norm()
-    assert corrected < alone
+    alone, errors = [], []
+    for turns in (1, 5):
+        model = lora(tiny_llama, init_lora_weights="loftq", r=16, lora_alpha=48,
+                     use_rslora=use_rslora,
+                     loftq_config={"loftq_bits": bits, "loftq_iter": turns})  # fmt: skip
+        layer = model.get_base_model().get_submodule(name)
+        quantised = layer.base_layer.weight
+        a, b = (layer.get_submodule(f"lora_{x}.default").weight for x in "AB")
+        scale = 48 / (4 if use_rslora else 16)
+        alone.append((exact - quantised).norm())
+        errors.append((exact - quantised - scale * b @ a).norm())
+        # One scale per 64 numbers in 4 bits, one per row in 8: no more values than levels in each.
+        blocks = quantised.reshape(-1, 64) if bits == 4 else quantised
+        assert all(len(row.unique()) <= levels for row in blocks)
+    assert errors[1] < errors[0] < alone[0]
+
+
+def test_loftq_in_three_bits_is_refused(tiny_llama: Path) -> None:
+    with pytest.raises(LabkitError, match="loftq_bits must be 4 or 8, got 3"):
+        lora(tiny_llama, init_lora_weights="loftq", loftq_config={"loftq_bits": 3})
 
 
 def adapted_leaves(model: nn.Module) -> set[str]:

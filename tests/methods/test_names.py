@@ -16,7 +16,11 @@ MODE = "an int8 product whose weight trains, beside frozen ones"
 FORMAT = "a format in which a model is stored on disk"
 ROWS = "which runs a committed record, or a benchmark, is made of"
 
+CASES = "the cases of an exercise: settings whose memory a student works out"
+FIGURE = "which runs a committed record is of, and their colours in its figure"
+
 HOMONYMS = {
+    ("course/preview.py", "full", "modes ="): MODE,
     ("bench/gpu/kernels.py", "full", "for mode in"): MODE,
     ("bench/gpu/memory.py", "full", "for loss in"): LOSS,
     ("bench/gpu/report.py", "full", 'r["mode"] =='): MODE,
@@ -25,12 +29,12 @@ HOMONYMS = {
     ("bench/switchback/report.py", "full", 'r["mode"] =='): MODE,
     ("bench/switchback/ways.py", "full", "mode =="): MODE,
     ("memory/settings.py", "full", '"loss": ('): LOSS,
-    ("memory/settings.py", "full", "self.loss !="): LOSS,
     ("memory/settings.py", "full", "loss: Literal"): LOSS,
     ("memory/calculator.py", "full", 'description="loss"'): LOSS,
     ("memory/step/training_step.py", "full", "settings.loss =="): LOSS,
     ("inference/export.py", "8bit", "FORMATS ="): FORMAT,
     ("models/load.py", "8bit", "to =="): FORMAT,
+    ("models/quantised.py", "8bit", "kinds ="): FORMAT,
     ("inference/cost.py", "full", "-fft"): "the label of a row, of a folder called NAME-FFT",
     ("inference/parity_reading.py", "8bit", ""): FORMAT,
     ("inference/served.py", "prompt", "asked"): "a field of OpenAI's completions",
@@ -51,6 +55,16 @@ CHOICES = {
     ("bench/records/largest_batch.py", "full", "GIB"): ROWS,
     ("bench/records/memory_validation.py", "lora", "(False, True)"): ROWS,
     ("bench/records/memory_validation.py", "full", "(False, True)"): ROWS,
+    ("checkpoints/lessons/exercises_01.py", "full", '{"method":'): CASES,
+    ("checkpoints/lessons/exercises_01.py", "lora", '{"method":'): CASES,
+    ("checkpoints/lessons/exercises_01.py", "qlora", '{"method":'): CASES,
+    ("course/preview.py", "full", "looks ="): FIGURE,
+    ("course/preview.py", "lora", "looks ="): FIGURE,
+    ("course/preview.py", "full", "lora_vs_full"): FIGURE,
+    ("course/preview.py", "lora", "lora_vs_full"): FIGURE,
+    ("course/preview.py", "full", "vermilion"): FIGURE,
+    ("course/preview.py", "lora", "vermilion"): FIGURE,
+    ("course/preview.py", "full", "score_bars"): FIGURE,
     ("doctor/machine.py", "lora", ""): "the two runs of the course that a student asks about",
     ("doctor/machine.py", "full", ""): "the two runs of the course that a student asks about",
 }

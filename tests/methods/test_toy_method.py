@@ -115,5 +115,6 @@ def test_it_is_estimated_by_formula_and_by_trace(answer: dict[str, Any]) -> None
 def test_what_it_cannot_do_is_one_sentence(answer: dict[str, Any]) -> None:
     assert "cannot be merged" in answer["refused"] and "\n" not in answer["refused"]
     assert not answer["left"]
-    assert "method must be one of lora, full, toy, got 'toi'" in answer["unknown"]
+    assert "method must be one of lora, full, prefix, " in answer["unknown"]
+    assert "toy, got 'toi'" in answer["unknown"]
     assert "stretched_modules is empty" in answer["empty"]

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import yaml
 
-from labkit import methods
 from labkit.errors import LabkitError
 from labkit.runs.config import (
     CONFIGS,
@@ -211,7 +210,7 @@ def test_a_hostile_configuration_is_one_short_sentence(
     ("values", "message"),
     [
         ({"base": "4bit"}, "base must be one of plain, 8bit, nf4, got '4bit'"),
-        ({"base": "nf4", "method": "full"}, "full trains the pretrained weights.*method lora"),
+        ({"base": "nf4", "method": "full"}, "full trains the pretrained weights.*method .*lora"),
         ({"base": "8bit", "use_switchback": True}, "which base 8bit has none of"),
     ],
 )
@@ -222,8 +221,62 @@ def test_a_base_that_cannot_be_is_one_sentence(values: dict[str, Any], message: 
 
 
 def test_a_train_mode_we_do_not_have_says_which_there_are() -> None:
-    with pytest.raises(LabkitError, match="'qlora'.*full, lora"):
-        from_mapping({"train_mode": "qlora"}, where="seed.json")
+    with pytest.raises(LabkitError, match="train_mode must be one of lora, full, .*got 'galore'"):
+        from_mapping({"train_mode": "galore"}, where="seed.json")
+
+
+@pytest.mark.parametrize(
+    ("values", "found"),
+    [
+        ({"method": "qlora"}, ("lora", "nf4")),
+        ({"train_mode": "qlora", "base": "nf4"}, ("lora", "nf4")),
+        ({"train-mode": "8bit"}, ("lora", "8bit")),
+        ({"method": "ia3", "load_in_8bit": True}, ("ia3", "8bit")),
+        ({"method": "prompt", "load_in_4bit": "true", "load_in_8bit": False}, ("prompt", "nf4")),
+        ({"load_in_4bit": False}, ("lora", "plain")),
+        # An older file that has an adapter's settings and names no mode means qlora.
+        (
+            {"template_name": "x", "model_name_or_path": "m", "lora_rank": 8},
+            ("lora", "nf4"),
+        ),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_shorthand_is_a_method_on_a_base(values: dict[str, Any], found: tuple[str, str]) -> None:
+    config = from_mapping(values, where="file")
+    assert (config.method, config.base) == found
+
+
+def test_a_shorthand_replaces_the_plain_base_and_no_other() -> None:
+    assert RunConfig().replace(method="qlora").base == "nf4"
+    with pytest.raises(LabkitError, match="method qlora is lora on base nf4, and base is '8bit'"):
+        RunConfig(base="8bit").replace(method="qlora")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"base": "nf5"}, "base must be one of plain, 8bit, nf4, got 'nf5'"),
+        (
+            {"method": "full", "base": "nf4"},
+            "full trains the pretrained weights.*nf4: use base plain, or method ",
+        ),
+        (
+            {"base": "8bit", "use_switchback": True},
+            "use_switchback multiplies plain weights, which",
+        ),
+        (
+            {"base": "nf4", "init_lora_weights": "pissa"},
+            "set base to plain, or init_lora_weights to d",
+        ),
+    ],
+)
+def test_a_base_that_does_not_go_with_the_rest_is_one_sentence(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(LabkitError, match=message) as caught:
+        from_mapping(changes, where="file")
+    assert "\n" not in str(caught.value)
 
 
 def test_one_setting_under_two_names_is_refused() -> None:
@@ -293,15 +346,6 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     binary.write_bytes(b"\xff\xfe\x00\x80")
     with pytest.raises(LabkitError, match="not a text file"):
         load_config(binary)
-
-
-@pytest.mark.parametrize("method", sorted(set(methods.names()) - {"full", "lora"}))
-def test_a_method_that_only_memory_knows_is_refused(method: str) -> None:
-    with pytest.raises(LabkitError, match=f"method must be one of lora, full, got '{method}'"):
-        from_mapping({"method": method}, where="file")
-    with pytest.raises(LabkitError, match=f"train_mode .*'?{method}'?") as caught:
-        from_mapping({"train_mode": method}, where="file")
-    assert "\n" not in str(caught.value)
 
 
 def test_every_setting_is_described_in_one_line() -> None:

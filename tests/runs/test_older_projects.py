@@ -89,18 +89,11 @@ def test_what_an_older_file_leaves_out_is_what_its_program_took(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (without("train_mode"), "train_mode is left out.*qlora.*lora or full"),
-        (without("train_mode", "output_dir", "template_name"), "train_mode is left out"),
-        ({"template_name": "x", "model_name_or_path": "m"}, "train_mode is left out"),
-        (without("train_mode", "template_name"), "train_mode is left out.*qlora.*lora or full"),
-        (without("train_mode", "template_name", *LORA, use_unsloth=True), "left out.*qlora"),
         (without("train_mode", "template_name", *LORA), "nothing in it says.*full or lora"),
         ({"model_name_or_path": "m", "train_file": "t", "deepspeed": "z"}, "nothing in it says"),
         (without("template_name", "eval_file", task_type="pretrain"), "continued pretraining"),
         (without(task_type="dpo", train_mode="full", max_prompt_length=9), "preference tuning"),
-        (without(task_type="sft", train_mode="qlora"), "'qlora' is not a method"),
         (without(warmup_ratio=1), "warmup_ratio 1 is no share below 1: say warmup_steps"),
-        (without("train_mode", **{"train-mode": "qlora"}), "'qlora' is not a method"),
         (without(task_type="dpo", beta=0.1), "'dpo' asks for preference tuning"),
         (without("train_mode", task_type="pretrain"), "'pretrain' asks for continued pretraining"),
         ({"task-type": "KTO"}, "'KTO' asks for preference tuning"),
@@ -115,6 +108,24 @@ def test_another_training_is_never_made_of_an_older_file(
     file = write(tmp_path, json.dumps(values), "old.json")
     with pytest.raises(LabkitError, match=f"old.json: .*{message}"):
         load_config(file)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    "values",
+    [
+        without("train_mode"),
+        without("train_mode", "output_dir", "template_name"),
+        {"template_name": "x", "model_name_or_path": "m"},
+        without("train_mode", "template_name"),
+        without("train_mode", "template_name", *LORA, use_unsloth=True),
+        without(task_type="sft", train_mode="qlora"),
+        without("train_mode", **{"train-mode": "qlora"}),
+    ],
+)
+def test_qlora_is_lora_on_nf4_said_or_left_out(tmp_path: Path, values: dict[str, Any]) -> None:
+    config = load_config(write(tmp_path, json.dumps(values), "old.json"))
+    assert (config.method, config.base) == ("lora", "nf4")
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -179,7 +190,10 @@ def test_any_file_of_an_older_project_is_what_it_asks_for_or_one_sentence(
         assert len(str(error).splitlines()) == 1
         return
     if "model_name_or_path" in values and {"train_file", "template_name"} & set(values):
-        assert config.method == values["train_mode"]
+        mode = values.get("train_mode", "qlora")
+        assert (config.method, config.base) == (
+            ("lora", "nf4") if mode == "qlora" else (mode, "plain")
+        )
     assert values.get("task_type") in (None, "", "sft")
     if "num_train_epochs" in values:
         assert config.max_steps == values.get("max_steps", -1)

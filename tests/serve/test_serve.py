@@ -246,7 +246,7 @@ HELLO = [{"role": "user", "content": "Hello"}]
     [
         (404, {"model": "basse"}, "'basse' is not served here: did you mean 'base'?"),
         (404, {"model": "../secret"}, "is not served here"),
-        (400, {"model": None}, "model: Input should be a valid string"),
+        (400, {"model": None}, "model: Field required"),
         (400, {"messages": []}, "messages: List should have at least 1 item"),
         (400, {"messages": "Hello"}, "messages: Input should be a valid list"),
         (400, {"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role"),
@@ -262,7 +262,7 @@ HELLO = [{"role": "user", "content": "Hello"}]
         (400, {"tools": [{"type": "function"}]}, "tools: List should have at most 0 items"),
         (400, {"response_format": {"type": "json_object"}}, "response_format.type: Input should"),
         (400, {"logit_bias": {"1": 5}}, "logit_bias: Dictionary should have at most 0 items"),
-        (400, {"logprobs": True}, "logprobs: Input should be False"),
+        (400, {"logprobs": True}, "logprobs: this server does not do that"),
         (400, {"top_k": 5}, "top_k: Input should be -1 or 0"),
         (400, {"stop": [3]}, "stop.0: Input should be a valid string"),
         (400, {"guided_regex": "a+"}, "guided_regex is not a field that this server knows"),

@@ -60,7 +60,8 @@ def two_bases(values: Values, evidence: Evidence) -> Iterator[Finding]:
         model, examples = values[f"{who}_model"], values[f"{who}_examples"]
         if examples is not None and examples < 0:
             yield Finding("contradicts", f"{who}_examples is below zero")
-        if model is not None and any(model in (run.name, run.id) for run in evidence.runs):
+        if named := [run for run in evidence.runs if model in (run.name, run.id)]:
+            evidence.used += named
             yield Finding("contradicts", f"{who}_model is a run: name a base model")
         ways.append((model, examples))
         if None not in (values[f"{who}_em"], values[f"{who}_f1"], model, examples):

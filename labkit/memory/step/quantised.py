@@ -73,24 +73,27 @@ class NF4Linear(torch.nn.Linear):
 class Int8Linear(torch.nn.Linear):
     """A frozen linear layer with 8-bit weights, LLM.int8 on a GPU. Input (…, in), output (…, out).
 
-    Without outlier columns: which inputs exceed the threshold depends on their values.
+    Without outlier columns: which inputs exceed the threshold depends on their values. On a CPU
+    bitsandbytes trains with dequantised weights (`MatMul8bitFp`).
     """
 
-    def __init__(self, linear: torch.nn.Linear) -> None:
+    def __init__(self, linear: torch.nn.Linear, *, target: str = "cuda") -> None:
         torch.nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         quantised = torch.empty(linear.weight.shape, dtype=torch.int8)
         self.weight = torch.nn.Parameter(quantised, requires_grad=False)
         self.bias = linear.bias
         self.register_buffer("row_absmax", torch.empty(linear.out_features))
+        self.target = target
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        from bitsandbytes.autograd._functions import MatMul8bitLt, MatmulLtState
+        from bitsandbytes.autograd._functions import MatMul8bitFp, MatMul8bitLt, MatmulLtState
 
         state = MatmulLtState()
         state.CB, state.SCB = self.weight.data, self.row_absmax
         state.has_fp16_weights, state.threshold = False, 0.0
-        return MatMul8bitLt.apply(x, self.weight.data, None, self.bias, state)
+        product = MatMul8bitFp if self.target == "cpu" else MatMul8bitLt
+        return product.apply(x, self.weight.data, None, self.bias, state)
 
 
 def quantise_linears(model: Any, settings: StepSettings) -> None:
@@ -112,6 +115,6 @@ def quantise_linears(model: Any, settings: StepSettings) -> None:
                 if settings.base_weights.bits == 4:
                     layer: Any = NF4Linear(child, double_quant=settings.double_quant)
                 else:
-                    layer = Int8Linear(child)
+                    layer = Int8Linear(child, target=settings.target)
             layer.requires_grad_(False)
             setattr(module, name, layer)

@@ -21,6 +21,7 @@ import torch
 
 from labkit.errors import LabkitError
 from labkit.memory.settings import StepSettings
+from labkit.methods import virtual_tokens
 
 Mark = Callable[[str], None]
 
@@ -137,7 +138,7 @@ def compute_loss(
 ) -> torch.Tensor:
     """Return the mean cross-entropy of `labels` (batch, tokens) under the settings' loss."""
     plain = settings.loss == "full" and settings.upcast_logits and settings.labelled_tokens is None
-    if plain or settings.tuner.virtual_tokens:
+    if plain:
         return model(**inputs, labels=labels).loss
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     if causal.config.is_encoder_decoder:
@@ -145,7 +146,8 @@ def compute_loss(
             f"{settings.model} is an encoder-decoder: its loss is computed by the model itself, "
             "so use loss full with upcast_logits and without labelled_tokens"
         )
-    hidden = causal.base_model(**inputs).last_hidden_state
+    backbone, extra = virtual_tokens.put_before(model, inputs)
+    hidden = causal.base_model(**backbone).last_hidden_state[:, extra:]
     # The last position predicts nothing. Which ones have labels does not matter for memory.
     last = settings.seq_len - 1
     count = min(settings.labelled_tokens or last, last)
