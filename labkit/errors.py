@@ -22,14 +22,14 @@ class LabkitError(Exception):
         return [str(self)]
 
 
-def nearest(word: str, choices: Iterable[str], most: int = 3) -> str:
+def nearest(word: str, choices: Iterable[str]) -> str:
     """Return a hint that names the choices nearest to `word`, or all of them when few.
 
     >>> nearest("lorra", ["lora", "full"])
     "did you mean 'lora'?"
     """
     choices = sorted(choices)
-    close = difflib.get_close_matches(word.lower(), choices, n=most, cutoff=0.5)
+    close = difflib.get_close_matches(word.lower(), choices, n=3, cutoff=0.5)
     if close:
         return "did you mean " + " or ".join(repr(c) for c in close) + "?"
     return "choose from " + ", ".join(choices[:20]) + ("…" if len(choices) > 20 else "")

@@ -81,6 +81,22 @@ def take_lock(path: Path, *, timeout: float) -> "BaseFileLock":
     return lock
 
 
+def lock_folder(folder: Path, *, timeout: float) -> "BaseFileLock":
+    """Make `folder` if need be and return its lock, taken.
+
+    Raises filelock's Timeout when another process has it, LabkitError where it cannot be written.
+    """
+    from filelock import Timeout
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return take_lock(folder / ".lock", timeout=timeout)
+    except Timeout:
+        raise
+    except OSError as error:
+        raise LabkitError(f"{folder} cannot be written: {error.strerror or error}") from None
+
+
 _NO_LOCKS = (errno.ENOLCK, errno.ESTALE, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 

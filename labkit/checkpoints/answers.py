@@ -19,15 +19,14 @@ from labkit.checkpoints.questions import Question
 from labkit.checkpoints.rules import Evidence
 from labkit.errors import LabkitError
 from labkit.files import take_lock, write_json
-from labkit.runs import measurements
-from labkit.runs import records as results
+from labkit.runs import measurements, records
 
 SCHEMA = 1
 
 
 def answers_file() -> Path:
     """Return the path of answers.json, beside the run folder."""
-    return results.runs_dir().parent / "answers.json"
+    return records.runs_dir().parent / "answers.json"
 
 
 def read() -> dict[str, dict[str, Any]]:
@@ -54,24 +53,24 @@ def hand_in(file: Path) -> dict[str, Any]:
     """
     if file.suffix.lower() != ".zip":
         raise LabkitError(f"--hand-in {file}: give a file name that ends in .zip")
-    given, runs = read(), results.runs_dir()
+    given, runs = read(), records.runs_dir()
     if not given:
         raise LabkitError(f"there is nothing to hand in: no answer is recorded in {answers_file()}")
-    records = sorted(runs.glob("*/record.json"))
+    recorded = sorted(runs.glob("*/record.json"))
     points = sorted(runs.glob("*/point-*.json"))
     measured = sorted(measurements.folder().glob(f"{measurements.PREFIX}*.json"))
-    temporary = file.with_name(f".{file.name}.{results.new_id()}")
+    temporary = file.with_name(f".{file.name}.{records.new_id()}")
     try:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.write(answers_file(), "answers.json")
-            for path in [*records, *points, *measured]:
+            for path in [*recorded, *points, *measured]:
                 archive.write(path, Path("runs") / path.relative_to(runs))
         temporary.replace(file)
     except (OSError, ValueError) as error:
         raise LabkitError(f"{file} cannot be written: {error}") from None
     finally:
         temporary.unlink(missing_ok=True)
-    return {"file": str(file), "answers": len(given), "runs": len(records)}
+    return {"file": str(file), "answers": len(given), "runs": len(recorded)}
 
 
 def record(
@@ -82,13 +81,13 @@ def record(
     Returns what a notebook that is handed in alone carries with the card: the answer, and the
     records, points of a sweep and measurements that it rests on.
     """
-    runs = [value for value in values.values() if isinstance(value, results.RunRecord)]
+    runs = [value for value in values.values() if isinstance(value, records.RunRecord)]
     rests_on = {run.id: run for run in [*runs, *evidence.used]}
     newest = max(rests_on.values(), key=lambda run: run.started_at, default=None)
     entry = {
         "question": asked.id,
         "fields": {
-            name: value.id if isinstance(value, results.RunRecord) else value
+            name: value.id if isinstance(value, records.RunRecord) else value
             for name, value in values.items()
         },
         "state": verdict.state,
@@ -97,10 +96,10 @@ def record(
         "context": {
             "model": newest.model if newest else None,
             "data": newest.data if newest else None,
-            "versions": newest.versions if newest else results.versions(),
+            "versions": newest.versions if newest else records.versions(),
             "hardware": newest.hardware if newest else None,
         },
-        "recorded_at": results.now(),
+        "recorded_at": records.now(),
     }
     file = answers_file()
     lock = file.with_name(f".{file.name}.lock")

@@ -16,7 +16,7 @@ from typing import Any
 
 from labkit.checkpoints.collecting import FOLDER
 from labkit.errors import LabkitError, nearest
-from labkit.runs import records as results
+from labkit.runs import records
 
 TYPES = ("number", "integer", "text", "choice", "run")
 LONGEST_TEXT = 20_000
@@ -100,7 +100,7 @@ def question(question_id: str) -> Question:
 def parse(
     asked: Question,
     given: Mapping[str, Any],
-    runs: Iterable[results.RunRecord] | None = None,
+    runs: Iterable[records.RunRecord] | None = None,
     place: str = "",
 ) -> dict[str, Any]:
     """Return the given values as the types of the question's fields; None where not answered.
@@ -112,16 +112,16 @@ def parse(
     for name in given:
         if name not in names:
             raise LabkitError(f"question {asked.id} has no field {name!r}: {nearest(name, names)}")
-    records = results.records() if runs is None else list(runs)
-    place = place or f"in {results.runs_dir()}"
+    known = records.records() if runs is None else list(runs)
+    place = place or f"in {records.runs_dir()}"
     return {
-        field.name: _value(asked, field, given.get(field.name), records, place)
+        field.name: _value(asked, field, given.get(field.name), known, place)
         for field in asked.fields
     }
 
 
 def _value(
-    asked: Question, field: Field, value: Any, records: Sequence[results.RunRecord], place: str
+    asked: Question, field: Field, value: Any, runs: Sequence[records.RunRecord], place: str
 ) -> Any:
     if value is None or value is ... or (isinstance(value, str) and not value.strip(" .…?")):
         return None
@@ -138,7 +138,7 @@ def _value(
             raise LabkitError(f"{where}: give a whole number{field.unit_text}, not {_short(value)}")
         return int(value) if field.type == "integer" else float(value)
     if field.type == "run":
-        return _run(where, value, records, place)
+        return _run(where, value, runs, place)
     if not isinstance(value, str):
         raise LabkitError(f"{where}: give text in quotes, not {_short(value)}")
     if field.type == "choice" and value not in field.options:
@@ -149,14 +149,14 @@ def _value(
 
 
 def _run(
-    where: str, value: Any, records: Sequence[results.RunRecord], place: str
-) -> results.RunRecord:
+    where: str, value: Any, runs: Sequence[records.RunRecord], place: str
+) -> records.RunRecord:
     """Return the student's record that a record, a name or an id stands for."""
-    wanted = value.id if isinstance(value, results.RunRecord) else value
-    for record in records:
+    wanted = value.id if isinstance(value, records.RunRecord) else value
+    for record in runs:
         if wanted in (record.id, record.name):
             return record
-    names = [record.name for record in records]
+    names = [record.name for record in runs]
     hint = nearest(str(wanted), names) if names else "there are no runs yet"
     raise LabkitError(f"{where}: no run {_short(wanted)} {place}: {hint}")
 

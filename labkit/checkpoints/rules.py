@@ -15,8 +15,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Literal
 
-from labkit.runs import measurements
-from labkit.runs import records as results
+from labkit.runs import measurements, records
 from labkit.runs.records import DEFAULTS, RunRecord
 
 CLOSE = 0.05
@@ -39,7 +38,7 @@ class Finding:
 class Evidence:
     """What a student measured; `used` collects the runs that a rule looked at."""
 
-    runs: list[RunRecord] = field(default_factory=results.records)
+    runs: list[RunRecord] = field(default_factory=records.records)
     """every run, oldest first, finished or not"""
     sweeps: list[dict[str, Any]] = field(default_factory=lambda: sweep_points())
     """points of batch-size sweeps, as `labkit sweep` keeps them"""
@@ -85,7 +84,7 @@ class Evidence:
 def sweep_points() -> list[dict[str, Any]]:
     """Return the readable points of the sweeps in the run folder, each as its file has it."""
     found = []
-    for path in sorted(results.runs_dir().glob("*/point-*.json")):
+    for path in sorted(records.runs_dir().glob("*/point-*.json")):
         try:
             value = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):

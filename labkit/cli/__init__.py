@@ -5,6 +5,6 @@ options    what every command does alike
 answering, bench, checkpoints, serve, stats, sweep   commands, by what they call
 """
 
-from labkit.cli.program import app, main
+from labkit.cli.program import main
 
-__all__ = ["app", "main"]
+__all__ = ["main"]

@@ -164,7 +164,7 @@ def train(
     """Fine-tune: one run, resumable. Any setting can follow as --key value."""
     import dataclasses
 
-    from labkit.runs import records as results
+    from labkit.runs import records
     from labkit.runs.config import describe_fields, load_config
 
     if settings:
@@ -174,18 +174,16 @@ def train(
     loaded = load_config(config, _key_values(context.args))
     from labkit.train.run import train_repeatedly
 
-    def score(record: results.RunRecord) -> None:
+    def score(record: records.RunRecord) -> None:
         from labkit.inference.evaluate import evaluate as evaluate_run
 
         evaluate_run(record.name, data=loaded.data)
 
-    records = train_repeatedly(
-        loaded, repeat=repeat, after=score if evaluate else None, fresh=fresh
-    )
-    objects = [dataclasses.asdict(record) for record in records]
+    runs = train_repeatedly(loaded, repeat=repeat, after=score if evaluate else None, fresh=fresh)
+    objects = [dataclasses.asdict(record) for record in runs]
     _emit(objects[0] if repeat == 1 else {"runs": objects}, json_,
-          "\n".join(map(results.render, records)))  # fmt: skip
-    if records[-1].status == "cancelled":
+          "\n".join(map(records.render, runs)))  # fmt: skip
+    if runs[-1].status == "cancelled":
         raise typer.Exit(130)
 
 
@@ -206,23 +204,23 @@ def score(
 @runs_app.command("list")
 def runs_list(json_: Json = False) -> None:
     """List the runs and the disk they take."""
-    from labkit.runs import records as results
+    from labkit.runs import records
 
     rows = [
         {"name": r.name, "status": r.status, "started_at": r.started_at, "model": r.model["name"],
          "method": r.config["method"], "steps": len(r.steps),
          "tokens_per_second": r.summary.get("tokens_per_second"),
-         "disk_bytes": results.disk_bytes(r.name)}
-        for r in results.records()
+         "disk_bytes": records.disk_bytes(r.name)}
+        for r in records.records()
     ]  # fmt: skip
-    damaged = results.damaged()
+    damaged = records.damaged()
     lines = [f"{'run':<38} {'status':<10} {'method':<6} {'steps':>6} {'tokens/s':>9} {'disk':>10}"]
     for row in rows:
         speed = f"{row['tokens_per_second']:,.0f}" if row["tokens_per_second"] else "–"
         lines.append(f"{row['name']:<38} {row['status']:<10} {row['method']:<6} {row['steps']:>6} "
                      f"{speed:>9} {row['disk_bytes'] / 2**20:>6,.0f} MiB")  # fmt: skip
     lines += [f"{name:<38} damaged: remove it with `labkit runs rm {name}`" for name in damaged]
-    empty = f"no runs in {results.runs_dir()}"
+    empty = f"no runs in {records.runs_dir()}"
     _emit({"runs": rows, "damaged": damaged}, json_,
           "\n".join(lines) if rows or damaged else empty)  # fmt: skip
 
@@ -230,9 +228,9 @@ def runs_list(json_: Json = False) -> None:
 @runs_app.command("rm")
 def runs_rm(names: Annotated[list[str], typer.Argument()], json_: Json = False) -> None:
     """Delete runs with their weights."""
-    from labkit.runs import records as results
+    from labkit.runs import records
 
-    freed = results.remove(names)
+    freed = records.remove(names)
     _emit({"removed": names, "freed_bytes": freed}, json_, f"freed {freed / 2**20:,.0f} MiB")
 
 

@@ -156,13 +156,11 @@ def data_sha256(name: str | Path, split: str) -> str:
     return digest.hexdigest()
 
 
-def split_reports(
-    reports: Sequence[Report], fractions: Sequence[float] = FRACTIONS, seed: int = 0
-) -> dict[str, list[Report]]:
+def split_reports(reports: Sequence[Report], seed: int = 0) -> dict[str, list[Report]]:
     """Cut reports into train, dev and test, each in file order.
 
     Reports are ranked by sha256(seed, uid) and the ranking is cut at the cumulated
-    fractions, rounded, with at least one report a part when there are three or more.
+    FRACTIONS, rounded, with at least one report a part when there are three or more.
     """
     count = len(reports)
     ranked = sorted(
@@ -170,7 +168,7 @@ def split_reports(
         key=lambda i: hashlib.sha256(f"{seed}:{reports[i].uid}".encode()).digest(),
     )
     least = min(1, count // len(SPLITS))
-    sizes = [max(least, round(fraction * count)) for fraction in fractions[1:]]
+    sizes = [max(least, round(fraction * count)) for fraction in FRACTIONS[1:]]
     ends = [count - sum(sizes), count - sizes[1], count]
     parts = {}
     start = 0

@@ -7,9 +7,6 @@ places     models, cache, runs, home: whether they can be read and written
 software   Python, versions, compiler, notebook kernel
 """
 
-from labkit.doctor.checks import CHECKS, render, report
-from labkit.doctor.finding import Finding
-from labkit.doctor.machine import training_bytes
-from labkit.doctor.software import find_lock
+from labkit.doctor.checks import render, report
 
-__all__ = ["CHECKS", "Finding", "find_lock", "render", "report", "training_bytes"]
+__all__ = ["render", "report"]

@@ -147,14 +147,8 @@ def compare_predictions(
     )  # fmt: skip
 
 
-def difference_interval(
-    differences: Sequence[float],
-    clusters: Sequence[Hashable],
-    *,
-    confidence: float = 0.95,
-    seed: int = 0,
-) -> Interval:
-    """Return {value, low, high} of the mean of paired differences, whole clusters resampled.
+def difference_interval(differences: Sequence[float], clusters: Sequence[Hashable]) -> Interval:
+    """Return the mean of paired differences and its 95 % interval, whole clusters resampled.
 
     Differences of 0 throughout resample to certainty, which they do not show; the interval is
     then that of a share which none of the clusters has (Clopper and Pearson, both sides).
@@ -165,11 +159,9 @@ def difference_interval(
     sums, counts = map(np.array, stats.cluster_sums(differences, clusters))
     mean = float(sums.sum() / counts.sum())
     if len(sums) < 2 or np.ptp(sums / counts) == 0:
-        high = float(scipy_stats.binomtest(0, len(sums)).proportion_ci(confidence).high)
+        high = float(scipy_stats.binomtest(0, len(sums)).proportion_ci(0.95).high)
         return {"value": mean, "low": max(-1.0, mean - high), "high": min(1.0, mean + high)}
-    low, high = stats.ratio_interval(
-        sums, counts, method="percentile", confidence=confidence, seed=seed
-    ) or (mean, mean)
+    low, high = stats.ratio_interval(sums, counts, method="percentile") or (mean, mean)
     return {"value": mean, "low": low, "high": high}
 
 

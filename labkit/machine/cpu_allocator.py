@@ -14,9 +14,9 @@ milliseconds and a few hundred bytes per thousand of them.
 Two limits follow from how the profiler counts:
 
 * It knows nothing of blocks that were allocated before it was first switched on, and drops their
-  release without a word. `start_bytes` counts those blocks by walking the live tensors instead,
-  and `prime=1` runs the function once beforehand under the recorder, so that what one step leaves
-  for the next one to release (gradients, optimizer state) is known by then.
+  release without a word. `start_bytes` counts those blocks by walking the live tensors instead;
+  a step that was recorded once beforehand has what it leaves for the next one to release
+  (gradients, optimizer state) known by then.
 * It follows one thread. PyTorch's CPU backward runs in the thread that calls it, so a training
   step is complete; allocations of other threads (data loaders) are not seen.
 
@@ -25,7 +25,6 @@ Sources: `c10/core/CPUAllocator.cpp` (`ProfiledCPUMemoryReporter`), `torch.autog
 
 import gc
 import os
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -165,18 +164,3 @@ def _summarise(
         timeline=tuple(timeline),
         marks=marks,
     )
-
-
-def cpu_peak_bytes(function: Callable[[], object], *, prime: int = 0) -> Peak:
-    """Run `function` and return what the CPU tensor allocator held meanwhile, to the byte.
-
-    `prime` is the number of runs beforehand that are recorded and thrown away. One is right for a
-    training step that clears its gradients at its beginning: the optimizer state then exists, and
-    the release of the last step's gradients is seen. Raises `LabkitError` inside a profiler.
-    """
-    for _ in range(prime):
-        with CpuRecorder():
-            function()
-    with CpuRecorder() as recorder:
-        function()
-    return recorder.peak

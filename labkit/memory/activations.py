@@ -131,11 +131,11 @@ class _Account:
         h, cuda = self.shape.hidden, self.settings.target == "cuda"
         return (4 if self.casts and cuda else self.residual) * h + 8
 
-    def attention(self, *, masked: bool = False) -> float:
+    def attention(self) -> float:
         """Return what attention keeps, without the inputs of the projections."""
         shape, e, length = self.shape, self.compute, self.settings.seq_len
         # A prefix has queries and keys of different number, which takes a mask.
-        masked = masked or self.settings.padding or self.settings.tuner.virtual_tokens == "cache"
+        masked = self.settings.padding or self.settings.tuner.virtual_tokens == "cache"
         repeated = masked or self.settings.repeat_kv or self.settings.attention == "eager"
         keys = shape.queries if repeated and shape.heads != shape.kv_heads else shape.keys
         if attention_of(shape, self.settings) == "eager":

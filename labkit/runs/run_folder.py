@@ -15,7 +15,7 @@ from typing import Any
 
 from labkit.console import say
 from labkit.errors import LabkitError
-from labkit.files import take_lock
+from labkit.files import lock_folder
 
 COMPLETE = "labkit_steps.json"
 """Marks a checkpoint as complete and holds the steps measured up to it."""
@@ -28,15 +28,12 @@ def locked(folder: Path) -> Iterator[None]:
 
     before = [path for path in (folder, folder.parent) if path.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = take_lock(folder / ".lock", timeout=0)
+        lock = lock_folder(folder, timeout=0)
     except filelock.Timeout:
         raise LabkitError(
             f"{folder.name} is being trained by another process: wait for it, or choose another "
             "name"
         ) from None
-    except OSError as error:
-        raise LabkitError(f"{folder} cannot be written: {error.strerror or error}") from None
     try:
         yield
     finally:

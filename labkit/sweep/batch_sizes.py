@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.errors import LabkitError
-from labkit.files import take_lock, write_json
+from labkit.files import lock_folder, write_json
 from labkit.machine.hardware import DEVICES, GIB, gpus, memory_available_bytes, thread_count
 from labkit.memory.architectures import shape_of
 from labkit.memory.estimates import find_device, settings_for, target_of
@@ -311,11 +311,7 @@ def _check_bytes(limit: int | None, device: str) -> None:
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold a sweep's folder: one point is measured at a time, or neither time would mean much."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = take_lock(folder / ".lock", timeout=-1)
-    except OSError as error:
-        raise LabkitError(f"{folder} cannot be written: {error.strerror or error}") from None
+    lock = lock_folder(folder, timeout=-1)
     try:
         yield
     finally:

@@ -9,6 +9,6 @@ trainer     what labkit changes in transformers' Trainer
 fast_step   what makes a step fast on the processor that is here
 """
 
-from labkit.train.run import train, train_repeatedly
+from labkit.train.run import train
 
-__all__ = ["train", "train_repeatedly"]
+__all__ = ["train"]

@@ -10,7 +10,7 @@ from labkit.errors import LabkitError
 from labkit.files import fingerprint
 from labkit.machine import arithmetic
 from labkit.models import registry
-from labkit.runs import records as results
+from labkit.runs import records
 from labkit.runs.config import RunConfig
 from labkit.train.artifacts import PARTS
 from labkit.train.tasks import task_of
@@ -40,11 +40,11 @@ def prepare(config: RunConfig) -> Prepared:
     model_path = registry.resolve(config.model)  # may download, so not before the data is there
     config = config.replace(dtype=arithmetic.resolve(config.dtype))
     model = {"name": registry.name_of(model_path), "sha256": fingerprint(model_path)}
-    sha256 = results.content_sha256(config.to_dict(), model=model, data=data)
+    sha256 = records.content_sha256(config.to_dict(), model=model, data=data)
     short = Path(config.model).name.removesuffix("-instruct")
     kind = methods.joined(config.method, config.base)
-    name = config.name or results.name_of(sha256) or f"{short}-{kind}-{sha256[:8]}"
-    return Prepared(config=config, sha256=sha256, folder=results.runs_dir() / name,
+    name = config.name or records.name_of(sha256) or f"{short}-{kind}-{sha256[:8]}"
+    return Prepared(config=config, sha256=sha256, folder=records.runs_dir() / name,
                     model_path=model_path, model=model, data=data)  # fmt: skip
 
 
@@ -56,11 +56,11 @@ def refuse_other(prepared: Prepared, *, fresh: bool) -> None:
         raise LabkitError(f"{folder} is not a run, it holds {strange[0]!r}: choose another name")
     if fresh or not (folder / "record.json").exists():
         return
-    old = results.load(folder)
+    old = records.load(folder)
     if old.sha256 == prepared.sha256:
         return
     new = prepared.config.to_dict()
-    before = {**results.DEFAULTS, **old.config}  # a record is older than some settings
+    before = {**records.DEFAULTS, **old.config}  # a record is older than some settings
     changed = [k for k in new if k != "name" and before[k] != new[k]]
     what = ", ".join(f"{k} {before[k]} → {new[k]}" for k in changed[:3])
     raise LabkitError(

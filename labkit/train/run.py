@@ -41,8 +41,7 @@ from labkit.models.layers import count_parameters
 from labkit.models.quantised import refuse_odd_widths
 from labkit.quiet import quiet as quietly
 from labkit.quiet import quiet_bitsandbytes
-from labkit.runs import records as results
-from labkit.runs import run_folder
+from labkit.runs import records, run_folder
 from labkit.runs.config import RunConfig
 from labkit.runs.progress import Progress
 from labkit.train import fast_step
@@ -87,10 +86,10 @@ class Session:
     labelled_logits: bool
     checkpoint: Path | None
     steps_before: int
-    record: results.RunRecord
+    record: records.RunRecord
 
 
-def train(config: RunConfig, *, fresh: bool = False, quiet: bool = False) -> results.RunRecord:
+def train(config: RunConfig, *, fresh: bool = False, quiet: bool = False) -> records.RunRecord:
     """Fine-tune as `config` says and return the record, with the trained weights on disk.
 
     The same run asked for again returns its finished record at once; `fresh` trains again. An
@@ -102,7 +101,7 @@ def train(config: RunConfig, *, fresh: bool = False, quiet: bool = False) -> res
             not enough memory.
     """
     prepared = prepare(config)
-    if not fresh and (done := results.find(prepared.sha256)) is not None:
+    if not fresh and (done := records.find(prepared.sha256)) is not None:
         if not quiet:
             say(f"{done.name}: already trained, here is its record (--fresh trains it again)")
         return done
@@ -115,28 +114,28 @@ def train_repeatedly(
     config: RunConfig,
     *,
     repeat: int,
-    after: Callable[[results.RunRecord], object] | None = None,
+    after: Callable[[records.RunRecord], object] | None = None,
     fresh: bool = False,
-) -> list[results.RunRecord]:
+) -> list[records.RunRecord]:
     """Train `repeat` times with seeds one apart; a cancelled run ends the row.
 
     `after` is called with each finished run, to score it for example.
     """
-    records: list[results.RunRecord] = []
+    repeats: list[records.RunRecord] = []
     for index in range(repeat):
         seed = config.seed + index
         name = f"{config.name}-seed{seed}" if config.name and repeat > 1 else config.name
         record = train(config.replace(seed=seed, name=name), fresh=fresh)
         if after is not None and record.status == "done":
             after(record)
-            record = results.load(record.path)
-        records.append(record)
+            record = records.load(record.path)
+        repeats.append(record)
         if record.status == "cancelled":
             break
-    return records
+    return repeats
 
 
-def _run(prepared: Prepared, *, fresh: bool, quiet: bool) -> results.RunRecord:
+def _run(prepared: Prepared, *, fresh: bool, quiet: bool) -> records.RunRecord:
     """Take a prepared run through its steps; an error in the first four leaves nothing behind."""
     inputs = _read(prepared)
     plan = _plan(prepared, inputs)
@@ -264,10 +263,10 @@ def _open(
         progress.say("compiling the decoder layers: the first step takes longer")
     if checkpoint:
         progress.say(f"going on from step {len(steps_before)}")
-    record = results.RunRecord(
-        id=results.new_id(), sha256=prepared.sha256, name=folder.name, status="running",
-        started_at=results.now(), config=config.to_dict(), seed=config.seed,
-        versions=results.versions(), hardware=hardware.describe(), model=prepared.model,
+    record = records.RunRecord(
+        id=records.new_id(), sha256=prepared.sha256, name=folder.name, status="running",
+        started_at=records.now(), config=config.to_dict(), seed=config.seed,
+        versions=records.versions(), hardware=hardware.describe(), model=prepared.model,
         data={**prepared.data, "samples": len(inputs.train_set)},
         predicted=predict(config, inputs.train_set, attention=plan.attn_implementation,
                           labelled_logits=labelled_logits, grouped=plan.group_by_length,
@@ -279,7 +278,7 @@ def _open(
                    record=record)  # fmt: skip
 
 
-def _train(session: Session) -> results.RunRecord:
+def _train(session: Session) -> records.RunRecord:
     """Train to the end, save the weights, and close the record, whatever ends the run."""
     folder, callback, steps = session.prepared.folder, session.callback, session.inputs.steps
     meter, progress = callback.meter, callback.progress
@@ -328,7 +327,7 @@ def _take_steps(session: Session) -> None:
         session.trainer.restore(checkpoint)
 
 
-def _close(session: Session, status: results.Status) -> results.RunRecord:
+def _close(session: Session, status: records.Status) -> records.RunRecord:
     """Save the record with what was measured so far."""
     meter, trainable = session.callback.meter, session.trainable
     summary = {"trainable_parameters": trainable.trainable_parameters,

@@ -15,7 +15,7 @@ from labkit.checkpoints.questions import load_questions
 from labkit.checkpoints.submissions import read
 from labkit.errors import LabkitError
 from labkit.models.registry import known_names
-from labkit.runs import records as results
+from labkit.runs.records import runs_dir
 
 REAL = Path(__file__).parents[2] / "data" / "results" / "lora_vs_full.lora.json"
 CEILINGS = {"card": "my laptop", "rate": 4, "full_ceiling": 2, "frozen_ceiling": 4}
@@ -79,15 +79,15 @@ def test_folder_zip_and_notebook_get_the_verdict_of_the_notebook(
 ):
     monkeypatch.chdir(tmp_path)
     right = right_answer(each_question)
-    results.runs_dir().mkdir(exist_ok=True)
+    runs_dir().mkdir(exist_ok=True)
     for number, change in enumerate([{}, *(change for change, _ in cases[each_question][1])]):
         verdict = check(each_question, **{**right, **change})
         hand_in(class_ / f"zip{number}.zip")
         nbformat.write(notebook(verdict), class_ / f"notebook{number}.ipynb")
         elsewhere = {**cases[each_question][0], **change}.get("model", "tiny-llama")
         folder = class_ / f"folder{number}"
-        shutil.copytree(results.runs_dir(), folder / "home" / "runs")
-        shutil.copy(results.runs_dir().parent / "answers.json", folder / "home")
+        shutil.copytree(runs_dir(), folder / "home" / "runs")
+        shutil.copy(runs_dir().parent / "answers.json", folder / "home")
         for name, each in graded(class_).items():
             mark = each.marks[each_question]
             assert each.submission.remarks == []

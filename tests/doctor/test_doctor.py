@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from labkit.course import build
-from labkit.doctor import checks, minutes, software, training_bytes
+from labkit.doctor import checks, minutes, software
+from labkit.doctor.machine import training_bytes
 from labkit.machine import arithmetic, hardware
 from labkit.machine.hardware import GIB
 from labkit.models import load

@@ -4,9 +4,17 @@ import pytest
 import torch
 
 from labkit.errors import LabkitError
-from labkit.machine.cpu_allocator import CpuRecorder, cpu_peak_bytes, live_tensor_bytes
+from labkit.machine.cpu_allocator import CpuRecorder, live_tensor_bytes
 
 MIB = 2**20
+
+
+def peak_of(function, *, prime=0):
+    """What is recorded of a function, after `prime` runs whose records are thrown away."""
+    for _ in range(prime + 1):
+        with CpuRecorder() as recorder:
+            function()
+    return recorder.peak
 
 
 def test_peak_counts_what_lives_together_and_not_what_was_released():
@@ -17,7 +25,7 @@ def test_peak_counts_what_lives_together_and_not_what_was_released():
         third = torch.empty(1 * MIB, dtype=torch.uint8)
         del second, third
 
-    peak = cpu_peak_bytes(work)
+    peak = peak_of(work)
     assert peak.peak_bytes - peak.start_bytes == 5 * MIB
     assert peak.end_bytes == peak.start_bytes
     assert [live - peak.start_bytes for _, live in peak.timeline] == [
@@ -28,7 +36,7 @@ def test_peak_counts_what_lives_together_and_not_what_was_released():
 def test_temporaries_inside_an_operation_count():
     # A sort by key allocates its index result inside the operator, before any tensor is returned.
     x = torch.rand(MIB)
-    peak = cpu_peak_bytes(lambda: torch.sort(x).values.sum())
+    peak = peak_of(lambda: torch.sort(x).values.sum())
     assert peak.peak_bytes - peak.start_bytes >= MIB * (4 + 8)
 
 
@@ -39,7 +47,7 @@ def test_start_is_every_live_storage_once_with_gradients():
     (weight * 1.0).sum().backward()
     assert live_tensor_bytes() - before == 2 * 4 * MIB
     assert view.numel() == MIB // 2
-    assert cpu_peak_bytes(lambda: None).peak_bytes == before + 2 * 4 * MIB
+    assert peak_of(lambda: None).peak_bytes == before + 2 * 4 * MIB
 
 
 def test_a_primed_training_step_returns_to_where_it_started():
@@ -52,7 +60,7 @@ def test_a_primed_training_step_returns_to_where_it_started():
         net(x).square().sum().backward()
         optimizer.step()
 
-    peak = cpu_peak_bytes(step, prime=1)
+    peak = peak_of(step, prime=1)
     parameters = 4 * sum(p.numel() for p in net.parameters())
     assert peak.end_bytes == peak.start_bytes == live_tensor_bytes()
     # The last step's gradients are released first, so the start already holds one set of them;
@@ -87,7 +95,7 @@ def test_agrees_with_the_profiler_that_records_everything(dtype):
         net.zero_grad()
         torch.nn.functional.mse_loss(net(x), x).backward()
 
-    ours = cpu_peak_bytes(step, prime=2)
+    ours = peak_of(step, prime=2)
     assert ours.peak_bytes - ours.start_bytes == profiler_peak(step) > 0
 
 
@@ -107,11 +115,11 @@ def test_refuses_to_run_inside_a_profiler():
         torch.profiler.profile(profile_memory=True),
         pytest.raises(LabkitError, match="profiler is already running"),
     ):
-        cpu_peak_bytes(lambda: None)
+        peak_of(lambda: None)
 
 
 def test_the_profiler_is_off_again_after_an_error():
     with pytest.raises(ZeroDivisionError):
-        cpu_peak_bytes(lambda: 1 / 0)
+        peak_of(lambda: 1 / 0)
     assert not torch.autograd._profiler_enabled()
-    assert cpu_peak_bytes(lambda: None).timeline == ()
+    assert peak_of(lambda: None).timeline == ()

@@ -36,14 +36,14 @@ HELD_OUT = 3
 """The last limits: `memory.process.needs` was never adjusted to what they showed."""
 
 
-def rows(*, model: str = MODEL, dtype: str = "bfloat16") -> Iterator[dict[str, Any]]:
+def rows(*, dtype: str = "bfloat16") -> Iterator[dict[str, Any]]:
     """Yield one row per limit, length, method, and with and without checkpointing."""
     table, lengths = (LIMITS, LENGTHS) if dtype != "float32" else (LIMITS_FLOAT32, LENGTHS[:1])
     for which, seq_len, (method, limits), again in itertools.product(
         range(len(table["lora"])), lengths, table.items(), (False, True)
     ):
         largest = largest_batch(
-            model, method=method, seq_len=seq_len, memory_limit=limits[which], dtype=dtype,
+            MODEL, method=method, seq_len=seq_len, memory_limit=limits[which], dtype=dtype,
             gradient_checkpointing=again or None,
         )  # fmt: skip
         say(f"{method}, {seq_len} tokens: {say_largest(largest)}")

@@ -87,9 +87,9 @@ def row_settings(row: dict[str, Any], *, model: str | None = None) -> StepSettin
     )
 
 
-def time_rows(path: Path | None = None) -> Iterator[dict[str, Any]]:
+def time_rows() -> Iterator[dict[str, Any]]:
     """Predict each published time; yield the range and whether the published value lies in it."""
-    text = (path or DATA / "time_published.json").read_text(encoding="utf-8")
+    text = (DATA / "time_published.json").read_text(encoding="utf-8")
     for row in json.loads(text)["rows"]:
         settings = row_settings(row)
         shape = shape_of(settings)

@@ -167,10 +167,10 @@ def _events_as_run(tracker: StorageTracker) -> list[tuple[int, bool]]:
     return events
 
 
-def replay(tracker: StorageTracker, *, first: str = "forward", last: str = "end") -> list[Window]:
-    """Return the windows of one step from a tracker's log, from mark `first` up to mark `last`."""
+def replay(tracker: StorageTracker) -> list[Window]:
+    """Return the windows of one step from a tracker's log, from its forward pass to its end."""
     names = [name for name, _ in tracker.marks]
-    begin, end = names.index(first), names.index(last)
+    begin, end = names.index("forward"), names.index("end")
     parts = _parts(tracker, names)
     sizes = tracker.sizes
     events = _events_as_run(tracker)
