@@ -202,6 +202,19 @@ clusters = [s.report.uid for s in asked]
 
 
 # %%
+def pair_of(first, second, pair, only):
+    """Return what was found as the figure below wants it."""
+    f1 = [[score for _, score in items[label]] for label in (first, second)]
+    found = Difference(
+        n=len(asked), difference=pair,
+        f1_difference=stats.paired_difference(*f1, clusters)["difference"],
+        only_a=only["only_a"], only_b=only["only_b"],
+        p_mcnemar=only["p_value"], p_clustered=None,
+    )  # fmt: skip
+    return Pair(a=first, b=second, groups={"all": found}, p_holm=only["p_value"])
+
+
+# %%
 names = {"untouched": lora_config.model, "LoRA": lora.name, "full": full.name}
 
 
@@ -209,7 +222,6 @@ def compare_pair(first, second):
     """Print the difference in exact match, second minus first, in percentage points; keep it."""
     one, other = ([em for em, _ in items[label]] for label in (first, second))
     pair = stats.paired_difference(one, other, clusters)["difference"]
-    f1 = [[score for _, score in items[label]] for label in (first, second)]
     value, low, high = (100 * pair[k] for k in ("value", "low", "high"))
     only = stats.mcnemar(one, other)
     verdict = "better" if low > 0 else "worse" if high < 0 else "not told apart"
@@ -220,12 +232,7 @@ def compare_pair(first, second):
         "difference", {"value": value, "low": low, "high": high, "n": len(one)},
         first=names[first], second=names[second], data=lora_config.data,
     )  # fmt: skip
-    return Pair(
-        a=first, b=second, p_holm=only["p_value"],
-        groups={"all": Difference(n=len(one), difference=pair, f1_difference=stats.paired_difference(*f1, clusters)["difference"],
-                                  only_a=only["only_a"], only_b=only["only_b"],
-                                  p_mcnemar=only["p_value"], p_clustered=None)},
-    )  # fmt: skip
+    return pair_of(first, second, pair, only)
 
 
 pairs = [

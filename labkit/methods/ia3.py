@@ -24,6 +24,7 @@ from labkit.methods.base import (
     task_type,
 )
 from labkit.models.layers import linear_names
+from labkit.models.quantised import stretch_in_its_type
 
 if TYPE_CHECKING:
     from torch import nn
@@ -74,10 +75,7 @@ class IA3(Method):
             feedforward_modules=sorted(targets & set(READS_THE_MLP)),
         )  # fmt: skip
         attached: nn.Module = attach_by_peft(model, config, what="(IA)³", on_meta=on_meta)
-        for module in attached.modules():
-            held = type(getattr(module, "base_layer", None)).__name__
-            if held in ("Linear8bitLt", "Linear4bit"):
-                module.register_forward_hook(_in_its_type)
+        stretch_in_its_type(attached)
         return attached
 
     def adapts(self, linear: str, architecture: str, settings: IA3Settings) -> bool:
@@ -118,14 +116,6 @@ class IA3(Method):
         """Return what is stretched, which the vector's gradient needs: an input in its own type."""
         return sum(_stretched(each) * (added if each.name in READS_THE_MLP else compute)
                    for each in linears)  # fmt: skip
-
-
-def _in_its_type(module: Any, inputs: Any, output: Any) -> Any:
-    """Return a layer's output in its input's type: on a quantised base PEFT leaves it in float32.
-
-    Attention then has keys of another type than queries.
-    """
-    return output.to(inputs[0].dtype)
 
 
 def _stretched(linear: LinearLike) -> int:

@@ -91,7 +91,10 @@ def check_architecture(
     `names` are those that may be proposed instead.
     """
     method, of_name = split(name)
-    reason = method.check(architecture) or (base or of_name).check(architecture)
+    held = base or of_name
+    if base and (reason := base.check(architecture)) and not method.check(architecture):
+        raise LabkitError(f"base {base.name} cannot hold {model}: {reason}; use base plain")
+    reason = method.check(architecture) or held.check(architecture)
     if reason:
         others = [each for each in names if not any(x.check(architecture) for x in split(each))]
         raise LabkitError(

@@ -111,6 +111,7 @@ def load_model(
             model = PeftModel.from_pretrained(model, folder, local_files_only=True)
         refuse_foreign(model, folder, base)
         adapters.keep_precision(model, folder)
+        quantised.stretch_in_its_type(model)
         if held != dtype:
             quantised.cast_base(model, dtype)
     model = model.eval()

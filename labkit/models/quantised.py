@@ -182,3 +182,14 @@ def _rounded(weight: Any, bits: int) -> Any:
         return functional.dequantize_4bit(packed, state).float().reshape(weight.shape)
     scale = weight.abs().amax(dim=1, keepdim=True).clamp(min=1e-30) / 127
     return (weight / scale).round() * scale
+
+
+def stretch_in_its_type(model: Any) -> None:
+    """Let (IA)³ on a quantised base return its input's type; PEFT leaves it in float32.
+
+    Attention would have keys of another type than queries.
+    """
+    for module in model.modules():
+        held = type(getattr(module, "base_layer", None)).__name__
+        if "peft.tuners.ia3" in type(module).__module__ and held in ("Linear8bitLt", "Linear4bit"):
+            module.register_forward_hook(lambda layer, inputs, out: out.to(inputs[0].dtype))

@@ -82,7 +82,7 @@ def test_the_figure_has_a_text_and_stacks_what_the_timeline_has(result):
 def test_the_table_orders_methods_as_memory_does():
     rows = table("llama-3-8b", devices=("a100-40gb", "h100"))
     by_name = {(row.method, row.gradient_checkpointing): row for row in rows}
-    assert len(rows) == 11  # six methods with and without, no prefix with
+    assert len(rows) == 17  # nine methods with and without, no prefix with
     assert by_name["full", False].largest_batch_size == {"a100-40gb": 0, "h100": 0}
     lora, qlora = by_name["lora", True], by_name["qlora", True]
     assert 0 < lora.largest_batch_size["a100-40gb"] < lora.largest_batch_size["h100"]
@@ -93,7 +93,7 @@ def test_the_table_orders_methods_as_memory_does():
 
 def test_the_table_leaves_out_what_a_model_cannot_do():
     rows = table("mamba-1.4b", devices=("h100",))
-    assert {row.method for row in rows} == {"full", "lora"}
+    assert {row.method for row in rows} == {"full", "lora", "ia3"}
     with pytest.raises(LabkitError, match="mamba-1.4b"):
         table("mamba-1.4")
 
