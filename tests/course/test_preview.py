@@ -30,7 +30,8 @@ def test_every_lesson_has_a_page_that_says_it_was_not_run_and_a_figure(out):
         assert "This page was not run here" in text
         assert text.count("data:image/png;base64,") >= len(preview.FIGURES[name[:2]]) > 0
         assert "measured on" in text
-    assert (out / "index.html").read_text().count("<span>not run here</span>") == len(names)
+    pages = len(names | appendices)
+    assert (out / "index.html").read_text().count("<span>not run here</span>") == pages
 
 
 def test_every_record_that_is_named_is_there_and_every_figure_has_words(out):

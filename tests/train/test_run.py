@@ -620,7 +620,7 @@ def test_adapters_train_on_a_quantised_base(
 ) -> None:
     record = train.train(tiny_run(base=base, max_steps=2, eval_steps=1, dtype=dtype), quiet=True)
     kept = load_file(record.model_path / "adapter_model.safetensors")
-    assert {weight.dtype for weight in kept.values()} == {getattr(torch, dtype)}
+    assert {weight.dtype for weight in kept.values()} == {torch.float32}  # TRL would round them
     assert record.status == "done" and record.config["base"] == base
     assert record.name.startswith("tiny-llama-" + methods.joined("lora", base))
     plain = train.train(tiny_run(max_steps=2, dtype=dtype), quiet=True)
