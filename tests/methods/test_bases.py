@@ -168,6 +168,19 @@ def test_bfloat16_trains_too(tiny_run: Run, base: str, name: str) -> None:
     assert answers.complete([[5, 6, 7]], max_new_tokens=3)
 
 
+@pytest.mark.filterwarnings("error:.*autograd kernel was not registered")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_an_evaluation_leaves_a_4_bit_base_its_gradient(tiny_run: Run, dtype: str) -> None:
+    """bitsandbytes packs 4-bit weights at the first evaluation, and what is packed has none."""
+    config = tiny_run(**{**METHODS["lora"], **BASES["nf4"], "dtype": dtype}, max_steps=3,
+                      eval_steps=1, max_train_samples=4)  # fmt: skip
+    record = train(config, quiet=True)
+    assert record.status == "done" and record.losses[-1] != record.losses[0]
+    kept = load_file(record.model_path / "adapter_model.safetensors")
+    first = [t for name, t in kept.items() if "layers.0." in name and "lora_B" in name]
+    assert first and all(t.abs().max() > 0 for t in first)
+
+
 @pytest.mark.parametrize("base", ["8bit", "nf4"])
 def test_a_base_goes_with_checkpoints(tiny_run: Run, base: str) -> None:
     config = tiny_run(**METHODS["lora"], **BASES[base], max_train_samples=8, max_steps=2)
