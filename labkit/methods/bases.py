@@ -8,15 +8,10 @@ weights alone can stand on a quantised one.
 
 from dataclasses import dataclass
 
-STATE_SPACE = (
-    "a state-space model has no key-value cache for a prefix, and its scan reads weights past a "
-    "quantised layer"
-)
-
 
 def without_attention(architecture: str) -> str:
     """Return why virtual tokens cannot be had without attention; empty where there is some."""
-    return STATE_SPACE if "mamba" in architecture else ""
+    return "a state-space model has no key-value cache" if "mamba" in architecture else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +43,9 @@ class Base:
 
     def check(self, architecture: str) -> str:
         """Return why the base cannot hold an architecture, as a clause; empty if it can."""
-        return STATE_SPACE if self.quantised and "mamba" in architecture else ""
+        if self.quantised and "mamba" in architecture:
+            return "the scan of a state-space model reads weights past a quantised layer"
+        return ""
 
 
 BASES = {

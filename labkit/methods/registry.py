@@ -92,14 +92,13 @@ def check_architecture(
     """
     method, of_name = split(name)
     held = base or of_name
-    if base and (reason := base.check(architecture)) and not method.check(architecture):
-        raise LabkitError(f"base {base.name} cannot hold {model}: {reason}; use base plain")
-    reason = method.check(architecture) or held.check(architecture)
-    if reason:
-        others = [each for each in names if not any(x.check(architecture) for x in split(each))]
+    possible = [each for each in names if not any(x.check(architecture) for x in split(each))]
+    others = " or ".join(sorted(possible, reverse=True))
+    if reason := method.check(architecture):
+        raise LabkitError(f"method {name} does not work with {model}: {reason}; use {others}")
+    if reason := held.check(architecture):
         raise LabkitError(
-            f"method {name} does not work with {model}: {reason}; "
-            f"use {' or '.join(sorted(others, reverse=True))}"
+            f"base {held.name} cannot hold {model}: {reason}; use base plain, with method {others}"
         )
 
 

@@ -135,7 +135,7 @@ def test_a_cpu_is_this_machine_and_its_process_counts():
         ({"model": "llama-3-8b", "lora_target_modules": "q_prj"}, "q_proj"),
         ({"model": "llama-3-8b", "method": "prefix", "gradient_checkpointing": True}, "choose one"),
         ({"model": "llama-3-8b", "sharding": "zero3"}, "num_gpus"),
-        ({"model": "mamba-1.4b", "method": "qlora"}, "use lora or ia3 or full"),
+        ({"model": "mamba-1.4b", "method": "qlora"}, "plain, with method lora or ia3 or full"),
         ({"model": "mamba-1.4b", "method": "prefix"}, "use lora or ia3 or full"),
     ],
 )

@@ -229,5 +229,5 @@ def test_mamba_stands_on_no_quantised_base(
     tiny_run: Run, tiny_model: Callable[[str], Path]
 ) -> None:
     config = tiny_run(model=str(tiny_model("tiny-mamba")), base="nf4")
-    with pytest.raises(LabkitError, match="reads weights past a quantised layer; use .*lora"):
+    with pytest.raises(LabkitError, match="past a quantised layer; use base plain, with .*lora"):
         train(config, quiet=True)
