@@ -143,7 +143,8 @@ def sweep(
 
 
 def _device(name: str | None) -> str:
-    from labkit.machine.hardware import DEVICES, gpus
+    from labkit.machine.datasheets import DEVICES
+    from labkit.machine.hardware import gpus
     from labkit.memory.estimates import this_device
     from labkit.sweep import here
 

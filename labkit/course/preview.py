@@ -18,7 +18,7 @@ from nbformat import NotebookNode
 from labkit import plots
 from labkit.course import pairing
 from labkit.inference.evaluate import Evaluation
-from labkit.machine.hardware import GIB
+from labkit.machine.datasheets import GIB
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

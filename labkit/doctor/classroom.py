@@ -32,7 +32,7 @@ from labkit.doctor import minutes
 from labkit.doctor.finding import EMBEDDED, gib
 from labkit.errors import LabkitError
 from labkit.machine import arithmetic, hardware
-from labkit.machine.hardware import GIB
+from labkit.machine.datasheets import GIB
 from labkit.memory.calculator import parameters_of
 from labkit.runs import profiles
 

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from labkit.machine.hardware import GIB
+from labkit.machine.datasheets import GIB
 
 EMBEDDED = "smollm2-135m-instruct"
 Status = Literal["ok", "warn", "fail"]

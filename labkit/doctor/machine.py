@@ -13,7 +13,7 @@ import psutil
 from labkit.doctor import minutes
 from labkit.doctor.finding import EMBEDDED, Finding, gib
 from labkit.machine import arithmetic, hardware
-from labkit.machine.hardware import GIB
+from labkit.machine.datasheets import GIB
 from labkit.memory.estimates import needed
 from labkit.memory.formula import analytic
 from labkit.memory.settings import StepSettings

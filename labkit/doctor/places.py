@@ -12,7 +12,7 @@ from labkit.doctor.finding import EMBEDDED, Finding, gib
 from labkit.errors import LabkitError
 from labkit.files import cache_dir
 from labkit.machine import hardware
-from labkit.machine.hardware import GIB
+from labkit.machine.datasheets import GIB
 from labkit.models import registry
 from labkit.runs import profiles, records
 

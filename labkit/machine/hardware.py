@@ -23,10 +23,6 @@ from typing import Any
 
 import psutil
 
-from labkit.machine.datasheets import DEVICES, GIB, Device
-
-__all__ = ["DEVICES", "GIB", "Device", "cores", "describe", "gpus", "processor"]
-
 FLAGS = (
     *("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16"),
     *("amx_tile", "amx_bf16", "amx_int8"),

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from labkit.errors import LabkitError
-from labkit.machine.datasheets import DEVICES
-from labkit.machine.hardware import GIB
+from labkit.machine.datasheets import DEVICES, GIB
 from labkit.memory.architectures import parameters, shape_of
 from labkit.memory.estimates import COMMON_GPUS, LABELS, TableRow, largest, needed, settings_for
 from labkit.memory.estimates import table as table_of_all

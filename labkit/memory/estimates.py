@@ -24,7 +24,8 @@ from typing import Any, Literal
 
 from labkit.errors import LabkitError
 from labkit.machine.arithmetic import device, of_step
-from labkit.machine.hardware import GIB, Device, gpus
+from labkit.machine.datasheets import GIB, Device
+from labkit.machine.hardware import gpus
 from labkit.memory.activations import attention_of
 from labkit.memory.architectures import shape_of
 from labkit.memory.formula import Analytic, analytic, evaluation_bytes, kv_cache_bytes

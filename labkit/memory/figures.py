@@ -9,7 +9,7 @@ are hollow. `draw_states` shows why the sum of the rule of 18 is never there at 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from labkit.machine.hardware import GIB
+from labkit.machine.datasheets import GIB
 from labkit.memory.estimates import LABELS, Estimate
 from labkit.memory.formula import RULE_OF_18
 from labkit.memory.report import COLOURS, THIN, phase_ticks

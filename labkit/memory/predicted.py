@@ -16,7 +16,7 @@ from typing import Any
 from labkit.datasets.encode import IGNORED
 from labkit.errors import LabkitError
 from labkit.machine.arithmetic import device
-from labkit.machine.hardware import Device
+from labkit.machine.datasheets import Device
 from labkit.memory.architectures import shape_of
 from labkit.memory.estimates import assumed, this_device
 from labkit.memory.formula import analytic

@@ -7,7 +7,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from labkit.machine.hardware import GIB
+from labkit.machine.datasheets import GIB
 from labkit.memory.estimates import (
     LABELS,
     Estimate,

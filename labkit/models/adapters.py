@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from labkit.console import say
 from labkit.errors import LabkitError, brief, nearest, read_json
 from labkit.models import bottleneck, registry
+from labkit.models.specs import MODELS
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -118,7 +119,7 @@ def registered(named: str) -> str | None:
     """
     names = {name.lower(): name for name in registry.known_names()}
     for name in registry.known_names():
-        hub_id = registry.MODELS[name].hub_id if name in registry.MODELS else None
+        hub_id = MODELS[name].hub_id if name in MODELS else None
         if hub_id:
             names.setdefault(hub_id.rsplit("/", 1)[-1].lower(), name)
     last = re.split(r"[/\\]", named.rstrip("/\\"))[-1].lower()

@@ -23,8 +23,6 @@ from labkit.files import cache_dir, locked, writing
 from labkit.models import embedded, tiny
 from labkit.models.specs import MODELS, ModelSpec
 
-__all__ = ["MODELS", "ModelSpec", "known_names", "model_folder", "name_of", "resolve", "spec"]
-
 # Files of a Hub repository that loading needs; its subfolders hold other formats of the same.
 _NEEDED: dict[str, Any] = {
     "allow_patterns": ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"],

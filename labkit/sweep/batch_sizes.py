@@ -27,7 +27,8 @@ from typing import Any
 
 from labkit.errors import LabkitError
 from labkit.files import lock_folder, write_json
-from labkit.machine.hardware import DEVICES, GIB, gpus, memory_available_bytes, thread_count
+from labkit.machine.datasheets import DEVICES, GIB
+from labkit.machine.hardware import gpus, memory_available_bytes, thread_count
 from labkit.memory.architectures import shape_of
 from labkit.memory.estimates import find_device, settings_for, target_of
 from labkit.memory.process.isolated import DONE, FAILED, OUT_OF_MEMORY, run_in_process

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from labkit.machine.hardware import GIB
+from labkit.machine.datasheets import GIB
 from labkit.memory.process.isolated import DONE
 from labkit.memory.settings import StepSettings
 

@@ -8,7 +8,7 @@ import pytest
 
 from labkit.bench.records.memory_validation import DATA
 from labkit.cli import program
-from labkit.machine.hardware import GIB
+from labkit.machine.datasheets import GIB
 from labkit.memory.estimates import estimate_run
 from labkit.runs.config import load_config
 

@@ -11,7 +11,7 @@ from labkit.course import pairing, site
 from labkit.doctor import classroom
 from labkit.errors import LabkitError
 from labkit.machine import arithmetic
-from labkit.machine.hardware import GIB
+from labkit.machine.datasheets import GIB
 
 LESSONS = Path(__file__).parents[2] / "lessons"
 RATES = arithmetic.Rates(float32=165e9, bfloat16=1373e9, bandwidth_bytes_per_second=28e9)

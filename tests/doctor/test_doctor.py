@@ -17,7 +17,7 @@ from labkit.course import build
 from labkit.doctor import checks, minutes, software
 from labkit.doctor.machine import training_bytes
 from labkit.machine import arithmetic, hardware
-from labkit.machine.hardware import GIB
+from labkit.machine.datasheets import GIB
 from labkit.models import load
 from labkit.runs import profiles
 

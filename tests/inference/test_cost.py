@@ -13,6 +13,7 @@ from labkit.inference import cost
 from labkit.inference.generate import load_generator
 from labkit.machine import arithmetic
 from labkit.models import load
+from labkit.models.layers import weights_bytes
 
 
 @pytest.mark.parametrize("name", ["tiny-llama", "tiny-gemma", "tiny-phi"])
@@ -36,7 +37,7 @@ def test_shared_tensors_count_once(tiny_llama):
     model = load.load_model(tiny_llama, dtype="bfloat16")
     buffers = sum(b.nbytes for b in model.buffers())
     distinct = {p.data_ptr(): p.nbytes for p in model.parameters()}
-    assert cost.weights_bytes(model) == sum(distinct.values()) + buffers
+    assert weights_bytes(model) == sum(distinct.values()) + buffers
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from typing import Any
 from labkit.console import run_tool, say
 from labkit.files import write_json
 from labkit.machine import hardware
-from labkit.machine.hardware import GIB
+from labkit.machine.datasheets import GIB
 from labkit.runs import records
 from labkit.sweep import Largest, largest_batch, say_largest
 

@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from labkit.console import say
-from labkit.machine.hardware import DEVICES, GIB, cores
+from labkit.machine.datasheets import DEVICES, GIB
+from labkit.machine.hardware import cores
 from labkit.memory.architectures import shape_of
 from labkit.memory.formula import analytic
 from labkit.memory.settings import StepSettings

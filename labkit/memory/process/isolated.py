@@ -41,7 +41,8 @@ from typing import Any
 import psutil
 
 from labkit.errors import LabkitError
-from labkit.machine.hardware import GIB, memory_available_bytes
+from labkit.machine.datasheets import GIB
+from labkit.machine.hardware import memory_available_bytes
 from labkit.machine.meter import peak_rss, reset_peak_rss
 from labkit.machine.processes import end_with_parent
 from labkit.memory.settings import StepSettings

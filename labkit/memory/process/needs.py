@@ -31,7 +31,8 @@ from functools import lru_cache
 from typing import Any
 
 from labkit.errors import LabkitError
-from labkit.machine.hardware import GIB, thread_count
+from labkit.machine.datasheets import GIB
+from labkit.machine.hardware import thread_count
 from labkit.memory.architectures import adapted, added_matrices, shape_of
 from labkit.memory.estimates import needed
 from labkit.memory.process.isolated import DONE, run_in_process
