@@ -38,6 +38,8 @@ TRAIN_START = 8.0
 """seconds until a training run's first step: tokenising, loading, the trainer"""
 PROCESS_START = 12.0
 COMPILING = 50.0
+KERNELS = 14.0
+"""seconds to compile the int8 kernels, once on a machine, which lesson 00 is the first to need"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +87,7 @@ def work(profile: profiles.Profile) -> dict[str, Work]:
     stages = stage * (2 * len(profile.stage_order) + 1)
     sweep = 5 * 256 * (31 + 3 * 8) * 1.5
     return {
-        "00": Work(fixed=20, questions=2 * (profile.eval_samples or 40)),
+        "00": Work(fixed=20 + KERNELS, questions=2 * (profile.eval_samples or 40)),
         "01": Work(fixed=60 if smoke else 180, full_tokens=4 * (64 if smoke else 1024)),
         "02": Work(
             fixed=25, lora_tokens=trained + 7 * probed + rated + looked_at,
