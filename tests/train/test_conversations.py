@@ -62,7 +62,9 @@ def test_a_damaged_row_refuses_the_run_and_leaves_nothing_or_is_counted(
     tmp_path: Path, runs: Path, tiny_run: Callable[..., RunConfig],
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    data = write(tmp_path / "data", more='\n{"conversation": [{"human": "x", "assistant": null}]}\n')
+    data = write(
+        tmp_path / "data", more='\n{"conversation": [{"human": "x", "assistant": null}]}\n'
+    )
     config = tiny_run(data=str(data), max_steps=1, name="one")
     with pytest.raises(LabkitError, match=r"1 row \(train.jsonl line 5: turn 2 .* is null\)"):
         train(config, quiet=True)
