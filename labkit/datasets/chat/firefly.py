@@ -7,7 +7,7 @@
 from typing import Any
 
 from labkit.datasets.chat.source import data_set
-from labkit.datasets.chat.turns import Draft, entry
+from labkit.datasets.chat.turns import Draft, entry, system
 from labkit.errors import LabkitError, brief
 
 
@@ -16,8 +16,9 @@ def form(row: Any) -> Draft:
     if isinstance(row, dict) and "conversation" not in row and "target" in row:
         turns = [("user", entry(row, "input")), ("assistant", row["target"])]
         return Draft(turns=turns, kind=row.get("kind"))
-    turns = [("system", row.get("system"))] if isinstance(row, dict) else []
-    for number, pair in enumerate(entry(row, "conversation", list), start=1):
+    pairs = entry(row, "conversation", list)
+    turns = system(row)
+    for number, pair in enumerate(pairs, start=1):
         if not isinstance(pair, dict) or not {"human", "assistant"} <= set(pair):
             raise LabkitError(f"exchange {number} has not both human and assistant: {brief(pair)}")
         turns += [("user", pair["human"]), ("assistant", pair["assistant"])]

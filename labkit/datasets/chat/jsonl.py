@@ -36,7 +36,7 @@ def form(row: Any) -> Draft:
     if "conversation" in keys:
         return firefly.form(row)
     if "prompt" in keys and (answers := [key for key in ANSWERS if key in keys]):
-        asked = [("system", row.get("system")), *_messages(row, "prompt", "user")]
+        asked = [*turns.system(row), *_messages(row, "prompt", "user")]
         return Draft(turns=[*asked, *_messages(row, answers[0], "assistant")])
     if "instruction" in keys:
         return dolly.form(row) if "response" in keys else alpaca.form(row)
@@ -67,7 +67,7 @@ def _preference(row: dict[str, Any]) -> Draft:
         raise LabkitError("rejected does not end with an answer")
     before = better[:-1]
     if not before:
-        before = [("system", row.get("system")), *_messages(row, "prompt", "user")]
+        before = [*turns.system(row), *_messages(row, "prompt", "user")]
     return Draft(turns=[*before, better[-1]], rejected=turns.said(worse[-1][1], "rejected"))
 
 

@@ -110,13 +110,12 @@ def _example(draft: Draft, where: str) -> Example:
                        called="row")  # fmt: skip
     messages = turns.checked(draft.turns)
     first = next(turn["content"] for turn in messages if turn["role"] == "user")
-    pair = {}
-    if draft.rejected is not None:
-        if draft.rejected == messages[-1]["content"]:
-            raise LabkitError("chosen and rejected are the same")
-        pair = {"chosen": messages[-1]["content"], "rejected": draft.rejected}
+    answer = messages[-1]["content"]
+    if draft.rejected == answer:
+        raise LabkitError("chosen and rejected are the same")
     return Example(uid=where, group=_hash(first), messages=messages, every_answer=True,
-                   strata=strata, called="row", **pair)  # fmt: skip
+                   chosen=answer if draft.rejected else "", rejected=draft.rejected or "",
+                   strata=strata, called="row")  # fmt: skip
 
 
 def _hash(text: str) -> str:

@@ -38,7 +38,7 @@ class Draft:
 
 
 def checked(turns: Sequence[tuple[Any, Any]]) -> tuple[Message, ...]:
-    """Return turns as messages; a system message that says nothing is left out.
+    """Return turns as messages; a system message that says nothing is no turn.
 
     Raises:
         LabkitError: what is wrong, as the end of a sentence that begins with the row.
@@ -94,11 +94,9 @@ def entry(row: Any, key: str, kind: type = object) -> Any:
     if key not in row:
         raise LabkitError(f"it has no key {key!r}, but {', '.join(map(repr, list(row)[:6]))}")
     if not isinstance(row[key], kind):
-        raise LabkitError(f"{key} is no {_NAMES.get(kind, kind.__name__)} but {brief(row[key])}")
+        named = "list" if kind is list else "JSON object"
+        raise LabkitError(f"{key} is no {named} but {brief(row[key])}")
     return row[key]
-
-
-_NAMES = {list: "list", dict: "JSON object", str: "text"}
 
 
 def pairs(row: Any, key: str, role: str, content: str) -> list[tuple[Any, Any]]:
@@ -113,6 +111,11 @@ def pairs(row: Any, key: str, role: str, content: str) -> list[tuple[Any, Any]]:
             raise LabkitError(f"turn {number} is no JSON object but {brief(turn)}")
         turns.append((turn.get(role), turn.get(content)))
     return turns
+
+
+def system(row: dict[str, Any]) -> list[tuple[Any, Any]]:
+    """Return the system message beside a prompt as a turn, or no turn where there is none."""
+    return [("system", row["system"])] if row.get("system") else []
 
 
 def asked(instruction: Any, more: Any, *, between: str = "\n\n") -> Any:
