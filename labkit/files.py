@@ -253,6 +253,40 @@ def _continue(url: str, part: Path, progress: bool) -> None:
         raise ConnectionError(f"the connection closed after {done:,} of {total:,} bytes")
 
 
+@contextmanager
+def hub_errors(hub_id: str, what: str, elsewhere: str) -> Iterator[None]:
+    """Turn what a download from the Hugging Face Hub may raise into one sentence.
+
+    `what` is a model or a data set, `elsewhere` what else can be done without the network.
+    """
+    from huggingface_hub import constants, errors
+
+    if constants.HF_HUB_OFFLINE:
+        raise LabkitError(
+            f"{hub_id} is not on this machine and HF_HUB_OFFLINE is set: unset it, or {elsewhere}"
+        )
+    try:
+        yield
+    except errors.GatedRepoError as error:
+        raise LabkitError(
+            f"{hub_id} is gated: accept its licence on the {what}'s page of the Hugging Face Hub, "
+            "then run `hf auth login` or set HF_TOKEN"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise LabkitError(
+            f"there is no folder {hub_id} and the Hugging Face Hub shows no such {what}: check the "
+            "spelling, or if it is private run `hf auth login` or set HF_TOKEN"
+        ) from error
+    except errors.HFValidationError as error:
+        raise LabkitError(f"{hub_id!r} is not a valid Hub id ({error})") from error
+    except Exception as error:
+        # What a broken network raises depends on the layer that noticed (httpx, socket, Xet).
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise LabkitError(
+            f"cannot download {hub_id} ({reason}): check the network, or {elsewhere}"
+        ) from error
+
+
 def fingerprint(folder: Path) -> str:
     """Return a hash that changes with the model in a folder, without reading gigabytes of it.
 

@@ -31,3 +31,20 @@ def show(
 
     found = shown.show(load_config(config, key_values(context.args)), count=n, split=split)
     emit(found, json_, shown.render(found))
+
+
+@app.command("list")
+def list_(json_: Json = False) -> None:
+    """List the data sets there are: what they can be trained for, licence and source."""
+    from labkit.datasets.registry import DATASETS
+
+    found = [
+        {"name": name, "tasks": [data.task, *data.also], "licence": data.licence,
+         "source": data.source}
+        for name, data in DATASETS.items()
+    ]  # fmt: skip
+    lines = [
+        f"{data['name']}  ({', '.join(data['tasks'])}; {data['licence']})\n    {data['source']}"
+        for data in found
+    ]
+    emit({"data": found}, json_, "\n".join(lines))

@@ -7,8 +7,10 @@ set's: only it knows what its gold answers mean.
 
     example.messages    a conversation; the last turn is the answer     supervised fine-tuning
     example.text        running text                                    continued pretraining
-    example.chosen      the better answer to `messages`, and            preference tuning
-    example.rejected    the worse one
+    example.chosen      the better answer, which is the last turn, and  preference tuning
+    example.rejected    the worse one in its place
+
+So an example of preferences is one of fine-tuning on the better answers as well.
 """
 
 from collections import Counter
@@ -42,7 +44,8 @@ class Example:
     Examples of one `group` (questions on one report, say; by default each is its own) begin alike:
     they may share a sequence, and an interval resamples groups. `gold` is what the data set marks
     an answer by, `strata` the parts that scores are given for (`type` and `source`), `called` what
-    an error names an example.
+    an error names an example. With `every_answer` all turns of the assistant are learned, and not
+    the last alone.
     """
 
     uid: str
@@ -51,6 +54,7 @@ class Example:
     text: str = ""
     chosen: str = ""
     rejected: str = ""
+    every_answer: bool = False
     gold: Any = None
     strata: Mapping[str, str] = field(default_factory=dict)
     called: str = "example"
@@ -63,6 +67,20 @@ class Example:
     def answer(self) -> str:
         """The last turn's text."""
         return self.messages[-1]["content"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What a file held: examples, and of each damaged row a sentence with its place and fault."""
+
+    examples: list[Example]
+    damaged: list[str]
+
+    def what_is_damaged(self, most: int = 3) -> str:
+        """Return how many rows are damaged, and which, as a part of a sentence."""
+        count = len(self.damaged)
+        more = f"; and {count - most} more" if count > most else ""
+        return f"{count} row{'s' * (count != 1)} ({'; '.join(self.damaged[:most])}{more})"
 
 
 def text_of(text: str) -> Any:
@@ -101,6 +119,9 @@ class DataSet:
     the gold answer, and `score(example, prediction)` returns em and f1, fractions.
     `worked(path, split, n)`, where there is one, loads examples with n solved ones shown before
     each; `fetch`, where there is one, downloads the data set and returns its folder.
+    `reading(path, split)`, where there is one, loads a split and says what it had to leave out,
+    which `load` announces in a line. `task` is what the data is for, `also` what else it can be
+    trained for.
     """
 
     name: str
@@ -109,9 +130,11 @@ class DataSet:
     load: Callable[[str, str], list[Example]]
     sha256: Callable[[str, str], str]
     task: str = "sft"
+    also: tuple[str, ...] = ()
     scored_as: str = ""
     read: Callable[[str], Any] = text_of
     answer: Callable[[Example], Any] = answer_of
     score: Callable[[Example, Any], dict[str, float]] = same_words
     worked: Callable[[str, str, int], list[Example]] | None = None
     fetch: Callable[[], Path] | None = None
+    reading: Callable[[str, str], Reading] | None = None

@@ -131,6 +131,40 @@ def encode_example(
     }
 
 
+def encode_turns(tokenizer: Any, example: Example, *, max_length: int) -> list[dict[str, Any]]:
+    """Token ids of a conversation in which every answer is learned, in as few rows as can be.
+
+    Returns rows as `encode_example` does, with `answers` trained in each; `prompt_length` is what
+    stands before the first. One row holds them all where the template writes earlier turns as it
+    wrote them before: each answer then follows the very tokens that the model reads when it is
+    asked. Where it does not (an answer without an end, reasoning that is dropped later), each
+    answer has a row. Turns that do not fit into `max_length` any more are left out from the end.
+
+    Raises LabkitError as `encode_example` does when not even the first answer fits.
+    """
+    places = [i for i, turn in enumerate(example.messages) if turn["role"] == "assistant"]
+    parts = [
+        replace(example, messages=example.messages[: place + 1], cuts=None) for place in places
+    ] or [example]
+    rows = [encode_example(tokenizer, parts[0], max_length=max_length) | {"answers": 1}]
+    for part in parts[1:]:
+        prompt, answer = _ids(tokenizer, part.messages)
+        if len(prompt) + len(answer) > max_length:
+            break
+        row = rows[-1]
+        before = len(row["input_ids"])
+        if len(rows) == 1 and prompt[:before] == row["input_ids"]:
+            row["input_ids"] = prompt + answer
+            row["labels"] += [IGNORED] * (len(prompt) - before) + answer
+            row["answers"] += 1
+        else:
+            rows.append({
+                "input_ids": prompt + answer, "labels": [IGNORED] * len(prompt) + answer,
+                "prompt_length": len(prompt), "answers": 1,
+            })  # fmt: skip
+    return rows
+
+
 def fitted(
     tokenizer: Any, example: Example, max_length: int, with_answer: bool = True
 ) -> tuple[list[int], list[int], int]:

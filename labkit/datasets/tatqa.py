@@ -32,15 +32,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from labkit.datasets import fields
+from labkit.datasets import fields, splits
+from labkit.datasets.splits import SPLITS
 from labkit.errors import LabkitError, brief, nearest, read_json
 
 ANSWER_TYPES = ("span", "multi-span", "arithmetic", "count")
 SCALES = ("", "thousand", "million", "billion", "percent")
-SPLITS = ("train", "dev", "test")
-FRACTIONS = (0.80, 0.05, 0.15)
-"""Shares of train, dev and test when a single file has to serve as all three."""
-
 TATQA_URL = (
     "https://raw.githubusercontent.com/NExTplusplus/TAT-QA/master/dataset_raw/tatqa_dataset_{}.json"
 )
@@ -126,7 +123,7 @@ def load(name: str | Path, split: str = "test") -> list[Report]:
 
     `name` is "tables" (the embedded set), "tatqa" (the official one, after `labkit
     fetch tatqa`), a folder with one file per split, or a single JSON file, which is
-    then cut by report into train, dev and test (FRACTIONS). `split` is train, dev,
+    then cut by report into train, dev and test (splits.FRACTIONS). `split` is train, dev,
     test, or "all" for the three together.
 
     Raises LabkitError when there is no such data or split.
@@ -160,22 +157,9 @@ def split_reports(reports: Sequence[Report], seed: int = 0) -> dict[str, list[Re
     """Cut reports into train, dev and test, each in file order.
 
     Reports are ranked by sha256(seed, uid) and the ranking is cut at the cumulated
-    FRACTIONS, rounded, with at least one report a part when there are three or more.
+    `splits.FRACTIONS`, rounded, with at least one report a part when there are three or more.
     """
-    count = len(reports)
-    ranked = sorted(
-        range(count),
-        key=lambda i: hashlib.sha256(f"{seed}:{reports[i].uid}".encode()).digest(),
-    )
-    least = min(1, count // len(SPLITS))
-    sizes = [max(least, round(fraction * count)) for fraction in FRACTIONS[1:]]
-    ends = [count - sum(sizes), count - sizes[1], count]
-    parts = {}
-    start = 0
-    for split, end in zip(SPLITS, ends, strict=True):
-        parts[split] = [reports[i] for i in sorted(ranked[max(start, 0) : max(end, 0)])]
-        start = end
-    return parts
+    return splits.cut(reports, lambda report: report.uid, seed)
 
 
 def path_of(name: str | Path, split: str) -> Path:

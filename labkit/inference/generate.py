@@ -293,7 +293,12 @@ def load_generator(name: str, *, dtype: str = "auto", exact: bool = False) -> Ge
     check_writes(name, model.config)
     if torch.cuda.is_available() and model.device.type != "cuda":
         model = model.to("cuda")
-    return Generator(name=name, tokenizer=load.load_tokenizer(path), model=model)
+    tokenizer = load.load_tokenizer(path)
+    ends = end_tokens(model)
+    # A model may have been taught a template that ends otherwise than its base did.
+    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ends:
+        model.generation_config.eos_token_id = [*ends, tokenizer.eos_token_id]
+    return Generator(name=name, tokenizer=tokenizer, model=model)
 
 
 def compare(

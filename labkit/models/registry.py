@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.errors import LabkitError, nearest
-from labkit.files import cache_dir, locked, writing
+from labkit.files import cache_dir, hub_errors, locked, writing
 from labkit.models import embedded, tiny
 from labkit.models.specs import MODELS, ModelSpec
 
@@ -157,7 +157,7 @@ def _build_tiny(name: str, folder: Path) -> Path:
 
 def _from_hub(hub_id: str, *, fetch: bool) -> Path | None:
     """Return the Hub's snapshot of `hub_id`: from its cache when whole, else downloaded."""
-    from huggingface_hub import constants, errors, snapshot_download
+    from huggingface_hub import errors, snapshot_download
 
     try:
         # No network and no lock files, so this also reads a Hub cache that others own.
@@ -172,33 +172,11 @@ def _from_hub(hub_id: str, *, fetch: bool) -> Path | None:
         f"put its folder at $LABKIT_MODELS/{hub_id.split('/')[-1]} (download it where there is "
         "network)"
     )
-    if constants.HF_HUB_OFFLINE:
-        raise LabkitError(
-            f"{hub_id} is not on this machine and HF_HUB_OFFLINE is set: unset it, or {elsewhere}"
-        )
-    try:
+    with hub_errors(hub_id, "model", elsewhere):
         folder = Path(snapshot_download(hub_id, **_NEEDED))
         if model_folder(folder) is None:  # an old repository without safetensors
             more = [*_NEEDED["allow_patterns"], "*.bin"]
             folder = Path(snapshot_download(hub_id, **{**_NEEDED, "allow_patterns": more}))
-    except errors.GatedRepoError as error:
-        raise LabkitError(
-            f"{hub_id} is gated: accept its licence on the model's page of the Hugging Face Hub, "
-            "then run `hf auth login` or set HF_TOKEN"
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise LabkitError(
-            f"there is no folder {hub_id} and the Hugging Face Hub shows no such model: check the "
-            "spelling, or if it is private run `hf auth login` or set HF_TOKEN"
-        ) from error
-    except errors.HFValidationError as error:
-        raise LabkitError(f"{hub_id!r} is not a valid Hub id ({error})") from error
-    except Exception as error:
-        # What a broken network raises depends on the layer that noticed (httpx, socket, Xet).
-        reason = str(error.__cause__ or error).splitlines()[0]
-        raise LabkitError(
-            f"cannot download {hub_id} ({reason}): check the network, or {elsewhere}"
-        ) from error
     return folder
 
 

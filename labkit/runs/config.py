@@ -11,7 +11,6 @@ files of the older course projects are read too (`older_projects`).
 
 import dataclasses
 import json
-import types
 import typing
 import warnings
 from collections.abc import Mapping
@@ -20,8 +19,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from labkit import methods
+from labkit.datasets import templates
 from labkit.errors import LabkitError, brief, nearest, parse_json
 from labkit.runs.older_projects import RENAMED, RETIRED, RETIRED_OPTIM, as_meant
+from labkit.runs.values import read
 
 if TYPE_CHECKING:
     from labkit.methods.bottleneck import BottleneckSettings
@@ -47,7 +48,11 @@ class _What:
     model: str = "smollm2-135m-instruct"
     """registry name, local folder, or Hub id of the pretrained model"""
     data: str = "tables"
-    """'tables' (embedded), 'tatqa' (after labkit fetch tatqa), or a TAT-QA file or folder"""
+    """a data set: its name, NAME:PATH, or a file or folder; see labkit data list"""
+    template_name: str = ""
+    """chat template by name, as chatml or llama2; empty: the one that comes with the model"""
+    bad_rows: Literal["refuse", "skip"] = "refuse"
+    """rows that cannot be trained on or do not fit: 'refuse' to start, or 'skip' and count"""
     method: str = "lora"
     """what is trained: full for every weight, or a method that adds to a frozen base, as lora"""
     base: str = "plain"
@@ -139,6 +144,8 @@ class RunConfig(_OfMethods):
     """'tensorboard' writes logs to runs/<name>/tensorboard"""
 
     def __post_init__(self) -> None:
+        if self.template_name:
+            templates.find(self.template_name)
         for key, hint in HINTS.items():
             if hint is float:  # 0 and 0.0 are one setting, and have to be one in the hash
                 object.__setattr__(self, key, float(getattr(self, key)))
@@ -227,7 +234,7 @@ def from_mapping(values: Mapping[str, Any], *, where: str) -> RunConfig:
             warnings.warn(f"{where}: optim {value} is gone from transformers: "
                           f"{RETIRED_OPTIM[value]} takes its place", stacklevel=2)  # fmt: skip
             value = RETIRED_OPTIM[value]
-        settings[new] = _read(value, HINTS[new], key=key, where=where)
+        settings[new] = read(value, HINTS[new], key=key, where=where)
         if key == "warmup_ratio" and settings[new] >= 1:
             raise LabkitError(f"{where}: warmup_ratio {settings[new]:g} is no share below 1: say "
                               "warmup_steps for a number of steps")  # fmt: skip
@@ -304,57 +311,6 @@ def _canonical(values: Mapping[str, Any]) -> dict[str, Any]:
             raise LabkitError(f"command line: {key!r} sets {new} a second time: keep one of them")
         settings[new] = value
     return settings
-
-
-def _read(value: Any, hint: Any, *, key: str, where: str) -> Any:
-    """Return `value` as the type `hint`, or raise a LabkitError that names the key."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        # YAML reads a bare on/off as a truth value; here they are words.
-        word = {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
-        if word not in args:
-            allowed = ", ".join(map(str, args))
-            raise LabkitError(f"{where}: {key} must be one of {allowed}, got {brief(value)}")
-        return word
-    if origin is types.UnionType:
-        if value is None or (isinstance(value, str) and value.lower() in ("none", "null", "")):
-            return None
-        return _read(value, args[0], key=key, where=where)
-    if origin is tuple:
-        words = value.split(",") if isinstance(value, str) else value
-        if isinstance(words, list | tuple) and all(isinstance(w, str) and w.strip() for w in words):
-            return tuple(w.strip() for w in words)
-        raise LabkitError(f"{where}: {key} must be names separated by commas, got {brief(value)}")
-    if origin is not None:  # a mapping
-        if isinstance(value, str):
-            try:
-                value = json.loads(value)
-            except (ValueError, RecursionError):
-                value = None
-        if isinstance(value, Mapping):
-            return value
-        raise LabkitError(f"{where}: {key} must be a mapping such as {{loftq_bits: 4}}")
-    if hint is bool:
-        words = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
-        if isinstance(value, bool):
-            return value
-        if isinstance(value, str) and value.lower() in words:
-            return words[value.lower()]
-    elif hint is str:
-        if isinstance(value, str):
-            return value
-    elif not isinstance(value, bool) and isinstance(value, int | float | str):
-        try:
-            number = float(value)  # YAML reads 5e-4 as a string
-            if number == number and abs(number) != float("inf"):
-                if hint is float:
-                    return number
-                if number == int(number):
-                    return int(number)
-        except (ValueError, OverflowError):
-            pass
-    kind = {bool: "true or false", str: "text", int: "a whole number", float: "a number"}[hint]
-    raise LabkitError(f"{where}: {key} must be {kind}, got {brief(value)}")
 
 
 def describe_fields() -> dict[str, str]:

@@ -24,7 +24,6 @@ RENAMED = {
 """Keys of the older projects and of older libraries, and what they are called here."""
 
 RETIRED = {
-    "template_name": "the model's own chat template is used",
     "max_prompt_length": "max_length limits prompt and answer together, and the prompt gives way",
     "output_dir": "a run lives in runs/<name>: set name, or LABKIT_RUNS for the folder",
     "overwrite_output_dir": "use --fresh to train again",

@@ -29,7 +29,7 @@ from typing import Any
 
 from labkit import methods
 from labkit.console import say
-from labkit.datasets import registry
+from labkit.datasets import registry, templates
 from labkit.errors import LabkitError
 from labkit.machine import hardware
 from labkit.machine.heap import keep_heap
@@ -151,7 +151,7 @@ def _run(prepared: Prepared, *, fresh: bool, quiet: bool) -> records.RunRecord:
 def _read(prepared: Prepared) -> Inputs:
     """Tokenise the splits that the run reads."""
     config = prepared.config
-    tokenizer = load.load_tokenizer(prepared.model_path)
+    tokenizer = templates.use(load.load_tokenizer(prepared.model_path), config.template_name)
     model_type = load.config_of(str(prepared.model_path)).model_type
     methods.check_architecture(config.method, model_type, model=config.model,
                                names=methods.in_training(),
@@ -351,8 +351,7 @@ def encode_split(
 
     With `shared`, examples of one group share sequences.
     """
-    dataset, path = registry.find(config.data)
-    examples = dataset.load(path, split)
+    examples = registry.examples(config.data, split, bad_rows=config.bad_rows)
     most = {"train": config.max_train_samples, "dev": config.max_eval_samples}.get(split)
     examples = examples[:most]
     return task_of(config.data, config.task).rows(tokenizer, examples, config, shared=shared)

@@ -9,11 +9,13 @@ be seen in a minute, before a run has cost hours.
 from collections.abc import Sequence
 from typing import Any
 
-from labkit.datasets import encode, registry, tatqa
+from labkit.datasets import encode, registry, tatqa, templates
+from labkit.datasets.base import DataSet, Example, Reading
 from labkit.datasets.tatqa import Sample
 from labkit.errors import LabkitError
 from labkit.models import load
 from labkit.runs.config import RunConfig
+from labkit.train.tasks import sft
 
 MOST_CHECKED = 200
 LINE = 100
@@ -22,28 +24,98 @@ LINE = 100
 def show(config: RunConfig, *, count: int = 3, split: str = "train") -> dict[str, Any]:
     """Return what a run of `config` makes of its first samples, and what is wrong with them.
 
-    Keys: model, data, split, max_length, template (whether the tokenizer has one), samples [{uid,
-    length, trained, end_token, end_trained, tokens [{id, text, trained}], cut {paragraphs,
-    rows}}], checked (how many samples the warnings are about), warnings [sentence].
+    Keys: model, data, split, max_length, template (whether the tokenizer has one), template_name,
+    samples [{uid, length, trained, end_token, end_trained, tokens [{id, text, trained}], cut
+    {paragraphs, rows, answers}}], checked (how many samples the warnings are about), damaged (a
+    sentence for each row that cannot be trained on), warnings [sentence].
 
     Raises LabkitError for a model or data set that is not there, or a sample that does not fit.
     """
     if count < 1:
         raise LabkitError(f"--n {count} shows nothing: ask for 1 or more")
-    tokenizer = load.load_tokenizer(config.model)
-    pool = tatqa.samples(registry.reports(config.data, split))
-    chosen = pool[: config.max_train_samples]
-    read = [_encoded(tokenizer, sample, config) for sample in chosen[: max(count, MOST_CHECKED)]]
+    tokenizer = templates.use(load.load_tokenizer(config.model), config.template_name)
+    dataset, path = registry.find(config.data)
+    if dataset.scored_as == registry.TATQA.scored_as:
+        pool = tatqa.samples(registry.reports(config.data, split))
+        chosen = pool[: config.max_train_samples]
+        read = [_encoded(tokenizer, sample, config) for sample in chosen[: _looked_at(count)]]
+        damaged, leaks = [], _leaks(config.data, split, chosen)
+    else:
+        found = dataset.reading(path, split) if dataset.reading else None
+        damaged = found.damaged if found else []
+        examples = found.examples if found else dataset.load(path, split)
+        examples = examples[: config.max_train_samples]
+        read = [
+            row for example in examples[: _looked_at(count)]
+            for row in _rows(tokenizer, example, config)
+        ]  # fmt: skip
+        leaks = _same_questions(dataset, path, split, examples)
     return {
         "model": config.model,
         "data": config.data,
         "split": split,
         "max_length": config.max_length,
         "template": bool(tokenizer.chat_template),
+        "template_name": config.template_name,
         "samples": read[:count],
         "checked": len(read),
-        "warnings": [*warnings_of(read), *_leaks(config.data, split, chosen)],
+        "damaged": damaged,
+        "warnings": [*warnings_of(read), *_damage(damaged), *leaks],
     }
+
+
+def _looked_at(count: int) -> int:
+    return max(count, MOST_CHECKED)
+
+
+def _rows(tokenizer: Any, example: Example, config: RunConfig) -> list[dict[str, Any]]:
+    """Return the rows that a conversation is trained in; one too long is shown by its warning."""
+    try:
+        rows = sft.encoded_rows(tokenizer, example, config.max_length)
+    except LabkitError:
+        if config.bad_rows == "refuse":
+            raise
+        return []
+    lost = sft.answers_of(example) - sum(row.get("answers", 1) for row in rows)
+    return [
+        described(tokenizer, example.uid, row["input_ids"], row["labels"])
+        | {"cut": {"paragraphs": [], "rows": 0, "answers": lost}}
+        for row in rows
+    ]
+
+
+def _damage(damaged: Sequence[str]) -> list[str]:
+    if not damaged:
+        return []
+    what = Reading(examples=[], damaged=list(damaged)).what_is_damaged()
+    return [f"{what} cannot be trained on: mend them, or set bad_rows to skip"]
+
+
+def _same_questions(
+    dataset: DataSet, path: str, split: str, examples: Sequence[Example]
+) -> list[str]:
+    """Return a sentence where a conversation of this split stands in another one as well."""
+    ours = {_key(example): example.uid for example in examples}
+    found = []
+    for other in tatqa.SPLITS:
+        if other == split:
+            continue
+        try:
+            reading = dataset.reading(path, other) if dataset.reading else None
+            theirs = reading.examples if reading else dataset.load(path, other)
+        except LabkitError:  # a folder without that split
+            continue
+        both = [example.uid for example in theirs if _key(example) in ours]
+        if both:
+            found.append(f"{len(both)} questions of {split} stand in {other} as well ({both[0]} "
+                         "first): a score there says nothing")  # fmt: skip
+    return found
+
+
+def _key(example: Example) -> tuple[str, ...]:
+    """Return what is asked, without case and spacing: all turns but the last answer."""
+    turns = [turn["content"] for turn in example.messages[:-1]] or [example.text]
+    return tuple(" ".join(text.lower().split()) for text in turns)
 
 
 def _encoded(tokenizer: Any, sample: Sample, config: RunConfig) -> dict[str, Any]:
@@ -104,6 +176,12 @@ def warnings_of(samples: Sequence[dict[str, Any]]) -> list[str]:
             f"{len(cut)} of {len(samples)} samples ({cut[0]['uid']} first) lose paragraphs or rows "
             "to max_length, where the answer may have stood"
         )
+    lost = [s for s in samples if s.get("cut", {}).get("answers")]
+    if lost:
+        found.append(
+            f"{len(lost)} of {len(samples)} samples ({lost[0]['uid']} first) lose their later "
+            "turns to max_length"
+        )
     return found
 
 
@@ -132,7 +210,8 @@ def _leaks(data: str, split: str, samples: Sequence[Sample]) -> list[str]:
 
 def render(found: dict[str, Any]) -> str:
     """Return tokens as text, a line each: its id, its label or –, and what it stands for."""
-    template = "its chat template" if found["template"] else "no template"
+    named = f"the chat template {found['template_name']}" if found["template_name"] else ""
+    template = named or ("its chat template" if found["template"] else "no template")
     lines = [f"{found['model']} on {found['data']}/{found['split']}, max_length "
              f"{found['max_length']}, {template}"]  # fmt: skip
     for sample in found["samples"]:
@@ -145,6 +224,8 @@ def render(found: dict[str, Any]) -> str:
         if cut["paragraphs"] or cut["rows"]:
             lines.append(f"cut to fit: {cut['rows']} rows, {len(cut['paragraphs'])} paragraphs")
             lines += [f"  {' '.join(text.split())[:LINE]}" for text in cut["paragraphs"]]
+        if cut.get("answers"):
+            lines.append(f"cut to fit: the last {cut['answers']} answers and what they answer")
     lines += ["", *(f"warning: {warning}" for warning in found["warnings"])]
     if not found["warnings"]:
         lines.append(f"nothing wrong in the {found['checked']} samples that were looked at")

@@ -252,7 +252,7 @@ def test_settings_are_all_listed(here: Path, capfd: pytest.CaptureFixture[str]) 
 
 
 def test_an_older_file_s_keys_are_explained_in_a_line_each(here: Path) -> None:
-    old = {"template_name": "alpaca", "optim": "adamw_hf", "lora_rank": "many"}
+    old = {"logging_steps": 5, "optim": "adamw_hf", "lora_rank": "many"}
     (here / "seed.json").write_text(json.dumps(old))
     found = subprocess.run(
         [sys.executable, "-m", "labkit.cli", "train", "--config", "seed.json"],
@@ -261,7 +261,7 @@ def test_an_older_file_s_keys_are_explained_in_a_line_each(here: Path) -> None:
     assert (found.returncode, found.stdout) == (2, "")
     lines = found.stderr.splitlines()
     assert len(lines) == 3 and all(line.startswith("labkit: seed.json: ") for line in lines)
-    assert "template_name is ignored" in lines[0] and "adamw_hf is gone" in lines[1]
+    assert "logging_steps is ignored" in lines[0] and "adamw_hf is gone" in lines[1]
     assert "lora_rank must be a whole number" in lines[2]
 
 

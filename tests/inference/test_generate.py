@@ -1,6 +1,7 @@
 """Answers: the shared prefix against plain generation, prompt by prompt."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -350,3 +351,15 @@ def test_a_sample_outside_the_split_says_which_there_are(few_reports: Path) -> N
     count = len(tatqa.samples(tatqa.load(str(few_reports), "test")))
     with pytest.raises(LabkitError, match=rf"no sample {count}: .* has 0 to {count - 1}$"):
         generate.compare(["tiny-llama"], [0, count], data=str(few_reports))
+
+
+def test_answers_end_at_the_tokenizer_s_end_as_well(tiny_llama: Path, tmp_path: Path) -> None:
+    """A template that a model was taught may end otherwise than its base does."""
+    folder = tmp_path / "taught"
+    shutil.copytree(tiny_llama, folder)
+    tokenizer = load.load_tokenizer(folder)
+    before = tokenizer.eos_token_id
+    tokenizer.eos_token = "<|im_start|>"
+    tokenizer.save_pretrained(folder)
+    model = generate.load_generator(str(folder)).model
+    assert generate.end_tokens(model) == [before, tokenizer.convert_tokens_to_ids("<|im_start|>")]

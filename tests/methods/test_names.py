@@ -16,6 +16,7 @@ MODE = "an int8 product whose weight trains, beside frozen ones"
 FORMAT = "a format in which a model is stored on disk"
 ROWS = "which runs a committed record, or a benchmark, is made of"
 
+FIELD = "a field of published data: what is asked"
 CASES = "the cases of an exercise: settings whose memory a student works out"
 FIGURE = "which runs a committed record is of, and their colours in its figure"
 
@@ -40,6 +41,10 @@ HOMONYMS = {
     ("inference/served.py", "prompt", "asked"): "a field of OpenAI's completions",
     ("inference/served.py", "prompt", "completions"): "a field of OpenAI's completions",
     ("inference/lm_eval_tasks/documents.py", "prompt", "user"): "the text a document asks with",
+    ("datasets/chat/jsonl.py", "prompt", "in keys"): FIELD,
+    ("datasets/chat/self_instruct.py", "prompt", "in row"): FIELD,
+    ("datasets/chat/oasst1.py", "prompt", "node"): FIELD,
+    ("datasets/instructions/generate.py", "prompt", "role"): FIELD,
     ("bench/step/compare.py", "lora", "peft_settings"): "a key of both arms' spec: PEFT's settings",
     ("bench/step/stages.py", "lora", "peft_settings"): "a key of both arms' spec: PEFT's settings",
     ("runs/older_projects.py", "full", "train_mode"): "a word of another program's files",

@@ -236,7 +236,7 @@ def test_a_train_mode_we_do_not_have_says_which_there_are() -> None:
         ({"load_in_4bit": False}, ("lora", "plain")),
         # An older file that has an adapter's settings and names no mode means qlora.
         (
-            {"template_name": "x", "model_name_or_path": "m", "lora_rank": 8},
+            {"template_name": "zephyr", "model_name_or_path": "m", "lora_rank": 8},
             ("lora", "nf4"),
         ),
     ],

@@ -42,7 +42,7 @@ def test_keys_of_the_older_projects_are_understood(tmp_path: Path) -> None:
 # One file as the older projects have them, 29 keys of which say nothing about the method.
 OLDER = {
     "output_dir": "output/small", "model_name_or_path": "me/small", "train_file": "data/mine.jsonl",
-    "template_name": "small", "train_mode": "lora", "num_train_epochs": 2,
+    "template_name": "chatml", "train_mode": "lora", "num_train_epochs": 2,
     "per_device_train_batch_size": 3, "gradient_accumulation_steps": 5, "learning_rate": 3e-4,
     "max_seq_length": 700, "logging_steps": 50, "save_steps": 200, "save_total_limit": 2,
     "lr_scheduler_type": "cosine", "warmup_ratio": 0.02, "lora_rank": 24, "lora_alpha": 12,
@@ -65,7 +65,8 @@ def without(*keys: str, **more: Any) -> dict[str, Any]:
 def test_an_older_project_s_file_is_the_training_it_was_there(tmp_path: Path) -> None:
     config = load_config(write(tmp_path, json.dumps(OLDER), "old.json"))
     assert config == RunConfig(
-        model="me/small", data="data/mine.jsonl", method="lora", max_steps=-1, num_train_epochs=2,
+        model="me/small", data="data/mine.jsonl", template_name="chatml", method="lora",
+        max_steps=-1, num_train_epochs=2,
         per_device_train_batch_size=3, gradient_accumulation_steps=5, learning_rate=3e-4,
         max_length=700, save_steps=200, lr_scheduler_type="cosine", warmup_steps=0.02, r=24,
         lora_alpha=12, lora_dropout=0.01, gradient_checkpointing=True, seed=7, weight_decay=0.1,
@@ -116,7 +117,7 @@ def test_another_training_is_never_made_of_an_older_file(
     [
         without("train_mode"),
         without("train_mode", "output_dir", "template_name"),
-        {"template_name": "x", "model_name_or_path": "m"},
+        {"template_name": "llama2", "model_name_or_path": "m"},
         without("train_mode", "template_name"),
         without("train_mode", "template_name", *LORA, use_unsloth=True),
         without(task_type="sft", train_mode="qlora"),

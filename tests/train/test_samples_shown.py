@@ -129,3 +129,56 @@ def test_the_command(folder: Path, tiny_llama: Path, capsys: pytest.CaptureFixtu
     assert "max_length is 5" in capsys.readouterr().err
     with pytest.raises(LabkitError, match="--n 0 shows nothing"):
         show.show(RunConfig(), count=0)
+
+
+# --- conversations -------------------------------------------------------------------------
+
+
+def conversations(tmp_path: Path) -> Path:
+    """Write a made-up file with a long conversation and a damaged row."""
+    rows: list[Any] = [
+        {"conversation": [{"human": "Sales?", "assistant": "44.1"},
+                          {"human": "And 2018?", "assistant": "56.7"}]},
+        {"conversation": [{"human": "Sales?", "assistant": "word " * 20 * k}
+                          for k in (1, 9)]},
+        {"conversation": [{"human": "Sales?", "assistant": ""}]},
+    ]  # fmt: skip
+    (tmp_path / "all.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return tmp_path / "all.jsonl"
+
+
+def test_a_conversation_is_shown_with_a_label_on_every_answer(
+    tmp_path: Path, tiny_llama: Path
+) -> None:
+    data = conversations(tmp_path)
+    config = RunConfig(model=str(tiny_llama), data=str(data), max_length=100, bad_rows="skip")
+    found = show.show(config, split="all")
+    first = found["samples"][0]
+    said = "".join(token["text"] for token in first["tokens"] if token["trained"])
+    assert said == "44.1<|im_end|>56.7<|im_end|>" and first["end_trained"]
+    assert found["samples"][1]["cut"]["answers"] == 1
+    assert found["damaged"] == ["all.jsonl line 3: turn 2 (assistant) is empty"]
+    text = show.render(found)
+    assert "1 of 2 samples (all.jsonl line 2 first) lose their later turns to max_length" in text
+    assert "warning: 1 row (all.jsonl line 3: turn 2 (assistant) is empty) cannot be" in text
+    assert "cut to fit: the last 1 answers" in text
+
+
+def test_a_named_template_is_the_one_that_is_shown(tmp_path: Path, tiny_llama: Path) -> None:
+    data = conversations(tmp_path)
+    config = RunConfig(model=str(tiny_llama), data=str(data), template_name="alpaca")
+    found = show.show(config, split="all", count=1)
+    said = "".join(token["text"] for token in found["samples"][0]["tokens"])
+    assert said.endswith("### Instruction:\nAnd 2018?\n\n### Response:56.7<|im_end|>")
+    assert "the chat template alpaca" in show.render(found)
+    with pytest.raises(LabkitError, match="llama3 ends an answer with"):
+        show.show(config.replace(template_name="llama3"), split="all")
+
+
+def test_a_conversation_in_train_and_test_is_said(tmp_path: Path, tiny_llama: Path) -> None:
+    for split, asked in (("train", "Why?"), ("dev", "How?"), ("test", " why? ")):
+        row = {"prompt": asked, "completion": "So."}
+        (tmp_path / f"{split}.jsonl").write_text(json.dumps(row))
+    config = RunConfig(model=str(tiny_llama), data=f"jsonl:{tmp_path}")
+    (warning,) = show.show(config)["warnings"]
+    assert "1 questions of train stand in test as well (test.jsonl line 1 first)" in warning

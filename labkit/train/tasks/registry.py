@@ -12,11 +12,13 @@ def task_of(data: str, asked: str | None = None) -> Task:
     """Return the task that a data set, named as in a run's settings, is trained and scored by.
 
     Raises:
-        LabkitError: the data set states a task that there is not, or another than `asked`.
+        LabkitError: the data set states a task that there is not, or none that is `asked`.
     """
     dataset, _ = registry.find(data)
     if asked is not None and asked not in TASKS:
         raise LabkitError(f"task {asked!r} is unknown: {nearest(asked, TASKS)}")
+    if asked is not None and asked in dataset.also:
+        return TASKS[asked]
     if dataset.task not in TASKS:
         raise LabkitError(
             f"the data set {dataset.name} is for the task {dataset.task!r}, which labkit does not "
