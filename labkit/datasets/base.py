@@ -7,8 +7,10 @@ set's: only it knows what its gold answers mean.
 
     example.messages    a conversation; the last turn is the answer     supervised fine-tuning
     example.text        running text                                    continued pretraining
-    example.chosen      the better answer to `messages`, and            preference tuning
-    example.rejected    the worse one
+    example.chosen      the better answer, which is the last turn, and  preference tuning
+    example.rejected    the worse one in its place
+
+So an example of preferences is one of fine-tuning on the better answers as well.
 """
 
 from collections import Counter
@@ -100,7 +102,8 @@ class DataSet:
     `read` turns a model's text into a prediction (a value that JSON can hold), `answer` does so for
     the gold answer, and `score(example, prediction)` returns em and f1, fractions.
     `worked(path, split, n)`, where there is one, loads examples with n solved ones shown before
-    each; `fetch`, where there is one, downloads the data set and returns its folder.
+    each; `fetch`, where there is one, downloads the data set and returns its folder. `task` is what
+    the data is for, `also` what else it can be trained for.
     """
 
     name: str
@@ -109,6 +112,7 @@ class DataSet:
     load: Callable[[str, str], list[Example]]
     sha256: Callable[[str, str], str]
     task: str = "sft"
+    also: tuple[str, ...] = ()
     scored_as: str = ""
     read: Callable[[str], Any] = text_of
     answer: Callable[[Example], Any] = answer_of

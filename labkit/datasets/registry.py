@@ -2,11 +2,12 @@
 
 from labkit.datasets import tatqa
 from labkit.datasets.base import DataSet
+from labkit.datasets.jsonl import JSONL
 from labkit.datasets.report_questions import TABLES, TATQA
 from labkit.datasets.tatqa import Report
 from labkit.errors import LabkitError
 
-DATASETS: dict[str, DataSet] = {dataset.name: dataset for dataset in (TABLES, TATQA)}
+DATASETS: dict[str, DataSet] = {dataset.name: dataset for dataset in (TABLES, TATQA, JSONL)}
 
 
 def find(data: str) -> tuple[DataSet, str]:

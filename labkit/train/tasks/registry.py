@@ -3,20 +3,24 @@
 from labkit.datasets import registry
 from labkit.errors import LabkitError, nearest
 from labkit.train.tasks.base import Task
+from labkit.train.tasks.dpo import DPO
+from labkit.train.tasks.pretrain import PRETRAIN
 from labkit.train.tasks.sft import SFT
 
-TASKS: dict[str, Task] = {task.name: task for task in (SFT,)}
+TASKS: dict[str, Task] = {task.name: task for task in (SFT, PRETRAIN, DPO)}
 
 
 def task_of(data: str, asked: str | None = None) -> Task:
     """Return the task that a data set, named as in a run's settings, is trained and scored by.
 
     Raises:
-        LabkitError: the data set states a task that there is not, or another than `asked`.
+        LabkitError: the data set states a task that there is not, or none that is `asked`.
     """
     dataset, _ = registry.find(data)
     if asked is not None and asked not in TASKS:
         raise LabkitError(f"task {asked!r} is unknown: {nearest(asked, TASKS)}")
+    if asked is not None and asked in dataset.also:
+        return TASKS[asked]
     if dataset.task not in TASKS:
         raise LabkitError(
             f"the data set {dataset.name} is for the task {dataset.task!r}, which labkit does not "
