@@ -133,6 +133,28 @@ def test_arguments_that_are_gone() -> None:
     assert "processing_class" in parameters(transformers.Trainer)
 
 
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("_prepare_dataset", ["self", "dataset", "processing_class", "args", "dataset_name"]),
+        ("_precompute_ref_logps", ["self", "dataset", "name", "batch_size"]),
+        ("compute_ref_log_probs", ["self", "model", "inputs"]),
+    ],
+)
+def test_methods_of_the_preference_trainer_that_we_override(name: str, expected: list[str]) -> None:
+    assert list(parameters(getattr(trl.DPOTrainer, name))) == expected
+
+
+def test_what_a_reference_model_is_asked_for() -> None:
+    """`AdapterOff` is given TRL's forward, which reads these, and no other attribute."""
+    source = inspect.getsource(trl.trainer.utils.add_fused_lm_head)
+    assert "getattr(self, backbone_attr)" in source and 'backbone_attr = "base_model"' in source
+    assert "compact = _use_triton(" in source and "self.get_output_embeddings()" in source
+    found = defaults(trl.DPOConfig)
+    assert (found["beta"], found["loss_type"], found["label_smoothing"]) == (0.1, ["sigmoid"], 0.0)
+    assert found["disable_dropout"] is True and found["precompute_ref_log_probs"] is False
+
+
 def test_optimizers_and_schedules_that_the_course_names() -> None:
     optimizers = {member.value for member in OptimizerNames}
     assert {"adamw_torch_fused", "adamw_torch", "sgd", "adafactor", "adamw_bnb_8bit"} <= optimizers

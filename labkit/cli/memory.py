@@ -18,6 +18,7 @@ from labkit.cli.options import (
     Optim,
     Padding,
     Rank,
+    Reference,
     RepeatKv,
     Sharding,
     StepDtype,
@@ -61,6 +62,7 @@ def estimate(
     padding: Padding = None,
     repeat_kv: RepeatKv = None,
     labelled_tokens: LabelledTokens = None,
+    reference: Reference = None,
     measure: Annotated[
         bool, typer.Option("--measure", help="a third column from a real step on this machine")
     ] = False,
@@ -84,7 +86,7 @@ def estimate(
         "lora_r": lora_r, "lora_target_modules": lora_target_modules, "sharding": sharding,
         "num_gpus": num_gpus, "master_weights": master_weights, "adapter_dtype": adapter_dtype,
         "attention": attention, "padding": padding, "repeat_kv": repeat_kv,
-        "labelled_tokens": labelled_tokens,
+        "labelled_tokens": labelled_tokens, "reference": reference,
     }  # fmt: skip
     if config is not None:
         run = load_config(config, overrides)

@@ -83,6 +83,11 @@ LabelledTokens = Annotated[
     int | None, typer.Option(help="positions of a sample that get logits; all of them")
 ]
 
+Reference = Annotated[
+    str | None,
+    typer.Option(help="of preference tuning: adapter_off, copy or precomputed; none without it"),
+]
+
 
 def emit(value: Any, as_json: bool, text: str) -> None:
     """Print a result: one JSON object, or text for people."""

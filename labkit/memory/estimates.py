@@ -124,9 +124,12 @@ def assumed(settings: StepSettings) -> dict[str, Any]:
 
     None is for what the step does not have: masters without full fine-tuning in 16 bit, added
     weights with it, attention in a state-space model, and a limit of the labelled tokens.
+    Preference tuning states its reference too.
     """
     shape = shape_of(settings)
+    compared = {} if settings.reference == "none" else {"reference": settings.reference}
     return {
+        **compared,
         "dtype": settings.dtype,
         "master_weights": settings.keeps_masters,
         "adapter_dtype": None if settings.tuner.trains_base else settings.added_dtype,

@@ -11,9 +11,9 @@ train, and A bytes that a layer keeps per token (`activations`):
     first backward states + gradients of T + one layer's own, or of the embedding
     optimizer      states + gradients of T + what the optimizer makes for itself
 
-and the peak is the highest of the five. Gradient checkpointing replaces L·A·N by L·h·N plus one
-A·N: a layer's input for each, and all of one layer while it is computed again. With accumulated
-gradients those of T are there from the start.
+and the peak is the highest of the five (`preferences` has a sixth). Gradient checkpointing replaces
+L·A·N by L·h·N plus one A·N: a layer's input for each, and all of one layer while it is computed
+again. With accumulated gradients those of T are there from the start.
 
 **The rule of 18 bytes per parameter** (mixed precision with Adam, as in Rajbhandari et al. 2020,
 ZeRO, section 3.1) counts, line by line: fp32 weight 4, its 16-bit copy 2, gradient 4, first moment
@@ -43,6 +43,7 @@ from labkit.memory.architectures import (
     quantised_weights,
     shape_of,
 )
+from labkit.memory.preferences import reference_bytes, reference_pass
 from labkit.memory.settings import BYTES, StepSettings
 from labkit.memory.sharding import Sizes, shard, state_bytes, trained_bytes
 from labkit.models import layers
@@ -96,7 +97,7 @@ def analytic(settings: StepSettings) -> Analytic | None:
         "logits_and_loss": logits_bytes(shape, settings)[1],
         "optimizer_temporary": optimizer_temporary_bytes(shape, settings, trainable),
         "temporary": layer_temporary_bytes(shape, settings),
-        "inputs": 16 * settings.batch_size * settings.seq_len,
+        "inputs": 16 * settings.sequences * settings.seq_len,
     }
     phases = _phases(shape, settings, parts)
     if settings.num_gpus > 1:
@@ -159,6 +160,7 @@ def _phases(shape: Shape, settings: StepSettings, parts: dict[str, int]) -> dict
     return {
         "forward": forward + temporary,
         "loss": forward + forward_logits,
+        **reference_pass(shape, settings, before=forward, logits=forward_logits),
         "backward.head": held + max(backward_logits, head + _head_gradient(shape, settings)),
         "backward.layers": held + head + temporary,
         "backward.end": base + gradients + max(temporary, _embedding_gradient(shape, settings)),
@@ -179,7 +181,7 @@ def weight_bytes(shape: Shape, settings: StepSettings) -> int:
         rows = shape.layers * sum(x.outputs for x in (*shape.linears, *shape.decoder_linears))
         packed = base.quantised_bytes(linear, rows, double_quant=settings.double_quant)
         return packed + (total - linear) * size
-    return total * size
+    return total * size + reference_bytes(shape, settings)
 
 
 def copied_bytes(shape: Shape, settings: StepSettings) -> int:
@@ -227,7 +229,7 @@ def optimizer_temporary_bytes(shape: Shape, settings: StepSettings, trainable: i
 
 def activation_bytes(shape: Shape, settings: StepSettings) -> int:
     """Return what the layers hold for backward at the end of the forward pass."""
-    tokens = settings.batch_size * _length(settings)
+    tokens = settings.sequences * _length(settings)
     full, residual = settings.tuner.trains_base, residual_bytes(shape, settings)
     # The final norm's fp32 copy; under full fine-tuning its output, which the head reads, as well.
     around: float = 4 * shape.hidden + (2 * residual * shape.hidden if full else 0)
@@ -252,7 +254,7 @@ def layer_temporary_bytes(shape: Shape, settings: StepSettings) -> int:
     Gradients of three rows of the MLP's width and of the residual stream; under checkpointing also
     all that the layer keeps, which is computed again.
     """
-    tokens, size = settings.batch_size * _length(settings), BYTES[settings.dtype]
+    tokens, size = settings.sequences * _length(settings), BYTES[settings.dtype]
     rows = 3 * shape.mlp if "gate_proj" in {x.name for x in shape.linears} else 2 * shape.mlp
     made: float = tokens * (rows * size + 2 * size * shape.hidden)
     if settings.attention == "eager" and shape.heads > 1:
@@ -279,11 +281,11 @@ def logits_bytes(shape: Shape, settings: StepSettings) -> tuple[int, int]:
     products, and the gradient of the hidden states in fp32; a CPU, without TRL's kernel, has fp32
     copies of a tile besides (three going forward, seven and a mask going back).
     """
-    size, scored = BYTES[settings.dtype], settings.batch_size * _scored(settings)
+    size, scored = BYTES[settings.dtype], settings.sequences * _scored(settings)
     hidden = scored * shape.hidden * size if settings.labelled_tokens is not None else 0
     if settings.loss == "chunked":
         folded = min(scored, TILE_TOKENS) * min(TILE_VOCABULARY, shape.vocab)
-        tile = folded * size
+        tile = min(scored, TILE_TOKENS) * TILE_VOCABULARY * size  # however small the vocabulary
         on_cpu = settings.target == "cpu"
         gradient = 4 * scored * shape.hidden + (29 * folded if on_cpu else 0)
         if settings.tuner.trains_base:
@@ -311,6 +313,8 @@ def evaluation_bytes(settings: StepSettings, *, batch_size: int) -> int | None:
         return None
     tokens, size = batch_size * settings.seq_len, BYTES[settings.dtype]
     logits = tokens * shape.vocab * (8 + (size if size < 4 else 0))
+    if settings.reference != "none":  # whose evaluation takes its loss in tiles
+        tokens, logits = 2 * tokens, logits_bytes(shape, settings)[0]
     rows = tokens * (3 * shape.mlp + 4 * shape.hidden) * size
     added = added_parameters(shape, settings)
     trainable = parameters(shape) if settings.tuner.trains_base else added

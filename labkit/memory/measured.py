@@ -129,7 +129,7 @@ def _held(step: Step) -> dict[str, int]:
     states = [t for state in step.optimizer.state.values() for t in state.values()]
     added = "weights" if step.settings.tuner.trains_base else "added_weights"
     groups: list[tuple[str, list]] = [
-        ("weights", [*frozen, *step.model.buffers()]),
+        ("weights", [*frozen, *step.model.buffers(), *step.of_reference()]),
         (added, trainable),
         ("optimizer_state", states),
         ("inputs", [*step.inputs.values(), step.labels]),

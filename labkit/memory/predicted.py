@@ -23,6 +23,7 @@ from labkit.memory.formula import analytic
 from labkit.memory.settings import of_run
 from labkit.memory.step_time import step_seconds
 from labkit.runs.config import RunConfig
+from labkit.runs.task_settings import reference_of
 
 Sequences = Sequence[Mapping[str, Sequence[int]]]
 
@@ -47,6 +48,7 @@ def predict(
     middle = median_low(_padded(batch) for batch in batches)
     usual = next(batch for batch in batches if _padded(batch) == middle)
     shared = any("segment_ids" in each for each in sequences)
+    paired = reference_of(config) != "none"  # the two answers of a pair are of unlike length
     found: dict[str, Any] = {
         "peak_bytes": {"analytic": None}, "step_seconds": None, "reason": None,
     }  # fmt: skip
@@ -62,7 +64,7 @@ def predict(
                 batch_size=len(batch),
                 seq_len=max(lengths),
                 attention="eager" if attention == "eager" else "sdpa",
-                padding=shared or len(lengths) > 1,
+                padding=shared or paired or len(lengths) > 1,
                 loss="full" if labelled_logits else "chunked",
                 labelled_tokens=_labelled(batch) if labelled_logits else None,
             )

@@ -111,6 +111,8 @@ def _assumed(result: Estimate) -> str:
     if told["attention"] is not None:
         words.append(f"{told['attention']} attention")
     words.append("a padding mask" if told["padding"] else "no padding")
+    if "reference" in told:
+        words.append(f"two answers a sample, reference {told['reference']}")
     count = told["labelled_tokens"]
     words.append("logits at all positions" if count is None else f"logits at {count} a sample")
     return ", ".join(words)

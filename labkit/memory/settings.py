@@ -10,13 +10,14 @@ Names are those of Hugging Face's `TrainingArguments` and PEFT's `LoraConfig` wh
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from labkit import methods
 from labkit.errors import LabkitError, nearest
 from labkit.machine.arithmetic import of_step
 from labkit.methods import BASES, Base, Method
 from labkit.runs.config import RunConfig
+from labkit.runs.task_settings import Reference, check_reference, reference_of
 
 OPTIMIZERS = (
     "adamw_torch_fused", "adamw_torch", "adamw_torch_foreach", "adamw_torch_loop",
@@ -47,7 +48,7 @@ class StepSettings:
     base: str | None = None
     """how frozen weights are stored: plain, 8bit or nf4; None: as the method's name says"""
     batch_size: int = 1
-    """samples in one forward and backward pass on one device"""
+    """samples in one forward and backward pass on one device; with a reference, pairs of answers"""
     seq_len: int = 1024
     """tokens of every sample, padding included"""
     target: Literal["cuda", "cpu"] = "cuda"
@@ -79,7 +80,10 @@ class StepSettings:
     upcast_logits: bool = True
     """cross-entropy on an fp32 copy of the logits, as transformers does; full loss only"""
     labelled_tokens: int | None = None
-    """positions of one sample that have a label and get logits; None: all of them"""
+    """positions of one sequence that have a label and get logits; None: all of them"""
+    reference: Reference = "none"
+    """what preference tuning compares the model with: adapter_off, a copy of it, or precomputed
+    numbers; its loss is TRL's, in tiles. none: no preference tuning"""
 
     lora_r: int = 16
     """rank of the adapters"""
@@ -128,6 +132,8 @@ class StepSettings:
         set_(self, "config_overrides", dict(self.config_overrides))
         for key in ("ia3_modules", "bottleneck_after"):
             set_(self, key, tuple(getattr(self, key)))
+        if self.reference != "none":
+            set_(self, "loss", "chunked")
         self._check_choices()
         self._check_numbers()
         self._check_combinations()
@@ -167,6 +173,11 @@ class StepSettings:
         return kind(**{n: getattr(self, own) for n, own in here.items() if hasattr(self, own)})
 
     @property
+    def sequences(self) -> int:
+        """Sequences that go through the model at once: of preferences, two a sample."""
+        return self.batch_size * (1 if self.reference == "none" else 2)
+
+    @property
     def cublas_workspace_bytes(self) -> int:
         """What cuBLAS keeps on CUDA from its first product on, for two threads, in bytes.
 
@@ -180,7 +191,7 @@ class StepSettings:
         choices = {
             "method": methods.names(), "optim": OPTIMIZERS, "sharding": SHARDINGS,
             "dtype": tuple(BYTES), "target": ("cuda", "cpu"), "attention": ("sdpa", "eager"),
-            "loss": ("full", "chunked"),
+            "loss": ("full", "chunked"), "reference": get_args(Reference),
         }  # fmt: skip
         for key, allowed in choices.items():
             value = getattr(self, key)
@@ -235,6 +246,13 @@ class StepSettings:
                 "is not worked out; use base plain"
             )
         methods.check_base(self.tuner.name, self.base_weights.name)
+        check_reference(self.reference, method=self.tuner.name, base=self.base_weights.name,
+                        settings=self.of_method)  # fmt: skip
+        if self.reference != "none" and self.sharding != "none":
+            raise LabkitError(
+                f"reference {self.reference} with {self.sharding}: preference tuning is worked out "
+                "for one device; use sharding none"
+            )
         if self.master_weights and not self.tuner.trains_base:
             raise LabkitError(
                 f"master_weights are for full fine-tuning, and {self.method} keeps its base frozen"
@@ -342,6 +360,9 @@ def of_run(
         "lora_dropout": config.lora_dropout,
         "double_quant": config.double_quant,
     }
+    if (reference := reference_of(config)) != "none":
+        # TRL's DPOTrainer drops nothing, so that policy and reference read the same.
+        of_config |= {"reference": reference, "lora_dropout": 0.0}
     # Settings of methods that decide memory have a field here, most under the same name.
     steps = {each.name for each in fields(StepSettings)}
     for name in {n for kind in methods.settings_of_training() for n in kind.names()}:

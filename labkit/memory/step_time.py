@@ -37,18 +37,23 @@ PASSES = 8
 # What the host takes to launch one operation; how many a layer launches, methods say.
 LAUNCH_SECONDS = 12e-6
 SPREAD = 2.4
+TWICE = ("adapter_off", "copy")
+"""References that take one more forward pass."""
 
 
 def step_flops(shape: Shape, settings: StepSettings) -> float:
     """Return the floating-point operations of one optimizer step on one device."""
-    tokens = settings.batch_size * settings.seq_len
-    scored = settings.batch_size * min(
+    tokens = settings.sequences * settings.seq_len
+    scored = settings.sequences * min(
         settings.labelled_tokens or settings.seq_len, settings.seq_len
     )
     full = settings.tuner.trains_base
     passes = (6 if full else 4) + (2 if settings.gradient_checkpointing else 0)
+    of_head = 6 if full else 4
+    if settings.reference in TWICE:  # a forward pass without a backward
+        passes, of_head = passes + 2, of_head + 2
     layers = passes * block_weights(shape) * tokens
-    head = (6 if full else 4) * shape.vocab * shape.hidden * scored
+    head = of_head * shape.vocab * shape.hidden * scored
     if settings.loss == "chunked":
         head += 2 * shape.vocab * shape.hidden * scored  # its products are made again
     attention = passes * 2 * shape.layers * shape.queries * settings.seq_len * tokens / 2
@@ -62,14 +67,16 @@ def step_flops(shape: Shape, settings: StepSettings) -> float:
 
 def step_traffic_bytes(shape: Shape, settings: StepSettings) -> float:
     """Return the bytes that one optimizer step moves between its products, on one device."""
-    tokens = settings.batch_size * settings.seq_len
-    scored = settings.batch_size * min(
+    tokens = settings.sequences * settings.seq_len
+    scored = settings.sequences * min(
         settings.labelled_tokens or settings.seq_len, settings.seq_len
     )
     again = 1.4 if settings.gradient_checkpointing else 1.0
     layers = PASSES * again * shape.layers * kept_per_token(shape, settings) * tokens
     logits = (6 if settings.loss == "chunked" else 40) * shape.vocab * scored
     micro = layers + logits + 2 * _streamed_weights(shape, settings)
+    if settings.reference in TWICE:  # what is written, and read once
+        micro += 2 / PASSES * layers + _streamed_weights(shape, settings)
     total = parameters(shape)
     trainable = total if settings.tuner.trains_base else added_parameters(shape, settings)
     state = optimizer_state_bytes(shape, settings, trainable)
@@ -94,6 +101,8 @@ def step_seconds(shape: Shape, settings: StepSettings, device: Device) -> tuple[
             per_layer += 18 * (len(linears) - 2)
         if shape.state:
             per_layer += 25 * settings.seq_len  # the scan's loop, without the mamba_ssm kernel
+        if settings.reference in TWICE:
+            per_layer *= 4 / 3  # forward is a third of forward and backward
         launches = LAUNCH_SECONDS * layers * per_layer * settings.gradient_accumulation_steps
     low = max(products + traffic, launches)
     return low, SPREAD * low

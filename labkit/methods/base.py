@@ -147,6 +147,14 @@ class Method(abc.ABC):
         """Return the bytes that an adapted layer makes in its forward, whatever the batch."""
         return 0
 
+    def begins_elsewhere(self, settings: Any) -> str:
+        """Return why its first forward is not the base model's, as a clause; empty if it is."""
+        return ""
+
+    def changes_base(self, settings: Any) -> str:
+        """Return why switching it off does not give the base model back, as a clause; or empty."""
+        return ""
+
     def check_base(self, base: str, settings: Any) -> None:  # noqa: B027 (most stand on any base)
         """Raise `LabkitError` for settings that do not go with a quantised base of this name."""
 

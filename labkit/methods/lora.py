@@ -199,6 +199,19 @@ class Lora(Method):
         results = 2 * compute * sum(each.outputs for each in linears)
         return rank + (results if settings.use_dora else 0)
 
+    def begins_elsewhere(self, settings: LoraSettings) -> str:
+        """Return why not as the base: LoftQ's start makes up for a quantised base, not wholly."""
+        if settings.init_lora_weights != "loftq":
+            return ""
+        return "init_lora_weights loftq begins beside weights that it has quantised"
+
+    def changes_base(self, settings: LoraSettings) -> str:
+        """Return which start takes its part out of the base, and which bias is the base's own."""
+        start = settings.init_lora_weights
+        if start.lower() in CHANGED_BY_START:
+            return f"init_lora_weights {start}, unlike default, takes its start out of the base"
+        return f"bias {settings.bias} trains the base's own" if settings.bias != "none" else ""
+
     def check_base(self, base: str, settings: LoraSettings) -> None:
         """Raise `LabkitError` for a start that changes plain weights, and for DoRA on 8 bits.
 

@@ -52,6 +52,10 @@ class Prefix(Method):
         stacks = 2 if shape.decoder_linears else 1
         return [(stacks * settings.num_virtual_tokens, shape.layers * 2 * shape.keys)]
 
+    def begins_elsewhere(self, settings: VirtualTokens) -> str:
+        """Return why not as the base: every query reads the virtual tokens."""
+        return "a prefix begins as drawn tokens, which the base does not read"
+
     def check(self, architecture: str) -> str:
         """Return why not: a state-space model has no keys and values."""
         return without_attention(architecture)

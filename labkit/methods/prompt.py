@@ -48,6 +48,10 @@ class Prompt(Method):
         """Return the one table of trained embeddings."""
         return [(settings.num_virtual_tokens, shape.hidden)]
 
+    def begins_elsewhere(self, settings: VirtualTokens) -> str:
+        """Return why not as the base: every query reads the virtual tokens."""
+        return "a prompt begins as drawn tokens, which the base does not read"
+
     def check(self, architecture: str) -> str:
         """Return why not: PEFT takes the prompt's place from attention heads."""
         return without_attention(architecture)

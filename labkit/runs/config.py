@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from labkit import methods
 from labkit.datasets import templates
 from labkit.errors import LabkitError, brief, nearest, parse_json
+from labkit.runs import task_settings
 from labkit.runs.older_projects import RENAMED, RETIRED, RETIRED_OPTIM, as_meant
 from labkit.runs.values import read
 
@@ -60,15 +61,16 @@ class _What:
     double_quant: bool = True
     """with base nf4: quantise the scales of its blocks once more, 4.13 bits a weight, not 4.5"""
     task: str = "sft"
-    """what is learned of an example: 'sft', the last turn of a conversation; it is the data's"""
+    """what is learned: 'sft', the last turn; 'pretrain', all text; 'dpo', better from worse"""
 
 
-_COLLECTED = methods.settings_of_training()
+_COLLECTED = (*methods.settings_of_training(), *task_settings.OF_TASKS)
 if TYPE_CHECKING:  # a checker cannot follow bases that are collected
 
     class _OfMethods(
-        LoraSettings, VirtualTokens, IA3Settings, LlamaAdapterSettings, BottleneckSettings, _What
-    ): ...
+        LoraSettings, VirtualTokens, IA3Settings, LlamaAdapterSettings, BottleneckSettings,
+        task_settings.TextSettings, task_settings.PreferenceSettings, _What,
+    ): ...  # fmt: skip
 
 else:
     # Fields of the first method come first, and a dataclass collects those of the last base first.
@@ -80,7 +82,7 @@ class RunConfig(_OfMethods):
     """Settings of one fine-tuning run. Defaults are the course's LoRA run on two cores.
 
     What is trained comes first, then the settings of every method that can be trained, each from
-    its file in `labkit.methods`, then those of all runs.
+    its file in `labkit.methods`, those of tasks (`task_settings`), then those of all runs.
     """
 
     max_steps: int = 300
@@ -158,6 +160,7 @@ class RunConfig(_OfMethods):
                 "one of them to its default"
             )
         methods.check_run(self)
+        task_settings.check_run(self)
         positive = ("per_device_train_batch_size", "save_steps", "gradient_accumulation_steps",
                     "num_train_epochs", "max_length", "learning_rate")  # fmt: skip
         for key in positive:

@@ -46,16 +46,17 @@ RETIRED = {
     "logging_first_step": "every step is in the record",
     "logging_strategy": "every step is in the record",
     "ddp_find_unused_parameters": "labkit train runs on one device",
-    "beta": "it belongs to preference tuning, which labkit train does not do",
 }
 """Keys that mean nothing here any more, with the reason."""
 
-TASKS = {
-    "pretrain": "continued pretraining on plain text", "pt": "continued pretraining on plain text",
-    "dpo": "preference tuning", "kto": "preference tuning", "orpo": "preference tuning",
+TASKS = {"sft": "sft", "pretrain": "pretrain", "pt": "pretrain", "dpo": "dpo"}
+"""What `task_type` may ask for, and the `task` that it is here."""
+
+OTHER_TASKS = {
+    "kto": "preference tuning by single answers", "orpo": "preference tuning without a reference",
     "ppo": "reinforcement learning", "grpo": "reinforcement learning", "rm": "a reward model",
 }  # fmt: skip
-"""What `task_type` may ask for beside sft, which is what labkit train does."""
+"""What it may ask for and not get."""
 
 OF_ADAPTERS = {"template_name", "lora_rank", "lora_alpha", "lora_dropout", "use_unsloth"}
 """Keys of the program whose default is qlora; an older one for full training has none of them."""
@@ -70,19 +71,23 @@ RETIRED_OPTIM = {"adamw_hf": "adamw_torch_fused"}
 
 
 def as_meant(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Return settings with what an older project's file leaves out, and without its task.
+    """Return settings with what an older project's file leaves out, its task under our name.
 
-    Raises LabkitError for a training that labkit does not do.
+    Raises LabkitError for a training that labkit does not do, and for two tasks at once.
     """
     values = {str(key).replace("-", "_"): value for key, value in values.items()}
     task = values.pop("task_type", None)
     word = task.strip().lower() if isinstance(task, str) else task
+    if isinstance(word, str) and word in TASKS:
+        if values.setdefault("task", TASKS[word]) != TASKS[word]:
+            raise LabkitError(f"{where}: task_type {word} and task {brief(values['task'])} are two "
+                              "trainings: keep one of the two keys")  # fmt: skip
     # PEFT's name for what a causal model does stands in the same key.
-    if word not in (None, "", "sft", "causal_lm"):
-        asked = TASKS.get(word) if isinstance(word, str) else None
+    elif word not in (None, "", "causal_lm"):
+        asked = OTHER_TASKS.get(word) if isinstance(word, str) else None
         raise LabkitError(
             f"{where}: task_type {brief(task)} asks for {asked or 'another task'}, and labkit "
-            "train does supervised fine-tuning (sft) only: it would be another training"
+            f"train does {', '.join(dict.fromkeys(TASKS.values()))}: it would be another training"
         )
     older = "model_name_or_path" in values and bool({"train_file", "template_name"} & set(values))
     if older and not {"train_mode", "method"} & set(values):

@@ -54,9 +54,10 @@ class Progress:
         speed = sum(s["tokens"] for s in recent) / sum(s["seconds"] for s in recent)
         left = (now - self._timed_from) / (step - self._first) * (self.total - step)
         memory = f"  {meter.peak_allocated / 2**30:.2f} GiB" if meter.peak_allocated else ""
+        margin = f"  margin {entry['rewards']['margins']:+.2f}" if "rewards" in entry else ""
         self.say(
             f"  step {step:>{len(str(self.total))}}/{self.total}  "
-            f"loss {entry['loss']:.3f}  {speed:,.0f} tokens/s{memory}  "
+            f"loss {entry['loss']:.3f}{margin}  {speed:,.0f} tokens/s{memory}  "
             f"{_minutes(left)} left"
         )
 

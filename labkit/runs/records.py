@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from labkit.errors import LabkitError, nearest
 from labkit.files import write_json
+from labkit.runs import task_results
 from labkit.runs.config import RunConfig
 
 if TYPE_CHECKING:
@@ -320,6 +321,7 @@ def render(record: RunRecord) -> str:
     lines = [f"{record.name}: {record.status} after {len(record.steps)} steps"]
     if losses:
         lines.append(f"  loss         {losses[0]:.3f} → {losses[-1]:.3f}")
+    lines += task_results.lines(record.steps, summary)
     if speed := summary.get("tokens_per_second"):
         lines.append(f"  speed        {speed:,.0f} tokens/s, "
                      f"{summary['samples_per_second']:.1f} questions/s")  # fmt: skip

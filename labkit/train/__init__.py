@@ -5,7 +5,8 @@ by_hand     LoRA on plain PyTorch, in a page
 prepare     the run's identity: model, data, hash, folder
 artifacts   its files: checkpoint, weights
 tasks/      how an example becomes what is trained on, and how an answer is marked
-trainer     what labkit changes in transformers' Trainer
+trainer     what labkit changes in transformers' Trainer, and the one of fine-tuning
+text_trainer, preference_trainer    those of pretraining and of preference tuning
 fast_step   what makes a step fast on the processor that is here
 """
 

@@ -27,7 +27,9 @@ C++ compiler, a GPU) it stays off, and `plan` says so.
 Shape suffixes: B sequences, L tokens, D hidden size, V vocabulary, N labelled tokens, 1 broadcast.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -205,6 +207,22 @@ def labelled_loss(
     logits_NV, labels_N = labelled_logits(model, inputs)
     total = torch.nn.functional.cross_entropy(logits_NV.float(), labels_N, reduction="sum")
     return total / (max(labels_N.numel(), 1) if num_items is None else num_items)
+
+
+@contextlib.contextmanager
+def scored_positions() -> Iterator[None]:
+    """Let TRL's log-probabilities be computed where there is a label, on a CPU as on a GPU.
+
+    Elsewhere TRL scores every position and drops most of them, to keep shapes the same for
+    compilers. The numbers that are kept are the same.
+    """
+    from trl.trainer import utils
+
+    on_device, utils._use_triton = utils._use_triton, lambda device: True
+    try:
+        yield
+    finally:
+        utils._use_triton = on_device
 
 
 def has_plain_logits(model: "nn.Module", inputs: "dict[str, Any]") -> bool:

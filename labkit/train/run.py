@@ -5,11 +5,11 @@
     _plan       choose what makes a step fast here
     _arguments  put the settings into the trainer's words
     _attach     load the model, attach the method
-    _open       build TRL's SFTTrainer with the meter in its loop, at the last checkpoint
+    _open       build TRL's trainer of the task with the meter in its loop, at the last checkpoint
     _train      take the steps, save adapter or model, close the record
 
-TRL's trainer does the work. `LabTrainer` replaces its loss by one that computes logits only where
-there is a label (`fast_step.labelled_loss`, the same sum), and shows each batch to the meter.
+A trainer of TRL's does the work; which one, and what it reads, is the task's affair (`tasks`).
+It shows each batch to the meter, and takes its loss where there is a label (`fast_step`).
 `by_hand.py` is the same idea without any of this, in a page.
 
 A run can die at any moment. Every `save_steps` steps a checkpoint is written with everything
@@ -20,6 +20,7 @@ one. Ctrl-C finishes the step, saves, and marks the record cancelled.
 """
 
 import contextlib
+import dataclasses
 import math
 import shutil
 from collections.abc import Callable
@@ -52,7 +53,7 @@ from labkit.train.tasks import Task, task_of
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """What the model is shown: both splits as token ids and labels, in `steps` steps."""
+    """What the model is shown: both splits as the task's rows of token ids, in `steps` steps."""
 
     task: Task
     tokenizer: Any
@@ -65,9 +66,10 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True)
 class Trainable:
-    """A model with its method attached."""
+    """A model with its method attached, and what training compares it with."""
 
     model: Any
+    reference: Any
     trainable_parameters: int
     total_parameters: int
     switchback_layers: int
@@ -139,8 +141,8 @@ def _run(prepared: Prepared, *, fresh: bool, quiet: bool) -> records.RunRecord:
     """Take a prepared run through its steps; an error in the first four leaves nothing behind."""
     inputs = _read(prepared)
     plan = _plan(prepared, inputs)
-    arguments = _arguments(prepared, plan)
-    trainable = _attach(prepared, plan)
+    arguments = _arguments(prepared, plan, inputs.task)
+    trainable = _attach(prepared, plan, inputs.task)
     # Not before here: a mistake in the settings must not cost a run that is already there.
     if fresh:
         clear(prepared.folder)
@@ -170,26 +172,28 @@ def _plan(prepared: Prepared, inputs: Inputs) -> fast_step.Plan:
     quiet_bitsandbytes()
     import torch
 
-    longest = max(len(sample["input_ids"]) for sample in inputs.train_set)
+    longest = max(len(inputs.task.sequence(row)["input_ids"]) for row in inputs.train_set)
     plan = fast_step.plan(prepared.config, steps=inputs.steps, longest=longest,
                           cuda=torch.cuda.is_available(),
                           model_type=inputs.model_type)  # fmt: skip
+    if not inputs.task.compiles and prepared.config.torch_compile == "auto":
+        plan = dataclasses.replace(plan, compile_layers=False)
     if plan.keep_heap:
         keep_heap()
     return plan
 
 
-def _arguments(prepared: Prepared, plan: fast_step.Plan) -> Any:
+def _arguments(prepared: Prepared, plan: fast_step.Plan, task: Task) -> Any:
     """Return the settings in the trainer's words, which it may refuse."""
     import torch
 
     from labkit.train.trainer import trainer_arguments
 
-    cuda = torch.cuda.is_available()
-    return trainer_arguments(prepared.config, prepared.folder, plan, cuda=cuda)
+    return trainer_arguments(prepared.config, prepared.folder, plan, kind=task.trainer(),
+                             cuda=torch.cuda.is_available())  # fmt: skip
 
 
-def _attach(prepared: Prepared, plan: fast_step.Plan) -> Trainable:
+def _attach(prepared: Prepared, plan: fast_step.Plan, task: Task) -> Trainable:
     """Load the base model, convert layers to int8 if asked to, and attach the method."""
     import transformers
 
@@ -218,13 +222,14 @@ def _attach(prepared: Prepared, plan: fast_step.Plan) -> Trainable:
                             weight_scale=config.switchback_weight_scale,
                             weight_gradient=config.switchback_weight_gradient)  # fmt: skip
     model.config._name_or_path = prepared.model["name"]
+    reference = task.reference(model, config)
     with quietly():
         model = methods.METHODS[config.method].attach(model, config)
     if converted and not methods.METHODS[config.method].trains_base:
         freeze_base(model)
     trainable, total = count_parameters(model)
-    return Trainable(model=model, trainable_parameters=trainable, total_parameters=total,
-                     switchback_layers=len(converted))  # fmt: skip
+    return Trainable(model=model, reference=reference, trainable_parameters=trainable,
+                     total_parameters=total, switchback_layers=len(converted))  # fmt: skip
 
 
 def _open(
@@ -240,11 +245,13 @@ def _open(
     checkpoint, steps_before = newest_checkpoint(folder)
     meter = Meter(steps_before)
     progress = Progress(total=inputs.steps, label=folder.name, quiet=quiet)
-    for note in plan.notes:
+    for note in (*plan.notes, *inputs.task.notes(trainable.reference, config)):
         progress.say(note)
     callback = MeterCallback(meter, progress, marker=run_folder.COMPLETE)
+    compared = {} if trainable.reference is None else {"ref_model": trainable.reference}
     with precision_kept(trainable.model):
         trainer = inputs.task.trainer()(
+            **compared,
             model=trainable.model,
             args=arguments,
             train_dataset=_as_dataset(inputs.train_set),
@@ -268,9 +275,9 @@ def _open(
         started_at=records.now(), config=config.to_dict(), seed=config.seed,
         versions=records.versions(), hardware=hardware.describe(), model=prepared.model,
         data={**prepared.data, "samples": len(inputs.train_set)},
-        predicted=predict(config, inputs.train_set, attention=plan.attn_implementation,
-                          labelled_logits=labelled_logits, grouped=plan.group_by_length,
-                          cuda=torch.cuda.is_available()),
+        predicted=predict(config, [inputs.task.sequence(row) for row in inputs.train_set],
+                          attention=plan.attn_implementation, labelled_logits=labelled_logits,
+                          grouped=plan.group_by_length, cuda=torch.cuda.is_available()),
     ).save()  # fmt: skip
     return Session(prepared=prepared, inputs=inputs, plan=plan, trainable=trainable,
                    trainer=trainer, callback=callback, labelled_logits=labelled_logits,
@@ -329,6 +336,8 @@ def _take_steps(session: Session) -> None:
 
 def _close(session: Session, status: records.Status) -> records.RunRecord:
     """Save the record with what was measured so far."""
+    from labkit.train.trainer import on_development
+
     meter, trainable = session.callback.meter, session.trainable
     summary = {"trainable_parameters": trainable.trainable_parameters,
                "total_parameters": trainable.total_parameters,
@@ -338,9 +347,7 @@ def _close(session: Session, status: records.Status) -> records.RunRecord:
                "compiled": session.plan.compile_layers,
                "switchback_layers": trainable.switchback_layers,
                "labelled_logits": session.labelled_logits,
-               "eval_losses": [{"step": entry["step"], "loss": entry["eval_loss"]}
-                               for entry in session.trainer.state.log_history
-                               if "eval_loss" in entry]}  # fmt: skip
+               "eval_losses": on_development(session.trainer.state.log_history)}  # fmt: skip
     return session.record.replace(status=status, steps=meter.steps, summary=summary).save()
 
 

@@ -1,9 +1,10 @@
-"""TRL's `SFTTrainer` with the meter in its loop.
+"""TRL's trainers with the meter in their loop.
 
-Four things differ from the stock trainer: the loss needs logits only at labelled positions
+Four things differ from the stock trainers: the loss needs logits only at labelled positions
 (see `fast_step.labelled_loss`; switched off, the stock loss runs), each batch is shown to the
 meter, the order of the data depends on seed and epoch alone, and a checkpoint counts as complete
-only when a marker with the measured steps lies in it.
+only when a marker with the measured steps lies in it. `Metered` is what all tasks' trainers share;
+`LabTrainer` is `SFTTrainer` with it, and other tasks' stand in files of their own.
 
 This module imports torch and TRL when it is imported; only `train` and `bench` do that.
 """
@@ -13,10 +14,10 @@ import math
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
-from transformers import PrinterCallback, TrainerCallback, TrainerState
+from transformers import PrinterCallback, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
@@ -32,6 +33,12 @@ from labkit.runs.progress import Progress
 from labkit.train import fast_step
 
 ENOUGH_POSITIONS = 64
+ON_DEVELOPMENT = {
+    "eval_bits_per_byte": "bits_per_byte", "eval_rewards/accuracies": "preference_accuracy",
+    "eval_rewards/margins": "reward_margin", "eval_rewards/chosen": "reward_chosen",
+    "eval_rewards/rejected": "reward_rejected",
+}  # fmt: skip
+"""What trainers of some tasks find out on the development split, and what a record calls it."""
 
 
 class EpochSampler(LengthGroupedSampler):
@@ -55,20 +62,84 @@ class EpochSampler(LengthGroupedSampler):
         return super().__iter__()
 
 
-class LabTrainer(SFTTrainer):
-    """SFTTrainer that shows its batches to a meter and may use the labelled-positions loss."""
+class Metered:
+    """What labkit changes in a trainer of TRL's, whatever the task; goes before it in the bases."""
 
+    Arguments: ClassVar[type[TrainingArguments]]
+    """what the trainer is configured by"""
     meter: Meter | None = None
     labelled_logits = False
 
-    def use(self, *, meter: Meter | None, labelled_logits: bool) -> None:
+    @staticmethod
+    def own_arguments(config: RunConfig) -> dict[str, Any]:
+        """Return what `Arguments` takes beyond the arguments of all trainers."""
+        return {"max_length": None}
+
+    def use(self: Any, *, meter: Meter | None, labelled_logits: bool) -> None:
         """Attach the meter and choose the loss; call once after construction."""
         self.meter = meter
         self.labelled_logits = labelled_logits
-        # The loss is divided by the labels of the whole step, so accumulation must not again.
-        self.loss_is_scaled_for_ga = True
         self.remove_callback(PrinterCallback)
         self.step_loss = 0.0
+
+    def has_plain_logits(self) -> bool:
+        """Whether labelled positions alone give this model's loss."""
+        return True
+
+    def step_metrics(self) -> dict[str, Any]:
+        """Return what the step that ended goes into the record with, beside loss and time."""
+        return {}
+
+    def lengths(self, rows: Any) -> list[int]:
+        """Return the tokens of each row, by which batches are put together."""
+        return [len(ids) for ids in rows["input_ids"]]
+
+    def _get_train_sampler(self: Any, train_dataset: Any = None) -> Any:
+        if self.args.train_sampling_strategy != "group_by_length":
+            return super()._get_train_sampler(train_dataset)
+        data = self.train_dataset if train_dataset is None else train_dataset
+        return EpochSampler(
+            lengths=self.lengths(data),
+            group=self.args.train_batch_size * self.args.gradient_accumulation_steps,
+            seed=self.args.data_seed,
+        )
+
+    def _save_checkpoint(self: Any, *args: Any, **kwargs: Any) -> None:
+        with quiet():  # a bar for every checkpoint
+            super()._save_checkpoint(*args, **kwargs)
+
+    def _load_from_checkpoint(self: Any, *args: Any, **kwargs: Any) -> None:
+        with quiet():  # a warning that tied weights are stored once
+            super()._load_from_checkpoint(*args, **kwargs)
+
+    def evaluate(self: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return the metrics of the development split, computed without compiled layers.
+
+        Compiled, the first pass without gradients would compile every layer once more, for longer
+        than an evaluation takes.
+        """
+        with torch.compiler.set_stance("force_eager"):
+            return super().evaluate(*args, **kwargs)
+
+    def restore(self: Any, checkpoint: str) -> None:
+        """Load weights and history of a checkpoint without training on."""
+        self._load_from_checkpoint(checkpoint)
+        self.state = TrainerState.load_from_json(f"{checkpoint}/trainer_state.json")
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """Write no model card: a checkpoint here is not for publishing."""
+
+
+class LabTrainer(Metered, SFTTrainer):
+    """SFTTrainer that shows its batches to a meter and may use the labelled-positions loss."""
+
+    Arguments = SFTConfig
+
+    def use(self, *, meter: Meter | None, labelled_logits: bool) -> None:
+        """Attach the meter and choose the loss; call once after construction."""
+        super().use(meter=meter, labelled_logits=labelled_logits)
+        # The loss is divided by the labels of the whole step, so accumulation must not again.
+        self.loss_is_scaled_for_ga = True
 
     def has_plain_logits(self) -> bool:
         """Whether labelled positions alone give this model's loss, tried on the first sample."""
@@ -81,27 +152,9 @@ class LabTrainer(SFTTrainer):
         with self.accelerator.autocast():
             return fast_step.has_plain_logits(self.model.eval(), inputs)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        if self.args.train_sampling_strategy != "group_by_length":
-            return super()._get_train_sampler(train_dataset)
-        data = self.train_dataset if train_dataset is None else train_dataset
-        return EpochSampler(
-            lengths=[len(ids) for ids in data["input_ids"]],
-            group=self.args.train_batch_size * self.args.gradient_accumulation_steps,
-            seed=self.args.data_seed,
-        )
-
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
         self._signature_columns += ["position_ids", "segment_ids"]
-
-    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        with quiet():  # a bar for every checkpoint
-            super()._save_checkpoint(*args, **kwargs)
-
-    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
-        with quiet():  # a warning that tied weights are stored once
-            super()._load_from_checkpoint(*args, **kwargs)
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
@@ -126,23 +179,6 @@ class LabTrainer(SFTTrainer):
         if training:
             self.step_loss += float((loss[0] if return_outputs else loss).detach())
         return loss
-
-    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
-        """Return the metrics of the development split, computed without compiled layers.
-
-        Compiled, the first pass without gradients would compile every layer once more, for longer
-        than an evaluation takes.
-        """
-        with torch.compiler.set_stance("force_eager"):
-            return super().evaluate(*args, **kwargs)
-
-    def restore(self, checkpoint: str) -> None:
-        """Load weights and history of a checkpoint without training on."""
-        self._load_from_checkpoint(checkpoint)
-        self.state = TrainerState.load_from_json(f"{checkpoint}/trainer_state.json")
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """Write no model card: a checkpoint here is not for publishing."""
 
 
 class MeterCallback(TrainerCallback):
@@ -169,7 +205,7 @@ class MeterCallback(TrainerCallback):
                 f"the loss is {loss} at step {state.global_step}: the run has diverged, so lower "
                 f"learning_rate, which is {args.learning_rate}"
             )
-        self.meter.end_step(state.global_step, loss)
+        self.meter.end_step(state.global_step, loss).update(self.trainer.step_metrics())
         self.progress.step(self.meter)
         if self.interrupted:
             control.should_save = True
@@ -184,9 +220,10 @@ class MeterCallback(TrainerCallback):
     ) -> None:
         """Show the loss on the development split; the trainer's state keeps it."""
         if metrics and "eval_loss" in metrics:
-            self.progress.say(
-                f"step {state.global_step}: development loss {metrics['eval_loss']:.3f}"
-            )
+            more = [f", {name.replace('_', ' ')} {metrics[key]:.3f}"
+                    for key, name in ON_DEVELOPMENT.items() if key in metrics]  # fmt: skip
+            self.progress.say(f"step {state.global_step}: development loss "
+                              f"{metrics['eval_loss']:.3f}{''.join(more)}")  # fmt: skip
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Mark the new checkpoint complete, then remove the older ones."""
@@ -196,6 +233,15 @@ class MeterCallback(TrainerCallback):
         for old in folder.glob("checkpoint-*"):
             if old != newest:
                 shutil.rmtree(old, ignore_errors=True)
+
+
+def on_development(history: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return what a trainer's history says of the development split, an entry for each time."""
+    return [
+        {"step": entry["step"], "loss": entry["eval_loss"],
+         **{name: entry[key] for key, name in ON_DEVELOPMENT.items() if key in entry}}
+        for entry in history if "eval_loss" in entry
+    ]  # fmt: skip
 
 
 @contextlib.contextmanager
@@ -211,9 +257,10 @@ def precision_kept(model: torch.nn.Module) -> Iterator[None]:
 
 
 def trainer_arguments(
-    config: RunConfig, folder: Path, plan: fast_step.Plan, *, cuda: bool
-) -> SFTConfig:
-    """Return a run's settings in the trainer's words.
+    config: RunConfig, folder: Path, plan: fast_step.Plan, *, cuda: bool,
+    kind: type[Metered] = LabTrainer,
+) -> TrainingArguments:  # fmt: skip
+    """Return a run's settings in the words of a `kind` of trainer.
 
     Raises:
         LabkitError: an optimizer or a schedule that transformers does not know.
@@ -223,7 +270,7 @@ def trainer_arguments(
         if getattr(config, key) not in names:
             hint = nearest(getattr(config, key), names)
             raise LabkitError(f"{key} {getattr(config, key)!r} is not known: {hint}")
-    return SFTConfig(
+    return kind.Arguments(
         output_dir=str(folder / "checkpoints"),
         use_cpu=not cuda,
         bf16=arithmetic.resolve(config.dtype) == "bfloat16",
@@ -238,7 +285,6 @@ def trainer_arguments(
         lr_scheduler_type=config.lr_scheduler_type,
         optim=config.optim,
         max_grad_norm=config.max_grad_norm,
-        max_length=None,
         activation_checkpointing=config.gradient_checkpointing,
         train_sampling_strategy="group_by_length" if plan.group_by_length else "random",
         seed=config.seed,
@@ -253,6 +299,7 @@ def trainer_arguments(
         report_to=[],
         disable_tqdm=True,
         dataloader_pin_memory=cuda,
+        **kind.own_arguments(config),
     )
 
 

@@ -92,12 +92,9 @@ def test_what_an_older_file_leaves_out_is_what_its_program_took(tmp_path: Path) 
     [
         (without("train_mode", "template_name", *LORA), "nothing in it says.*full or lora"),
         ({"model_name_or_path": "m", "train_file": "t", "deepspeed": "z"}, "nothing in it says"),
-        (without("template_name", "eval_file", task_type="pretrain"), "continued pretraining"),
-        (without(task_type="dpo", train_mode="full", max_prompt_length=9), "preference tuning"),
         (without(warmup_ratio=1), "warmup_ratio 1 is no share below 1: say warmup_steps"),
-        (without(task_type="dpo", beta=0.1), "'dpo' asks for preference tuning"),
-        (without("train_mode", task_type="pretrain"), "'pretrain' asks for continued pretraining"),
-        ({"task-type": "KTO"}, "'KTO' asks for preference tuning"),
+        ({"task-type": "KTO"}, "'KTO' asks for preference tuning by single answers"),
+        (without(task_type="dpo", task="sft"), "task_type dpo and task 'sft' are two trainings"),
         ({"task_type": "translate"}, "'translate' asks for another task"),
         ({"task_type": ["sft", "dpo"]}, "asks for another task"),
         (without(stage="dpo"), "unknown setting 'stage'"),
@@ -109,6 +106,18 @@ def test_another_training_is_never_made_of_an_older_file(
     file = write(tmp_path, json.dumps(values), "old.json")
     with pytest.raises(LabkitError, match=f"old.json: .*{message}"):
         load_config(file)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("asked", "task"),
+    [("dpo", "dpo"), ("pretrain", "pretrain"), ("PT", "pretrain"), ("sft", "sft")],
+)
+def test_an_older_file_trains_the_task_it_asks_for(tmp_path: Path, asked: str, task: str) -> None:
+    file = write(tmp_path, json.dumps(without(task_type=asked, beta=0.2)), "old.json")
+    config = load_config(file)
+    assert (config.task, config.beta) == (task, 0.2)
+    assert load_config(file, {"task-type": "sft"}).task == "sft"
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
@@ -195,7 +204,7 @@ def test_any_file_of_an_older_project_is_what_it_asks_for_or_one_sentence(
         assert (config.method, config.base) == (
             ("lora", "nf4") if mode == "qlora" else (mode, "plain")
         )
-    assert values.get("task_type") in (None, "", "sft")
+    assert config.task == (values.get("task_type") or "sft")
     if "num_train_epochs" in values:
         assert config.max_steps == values.get("max_steps", -1)
         assert config.num_train_epochs == values["num_train_epochs"]

@@ -7,6 +7,7 @@ a 70-billion model takes no longer to build than its layers take to be construct
 """
 
 import contextlib
+import copy
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -95,6 +96,9 @@ def build_step(
         auto = transformers.AutoModelForSeq2SeqLM
     with quiet(), torch.device("meta"):
         model: Any = auto.from_config(config, dtype=getattr(torch, settings.weight_dtype))
+    reference = copy.deepcopy(model) if settings.reference == "copy" else None
+    if reference is not None:
+        materialise(reference.requires_grad_(False).eval(), allocate)
     if settings.gradient_checkpointing:
         with quiet():
             model.gradient_checkpointing_enable(
@@ -115,6 +119,7 @@ def build_step(
         optimizer=make_optimizer(settings, model),
         inputs=inputs,
         labels=labels,
+        reference=reference,
     )
 
 
@@ -166,7 +171,7 @@ def make_batch(
     settings: StepSettings, config: Any, allocate: Allocate
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Return the inputs and labels of one micro-batch, all of them token 0."""
-    shape = (settings.batch_size, settings.seq_len)
+    shape = (settings.sequences, settings.seq_len)
     inputs = {"input_ids": allocate(shape, torch.int64)}
     if settings.padding:
         inputs["attention_mask"] = allocate(shape, torch.int64)

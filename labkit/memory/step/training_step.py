@@ -8,8 +8,10 @@ A step is: forward, loss, backward, optimizer step, gradients released. Its phas
 through `mark`, which the caller supplies, so that a tracer can say where in the step and in the
 model each byte belongs:
 
-    forward · forward.<stack>.<layer> · loss · backward.head · backward.<stack>.<layer> ·
-    backward.embedding · optimizer · end
+    forward · forward.<stack>.<layer> · loss · reference · backward.head ·
+    backward.<stack>.<layer> · backward.embedding · optimizer · end
+
+of which `reference` is there in preference tuning alone.
 """
 
 import contextlib
@@ -26,6 +28,7 @@ from labkit.methods import virtual_tokens
 Mark = Callable[[str], None]
 
 TILE = 32_768  # vocabulary entries in one tile of TRL's loss
+BETA = 0.1  # of DPO: no size depends on it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +40,8 @@ class Step:
     optimizer: torch.optim.Optimizer
     inputs: dict[str, torch.Tensor]
     labels: torch.Tensor
+    reference: Any = None
+    """a frozen copy of the model that preference tuning compares it with, where there is one"""
 
     def run(self, mark: Mark = lambda name: None, *, accumulated: int | None = None) -> None:
         """Run one optimizer step, announcing its phases; gradients are released at its end.
@@ -47,10 +52,12 @@ class Step:
         before = self.settings.gradient_accumulation_steps - 1
         for _ in range(before if accumulated is None else min(accumulated, before)):
             mark("accumulate")
-            self._forward().backward()
+            self._compared(self._forward(), lambda name: None).backward()
         mark("forward")
         with layer_marks(self.model, mark):
-            loss = self._forward()
+            found = self._forward()
+        loss = self._compared(found, mark)
+        del found
         mark("backward.head")
         loss.backward()
         del loss
@@ -69,11 +76,42 @@ class Step:
     def trainable(self) -> list[torch.nn.Parameter]:
         return [p for p in self.model.parameters() if p.requires_grad]
 
+    def of_reference(self) -> list[torch.Tensor]:
+        """Return the weights and buffers of a reference that has its own."""
+        copied = self.reference
+        return [] if copied is None else [*copied.parameters(), *copied.buffers()]
+
     def _forward(self) -> torch.Tensor:
-        device = self.labels.device.type
+        """Return the loss, or for preference tuning what it is made of."""
+        with self._autocast():
+            if self.settings.reference == "none":
+                return compute_loss(self.model, self.inputs, self.labels, self.settings)
+            return self._log_probabilities(self.model)
+
+    def _compared(self, found: torch.Tensor, mark: Mark) -> torch.Tensor:
+        """Return the loss: for preference tuning that of DPO, against the reference."""
+        kind = self.settings.reference
+        if kind == "none":
+            return found
+        mark("reference")
+        off = self.model.disable_adapter() if kind == "adapter_off" else contextlib.nullcontext()
+        with torch.no_grad(), self._autocast(), off:
+            if kind == "precomputed":
+                other = torch.zeros_like(found)
+            else:
+                other = self._log_probabilities(self.reference or self.model)
+        chosen, rejected = (found - other).chunk(2)
+        return -torch.nn.functional.logsigmoid(BETA * (chosen - rejected)).mean()
+
+    def _log_probabilities(self, model: Any) -> torch.Tensor:
+        """Return log-probabilities of the answers, (sequences,)."""
+        per_token = log_probabilities(model, self.inputs, self.labels, self.settings)
+        return per_token.view(self.settings.sequences, -1).sum(1)
+
+    def _autocast(self) -> contextlib.AbstractContextManager[Any]:
         dtype = getattr(torch, self.settings.dtype)
-        with torch.autocast(device, dtype=dtype, enabled=self.settings.autocast):
-            return compute_loss(self.model, self.inputs, self.labels, self.settings)
+        device = self.labels.device.type
+        return torch.autocast(device, dtype=dtype, enabled=self.settings.autocast)
 
 
 def layer_stacks(model: torch.nn.Module) -> list[torch.nn.ModuleList]:
@@ -140,6 +178,27 @@ def compute_loss(
     plain = settings.loss == "full" and settings.upcast_logits and settings.labelled_tokens is None
     if plain:
         return model(**inputs, labels=labels).loss
+    kept, head, targets = _scored(model, inputs, labels, settings)
+    if settings.loss == "chunked":
+        return -_tiled_log_probabilities(kept, head, targets).mean()
+    logits = head(kept)
+    if settings.upcast_logits:
+        logits = logits.float()
+    return torch.nn.functional.cross_entropy(logits, targets)
+
+
+def log_probabilities(
+    model: Any, inputs: dict[str, torch.Tensor], labels: torch.Tensor, settings: StepSettings
+) -> torch.Tensor:
+    """Return the log-probabilities of labelled tokens, (sequences × labelled,), as DPO has them."""
+    kept, head, targets = _scored(model, inputs, labels, settings)
+    return _tiled_log_probabilities(kept, head, targets, "mean_logits")
+
+
+def _scored(
+    model: Any, inputs: dict[str, torch.Tensor], labels: torch.Tensor, settings: StepSettings
+) -> tuple[torch.Tensor, Any, torch.Tensor]:
+    """Return the hidden states (tokens, width) that get logits, the head, and their targets."""
     causal = model.get_base_model() if hasattr(model, "get_base_model") else model
     if causal.config.is_encoder_decoder:
         raise LabkitError(
@@ -153,21 +212,21 @@ def compute_loss(
     count = min(settings.labelled_tokens or last, last)
     kept = hidden.narrow(1, last - count, count).reshape(-1, hidden.shape[-1])
     targets = labels.narrow(1, 0, count).reshape(-1)
-    head = causal.get_output_embeddings()
-    if settings.loss == "chunked":
-        return _tiled_loss(kept, head, targets)
-    logits = head(kept)
-    if settings.upcast_logits:
-        logits = logits.float()
-    return torch.nn.functional.cross_entropy(logits, targets)
+    return kept, causal.get_output_embeddings(), targets
 
 
-def _tiled_loss(hidden: torch.Tensor, head: Any, targets: torch.Tensor) -> torch.Tensor:
-    """Return the mean of TRL's tiled loss over hidden (tokens, width), as its SFTTrainer has it."""
+def _tiled_log_probabilities(
+    hidden: torch.Tensor, head: Any, targets: torch.Tensor, *more: str
+) -> torch.Tensor:
+    """Return TRL's log-probabilities (tokens,) over hidden (tokens, width), as its trainers do.
+
+    `more` are outputs besides those of its SFTTrainer.
+    """
     from trl.kernels import ChunkedLogProbFunction
 
-    outputs = ("log_probs", "entropy", "is_top1")
+    outputs = ("log_probs", "entropy", "is_top1", *more)
     per_token = ChunkedLogProbFunction.apply(
         hidden, head.weight, getattr(head, "bias", None), targets, 1.0, TILE, None, 1.0, outputs
     )
-    return -per_token[0].mean()
+    found: torch.Tensor = per_token[0]
+    return found

@@ -160,6 +160,7 @@ def _trace_at(settings: StepSettings, depth: int) -> _Traced:
         with mode, tracker:
             frozen = [p for p in step.model.parameters() if not p.requires_grad]
             tracker.watch([*frozen, *step.model.buffers()], "weights")
+            tracker.watch(step.of_reference(), "weights")
             tracker.watch(trainable, "weights" if settings.tuner.trains_base else "added_weights")
             tracker.watch([*step.inputs.values(), step.labels], "inputs")
             step.make_optimizer_state()

@@ -2,6 +2,8 @@
 
 base        what a task is
 sft         supervised fine-tuning on the last turn of a conversation
+pretrain    every token of running text, several texts in a sequence
+dpo         the better of two answers, against a reference
 registry    tasks by name
 """
 

@@ -8,10 +8,24 @@ from labkit.datasets.base import DataSet, Example
 from labkit.runs.config import RunConfig
 
 
-class Rows(Protocol):
-    """Turn examples into rows of the trainer: `input_ids` and `labels` at least, lists of int.
+def as_it_is(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row that is one sequence already."""
+    return row
 
-    With `shared`, examples of one group share sequences of up to twice `max_length`.
+
+def no_reference(model: Any, config: RunConfig) -> None:
+    """Return that training compares the model with no other."""
+
+
+def no_notes(reference: Any, config: RunConfig) -> list[str]:
+    """Return that there is nothing to say about a run."""
+    return []
+
+
+class Rows(Protocol):
+    """Turn examples into rows of the trainer, lists of int; most are `input_ids` and `labels`.
+
+    With `shared`, several examples share a sequence, those of one group or any that fit.
 
     Raises:
         LabkitError: an example without what the task needs, or one that does not fit.
@@ -28,7 +42,13 @@ class Task:
 
     `rows` are what is trained on, `collator(tokenizer, shared)` what puts them into a batch (None:
     TRL's own), `trainer()` the class that trains, looked up when it is needed, since it imports
-    torch. `shares_prompts` says that `rows` can put examples of one group into one sequence.
+    torch. `shares_prompts` says that `rows` can put several examples into one sequence, `sequence`
+    what a row takes in a batch: `input_ids` and `labels`, of the longest where it is several.
+
+    `reference(model, config)` is what the model is compared with in training, made before a method
+    is attached, and `notes(reference, config)` what a run says before it begins, a line each.
+    `compiles` is false for a step that goes through the layers in several ways, each of which would
+    be compiled.
 
     `prompt(tokenizer, example, max_length)` is what a model is given to continue when it is
     evaluated, and `score(dataset, example, prediction)` the mark: em and f1, fractions.
@@ -41,3 +61,7 @@ class Task:
     prompt: Callable[[Any, Example, int], list[int]]
     score: Callable[[DataSet, Example, Any], dict[str, float]]
     shares_prompts: bool = False
+    sequence: Callable[[dict[str, Any]], dict[str, Any]] = as_it_is
+    reference: Callable[[Any, RunConfig], Any] = no_reference
+    notes: Callable[[Any, RunConfig], list[str]] = no_notes
+    compiles: bool = True

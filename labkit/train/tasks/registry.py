@@ -3,9 +3,11 @@
 from labkit.datasets import registry
 from labkit.errors import LabkitError, nearest
 from labkit.train.tasks.base import Task
+from labkit.train.tasks.dpo import DPO
+from labkit.train.tasks.pretrain import PRETRAIN
 from labkit.train.tasks.sft import SFT
 
-TASKS: dict[str, Task] = {task.name: task for task in (SFT,)}
+TASKS: dict[str, Task] = {task.name: task for task in (SFT, PRETRAIN, DPO)}
 
 
 def task_of(data: str, asked: str | None = None) -> Task:

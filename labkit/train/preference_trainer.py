@@ -1,0 +1,122 @@
+"""TRL's `DPOTrainer` with the meter in its loop, and the reference where the run wants it.
+
+For a `PeftModel` TRL's trainer copies the adapter as a second one, "ref", frozen; it then lies in
+every checkpoint and is saved beside what was trained. An adapter that was attached a moment ago
+needs no copy: the model with it switched off is the reference (`AdapterOff`).
+"""
+
+import contextlib
+from typing import Any
+
+import torch
+from accelerate.utils import is_peft_model
+from torch.utils.data import DataLoader
+from trl import DPOConfig, DPOTrainer
+
+from labkit.runs.config import RunConfig
+from labkit.runs.task_settings import reference_of
+from labkit.train import fast_step
+from labkit.train.trainer import Metered
+
+REWARDS = ("chosen", "rejected", "margins", "accuracies")
+
+
+class AdapterOff(torch.nn.Module):
+    """The model with its adapter switched off, in the form of a reference model: no weights."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.switched = (model,)  # in a tuple, or its weights would be this module's
+        self.config = model.config
+
+    def base_model(self, **inputs: Any) -> Any:
+        """Return what the layers below the head make of the inputs."""
+        (model,) = self.switched
+        with model.disable_adapter():
+            return model.get_base_model().base_model(**inputs)
+
+    def get_output_embeddings(self) -> Any:
+        """Return the head, which has no adapter."""
+        return self.switched[0].get_output_embeddings()
+
+    def forward(self, **inputs: Any) -> Any:
+        """Raise: TRL puts a forward that ends in log-probabilities in its place."""
+        raise NotImplementedError
+
+
+class PreferenceTrainer(Metered, DPOTrainer):
+    """DPOTrainer that shows its batches to a meter and scores the answers' positions alone.
+
+    Rows are token ids already: prompt_ids, chosen_ids, rejected_ids.
+    """
+
+    Arguments = DPOConfig
+    labelled_logits = True
+
+    def __init__(self, model: Any, *, ref_model: Any = None, **kwargs: Any) -> None:
+        if ref_model is None and is_peft_model(model):
+            ref_model = AdapterOff(model)
+        super().__init__(model=model, ref_model=ref_model, **kwargs)
+        if is_peft_model(model) and "forward" in vars(model.base_model):
+            # A tuner that kept the base's forward calls the one from before TRL's.
+            model.base_model.forward = model.get_base_model().forward
+
+    @staticmethod
+    def own_arguments(config: RunConfig) -> dict[str, Any]:
+        """Return what DPO takes beyond the arguments of all trainers."""
+        return {
+            "max_length": None, "beta": config.beta, "loss_type": list(config.loss_type),
+            "label_smoothing": config.label_smoothing,
+            "precompute_ref_log_probs": reference_of(config) == "precomputed",
+        }  # fmt: skip
+
+    def lengths(self, rows: Any) -> list[int]:
+        """Return the tokens of the longer sequence of each pair."""
+        columns = (rows[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids"))
+        return [len(p) + max(len(c), len(r)) for p, c, r in zip(*columns, strict=True)]
+
+    def step_metrics(self) -> dict[str, Any]:
+        """Return rewards, margin, share of pairs that are told apart, and log-probabilities."""
+        found = {name: sum(each) / len(each) for name, each in self._metrics["train"].items()}
+        if self.args.logging_strategy == "no":  # else `log` needs them, and clears them
+            self._metrics["train"].clear()
+        return {
+            "rewards": {name: found[f"rewards/{name}"] for name in REWARDS},
+            "logps": {name: found[f"logps/{name}"] for name in REWARDS[:2]},
+        }
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return the mean loss of the batch's pairs."""
+        training, mask = self.model.training, inputs["attention_mask"]
+        if training and self.meter is not None:
+            self.meter.see_batch(int(mask.sum()), padded=mask.numel(), samples=len(mask) // 2)
+        with self._scoring():
+            loss = super().compute_loss(model, inputs, *args, **kwargs)
+        if training:
+            self.step_loss += float(loss.detach()) / self.current_gradient_accumulation_steps
+        return loss
+
+    def compute_ref_log_probs(self, model: Any, inputs: Any) -> Any:
+        """Return the reference's log-probabilities of chosen and rejected answers, (pairs,)."""
+        with self._scoring():
+            return super().compute_ref_log_probs(model, inputs)
+
+    def _scoring(self) -> contextlib.AbstractContextManager[None]:
+        return fast_step.scored_positions() if self.labelled_logits else contextlib.nullcontext()
+
+    def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        return dataset
+
+    def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
+        """Return the data with the reference's log-probabilities, kept in memory alone.
+
+        TRL keeps them in a file, by a hash of the reference's weights.
+        """
+        model = self.ref_model or self.model
+        batches = self.accelerator.prepare(
+            DataLoader(dataset, batch_size=batch_size, collate_fn=self.data_collator)
+        )
+        found = [self.compute_ref_log_probs(model, batch) for batch in batches]
+        for kind, each in zip(("chosen", "rejected"), zip(*found, strict=True), strict=True):
+            dataset = dataset.add_column(f"ref_{kind}_logps", torch.cat(each).tolist())
+        return dataset
