@@ -324,6 +324,8 @@ def table(
             formula = analytic(settings)
         except LabkitError:  # a prefix with checkpointing, a method this architecture cannot do
             continue
+        if settings.method != method:  # on the base that is asked for it has a name of its own
+            continue
         assert formula is not None
         rows.append(
             TableRow(

@@ -96,7 +96,7 @@ def analytic(settings: StepSettings) -> Analytic | None:
         "logits_and_loss": logits_bytes(shape, settings)[1],
         "optimizer_temporary": optimizer_temporary_bytes(shape, settings, trainable),
         "temporary": layer_temporary_bytes(shape, settings),
-        "inputs": 16 * settings.batch_size * settings.seq_len,
+        "inputs": round(8 * settings.batch_size * settings.seq_len * (1 + settings.target_share)),
     }
     phases = _phases(shape, settings, parts)
     if settings.num_gpus > 1:
@@ -233,7 +233,7 @@ def activation_bytes(shape: Shape, settings: StepSettings) -> int:
     around: float = 4 * shape.hidden + (2 * residual * shape.hidden if full else 0)
     layer = kept_per_token(shape, settings)
     if settings.gradient_checkpointing:
-        stacks = 2 if shape.decoder_linears else 1
+        stacks = 1 + settings.target_share if shape.decoder_linears else 1
         layer = stacks * residual * shape.hidden
         if settings.base_weights.keeps_inputs:
             layer += unsaved_inputs_per_token(shape, settings)
@@ -345,6 +345,8 @@ def _length(settings: StepSettings) -> int:
 
 
 def _scored(settings: StepSettings) -> int:
+    if settings.target_len is not None:
+        return settings.target_len
     if settings.labelled_tokens is not None or settings.loss == "chunked":
         return min(settings.labelled_tokens or settings.seq_len, settings.seq_len - 1)
     return _length(settings)

@@ -16,7 +16,7 @@ from labkit import methods
 from labkit.errors import LabkitError, nearest
 from labkit.machine.arithmetic import of_step
 from labkit.methods import BASES, Base, Method
-from labkit.runs.config import RunConfig
+from labkit.runs.config import RunConfig, from_mapping
 
 OPTIMIZERS = (
     "adamw_torch_fused", "adamw_torch", "adamw_torch_foreach", "adamw_torch_loop",
@@ -50,6 +50,8 @@ class StepSettings:
     """samples in one forward and backward pass on one device"""
     seq_len: int = 1024
     """tokens of every sample, padding included"""
+    target_len: int | None = None
+    """tokens that an encoder-decoder's decoder writes of a sample; None: seq_len"""
     target: Literal["cuda", "cpu"] = "cuda"
     """whose code paths and allocator the step stands for"""
 
@@ -167,6 +169,11 @@ class StepSettings:
         return kind(**{n: getattr(self, own) for n, own in here.items() if hasattr(self, own)})
 
     @property
+    def target_share(self) -> float:
+        """Tokens that a decoder writes for each that its encoder reads."""
+        return (self.target_len or self.seq_len) / self.seq_len
+
+    @property
     def cublas_workspace_bytes(self) -> int:
         """What cuBLAS keeps on CUDA from its first product on, for two threads, in bytes.
 
@@ -205,6 +212,8 @@ class StepSettings:
             raise LabkitError(f"lora_dropout must be in [0, 1), got {self.lora_dropout!r}")
         if not self.lora_target_modules:
             raise LabkitError("lora_target_modules is empty: use all-linear or name linear layers")
+        if self.target_len is not None and not 1 <= self.target_len <= MOST:
+            raise LabkitError(f"target_len must be 1 or more, got {self.target_len!r}")
         if self.labelled_tokens is not None and not 1 <= self.labelled_tokens <= self.seq_len:
             raise LabkitError(
                 f"labelled_tokens must be between 1 and seq_len ({self.seq_len}), "
@@ -229,12 +238,10 @@ class StepSettings:
                 f"{self.optim} with {self.sharding}: sharded optimizer states are only worked out "
                 "for AdamW and SGD; use optim adamw_torch_fused or sgd"
             )
-        if self.base_weights.quantised and self.use_dora:
-            raise LabkitError(
-                f"use_dora on {self.base_weights.name}: what the norm of dequantised weights takes "
-                "is not worked out; use base plain"
-            )
         methods.check_base(self.tuner.name, self.base_weights.name)
+        chosen = self.of_method  # which refuses values out of range
+        if self.base_weights.quantised:
+            self.tuner.check_base(self.base_weights.name, chosen)
         if self.master_weights and not self.tuner.trains_base:
             raise LabkitError(
                 f"master_weights are for full fine-tuning, and {self.method} keeps its base frozen"
@@ -293,6 +300,29 @@ def given(choices: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in choices.items() if value is not None}
 
 
+def of_methods() -> tuple[str, ...]:
+    """Return the names of the settings of all methods and of bases, as `RunConfig` has them."""
+    kinds = methods.settings_of_training()
+    return ("base", "double_quant", *(name for kind in kinds for name in kind.names()))
+
+
+def chosen_of_methods(values: Mapping[str, Any], method: str | None) -> dict[str, Any]:
+    """Return settings of a method, plain values or text, as fields of `StepSettings`.
+
+    Those that decide no memory, as a scale, are checked and left out.
+
+    Raises:
+        LabkitError: a wrong value, or one that does not go with `method` and its base.
+    """
+    if not values:
+        return {}
+    named = {} if method is None else {"method": ALIASES.get(method, method)}
+    run = from_mapping({**values, **named}, where="command line")
+    steps = {each.name for each in fields(StepSettings)}
+    here = {name: METHOD_FIELDS.get(name, name) for name in values}
+    return {own: getattr(run, name) for name, own in here.items() if own in steps}
+
+
 def on_quantised(chosen: Mapping[str, Any]) -> bool:
     """Return whether these choices put a method on a quantised base; False for unknown names."""
     method, base = chosen.get("method", StepSettings.method), chosen.get("base")
@@ -339,12 +369,10 @@ def of_run(
         "gradient_accumulation_steps": config.gradient_accumulation_steps,
         "attention": "eager" if config.attn_implementation == "eager" else "sdpa",
         "loss": "full" if config.fast else "chunked",
-        "lora_dropout": config.lora_dropout,
-        "double_quant": config.double_quant,
     }
     # Settings of methods that decide memory have a field here, most under the same name.
     steps = {each.name for each in fields(StepSettings)}
-    for name in {n for kind in methods.settings_of_training() for n in kind.names()}:
+    for name in of_methods()[1:]:
         if (own := METHOD_FIELDS.get(name, name)) in steps:
             of_config[own] = getattr(config, name)
     return StepSettings(dtype=dtype, target=target, **{**of_config, **chosen})
