@@ -21,8 +21,10 @@ import json
 import os
 import shutil
 import ssl
+import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -251,6 +253,56 @@ def _continue(url: str, part: Path, progress: bool) -> None:
                 show(done := done + len(block))
     if total is not None and done < total:
         raise ConnectionError(f"the connection closed after {done:,} of {total:,} bytes")
+
+
+def pip_download(
+    requirement: str, folder: Path, show: Callable[[int], None], *, otherwise: str,
+    source: bool = False,
+) -> None:  # fmt: skip
+    """Let pip put a wheel, or a source distribution, into `folder`, from the user's own index.
+
+    Dependencies are left out. `show` is told the bytes there are so far. Raises LabkitError where
+    pip fails; `otherwise` says what can be done without the network.
+    """
+    scratch = folder / "tmp"
+    scratch.mkdir()
+    form = "--no-binary=:all:" if source else "--only-binary=:all:"
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input"]
+    command += ["--disable-pip-version-check", form, "--dest", str(folder)]
+    process = subprocess.Popen(
+        [*command, requirement],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        # pip collects the file in its temporary folder: here it can be watched, is on the
+        # disk that has room for it, and is removed with the rest.
+        env={**os.environ, "TMPDIR": str(scratch)},
+    )
+    finished = threading.Event()
+
+    def watch() -> None:
+        while not finished.wait(0.2):
+            with suppress(OSError, ValueError):  # pip removes files while we look
+                show(max(file.stat().st_size for file in folder.rglob("*")))
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        _, stderr = process.communicate()
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    finally:
+        finished.set()
+        watcher.join()
+    if process.returncode:
+        lines = [line for line in stderr.splitlines() if line.strip()]
+        raise LabkitError(
+            f"pip could not download {requirement} "
+            f"({lines[-1].removeprefix('ERROR: ') if lines else 'no message'}): check the network "
+            f"and pip's index, {otherwise}"
+        )
 
 
 def fingerprint(folder: Path) -> str:

@@ -3,10 +3,13 @@
 from labkit.datasets import tatqa
 from labkit.datasets.base import DataSet
 from labkit.datasets.report_questions import TABLES, TATQA
+from labkit.datasets.sentiment import IMDB, REVIEWS, SST2
 from labkit.datasets.tatqa import Report
 from labkit.errors import LabkitError
 
-DATASETS: dict[str, DataSet] = {dataset.name: dataset for dataset in (TABLES, TATQA)}
+DATASETS: dict[str, DataSet] = {
+    dataset.name: dataset for dataset in (TABLES, TATQA, REVIEWS, SST2, IMDB)
+}
 
 
 def find(data: str) -> tuple[DataSet, str]:
