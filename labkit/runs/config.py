@@ -47,7 +47,7 @@ class _What:
     model: str = "smollm2-135m-instruct"
     """registry name, local folder, or Hub id of the pretrained model"""
     data: str = "tables"
-    """'tables' (embedded), 'tatqa' (after labkit fetch tatqa), or a TAT-QA file or folder"""
+    """'tables' (embedded), 'tatqa', 'reviews' (fetched), NAME:PATH, or a TAT-QA file or folder"""
     method: str = "lora"
     """what is trained: full for every weight, or a method that adds to a frozen base, as lora"""
     base: str = "plain"
@@ -55,7 +55,7 @@ class _What:
     double_quant: bool = True
     """with base nf4: quantise the scales of its blocks once more, 4.13 bits a weight, not 4.5"""
     task: str = "sft"
-    """what is learned of an example: 'sft', the last turn of a conversation; it is the data's"""
+    """what is learned of an example, as the data says: 'sft' (the last turn) or 'seq2seq' (T5)"""
 
 
 _COLLECTED = methods.settings_of_training()

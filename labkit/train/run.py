@@ -47,7 +47,7 @@ from labkit.runs.progress import Progress
 from labkit.train import fast_step
 from labkit.train.artifacts import clear, newest_checkpoint, save_model
 from labkit.train.prepare import Prepared, prepare, refuse_other
-from labkit.train.tasks import Task, task_of
+from labkit.train.tasks import Task, check_model, task_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,11 +152,13 @@ def _read(prepared: Prepared) -> Inputs:
     """Tokenise the splits that the run reads."""
     config = prepared.config
     tokenizer = load.load_tokenizer(prepared.model_path)
-    model_type = load.config_of(str(prepared.model_path)).model_type
+    model_config = load.config_of(str(prepared.model_path))
+    model_type = model_config.model_type
     methods.check_architecture(config.method, model_type, model=config.model,
                                names=methods.in_training(),
                                base=methods.BASES[config.base])  # fmt: skip
     task = task_of(config.data, config.task)
+    check_model(task, config.model, encoder_decoder=model_config.is_encoder_decoder)
     shared = task.shares_prompts and fast_step.shares_prompts(config, model_type)
     train_set = encode_split(tokenizer, config, "train", shared=shared)
     dev_set = encode_split(tokenizer, config, "dev", shared=shared) if config.eval_steps else None
@@ -172,8 +174,8 @@ def _plan(prepared: Prepared, inputs: Inputs) -> fast_step.Plan:
 
     longest = max(len(sample["input_ids"]) for sample in inputs.train_set)
     plan = fast_step.plan(prepared.config, steps=inputs.steps, longest=longest,
-                          cuda=torch.cuda.is_available(),
-                          model_type=inputs.model_type)  # fmt: skip
+                          cuda=torch.cuda.is_available(), model_type=inputs.model_type,
+                          encoder_decoder=inputs.task.encoder_decoder)  # fmt: skip
     if plan.keep_heap:
         keep_heap()
     return plan
@@ -206,11 +208,6 @@ def _attach(prepared: Prepared, plan: fast_step.Plan) -> Trainable:
         raise LabkitError(
             f"attn_implementation {plan.attn_implementation!r} cannot be used here: {reason}"
         ) from error
-    if model.config.is_encoder_decoder:
-        raise LabkitError(
-            f"{config.model} reads with an encoder and writes with a decoder: labkit train works "
-            "on models that only write on, such as smollm2-135m-instruct"
-        )
     refuse_odd_widths(model, config.model)
     converted: list[str] = []
     if config.use_switchback:
@@ -270,7 +267,8 @@ def _open(
         data={**prepared.data, "samples": len(inputs.train_set)},
         predicted=predict(config, inputs.train_set, attention=plan.attn_implementation,
                           labelled_logits=labelled_logits, grouped=plan.group_by_length,
-                          cuda=torch.cuda.is_available()),
+                          cuda=torch.cuda.is_available(),
+                          encoder_decoder=inputs.task.encoder_decoder),
     ).save()  # fmt: skip
     return Session(prepared=prepared, inputs=inputs, plan=plan, trainable=trainable,
                    trainer=trainer, callback=callback, labelled_logits=labelled_logits,

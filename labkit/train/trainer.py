@@ -1,4 +1,4 @@
-"""TRL's `SFTTrainer` with the meter in its loop.
+"""TRL's `SFTTrainer`, and for encoder-decoders transformers' own, with the meter in the loop.
 
 Four things differ from the stock trainer: the loss needs logits only at labelled positions
 (see `fast_step.labelled_loss`; switched off, the stock loss runs), each batch is shown to the
@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, TrainerCallback, TrainerState
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainerState
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
@@ -55,8 +55,8 @@ class EpochSampler(LengthGroupedSampler):
         return super().__iter__()
 
 
-class LabTrainer(SFTTrainer):
-    """SFTTrainer that shows its batches to a meter and may use the labelled-positions loss."""
+class _Metered(Trainer):
+    """What a trainer of transformers gets: a meter, an order of its own, silent checkpoints."""
 
     meter: Meter | None = None
     labelled_logits = False
@@ -69,17 +69,6 @@ class LabTrainer(SFTTrainer):
         self.loss_is_scaled_for_ga = True
         self.remove_callback(PrinterCallback)
         self.step_loss = 0.0
-
-    def has_plain_logits(self) -> bool:
-        """Whether labelled positions alone give this model's loss, tried on the first sample."""
-        sample = self.data_collator([self.train_dataset[0]])
-        # The last positions have the labels; the whole sample would take as long as half a step.
-        inputs = {
-            k: sample[k][:, -ENOUGH_POSITIONS:].to(self.args.device)
-            for k in ("input_ids", "labels")
-        }
-        with self.accelerator.autocast():
-            return fast_step.has_plain_logits(self.model.eval(), inputs)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.args.train_sampling_strategy != "group_by_length":
@@ -103,29 +92,20 @@ class LabTrainer(SFTTrainer):
         with quiet():  # a warning that tied weights are stored once
             super()._load_from_checkpoint(*args, **kwargs)
 
-    def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """Return the batch's share of the step's mean loss per label."""
-        training = self.model.training
-        if training and self.meter is not None:
-            if (segments := inputs.get("segment_ids")) is not None:
-                real, samples = segments >= 0, int(segments.amax(1).sum())
-            else:
-                real, samples = inputs["attention_mask"], len(inputs["input_ids"])
-            self.meter.see_batch(int(real.sum()), padded=real.numel(), samples=samples)
-        if self.labelled_logits and not return_outputs:
-            with self.accelerator.autocast():
-                loss = fast_step.labelled_loss(
-                    self.accelerator.unwrap_model(model), inputs, num_items_in_batch
-                )
+    def _see(self, inputs: Any) -> None:
+        """Show a batch of training to the meter."""
+        if not self.model.training or self.meter is None:
+            return
+        if (segments := inputs.get("segment_ids")) is not None:
+            real, samples = segments >= 0, int(segments.amax(1).sum())
         else:
-            loss = super().compute_loss(
-                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
-            )
-        if training:
-            self.step_loss += float((loss[0] if return_outputs else loss).detach())
-        return loss
+            real, samples = inputs["attention_mask"], len(inputs["input_ids"])
+        self.meter.see_batch(int(real.sum()), padded=real.numel(), samples=samples)
+
+    def _remember(self, loss: Any) -> None:
+        """Add a batch's share to the step's loss."""
+        if self.model.training:
+            self.step_loss += float(loss.detach())
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Return the metrics of the development split, computed without compiled layers.
@@ -143,6 +123,63 @@ class LabTrainer(SFTTrainer):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """Write no model card: a checkpoint here is not for publishing."""
+
+
+class LabTrainer(_Metered, SFTTrainer):
+    """SFTTrainer that shows its batches to a meter and may use the labelled-positions loss."""
+
+    def has_plain_logits(self) -> bool:
+        """Whether labelled positions alone give this model's loss, tried on the first sample."""
+        sample = self.data_collator([self.train_dataset[0]])
+        # The last positions have the labels; the whole sample would take as long as half a step.
+        inputs = {
+            k: sample[k][:, -ENOUGH_POSITIONS:].to(self.args.device)
+            for k in ("input_ids", "labels")
+        }
+        with self.accelerator.autocast():
+            return fast_step.has_plain_logits(self.model.eval(), inputs)
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return the batch's share of the step's mean loss per label."""
+        self._see(inputs)
+        if self.labelled_logits and not return_outputs:
+            with self.accelerator.autocast():
+                loss = fast_step.labelled_loss(
+                    self.accelerator.unwrap_model(model), inputs, num_items_in_batch
+                )
+        else:
+            loss = super().compute_loss(
+                model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
+            )
+        self._remember(loss[0] if return_outputs else loss)
+        return loss
+
+
+class Seq2SeqTrainer(_Metered):
+    """Trainer of encoder-decoders: the decoder's targets are few, and each has a label."""
+
+    def use(self, *, meter: Meter | None, labelled_logits: bool) -> None:
+        """Attach the meter; call once after construction."""
+        super().use(meter=meter, labelled_logits=labelled_logits)
+        self.model_accepts_loss_kwargs = True  # so that the labels of a step are counted
+
+    def has_plain_logits(self) -> bool:
+        """Say no: the loss is the model's own."""
+        return False
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """Return the batch's share of the step's mean loss per label."""
+        self._see(inputs)
+        outputs = model(**inputs)
+        loss = outputs.loss  # the mean over this batch's labels
+        if num_items_in_batch is not None:
+            loss = loss * (inputs["labels"] != -100).sum() / num_items_in_batch
+        self._remember(loss)
+        return (loss, outputs) if return_outputs else loss
 
 
 class MeterCallback(TrainerCallback):

@@ -28,7 +28,8 @@ class Task:
 
     `rows` are what is trained on, `collator(tokenizer, shared)` what puts them into a batch (None:
     TRL's own), `trainer()` the class that trains, looked up when it is needed, since it imports
-    torch. `shares_prompts` says that `rows` can put examples of one group into one sequence.
+    torch. `shares_prompts` says that `rows` can put examples of one group into one sequence,
+    `encoder_decoder` that the model reads with an encoder and writes its labels with a decoder.
 
     `prompt(tokenizer, example, max_length)` is what a model is given to continue when it is
     evaluated, and `score(dataset, example, prediction)` the mark: em and f1, fractions.
@@ -41,3 +42,4 @@ class Task:
     prompt: Callable[[Any, Example, int], list[int]]
     score: Callable[[DataSet, Example, Any], dict[str, float]]
     shares_prompts: bool = False
+    encoder_decoder: bool = False
