@@ -43,6 +43,9 @@ def estimate(
     seq_len: Annotated[
         int | None, typer.Option(help="tokens of every sample; 1024, or the run's max_length")
     ] = None,
+    target_len: Annotated[
+        int | None, typer.Option(help="tokens that an encoder-decoder writes; seq_len")
+    ] = None,
     dtype: StepDtype = None,
     optim: Optim = None,
     lora_r: Rank = None,
@@ -73,20 +76,22 @@ def estimate(
 ) -> None:
     """Predict memory and time of a training step without allocating anything.
 
-    Without --method and --config: all methods on common GPUs, in one table. With --config any
-    setting of the run can follow as --key value.
+    Without --method and --config: all methods on common GPUs, in one table. Settings of the method
+    and of its base (labkit train --settings lists them) can follow as --key value, with --config
+    any setting of the run.
     """
     from labkit import plots
     from labkit.memory import estimates, report
+    from labkit.memory.of_run import chosen_of_methods, of_methods
     from labkit.runs.config import load_config
 
-    model, overrides = model_and_settings(context, words or [], config)
+    model, overrides = model_and_settings(context, words or [], config, alone=of_methods())
     choices: dict[str, Any] = {
         "batch_size": batch_size, "seq_len": seq_len, "dtype": dtype, "optim": optim, "loss": loss,
         "lora_r": lora_r, "lora_target_modules": lora_target_modules, "sharding": sharding,
         "num_gpus": num_gpus, "master_weights": master_weights, "adapter_dtype": adapter_dtype,
         "attention": attention, "padding": padding, "repeat_kv": repeat_kv,
-        "labelled_tokens": labelled_tokens, "reference": reference,
+        "labelled_tokens": labelled_tokens, "target_len": target_len, "reference": reference,
     }  # fmt: skip
     if config is not None:
         run = load_config(config, overrides)
@@ -96,6 +101,10 @@ def estimate(
         )  # fmt: skip
     else:
         assert model is not None
+        for name, value in chosen_of_methods(overrides, method).items():
+            if choices.get(name) is not None:
+                raise LabkitError(f"{name} is set twice on the command line: keep one of the two")
+            choices[name] = value
         choices["batch_size"] = batch_size = 1 if batch_size is None else batch_size
         choices["seq_len"] = seq_len = 1024 if seq_len is None else seq_len
         if method is None:

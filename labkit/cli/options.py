@@ -3,6 +3,7 @@
 import contextlib
 import json
 import sys
+from collections.abc import Collection
 from typing import Annotated, Any
 
 import typer
@@ -128,9 +129,11 @@ def key_values(arguments: list[str]) -> dict[str, str]:
 
 
 def model_and_settings(
-    context: typer.Context, words: list[str], config: str | None
+    context: typer.Context, words: list[str], config: str | None, *, alone: Collection[str] = ()
 ) -> tuple[str | None, dict[str, str]]:
     """Return the model that `words` begin with, if they do, and the run's settings behind it.
+
+    `alone` are settings that need no configuration.
 
     Raises:
         LabkitError: neither a model nor a configuration, or settings without a configuration.
@@ -142,16 +145,25 @@ def model_and_settings(
         if model is not None and "model" in settings:
             raise LabkitError("MODEL and --model both name a model: keep one of them")
         return model, settings
+    settings = {}
     if rest:
+        first = rest[0].partition("=")[0]
+        if not first.startswith("-"):
+            raise LabkitError(f"unexpected {first!r} on the command line: name one MODEL")
+        possible = [_option(name) for name in alone]
         known = [name for option in context.command.params for name in option.opts
                  if name.startswith("--")]  # fmt: skip
-        name = rest[0].partition("=")[0]
-        if not name.startswith("-"):
-            raise LabkitError(f"unexpected {name!r} on the command line: name one MODEL")
-        raise LabkitError(
-            f"{context.command.name} has no option {name}, and settings of a run need its "
-            f"--config: {nearest(name, known)}"
-        )
+        settings = key_values(rest) if first in possible else {}
+        for name in map(_option, settings) if settings else [first]:
+            if name not in possible:
+                raise LabkitError(
+                    f"{context.command.name} has no option {name}, and settings of a run need its "
+                    f"--config: {nearest(name, [*known, *possible])}"
+                )
     if model is None:
         raise LabkitError(f"nothing to {context.command.name}: name a MODEL, or a run by --config")
-    return model, {}
+    return model, settings
+
+
+def _option(setting: str) -> str:
+    return f"--{setting.replace('_', '-')}"

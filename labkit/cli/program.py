@@ -123,7 +123,9 @@ def doctor(
 
 @app.command()
 def fetch(
-    names: Annotated[list[str] | None, typer.Argument(help="models, or 'tatqa'")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(help="models, or data: tatqa, reviews")
+    ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="check the embedded model byte by byte")
     ] = False,

@@ -17,6 +17,7 @@ from labkit.datasets.chat.longform import LONGFORM
 from labkit.datasets.chat.oasst1 import OASST1
 from labkit.datasets.chat.self_instruct import SELF_INSTRUCT
 from labkit.datasets.report_questions import TABLES, TATQA
+from labkit.datasets.sentiment import IMDB, REVIEWS, SST2
 from labkit.datasets.tatqa import Report
 from labkit.errors import LabkitError
 
@@ -24,7 +25,7 @@ DATASETS: dict[str, DataSet] = {
     dataset.name: dataset
     for dataset in (
         TABLES, TATQA, INSTRUCTIONS, OASST1, LIMA, FINETOME, LONGFORM, ALPACA, DOLLY, SELF_INSTRUCT,
-        FIREFLY, JSONL,
+        FIREFLY, JSONL, REVIEWS, SST2, IMDB,
     )
 }  # fmt: skip
 _MOST_LOOKED_AT = 2**12

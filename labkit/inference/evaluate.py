@@ -27,6 +27,7 @@ from labkit.datasets import registry as datasets
 from labkit.datasets.base import DataSet, Example
 from labkit.errors import LabkitError
 from labkit.files import fingerprint, write_json
+from labkit.inference import seq2seq
 from labkit.inference.generate import model_path
 from labkit.machine import arithmetic
 from labkit.models import adapters
@@ -185,8 +186,11 @@ def _generate(
     """Return what the model writes for each example."""
     from labkit.inference.generate import load_generator
 
-    generator = load_generator(model, dtype=dtype, exact=exact)
     progress = Progress(total=len(examples), label=f"{Path(model).name}  answering", quiet=quiet)
+    if task.encoder_decoder:
+        return seq2seq.write(model, examples, prompt=task.prompt, dtype=dtype, exact=exact,
+                             progress=progress.count)  # fmt: skip
+    generator = load_generator(model, dtype=dtype, exact=exact)
     return generator.write(examples, prompt=task.prompt, progress=progress.count)
 
 

@@ -38,11 +38,18 @@ def kept_per_token(shape: Shape, settings: StepSettings) -> float:
 
     The part that grows with the square of the length is in it, divided by the length.
     """
-    of_method = settings.tuner.kept_per_token(
-        shape, adapted(shape, settings), settings.of_method,
+    mine = adapted(shape, settings)
+    encoder = sum(each.name in {one.name for one in mine} for each in shape.linears)
+    of_method = _of_method(shape, settings, mine[:encoder])
+    of_method += settings.target_share * _of_method(shape, settings, mine[encoder:])
+    return _KEPT[shape.architecture](shape, settings, _Account(shape, settings)) + of_method
+
+
+def _of_method(shape: Shape, settings: StepSettings, adapted: list[Linear]) -> float:
+    return settings.tuner.kept_per_token(
+        shape, adapted, settings.of_method,
         compute=BYTES[settings.dtype], added=BYTES[settings.added_dtype], length=settings.seq_len,
     )  # fmt: skip
-    return _KEPT[shape.architecture](shape, settings, _Account(shape, settings)) + of_method
 
 
 def residual_bytes(shape: Shape, settings: StepSettings) -> int:
@@ -131,21 +138,29 @@ class _Account:
         h, cuda = self.shape.hidden, self.settings.target == "cuda"
         return (4 if self.casts and cuda else self.residual) * h + 8
 
-    def attention(self) -> float:
-        """Return what attention keeps, without the inputs of the projections."""
-        shape, e, length = self.shape, self.compute, self.settings.seq_len
+    def attention(
+        self, *, rows: float = 1, keys_kept: float = 1, length: int | None = None
+    ) -> float:
+        """Return what attention keeps, without the inputs of the projections.
+
+        For each token that is read there are `rows` queries, which see `length` keys each (all by
+        default), and `keys_kept` keys.
+        """
+        shape, e, length = self.shape, self.compute, length or self.settings.seq_len
         # A prefix has queries and keys of different number, which takes a mask.
         masked = self.settings.padding or self.settings.tuner.virtual_tokens == "cache"
         repeated = masked or self.settings.repeat_kv or self.settings.attention == "eager"
         keys = shape.queries if repeated and shape.heads != shape.kv_heads else shape.keys
         if attention_of(shape, self.settings) == "eager":
             probabilities = (4 + (e if e < 4 else 0)) * shape.heads * length
-            return e * (shape.queries + 2 * keys) + probabilities
+            return e * (rows * shape.queries + 2 * keys_kept * keys) + rows * probabilities
         if shape.dropout and self.settings.target == "cpu":
             # The CPU's fused kernel has no dropout: fp32 copies, probabilities, factor, result.
-            return 4 * (2 * shape.queries + 2 * keys) + 12 * shape.heads * length
+            copies = 4 * (2 * rows * shape.queries + 2 * keys_kept * keys)
+            return copies + rows * 12 * shape.heads * length
         mask = e * length if masked else 0
-        return e * (2 * shape.queries + 2 * keys) + 4 * shape.heads + mask
+        kept = e * (2 * rows * shape.queries + 2 * keys_kept * keys)
+        return kept + rows * (4 * shape.heads + mask)
 
     def activation(self, width: int) -> float:
         """Return what the activation function keeps of rows of `width`."""
@@ -215,21 +230,18 @@ def _t5(shape: Shape, settings: StepSettings, account: _Account) -> float:
     norm = account.rms_norm() + (account.residual * h if account.residual < 4 else 0)
     # Learned distances are one bias for the whole batch, until a mask makes it one for each sample.
     masked = settings.padding or settings.tuner.virtual_tokens == "cache"
-    bias = e * shape.heads * settings.seq_len / (1 if masked else settings.batch_size)
-    attention = account.attention() + account.inputs(
-        (o,), shape.queries, fp32=False, kept=settings.attention != "eager"
-    )
-    self_attention = (
-        norm
-        + account.inputs((q, k, v), h, fp32=fp32, kept=False)
-        + attention
-        + (bias if settings.attention != "eager" else 0)
-        + masks * h
-    )
+    eager = settings.attention == "eager"
+    out = account.inputs((o,), shape.queries, fp32=False, kept=not eager)
+    target, share = settings.target_len or settings.seq_len, settings.target_share
+
+    def self_attention(length: int) -> float:
+        bias = 0 if eager else e * shape.heads * length / (1 if masked else settings.batch_size)
+        projections = account.inputs((q, k, v), h, fp32=fp32, kept=False)
+        return norm + projections + account.attention(length=length) + out + bias + masks * h
+
     # Keys and values of cross-attention read the encoder's output.
-    cross = norm + attention + masks * h
-    cross += account.inputs((q,), h, fp32=fp32, kept=False)
-    cross += account.inputs((k, v), h, fp32=fp32, kept=True)
+    cross = share * (norm + account.inputs((q,), h, fp32=fp32, kept=False) + out + masks * h)
+    cross += account.attention(rows=share) + account.inputs((k, v), h, fp32=fp32, kept=True)
     feed_forward = (
         norm
         + account.inputs((wi,), h, fp32=fp32, kept=False)
@@ -238,10 +250,11 @@ def _t5(shape: Shape, settings: StepSettings, account: _Account) -> float:
         + account.inputs((wo,), shape.mlp, fp32=False, kept=not masks)
         + masks * h
     )
+    decoder = share * (self_attention(target) + feed_forward) + cross
     if settings.tuner.virtual_tokens == "cache":
         # PEFT gives the prefix to the decoder; nothing in the encoder needs a gradient.
-        return self_attention + cross + feed_forward
-    return 2 * self_attention + cross + 2 * feed_forward
+        return decoder
+    return self_attention(settings.seq_len) + feed_forward + decoder
 
 
 def _mamba(shape: Shape, settings: StepSettings, account: _Account) -> float:

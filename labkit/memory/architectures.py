@@ -78,6 +78,7 @@ def shape_of(settings: StepSettings) -> Shape | None:
     else:
         architecture, config = read_config(config_folder(name) / "config.json")
     check_method(architecture, settings)
+    check_target(settings, encoder_decoder=architecture == "t5")
     config = {**config, **settings.config_overrides}
     if architecture not in ARCHITECTURES or not described(architecture, config):
         return None
@@ -132,6 +133,13 @@ def check_method(architecture: str, settings: StepSettings) -> None:
     """Raise `LabkitError` for a method, or a base, that an architecture cannot do."""
     methods.check_architecture(settings.method, architecture, model=settings.model,
                                names=methods.names(), base=settings.base_weights)  # fmt: skip
+
+
+def check_target(settings: StepSettings, *, encoder_decoder: bool) -> None:
+    """Raise `LabkitError` for targets of their own length where the model only writes on."""
+    if settings.target_len is not None and not encoder_decoder:
+        raise LabkitError(f"target_len is for models with an encoder and a decoder, and "
+                          f"{settings.model} only writes on: leave it out")  # fmt: skip
 
 
 def config_folder(name: str) -> Path:

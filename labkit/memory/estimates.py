@@ -29,7 +29,8 @@ from labkit.machine.hardware import gpus
 from labkit.memory.activations import attention_of
 from labkit.memory.architectures import shape_of
 from labkit.memory.formula import Analytic, analytic, evaluation_bytes, kv_cache_bytes
-from labkit.memory.settings import StepSettings, given, of_run, on_quantised
+from labkit.memory.of_run import of_run
+from labkit.memory.settings import StepSettings, given, on_quantised
 from labkit.memory.step.imports import import_libraries
 from labkit.memory.step_time import step_seconds
 from labkit.methods import names
@@ -158,7 +159,7 @@ def estimate_run(config: RunConfig, *, device: str = "a100-80gb", **choices: Any
     """Return the memory and time of a step that `labkit train` would make of `config`.
 
     `choices` are fields of `StepSettings` that replace what follows from the configuration. Raises
-    `LabkitError` as `estimate` does, and as `settings.of_run`.
+    `LabkitError` as `estimate` does, and as `of_run`.
     """
     card = find_device(device)
     choices.setdefault("compute_capability", card.compute_capability)
@@ -327,6 +328,8 @@ def table(
             )
             formula = analytic(settings)
         except LabkitError:  # a prefix with checkpointing, a method this architecture cannot do
+            continue
+        if settings.method != method:  # on the base that is asked for it has a name of its own
             continue
         assert formula is not None
         rows.append(

@@ -26,9 +26,7 @@ Optimizer state per trained element: AdamW two moments in the weight's type; 8-b
 bytes, and two fp32 scales per block of 256 (Dettmers et al. 2022); Adafactor one row and one
 column per matrix (Shazeer & Stern 2018); SGD without momentum nothing. What the step makes for
 itself: the fused kernel nothing; `foreach` one more copy of T, the root of the second moment; the
-loop two copies of the largest tensor.
-
-Nothing here imports PyTorch.
+loop two copies of the largest tensor. Nothing here imports PyTorch.
 """
 
 from dataclasses import dataclass
@@ -97,7 +95,7 @@ def analytic(settings: StepSettings) -> Analytic | None:
         "logits_and_loss": logits_bytes(shape, settings)[1],
         "optimizer_temporary": optimizer_temporary_bytes(shape, settings, trainable),
         "temporary": layer_temporary_bytes(shape, settings),
-        "inputs": 16 * settings.sequences * settings.seq_len,
+        "inputs": round(8 * settings.sequences * settings.seq_len * (1 + settings.target_share)),
     }
     phases = _phases(shape, settings, parts)
     if settings.num_gpus > 1:
@@ -235,7 +233,7 @@ def activation_bytes(shape: Shape, settings: StepSettings) -> int:
     around: float = 4 * shape.hidden + (2 * residual * shape.hidden if full else 0)
     layer = kept_per_token(shape, settings)
     if settings.gradient_checkpointing:
-        stacks = 2 if shape.decoder_linears else 1
+        stacks = 1 + settings.target_share if shape.decoder_linears else 1
         layer = stacks * residual * shape.hidden
         if settings.base_weights.keeps_inputs:
             layer += unsaved_inputs_per_token(shape, settings)
@@ -344,11 +342,13 @@ def kv_cache_bytes(settings: StepSettings, *, batch_size: int, tokens: int) -> i
 
 
 def _length(settings: StepSettings) -> int:
-    extra = settings.num_virtual_tokens if settings.tuner.virtual_tokens == "input" else 0
-    return settings.seq_len + extra
+    virtual = settings.tuner.virtual_tokens == "input"
+    return settings.seq_len + (settings.num_virtual_tokens if virtual else 0)
 
 
 def _scored(settings: StepSettings) -> int:
+    if settings.target_len is not None:
+        return settings.target_len
     if settings.labelled_tokens is not None or settings.loss == "chunked":
         return min(settings.labelled_tokens or settings.seq_len, settings.seq_len - 1)
     return _length(settings)
@@ -364,9 +364,9 @@ def _head_gradient(shape: Shape, settings: StepSettings) -> int:
     """Return what is there while the head's weight gets its gradient: 16-bit logit gradients."""
     if not settings.tuner.trains_base or settings.loss == "chunked":
         return 0
-    size = BYTES[settings.dtype]
-    product = size * shape.vocab * shape.hidden if settings.autocast else 0
-    return size * settings.batch_size * _scored(settings) * shape.vocab + product
+    product = shape.vocab * shape.hidden if settings.autocast else 0
+    scored = settings.sequences * _scored(settings)
+    return BYTES[settings.dtype] * (scored * shape.vocab + product)
 
 
 def _embedding_gradient(shape: Shape, settings: StepSettings) -> int:

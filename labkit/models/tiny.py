@@ -88,10 +88,11 @@ TINY: dict[str, dict[str, Any]] = {
 """Name → numbers of its configuration; the architecture is the part after `tiny-`."""
 
 
-def build_tiny(name: str, directory: Path, *, seed: int = 0) -> Path:
+def build_tiny(name: str, directory: Path, *, seed: int = 0, **changes: Any) -> Path:
     """Write the random model `name` with its tokenizer to `directory` and return it.
 
-    The folder appears whole or not at all. Raises `LabkitError` on an unknown name.
+    `changes` are other numbers of its configuration. The folder appears whole or not at all. Raises
+    `LabkitError` on an unknown name.
     """
     if name not in TINY:
         raise LabkitError(f"no tiny model is called {name!r}: {nearest(name, TINY)}")
@@ -101,7 +102,7 @@ def build_tiny(name: str, directory: Path, *, seed: int = 0) -> Path:
     tokenizer = build_tokenizer()
     config = transformers.AutoConfig.for_model(
         name.removeprefix("tiny-"),
-        **TINY[name],
+        **{**TINY[name], **changes},
         vocab_size=VOCAB_SIZE,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,

@@ -61,7 +61,8 @@ class _What:
     double_quant: bool = True
     """with base nf4: quantise the scales of its blocks once more, 4.13 bits a weight, not 4.5"""
     task: str = "sft"
-    """what is learned: 'sft', the last turn; 'pretrain', all text; 'dpo', better from worse"""
+    """what is learned: 'sft', the last turn; 'seq2seq', that by an encoder-decoder such as T5;
+    'pretrain', all text; 'dpo', better from worse"""
 
 
 _COLLECTED = (*methods.settings_of_training(), *task_settings.OF_TASKS)

@@ -31,9 +31,10 @@ from labkit.machine.datasheets import DEVICES, GIB
 from labkit.machine.hardware import gpus, memory_available_bytes, thread_count
 from labkit.memory.architectures import shape_of
 from labkit.memory.estimates import find_device, settings_for, target_of
+from labkit.memory.of_run import of_run
 from labkit.memory.process.isolated import DONE, FAILED, OUT_OF_MEMORY, run_in_process
 from labkit.memory.process.needs import check_limit, predict_largest, process_needs
-from labkit.memory.settings import StepSettings, of_run
+from labkit.memory.settings import StepSettings
 from labkit.memory.step_time import step_seconds
 from labkit.runs import measurements, records
 from labkit.runs.config import RunConfig

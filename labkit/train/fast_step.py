@@ -72,9 +72,13 @@ def shares_prompts(config: RunConfig, model_type: str) -> bool:
 
 
 def plan(
-    config: RunConfig, *, steps: int, longest: int, cuda: bool, model_type: str = "llama"
-) -> Plan:
-    """Choose the tricks for a run of `steps` steps whose longest sequence has `longest` tokens."""
+    config: RunConfig, *, steps: int, longest: int, cuda: bool, model_type: str = "llama",
+    encoder_decoder: bool = False,
+) -> Plan:  # fmt: skip
+    """Choose the tricks for a run of `steps` steps whose longest sequence has `longest` tokens.
+
+    An encoder-decoder's loss is its own: all that its decoder writes has a label.
+    """
     notes = []
     narrow = arithmetic.resolve(config.dtype, "cuda" if cuda else "cpu") == "bfloat16"
     attention = config.attn_implementation
@@ -91,6 +95,9 @@ def plan(
     if compiles and BASES[config.base].quantised:
         notes.append(f"layers of base {config.base} are not compiled: bitsandbytes multiplies them")
         compiles = False
+    if compiles and encoder_decoder:
+        notes.append("layers of an encoder-decoder are not compiled: they come in two kinds")
+        compiles = False
     if compiles and METHODS[config.method].virtual_tokens == "cache":
         notes.append("layers that read a prefix are not compiled: each has a place in its cache")
         compiles = False
@@ -102,7 +109,7 @@ def plan(
     return Plan(
         attn_implementation=attention,
         compile_layers=compiles,
-        labelled_logits=config.fast,
+        labelled_logits=config.fast and not encoder_decoder,
         group_by_length=config.fast,
         share_prompts=shares_prompts(config, model_type),
         keep_heap=config.fast and not cuda and keeps_heap(),

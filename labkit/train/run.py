@@ -48,7 +48,7 @@ from labkit.runs.progress import Progress
 from labkit.train import fast_step
 from labkit.train.artifacts import clear, newest_checkpoint, save_model
 from labkit.train.prepare import Prepared, prepare, refuse_other
-from labkit.train.tasks import Task, task_of
+from labkit.train.tasks import Task, check_model, task_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,11 +154,13 @@ def _read(prepared: Prepared) -> Inputs:
     """Tokenise the splits that the run reads."""
     config = prepared.config
     tokenizer = templates.use(load.load_tokenizer(prepared.model_path), config.template_name)
-    model_type = load.config_of(str(prepared.model_path)).model_type
+    model_config = load.config_of(str(prepared.model_path))
+    model_type = model_config.model_type
     methods.check_architecture(config.method, model_type, model=config.model,
                                names=methods.in_training(),
                                base=methods.BASES[config.base])  # fmt: skip
     task = task_of(config.data, config.task)
+    check_model(task, config.model, encoder_decoder=model_config.is_encoder_decoder)
     shared = task.shares_prompts and fast_step.shares_prompts(config, model_type)
     train_set = encode_split(tokenizer, config, "train", shared=shared)
     dev_set = encode_split(tokenizer, config, "dev", shared=shared) if config.eval_steps else None
@@ -174,8 +176,8 @@ def _plan(prepared: Prepared, inputs: Inputs) -> fast_step.Plan:
 
     longest = max(len(inputs.task.sequence(row)["input_ids"]) for row in inputs.train_set)
     plan = fast_step.plan(prepared.config, steps=inputs.steps, longest=longest,
-                          cuda=torch.cuda.is_available(),
-                          model_type=inputs.model_type)  # fmt: skip
+                          cuda=torch.cuda.is_available(), model_type=inputs.model_type,
+                          encoder_decoder=inputs.task.encoder_decoder)  # fmt: skip
     if not inputs.task.compiles and prepared.config.torch_compile == "auto":
         plan = dataclasses.replace(plan, compile_layers=False)
     if plan.keep_heap:
@@ -210,11 +212,6 @@ def _attach(prepared: Prepared, plan: fast_step.Plan, task: Task) -> Trainable:
         raise LabkitError(
             f"attn_implementation {plan.attn_implementation!r} cannot be used here: {reason}"
         ) from error
-    if model.config.is_encoder_decoder:
-        raise LabkitError(
-            f"{config.model} reads with an encoder and writes with a decoder: labkit train works "
-            "on models that only write on, such as smollm2-135m-instruct"
-        )
     refuse_odd_widths(model, config.model)
     converted: list[str] = []
     if config.use_switchback:
@@ -277,7 +274,8 @@ def _open(
         data={**prepared.data, "samples": len(inputs.train_set)},
         predicted=predict(config, [inputs.task.sequence(row) for row in inputs.train_set],
                           attention=plan.attn_implementation, labelled_logits=labelled_logits,
-                          grouped=plan.group_by_length, cuda=torch.cuda.is_available()),
+                          grouped=plan.group_by_length, cuda=torch.cuda.is_available(),
+                          encoder_decoder=inputs.task.encoder_decoder),
     ).save()  # fmt: skip
     return Session(prepared=prepared, inputs=inputs, plan=plan, trainable=trainable,
                    trainer=trainer, callback=callback, labelled_logits=labelled_logits,

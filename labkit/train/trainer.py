@@ -94,6 +94,21 @@ class Metered:
         """Return the tokens of each row, by which batches are put together."""
         return [len(ids) for ids in rows["input_ids"]]
 
+    def see(self: Any, inputs: Any) -> None:
+        """Show a batch of training to the meter."""
+        if not self.model.training or self.meter is None:
+            return
+        if (segments := inputs.get("segment_ids")) is not None:
+            real, samples = segments >= 0, int(segments.amax(1).sum())
+        else:
+            real, samples = inputs["attention_mask"], len(inputs["input_ids"])
+        self.meter.see_batch(int(real.sum()), padded=real.numel(), samples=samples)
+
+    def remember(self: Any, loss: Any) -> None:
+        """Add a batch's share to the step's loss."""
+        if self.model.training:
+            self.step_loss += float(loss.detach())
+
     def _get_train_sampler(self: Any, train_dataset: Any = None) -> Any:
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
@@ -160,13 +175,7 @@ class LabTrainer(Metered, SFTTrainer):
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """Return the batch's share of the step's mean loss per label."""
-        training = self.model.training
-        if training and self.meter is not None:
-            if (segments := inputs.get("segment_ids")) is not None:
-                real, samples = segments >= 0, int(segments.amax(1).sum())
-            else:
-                real, samples = inputs["attention_mask"], len(inputs["input_ids"])
-            self.meter.see_batch(int(real.sum()), padded=real.numel(), samples=samples)
+        self.see(inputs)
         if self.labelled_logits and not return_outputs:
             with self.accelerator.autocast():
                 loss = fast_step.labelled_loss(
@@ -176,8 +185,7 @@ class LabTrainer(Metered, SFTTrainer):
             loss = super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
-        if training:
-            self.step_loss += float((loss[0] if return_outputs else loss).detach())
+        self.remember(loss[0] if return_outputs else loss)
         return loss
 
 

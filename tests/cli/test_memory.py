@@ -10,6 +10,7 @@ from labkit.bench.records.memory_validation import DATA
 from labkit.cli import program
 from labkit.machine.datasheets import GIB
 from labkit.memory.estimates import estimate_run
+from labkit.memory.of_run import of_methods
 from labkit.runs.config import load_config
 
 
@@ -122,6 +123,64 @@ def test_a_run_s_configuration_is_estimated_as_it_is_trained(
     assert printed(capsys, *words)["settings"]["gradient_checkpointing"] is False
 
 
+SETTINGS: dict[str, tuple[str, str, str, Any]] = {
+    "r": ("lora", "8", "lora_r", 8),
+    "target_modules": ("lora", "q_proj,v_proj", "lora_target_modules", ["q_proj", "v_proj"]),
+    "lora_dropout": ("lora", "0.1", "lora_dropout", 0.1),
+    "use_dora": ("lora", "true", "use_dora", True),
+    "num_virtual_tokens": ("prefix", "50", "num_virtual_tokens", 50),
+    "ia3_modules": ("ia3", "k_proj", "ia3_modules", ["k_proj"]),
+    "adapter_len": ("llama-adapter", "30", "adapter_len", 30),
+    "adapter_layers": ("llama-adapter", "1", "adapter_layers", 1),
+    "bottleneck_size": ("bottleneck", "32", "bottleneck_size", 32),
+    "bottleneck_after": ("bottleneck", "mlp", "bottleneck_after", ["mlp"]),
+    "base": ("ia3", "8bit", "base", "8bit"),
+    "double_quant": ("qlora", "false", "double_quant", False),
+}
+NO_MATTER = {"lora_alpha": "7", "bias": "all", "use_rslora": "true", "init_lora_weights": "pissa"}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_setting_of_a_method_is_an_option(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    method, value, field, expected = SETTINGS[name]
+    words = ["tiny-llama", "--method", method, "--device", "t4"]
+    before = printed(capsys, *words)
+    after = printed(capsys, *words, f"--{name.replace('_', '-')}", value)
+    assert after["settings"][field] == expected
+    assert {k for k, v in after["settings"].items() if v != before["settings"][k]} == {field}
+    assert after["peak_bytes"] != before["peak_bytes"]
+
+
+def test_every_setting_of_every_method_is_one(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["tiny-llama", "--method", "lora", "--device", "t4"]
+    before = printed(capsys, *words)
+    for name, value in NO_MATTER.items():
+        found = printed(capsys, *words, f"--{name.replace('_', '-')}", value)
+        assert found["peak_bytes"] == before["peak_bytes"]
+    needs_another = {"loftq_config"}
+    assert {*SETTINGS, *NO_MATTER, *needs_another} == set(of_methods())
+
+
+def test_the_table_is_of_the_base_that_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    plain = printed(capsys, "llama-3-8b", "--device", "t4", "--no-gradient-checkpointing")["rows"]
+    words = ["llama-3-8b", "--device", "t4", "--base", "nf4", "--no-gradient-checkpointing"]
+    found = printed(capsys, *words)["rows"]
+    peaks = {row["method"]: row["peak_bytes"] for row in plain}
+    assert len(found) == len({row["method"] for row in found})
+    assert {row["method"] for row in found} == {*peaks} - {"full", "lora", "8bit"}
+    for row in found:
+        assert row["peak_bytes"] < peaks[row["method"]] or row["method"] == "qlora"
+
+
+def test_an_encoder_decoder_writes_less_than_it_reads(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["t5-large", "--method", "full", "--device", "t4", "--seq-len", "256"]
+    whole, short = printed(capsys, *words), printed(capsys, *words, "--target-len", "3")
+    assert short["settings"]["target_len"] == 3
+    for column in ("analytic", "traced"):
+        assert short["peak_bytes"][column] < 0.9 * whole["peak_bytes"][column]
+    assert short["step_seconds"]["low"] < 0.7 * whole["step_seconds"]["low"]
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -137,6 +196,15 @@ def test_a_run_s_configuration_is_estimated_as_it_is_trained(
         ("--config lora --master-weights", "master_weights are for full fine-tuning"),
         ("tiny-llama --max-length 9", "no option --max-length, and settings of a run need"),
         ("tiny-llama --metod lora", "did you mean '--method'"),
+        ("tiny-llama --method bottleneck --botleneck-size 8", "did you mean '--bottleneck-size'"),
+        ("tiny-llama --method bottleneck --bottleneck-size x", "bottleneck_size must be a whole"),
+        ("tiny-llama --method bottleneck --bottleneck-size 0", "bottleneck_size must be above 0"),
+        ("tiny-llama --method ia3 --base nf4 --max-length 9", "no option --max-length"),
+        ("tiny-llama --method full --base nf4", "use base plain, or method"),
+        ("tiny-llama --use-dora true --base 8bit --method lora", "set base to nf4 or plain"),
+        ("tiny-llama --method lora --lora-r 4 --r 8", "lora_r is set twice"),
+        ("tiny-llama --method lora --target-len 3", "target_len is for models with an encoder"),
+        ("tiny-t5 --method lora --target-len 0", "target_len must be 1 or more"),
         ("tiny-llama tiny-gemma", "unexpected 'tiny-gemma'"),
         ("tiny-llama --attention flash", "attention 'flash' is unknown"),
         ("tiny-llama --method lora --attention flash", "attention 'flash' is unknown"),

@@ -9,7 +9,7 @@ import torch
 
 from labkit import methods
 from labkit.errors import LabkitError
-from labkit.memory.settings import of_run
+from labkit.memory.of_run import of_run
 from labkit.memory.step.build import build_step, load_config
 from labkit.models import load
 from labkit.runs.config import CONFIGS, FIELDS, RunConfig

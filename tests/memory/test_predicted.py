@@ -9,7 +9,7 @@ import pytest
 
 from labkit.memory import predicted
 from labkit.memory.formula import analytic
-from labkit.memory.settings import of_run
+from labkit.memory.of_run import of_run
 from labkit.runs import records
 from labkit.runs.config import RunConfig
 from labkit.train.run import train

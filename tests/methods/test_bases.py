@@ -67,10 +67,8 @@ def gradients(model: Any) -> dict[str, torch.Tensor]:
 @pytest.fixture(scope="module")
 def even(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a tiny Llama whose rows are whole blocks of 64, as nf4 needs on a CPU."""
-    with pytest.MonkeyPatch.context() as patch:
-        numbers = {**tiny.TINY["tiny-llama"], "intermediate_size": 128}
-        patch.setitem(tiny.TINY, "tiny-llama", numbers)
-        return tiny.build_tiny("tiny-llama", tmp_path_factory.mktemp("even") / "tiny-even")
+    folder = tmp_path_factory.mktemp("even") / "tiny-even"
+    return tiny.build_tiny("tiny-llama", folder, intermediate_size=128)
 
 
 @pytest.fixture
@@ -210,6 +208,13 @@ def test_what_is_loaded_merges_into_the_model_that_was_trained(
         merge(str(tmp_path / "model"), tmp_path / "merged", dtype="float32")
         merged = load.load_model(tmp_path / "merged", dtype="float32")
         torch.testing.assert_close(merged(input_ids=IDS).logits, trained, rtol=1e-5, atol=2e-5)
+        beside, added = (
+            load_generator(str(tmp_path / folder), dtype="float32").complete(
+                IDS.tolist(), max_new_tokens=8
+            )
+            for folder in ("model", "merged")
+        )
+        assert beside == added and any(beside)
         assert load.quantisation(tmp_path / "merged") is None
         (tmp_path / "model" / "trained_on.json").unlink()
         other = load.load_model(tmp_path / "model", dtype="float32")(input_ids=IDS).logits

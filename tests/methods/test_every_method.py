@@ -19,7 +19,7 @@ from labkit.errors import LabkitError
 from labkit.inference.export import merge
 from labkit.inference.generate import Generator
 from labkit.memory.formula import analytic
-from labkit.memory.settings import of_run
+from labkit.memory.of_run import of_run
 from labkit.methods import virtual_tokens
 from labkit.methods.base import cast_inputs
 from labkit.models import load

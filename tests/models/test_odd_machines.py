@@ -14,6 +14,7 @@ from damaged import fuzz
 from hypothesis import given
 from hypothesis import strategies as st
 
+import labkit
 from labkit import files
 from labkit.checkpoints import answers
 from labkit.errors import LabkitError
@@ -172,6 +173,6 @@ def test_an_answer_is_kept_where_there_are_no_locks(
 
 def test_every_text_file_is_opened_with_its_encoding() -> None:
     """A locale that is not UTF-8 would read and write our files as something else."""
-    source = Path(files.__file__).parent
+    source = Path(labkit.__file__).parent
     code = "\n".join(file.read_text(encoding="utf-8") for file in source.rglob("*.py"))
     assert code.count(".read_text(") == code.count('.read_text(encoding="') > 20

@@ -263,7 +263,7 @@ def matmul_peak(*, tiny: bool = False) -> dict[str, float]:
 def _step_flops(folder: Path, method: str, batch_size: int, length: int) -> float:
     """Return the operations a step can't do without: logits only where there is a label."""
     from labkit.memory.architectures import shape_of
-    from labkit.memory.settings import of_run
+    from labkit.memory.of_run import of_run
     from labkit.memory.step_time import step_flops
 
     config = run_config({

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from labkit.errors import LabkitError, nearest
-from labkit.memory.architectures import check_method, config_folder
+from labkit.memory.architectures import check_method, check_target, config_folder
 from labkit.memory.configurations import read_config, whole_config
 from labkit.memory.settings import StepSettings
 from labkit.memory.step.imports import architecture_known
@@ -45,6 +45,7 @@ def load_config(settings: StepSettings, *, depth: int | None = None) -> Any:
             path = config_folder(name) / "config.json"
             config = whole_config(*read_config(path), name)
     check_method(config.model_type, settings)
+    check_target(settings, encoder_decoder=config.is_encoder_decoder)
     for key, value in settings.config_overrides.items():
         if not hasattr(config, key):
             raise LabkitError(
@@ -175,7 +176,7 @@ def make_batch(
     inputs = {"input_ids": allocate(shape, torch.int64)}
     if settings.padding:
         inputs["attention_mask"] = allocate(shape, torch.int64)
-    labels = allocate(shape, torch.int64)
+    labels = allocate((settings.batch_size, settings.target_len or settings.seq_len), torch.int64)
     for tensor in (*inputs.values(), labels):
         tensor.zero_()
     if settings.padding:

@@ -45,6 +45,25 @@ class NF4Linear(torch.nn.Linear):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         import bitsandbytes
+
+        state = self._state()
+        return bitsandbytes.matmul_4bit(x, self.weight, quant_state=state, bias=self.bias)
+
+    @property
+    def W_q(self) -> torch.Tensor:
+        """The packed weight under the name by which PEFT knows a layer that it may `dequantize`."""
+        return self.weight
+
+    def dequantize(self) -> torch.Tensor:
+        """Return the whole weight (out, in), which DoRA's norm asks for."""
+        from bitsandbytes.functional import dequantize_4bit
+
+        if self.weight.is_meta:  # while adapters are attached
+            return torch.empty(self.out_features, self.in_features, dtype=self.dtype, device="meta")
+        weight: torch.Tensor = dequantize_4bit(self.weight.data, self._state())
+        return weight
+
+    def _state(self) -> Any:
         from bitsandbytes.functional import QuantState
 
         nested = {}
@@ -58,7 +77,7 @@ class NF4Linear(torch.nn.Linear):
                     dtype=torch.float32,
                 ),
             }
-        state = QuantState(
+        return QuantState(
             absmax=self.absmax,
             shape=torch.Size((self.out_features, self.in_features)),
             code=self.code,
@@ -67,7 +86,6 @@ class NF4Linear(torch.nn.Linear):
             dtype=self.dtype,
             **nested,
         )
-        return bitsandbytes.matmul_4bit(x, self.weight, quant_state=state, bias=self.bias)
 
 
 class Int8Linear(torch.nn.Linear):

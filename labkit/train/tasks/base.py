@@ -44,6 +44,8 @@ class Task:
     TRL's own), `trainer()` the class that trains, looked up when it is needed, since it imports
     torch. `shares_prompts` says that `rows` can put several examples into one sequence, `sequence`
     what a row takes in a batch: `input_ids` and `labels`, of the longest where it is several.
+    `encoder_decoder` says that the model reads with an encoder and writes its labels with a
+    decoder.
 
     `reference(model, config)` is what the model is compared with in training, made before a method
     is attached, and `notes(reference, config)` what a run says before it begins, a line each.
@@ -65,3 +67,4 @@ class Task:
     reference: Callable[[Any, RunConfig], Any] = no_reference
     notes: Callable[[Any, RunConfig], list[str]] = no_notes
     compiles: bool = True
+    encoder_decoder: bool = False

@@ -5,9 +5,10 @@ from labkit.errors import LabkitError, nearest
 from labkit.train.tasks.base import Task
 from labkit.train.tasks.dpo import DPO
 from labkit.train.tasks.pretrain import PRETRAIN
+from labkit.train.tasks.seq2seq import SEQ2SEQ
 from labkit.train.tasks.sft import SFT
 
-TASKS: dict[str, Task] = {task.name: task for task in (SFT, PRETRAIN, DPO)}
+TASKS: dict[str, Task] = {task.name: task for task in (SFT, SEQ2SEQ, PRETRAIN, DPO)}
 
 
 def task_of(data: str, asked: str | None = None) -> Task:
@@ -32,3 +33,19 @@ def task_of(data: str, asked: str | None = None) -> Task:
             f"task to {dataset.task}, or name other data"
         )
     return TASKS[dataset.task]
+
+
+def check_model(task: Task, model: str, *, encoder_decoder: bool) -> None:
+    """Raise `LabkitError` for an encoder-decoder where the task is to write on, and the reverse."""
+    if encoder_decoder == task.encoder_decoder:
+        return
+    if task.encoder_decoder:
+        raise LabkitError(
+            f"{model} only writes on, and task {task.name} is for models that read with an encoder "
+            "and write with a decoder: use a T5, such as t5-large, or other data"
+        )
+    others = " or ".join(each.name for each in TASKS.values() if each.encoder_decoder)
+    raise LabkitError(
+        f"{model} reads with an encoder and writes with a decoder, and task {task.name} is for "
+        f"models that only write on: use smollm2-135m-instruct, or data for task {others}"
+    )

@@ -32,6 +32,10 @@ def test_nf4_layer_has_the_sizes_of_the_library_and_its_result(double_quant):
     x = torch.randn(4, 8, 256, dtype=torch.bfloat16)
     reference = x @ functional.dequantize_4bit(packed, state).t()
     assert torch.allclose(layer(x).float(), reference.float(), atol=0.05, rtol=0.02)
+    # What DoRA's norm asks for, as PEFT asks for it.
+    from peft.utils.integrations import dequantize_module_weight
+
+    assert torch.equal(dequantize_module_weight(layer), functional.dequantize_4bit(packed, state))
 
 
 def test_int8_layer_computes_the_product_of_its_rows():

@@ -12,7 +12,8 @@ from labkit.errors import LabkitError
 from labkit.memory.estimates import estimate_run
 from labkit.memory.formula import analytic
 from labkit.memory.measured import measure
-from labkit.memory.settings import StepSettings, of_run
+from labkit.memory.of_run import of_run
+from labkit.memory.settings import StepSettings
 from labkit.memory.trace.tracing import trace
 from labkit.runs.config import RunConfig
 from labkit.train.run import train

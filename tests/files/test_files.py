@@ -164,7 +164,7 @@ class FullDisk(io.BytesIO):
 def test_full_disk_is_one_sentence(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "open", lambda *_: FullDisk(), raising=False)
+    monkeypatch.setattr(files.downloads, "open", lambda *_: FullDisk(), raising=False)
     with pytest.raises(LabkitError, match="No space left on device.*free some space"):
         files.download(server.url, tmp_path / "file.bin", SHA256)
     assert len(server.requests) == 1

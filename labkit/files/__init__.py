@@ -1,0 +1,24 @@
+"""Files: written whole, locked, verified, downloaded once."""
+
+from labkit.files.downloads import download, hub_errors, pip_download
+from labkit.files.local import (
+    appearing,
+    cache_dir,
+    fingerprint,
+    lock_folder,
+    locked,
+    name_user,
+    progress_bar,
+    refuse_unless,
+    sha256_file,
+    take_lock,
+    write_json,
+    write_text,
+    writing,
+)
+
+__all__ = [
+    "appearing", "cache_dir", "download", "fingerprint", "hub_errors", "lock_folder", "locked",
+    "name_user", "pip_download", "progress_bar", "refuse_unless", "sha256_file", "take_lock",
+    "write_json", "write_text", "writing",
+]  # fmt: skip
