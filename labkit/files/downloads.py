@@ -28,7 +28,12 @@ from pathlib import Path
 
 from labkit.errors import LabkitError
 from labkit.files.local import (
-    REFUSALS, locked, progress_bar, refuse_unless, sha256_file, writing,
+    REFUSALS,
+    locked,
+    progress_bar,
+    refuse_unless,
+    sha256_file,
+    writing,
 )  # fmt: skip
 
 

@@ -50,7 +50,7 @@ def step_flops(shape: Shape, settings: StepSettings) -> float:
     of_head = 6 if full else 4
     if settings.reference in TWICE:  # a forward pass without a backward
         passes, of_head = passes + 2, of_head + 2
-    layers = passes * block_weights(shape) * tokens
+    layers: float = passes * block_weights(shape) * tokens
     if shape.decoder_linears:  # each stack has its own tokens
         written = sum(each.inputs * each.outputs for each in shape.decoder_linears) * shape.layers
         layers -= passes * written * tokens * (1 - settings.target_share)

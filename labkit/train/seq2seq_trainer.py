@@ -2,13 +2,13 @@
 
 from typing import Any
 
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 
 from labkit.runs.config import RunConfig
 from labkit.train.trainer import Metered
 
 
-class Seq2SeqTrainer(Metered, Trainer):
+class Seq2SeqTrainer(Metered):
     """Trainer of encoder-decoders: the decoder's targets are few, and each has a label."""
 
     Arguments = TrainingArguments

@@ -17,7 +17,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from transformers import PrinterCallback, TrainerCallback, TrainerState, TrainingArguments
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+    TrainingArguments,
+)  # fmt: skip
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
@@ -62,7 +68,7 @@ class EpochSampler(LengthGroupedSampler):
         return super().__iter__()
 
 
-class Metered:
+class Metered(Trainer):
     """What labkit changes in a trainer of TRL's, whatever the task; goes before it in the bases."""
 
     Arguments: ClassVar[type[TrainingArguments]]
@@ -75,7 +81,7 @@ class Metered:
         """Return what `Arguments` takes beyond the arguments of all trainers."""
         return {"max_length": None}
 
-    def use(self: Any, *, meter: Meter | None, labelled_logits: bool) -> None:
+    def use(self, *, meter: Meter | None, labelled_logits: bool) -> None:
         """Attach the meter and choose the loss; call once after construction."""
         self.meter = meter
         self.labelled_logits = labelled_logits
@@ -94,7 +100,7 @@ class Metered:
         """Return the tokens of each row, by which batches are put together."""
         return [len(ids) for ids in rows["input_ids"]]
 
-    def see(self: Any, inputs: Any) -> None:
+    def see(self, inputs: Any) -> None:
         """Show a batch of training to the meter."""
         if not self.model.training or self.meter is None:
             return
@@ -104,12 +110,12 @@ class Metered:
             real, samples = inputs["attention_mask"], len(inputs["input_ids"])
         self.meter.see_batch(int(real.sum()), padded=real.numel(), samples=samples)
 
-    def remember(self: Any, loss: Any) -> None:
+    def remember(self, loss: Any) -> None:
         """Add a batch's share to the step's loss."""
         if self.model.training:
             self.step_loss += float(loss.detach())
 
-    def _get_train_sampler(self: Any, train_dataset: Any = None) -> Any:
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.args.train_sampling_strategy != "group_by_length":
             return super()._get_train_sampler(train_dataset)
         data = self.train_dataset if train_dataset is None else train_dataset
@@ -119,15 +125,15 @@ class Metered:
             seed=self.args.data_seed,
         )
 
-    def _save_checkpoint(self: Any, *args: Any, **kwargs: Any) -> None:
+    def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         with quiet():  # a bar for every checkpoint
             super()._save_checkpoint(*args, **kwargs)
 
-    def _load_from_checkpoint(self: Any, *args: Any, **kwargs: Any) -> None:
+    def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         with quiet():  # a warning that tied weights are stored once
             super()._load_from_checkpoint(*args, **kwargs)
 
-    def evaluate(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Return the metrics of the development split, computed without compiled layers.
 
         Compiled, the first pass without gradients would compile every layer once more, for longer
@@ -136,7 +142,7 @@ class Metered:
         with torch.compiler.set_stance("force_eager"):
             return super().evaluate(*args, **kwargs)
 
-    def restore(self: Any, checkpoint: str) -> None:
+    def restore(self, checkpoint: str) -> None:
         """Load weights and history of a checkpoint without training on."""
         self._load_from_checkpoint(checkpoint)
         self.state = TrainerState.load_from_json(f"{checkpoint}/trainer_state.json")
