@@ -42,8 +42,8 @@ def _example(line: str, where: str) -> Example:
         row: Any = json.loads(line)
     except (ValueError, RecursionError):
         raise LabkitError(f"{where} is no JSON: {brief(line)}") from None
-    keys = ("prompt", "chosen", "rejected")
-    wanted = ("text",) if isinstance(row, dict) and "text" in row else keys
+    keys = "prompt chosen rejected".split()
+    wanted = ["text"] if isinstance(row, dict) and "text" in row else keys
     if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in wanted):
         raise LabkitError(f"{where} has to hold the texts {', '.join(keys)}, or text")
     said = {key: fields.text(row[key], f"{where}: {key}") for key in wanted}

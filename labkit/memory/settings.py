@@ -360,12 +360,12 @@ def of_run(
         "lora_dropout": config.lora_dropout,
         "double_quant": config.double_quant,
     }
-    if (reference := reference_of(config)) != "none":
-        # TRL's DPOTrainer drops nothing, so that policy and reference read the same.
-        of_config |= {"reference": reference, "lora_dropout": 0.0}
     # Settings of methods that decide memory have a field here, most under the same name.
     steps = {each.name for each in fields(StepSettings)}
     for name in {n for kind in methods.settings_of_training() for n in kind.names()}:
         if (own := METHOD_FIELDS.get(name, name)) in steps:
             of_config[own] = getattr(config, name)
+    if (reference := reference_of(config)) != "none":
+        # TRL's DPOTrainer drops nothing, so that policy and reference read the same.
+        of_config |= {"reference": reference, "lora_dropout": 0.0}
     return StepSettings(dtype=dtype, target=target, **{**of_config, **chosen})
