@@ -74,12 +74,12 @@ def of_run(
         "attention": "eager" if config.attn_implementation == "eager" else "sdpa",
         "loss": "full" if config.fast else "chunked",
     }
-    if (reference := reference_of(config)) != "none":
-        # TRL's DPOTrainer drops nothing, so that policy and reference read the same.
-        of_config |= {"reference": reference, "lora_dropout": 0.0}
     # Settings of methods that decide memory have a field here, most under the same name.
     steps = {each.name for each in fields(StepSettings)}
     for name in of_methods()[1:]:
         if (own := METHOD_FIELDS.get(name, name)) in steps:
             of_config[own] = getattr(config, name)
+    if (reference := reference_of(config)) != "none":
+        # TRL's DPOTrainer drops nothing, so that policy and reference read the same.
+        of_config |= {"reference": reference, "lora_dropout": 0.0}
     return StepSettings(dtype=dtype, target=target, **{**of_config, **chosen})

@@ -6,6 +6,8 @@ needs no copy: the model with it switched off is the reference (`AdapterOff`).
 """
 
 import contextlib
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -101,8 +103,16 @@ class PreferenceTrainer(Metered, DPOTrainer):
         with self._scoring():
             return super().compute_ref_log_probs(model, inputs)
 
-    def _scoring(self) -> contextlib.AbstractContextManager[None]:
-        return fast_step.scored_positions() if self.labelled_logits else contextlib.nullcontext()
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        return torch.utils.data.SequentialSampler(eval_dataset)
+
+    @contextlib.contextmanager
+    def _scoring(self) -> Iterator[None]:
+        scored = fast_step.scored_positions if self.labelled_logits else contextlib.nullcontext
+        with warnings.catch_warnings(), scored():
+            # TRL asks for checkpoints by a name that transformers is about to drop.
+            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing")
+            yield
 
     def _prepare_dataset(self, dataset: Any, *args: Any, **kwargs: Any) -> Any:
         return dataset

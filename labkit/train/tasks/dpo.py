@@ -76,10 +76,14 @@ def _worse(example: Example) -> Example:
 
 
 def sequence(row: dict[str, Any]) -> dict[str, Any]:
-    """Return the longer of a pair's two sequences, which the other is padded to."""
-    answer = max(row["chosen_ids"], row["rejected_ids"], key=len)
-    prompt = row["prompt_ids"]
-    return {"input_ids": prompt + answer, "labels": [encode.IGNORED] * len(prompt) + answer}
+    """Return the longer of a pair's two sequences, which the other is padded to.
+
+    It has as many labels as the two have on average.
+    """
+    answers = row["chosen_ids"], row["rejected_ids"]
+    ids = row["prompt_ids"] + max(answers, key=len)
+    unlabelled = len(ids) - -(-sum(map(len, answers)) // 2)
+    return {"input_ids": ids, "labels": [encode.IGNORED] * unlabelled + ids[unlabelled:]}
 
 
 def collator(tokenizer: Any, shared: bool) -> None:

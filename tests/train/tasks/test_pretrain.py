@@ -45,7 +45,8 @@ def reading(tiny_run: Run, texts: str) -> Run:
     """Return a function that makes a short run of pretraining, exact and small."""
 
     def config(**changes: Any) -> RunConfig:
-        settings = {"data": texts, "task": "pretrain", "max_length": 64, "method": "full"}
+        settings = {"data": texts, "task": "pretrain", "max_length": 64, "method": "full",
+                    "warmup_steps": 0}  # fmt: skip
         return tiny_run(**{**settings, **changes})
 
     return config
