@@ -342,8 +342,8 @@ def kv_cache_bytes(settings: StepSettings, *, batch_size: int, tokens: int) -> i
 
 
 def _length(settings: StepSettings) -> int:
-    virtual = settings.tuner.virtual_tokens == "input"
-    return settings.seq_len + (settings.num_virtual_tokens if virtual else 0)
+    virtual = settings.num_virtual_tokens if settings.tuner.virtual_tokens == "input" else 0
+    return settings.seq_len + virtual
 
 
 def _scored(settings: StepSettings) -> int:

@@ -176,7 +176,7 @@ def make_batch(
     inputs = {"input_ids": allocate(shape, torch.int64)}
     if settings.padding:
         inputs["attention_mask"] = allocate(shape, torch.int64)
-    labels = allocate((settings.batch_size, settings.target_len or settings.seq_len), torch.int64)
+    labels = allocate((settings.sequences, settings.target_len or settings.seq_len), torch.int64)
     for tensor in (*inputs.values(), labels):
         tensor.zero_()
     if settings.padding:
