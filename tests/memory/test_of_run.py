@@ -54,7 +54,8 @@ def test_a_setting_of_the_run_is_one_of_the_step(key: str) -> None:
 
 # What a step does not depend on, or by so little that nothing here counts it: bias vectors.
 NO_MATTER = {
-    "name": "other", "task": "x", "data": "tatqa", "lora_alpha": 7, "use_rslora": True,
+    "name": "other", "task": "x", "data": "tatqa", "template_name": "chatml", "bad_rows": "skip",
+    "lora_alpha": 7, "use_rslora": True,
     "max_steps": 9,
     "init_lora_weights": "pissa", "num_train_epochs": 2.0, "learning_rate": 0.5, "seed": 1,
     "weight_decay": 0.5, "warmup_steps": 3.0, "lr_scheduler_type": "cosine", "eval_steps": 7,
