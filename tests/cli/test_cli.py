@@ -15,6 +15,7 @@ from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from labkit import __version__
 from labkit.cli import program
 from labkit.datasets import tatqa
+from labkit.datasets.registry import DATASETS
 from labkit.errors import LabkitError
 from labkit.inference import generate
 from labkit.machine import arithmetic
@@ -249,6 +250,18 @@ def test_settings_are_all_listed(here: Path, capfd: pytest.CaptureFixture[str]) 
     assert run("train", "--settings") == 0
     lines = capfd.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(FIELDS)
+
+
+def test_data_sets_are_listed_with_licence_and_source(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert run("data", "list", "--json") == 0
+    found = {data["name"]: data for data in json.loads(capfd.readouterr().out)["data"]}
+    assert set(found) == set(DATASETS)
+    assert all(data["licence"] and data["source"] for data in found.values())
+    assert found["instructions"]["tasks"] == ["sft", "dpo"]
+    assert run("data", "list") == 0
+    assert "dolly  (sft; CC BY-SA 3.0)" in capfd.readouterr().out
 
 
 def test_an_older_file_s_keys_are_explained_in_a_line_each(here: Path) -> None:

@@ -54,9 +54,9 @@ def test_a_setting_of_the_run_is_one_of_the_step(key: str) -> None:
 
 # What a step does not depend on, or by so little that nothing here counts it: bias vectors.
 NO_MATTER = {
-    "name": "other", "bad_rows": "skip", "template_name": "chatml", "task": "pretrain", "packing": False, "beta": 0.7, "loss_type": ("ipo",),
+    "name": "other", "task": "pretrain", "packing": False, "beta": 0.7, "loss_type": ("ipo",),
     "label_smoothing": 0.1, "reference": "precomputed", "data": "tatqa", "lora_alpha": 7,
-    "use_rslora": True, "max_steps": 9,
+    "template_name": "chatml", "bad_rows": "skip", "use_rslora": True, "max_steps": 9,
     "init_lora_weights": "pissa", "num_train_epochs": 2.0, "learning_rate": 0.5, "seed": 1,
     "weight_decay": 0.5, "warmup_steps": 3.0, "lr_scheduler_type": "cosine", "eval_steps": 7,
     "max_grad_norm": 2.0, "max_train_samples": 8, "max_eval_samples": 8, "save_steps": 7,
