@@ -45,7 +45,7 @@ def step_flops(shape: Shape, settings: StepSettings) -> float:
     scored = settings.batch_size * _scored(settings)
     full = settings.tuner.trains_base
     passes = (6 if full else 4) + (2 if settings.gradient_checkpointing else 0)
-    layers = passes * block_weights(shape) * tokens
+    layers: float = passes * block_weights(shape) * tokens
     if shape.decoder_linears:  # each stack has its own tokens
         written = sum(each.inputs * each.outputs for each in shape.decoder_linears) * shape.layers
         layers -= passes * written * tokens * (1 - settings.target_share)
