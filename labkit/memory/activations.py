@@ -228,19 +228,22 @@ def _t5(shape: Shape, settings: StepSettings, account: _Account) -> float:
     masks = 1 if shape.dropout else 0
     # T5's norm squares an fp32 copy and scales the input itself: both are kept.
     norm = account.rms_norm() + (account.residual * h if account.residual < 4 else 0)
-    # Learned distances are one bias for the whole batch, until a mask makes it one for each sample.
-    masked = settings.padding or settings.tuner.virtual_tokens == "cache"
+    # Learned distances are one bias for the whole batch, until a mask makes it one for each sample:
+    # of padding where the encoder's text is read, of a cache where the decoder's own is.
+    cached = settings.tuner.virtual_tokens == "cache"
     eager = settings.attention == "eager"
     out = account.inputs((o,), shape.queries, fp32=False, kept=not eager)
     target, share = settings.target_len or settings.seq_len, settings.target_share
 
-    def self_attention(length: int) -> float:
+    def self_attention(length: int, *, masked: bool) -> float:
         bias = 0 if eager else e * shape.heads * length / (1 if masked else settings.batch_size)
         projections = account.inputs((q, k, v), h, fp32=fp32, kept=False)
         return norm + projections + account.attention(length=length) + out + bias + masks * h
 
     # Keys and values of cross-attention read the encoder's output.
     cross = share * (norm + account.inputs((q,), h, fp32=fp32, kept=False) + out + masks * h)
+    if settings.padding and not eager:
+        cross += share * e * shape.heads * settings.seq_len
     cross += account.attention(rows=share) + account.inputs((k, v), h, fp32=fp32, kept=True)
     feed_forward = (
         norm
@@ -250,11 +253,11 @@ def _t5(shape: Shape, settings: StepSettings, account: _Account) -> float:
         + account.inputs((wo,), shape.mlp, fp32=False, kept=not masks)
         + masks * h
     )
-    decoder = share * (self_attention(target) + feed_forward) + cross
-    if settings.tuner.virtual_tokens == "cache":
+    decoder = share * (self_attention(target, masked=cached) + feed_forward) + cross
+    if cached:
         # PEFT gives the prefix to the decoder; nothing in the encoder needs a gradient.
         return decoder
-    return self_attention(settings.seq_len) + feed_forward + decoder
+    return self_attention(settings.seq_len, masked=settings.padding) + feed_forward + decoder
 
 
 def _mamba(shape: Shape, settings: StepSettings, account: _Account) -> float:

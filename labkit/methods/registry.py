@@ -26,6 +26,8 @@ METHODS: dict[str, Method] = {
         Full(), Lora(), Prefix(), Prompt(), IA3(), LlamaAdapter(), Bottleneck(),
     )
 }  # fmt: skip
+ARCHITECTURES = ("llama", "gemma", "phi", "bloom", "t5", "mamba")
+"""What a sentence that knows no model asks of the methods that it names."""
 
 
 def names() -> tuple[str, ...]:
@@ -119,8 +121,9 @@ def load_options(config: Any) -> dict[str, Any]:
 
 
 def without_checkpoints(method: Method) -> str:
-    """Say that a method does not go with gradient checkpointing, and what does."""
-    others = ", ".join(name for name in in_training() if METHODS[name].checkpoints)
+    """Say that a method does not go with gradient checkpointing, and what does on any model."""
+    able = (name for name in in_training() if METHODS[name].checkpoints)
+    others = ", ".join(name for name in able if not any(map(METHODS[name].check, ARCHITECTURES)))
     return (
         f"{method.name} tuning passes its prefix as a key-value cache, which gradient "
         f"checkpointing switches off: choose one of the two, or a method of {others}"

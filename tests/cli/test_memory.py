@@ -173,7 +173,7 @@ def test_the_table_is_of_the_base_that_is_asked_for(capsys: pytest.CaptureFixtur
 
 
 def test_an_encoder_decoder_writes_less_than_it_reads(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["t5-large", "--method", "full", "--device", "t4", "--seq-len", "256"]
+    words = ["t5-large", "--method", "full", "--device", "t4", "--batch-size", "8"]
     whole, short = printed(capsys, *words), printed(capsys, *words, "--target-len", "3")
     assert short["settings"]["target_len"] == 3
     for column in ("analytic", "traced"):

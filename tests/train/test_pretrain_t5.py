@@ -44,9 +44,9 @@ def test_every_partition_of_what_is_hidden_comes_up() -> None:
 
 def test_a_model_learns_and_is_loaded(tmp_path: Path) -> None:
     lines = training_lines(400)
-    losses = pretrain(tmp_path / "t5", lines, steps=25, batch_size=8, learning_rate=1e-2,
+    losses = pretrain(tmp_path / "t5", lines, steps=40, batch_size=8, learning_rate=1e-2,
                       quiet_progress=True, **SIZES)  # fmt: skip
-    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    assert sum(losses[-5:]) < 0.85 * sum(losses[:5])
     model = load.load_model(tmp_path / "t5", dtype="float32")
     tokenizer = load.load_tokenizer(tmp_path / "t5")
     assert model.config.is_encoder_decoder and model.config.dropout_rate == 0.1

@@ -42,23 +42,26 @@ def test_the_summary_is_that_of_the_rows() -> None:
 
 def test_every_method_on_every_base_has_a_row_or_a_reason() -> None:
     """No cell is empty: what cannot be says why, in one sentence."""
-    kinds, bases = memory_methods.kinds(), memory_methods.bases()
+    kinds, bases = len(memory_methods.kinds()), len(memory_methods.bases())
     rows = ROWS["trained"]
-    assert (
-        len(rows)
-        == len({key(row) for row in rows})
-        == (len(memory_methods.SIZES) * len(kinds) * len(bases))
+    cells = {key(row) for row in rows}
+    tiny = [row for row in rows if row["model"] == "tiny"]
+    assert len(cells) == len(rows) and len(tiny) == (
+        (len(memory_methods.SIZES) - 1) * kinds * bases
+    )
+    # The embedded model stands on plain weights alone.
+    assert len(rows) - len(tiny) == kinds and all(
+        row["error"] is not None for row in rows if row not in tiny
     )
     refused = [row for row in rows if row["error"] is None]
     assert all("\n" not in row["refused"] and len(row["refused"]) > 40 for row in refused)
-    first = [row for row in rows if not row.get("gradient_checkpointing")]
+    first = [row for row in refused if not row.get("gradient_checkpointing")]
     # DoRA on 8 bits, and starts that change plain weights on the three quantised bases.
-    plain = len(memory_methods.SIZES) - 1
-    assert sum(row["error"] is None for row in first) == plain * (1 + 2 * 3)
+    assert len(first) == 1 + 2 * 3
 
 
 def test_traced_against_what_training_takes() -> None:
-    for part, least in (("trained", 80), ("built", 40)):
+    for part, least in (("trained", 60), ("built", 20)):
         errors = [abs(row["error"]) for row in compared(part)]
         assert len(errors) >= least
         assert statistics.median(errors) <= 0.03 and max(errors) <= 0.05
@@ -66,7 +69,7 @@ def test_traced_against_what_training_takes() -> None:
 
 def test_formula_against_trace() -> None:
     rows = compared("analytic")
-    assert len(rows) >= 100 and {"llama-3-8b", "t5-large"} <= {row["model"] for row in rows}
+    assert len(rows) >= 60 and {"llama-3-8b", "t5-large"} <= {row["model"] for row in rows}
     assert max(abs(row["error"]) for row in rows) <= 0.08
 
 

@@ -75,9 +75,9 @@ def test_what_is_read_and_what_is_learned(t5: Path, data: str) -> None:
     assert tokenizer.decode(row["labels"][:-1]) == "positive"
     assert row["input_ids"][-1] == row["labels"][-1] == end
     # A text that is too long loses its end, never its last token, and the target loses nothing.
-    (short,) = rows(tokenizer, [first], RunConfig(max_length=6), shared=False)
-    assert short["input_ids"] == [*row["input_ids"][:5], end] and short["labels"] == row["labels"]
-    assert prompt(tokenizer, first, 6) == short["input_ids"]
+    (short,) = rows(tokenizer, [first], RunConfig(max_length=8), shared=False)
+    assert short["input_ids"] == [*row["input_ids"][:7], end] and short["labels"] == row["labels"]
+    assert prompt(tokenizer, first, 8) == short["input_ids"]
     with pytest.raises(LabkitError, match=r"answer of sentence .* tokens, more than max_length 2"):
         rows(tokenizer, [first], RunConfig(max_length=2), shared=False)
 
