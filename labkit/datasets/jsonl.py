@@ -13,6 +13,7 @@ from labkit.errors import LabkitError, brief
 from labkit.files import sha256_file
 
 SPLITS = ("train", "dev", "test")
+OF_A_PAIR = "prompt, chosen, rejected"
 
 
 def load(path: str, split: str) -> list[Example]:
@@ -42,10 +43,9 @@ def _example(line: str, where: str) -> Example:
         row: Any = json.loads(line)
     except (ValueError, RecursionError):
         raise LabkitError(f"{where} is no JSON: {brief(line)}") from None
-    keys = "prompt chosen rejected".split()
-    wanted = ["text"] if isinstance(row, dict) and "text" in row else keys
+    wanted = ["text"] if isinstance(row, dict) and "text" in row else OF_A_PAIR.split(", ")
     if not isinstance(row, dict) or not all(isinstance(row.get(key), str) for key in wanted):
-        raise LabkitError(f"{where} has to hold the texts {', '.join(keys)}, or text")
+        raise LabkitError(f"{where} has to hold the texts {OF_A_PAIR}, or text")
     said = {key: fields.text(row[key], f"{where}: {key}") for key in wanted}
     if not all(text.strip() for text in said.values()):
         raise LabkitError(f"{where} has an empty text")
