@@ -68,9 +68,9 @@ def _worse(example: Example) -> Example:
     def swapped(turns: Sequence[dict[str, str]]) -> tuple[dict[str, str], ...]:
         return (*turns[:-1], {"role": "assistant", "content": example.rejected})
 
-    cuts = example.cuts
-    if cuts is not None:
-        cuts = replace(cuts, without=lambda count, whole=cuts: swapped(whole.without(count)))
+    whole = cuts = example.cuts
+    if whole is not None:
+        cuts = replace(whole, without=lambda count: swapped(whole.without(count)))
     return replace(example, messages=swapped(example.messages), cuts=cuts)
 
 
