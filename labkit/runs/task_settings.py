@@ -57,7 +57,7 @@ class PreferenceSettings(Settings):
                               "above 0, to 1e-3 for example")  # fmt: skip
 
 
-OF_TASKS: tuple[type[Any], ...] = (TextSettings, PreferenceSettings)
+OF_TASKS: tuple[type[Settings], ...] = (TextSettings, PreferenceSettings)
 
 
 def reference_of(config: Any) -> Reference:

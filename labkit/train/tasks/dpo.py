@@ -68,10 +68,9 @@ def _worse(example: Example) -> Example:
     def swapped(turns: Sequence[dict[str, str]]) -> tuple[dict[str, str], ...]:
         return (*turns[:-1], {"role": "assistant", "content": example.rejected})
 
-    cuts = whole = example.cuts
+    whole = cuts = example.cuts
     if whole is not None:
-        without = whole.without
-        cuts = replace(whole, without=lambda count: swapped(without(count)))
+        cuts = replace(whole, without=lambda count: swapped(whole.without(count)))
     return replace(example, messages=swapped(example.messages), cuts=cuts)
 
 
