@@ -107,6 +107,7 @@ TABLE = {
             ({"gradient_checkpointing": "off"}, "largest_batch_size is more than"),
             ({"device": "rtx-3900"}, "rtx-3090"),
             ({"seq_len": 64}, "largest_batch_size is less than"),
+            ({"model": "smollm2-135m-instruct"}, "model has less than a billion"),
             ({"method": "full", "largest_batch_size": 1, "largest_part": "optimizer state"},
              "largest_batch_size is more than"),
         ],

@@ -22,6 +22,8 @@ RULE, MEETING = 18, 16
 EIGHT_BIT = 2 + 2 + 1 + 1
 APART = 0.10
 POINT = 0.1  # percentage points that an error may be rounded by
+SEVERAL_BILLION = 10**9
+"""the smallest model that 01.3 takes"""
 KEPT = "what was kept for these settings"
 NAMED_PARTS = {
     "weights": "weights",
@@ -134,9 +136,11 @@ def what_fits(values: Values, evidence: Evidence) -> Iterator[Finding]:
 def _fitted(
     model: str, claimed: int | None, part: str | None, choices: dict[str, Any]
 ) -> Iterator[Finding]:
-    from labkit.memory.calculator import fit
+    from labkit.memory.calculator import fit, parameters_of
 
     try:
+        if parameters_of(model) < SEVERAL_BILLION:
+            yield Finding("contradicts", "model has less than a billion parameters")
         most = fit(model, **choices).largest_batch_size
         parts = fit(model, **choices, batch_size=max(1, claimed or most)).parts
     except LabkitError as error:
