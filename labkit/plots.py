@@ -196,17 +196,13 @@ def score_bars(scores: Mapping[str, Any]) -> tuple["Figure", str]:
             color=list(COLOURS.values())[index], hatch=hatches[index % len(hatches)],
             edgecolor="white", error_kw={"elinewidth": 1, "ecolor": "#333333", "capsize": 2},
         )  # fmt: skip
-        # A score of zero has no bar: the number says that it was asked for.
-        for place, value, over in zip(places, values, above, strict=True):
-            axes.text(place, value + over + 1.5, f"{value:.0f}", ha="center", va="bottom",
-                      fontsize=7)  # fmt: skip
     axes.set_xticks(range(len(groups)), [f"{g}\nn = {counts[g]}" for g in groups])
     axes.set_ylabel("exact match (% of questions)")
-    axes.set_ylim(0, 134)  # room for the legend above the longest interval and its number
+    axes.set_ylim(0, 128)  # room for the legend above the longest interval
     axes.set_yticks(range(0, 101, 20))
     axes.grid(axis="x", visible=False)
     axes.set_title("Exact match on the test split, with 95 % intervals")
-    axes.legend(ncols=2, fontsize="small", loc="upper left", frameon=False)
+    axes.legend(ncols=2, fontsize="small", loc="upper left")
     said = "; ".join(
         f"{label} {100 * o.metrics['em']['value']:.0f} %" for label, o in scores.items()
     )

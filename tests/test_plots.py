@@ -2,7 +2,6 @@
 
 import base64
 import io
-from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -72,32 +71,6 @@ def test_a_notebook_shows_it_once_with_its_text(tmp_path):
         assert shown.size[0] == pytest.approx(2 * half, abs=1)
 
 
-def test_bars_that_are_compared_are_sorted_below_the_first_and_a_line_marks_it():
-    values = {"plain": 2.0, "less": 1.0, "more": 3.0, "none": 0.0}
-    figure, alt = plots.bars(values, label="GiB", title="One changed", compared=True)
-    (axes,) = figure.axes
-    figure.canvas.draw()
-    names = [tick.get_text() for tick in axes.get_yticklabels()]
-    assert names[::-1] == ["plain", "more", "less", "none"]
-    assert [line.get_xdata()[0] for line in axes.lines] == [2.0]
-    assert "0.00" in [text.get_text() for text in axes.texts], "a bar of nothing says so"
-    assert alt.endswith("plain 2.00; more 3.00; less 1.00; none 0.00.")
-
-
-def test_a_score_of_zero_is_written_where_its_bar_would_be():
-    def score(value, low, high):
-        return {"em": {"value": value, "low": low, "high": high}}
-
-    outcome = SimpleNamespace(
-        n=8, metrics=score(0.5, 0.2, 0.8), by_type={"span": {"n": 4, **score(0.0, 0.0, 0.3)}}
-    )
-    figure, _ = plots.score_bars({"LoRA": outcome})
-    (axes,) = figure.axes
-    said = {text.get_text(): text.get_position()[1] for text in axes.texts}
-    assert set(said) == {"50", "0"}
-    assert said["50"] > 80 and said["0"] > 30, "above the intervals"
-
-
 @pytest.mark.parametrize("losses", [[3.4, 2.9, 2.1], [2.0, 0.4, 0.07, 0.06], [0.9, 0.8, 0.75]])
 def test_losses_stand_on_a_logarithmic_axis_with_numbers(losses):
     marks = {"LoRA": [(2, losses[-1])]}
@@ -110,3 +83,15 @@ def test_losses_stand_on_a_logarithmic_axis_with_numbers(losses):
     assert axes.get_legend_handles_labels()[1] == ["LoRA", "LoRA, development", "full"]
     assert f"development loss ends at {losses[-1]:.2f}" in alt and "logarithmic" in alt
     assert "fall" not in alt, "one of the two rises"
+
+
+def test_bars_that_are_compared_are_sorted_below_the_first_and_a_line_marks_it():
+    values = {"plain": 2.0, "less": 1.0, "more": 3.0, "none": 0.0}
+    figure, alt = plots.bars(values, label="GiB", title="One changed", compared=True)
+    (axes,) = figure.axes
+    figure.canvas.draw()
+    names = [tick.get_text() for tick in axes.get_yticklabels()]
+    assert names[::-1] == ["plain", "more", "less", "none"]
+    assert [line.get_xdata()[0] for line in axes.lines] == [2.0]
+    assert "0.00" in [text.get_text() for text in axes.texts], "a bar of nothing says so"
+    assert alt.endswith("plain 2.00; more 3.00; less 1.00; none 0.00.")
