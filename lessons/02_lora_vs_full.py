@@ -15,7 +15,7 @@
 # # 02 · LoRA against full fine-tuning
 #
 # - **Goal:** write a fine-tune yourself, down to the labels and the loop; then train the same model through small adapters and in full, and say from your own records what each costs in time and memory and what it learns; know what every setting of a run does.
-# - **Minutes:** 130, of which 40 are waiting; on a processor without 16-bit units it is more, and `labkit doctor` says how much
+# - **Minutes:** 130, of which 40 are waiting; on a processor without 16-bit units up to half an hour more, as `labkit doctor` says
 # - **Hardware:** two CPU cores and 8 GiB of memory; a GPU is used when there is one
 # - **You need to know:** lesson 00; what a gradient and an optimizer are
 
@@ -126,7 +126,8 @@ def tokens_and_labels(tokenizer, prompt: str, answer: str) -> tuple[list[int], l
 # %%
 from labkit.checkpoints import check
 
-check.exercise("tokens_and_labels", tokens_and_labels)
+labels_written = check.exercise("tokens_and_labels", tokens_and_labels)
+labels_written
 
 # %% [markdown]
 # ### One adapted layer
@@ -155,7 +156,8 @@ def lora_forward(x, W, A, B, alpha, r):
 
 
 # %%
-check.exercise("lora_forward", lora_forward)
+forward_written = check.exercise("lora_forward", lora_forward)
+forward_written
 
 # %% [markdown]
 # *Easy, 5 minutes; useful.* Count what an adapter of rank `r` trains on layers with the given (inputs, outputs).
@@ -181,7 +183,8 @@ def count_lora_parameters(shapes: list[tuple[int, int]], r: int) -> int:
 
 
 # %%
-check.exercise("count_lora_parameters", count_lora_parameters)
+count_written = check.exercise("count_lora_parameters", count_lora_parameters)
+count_written
 
 # %% [markdown]
 # ### Into the model
@@ -234,7 +237,8 @@ def add_lora(model, r: int, lora_alpha: float) -> list[torch.nn.Parameter]:
 
 
 # %%
-check.exercise("add_lora", add_lora)
+adapters_written = check.exercise("add_lora", add_lora)
+adapters_written
 
 # %% [markdown]
 # ### The loop
@@ -273,7 +277,8 @@ def train_by_hand(model, weights, batches, learning_rate: float) -> list[float]:
 
 
 # %%
-check.exercise("train_by_hand", train_by_hand)
+loop_written = check.exercise("train_by_hand", train_by_hand)
+loop_written
 
 # %% [markdown]
 # ## Measure: the same steps three times
@@ -300,7 +305,7 @@ theirs = train(hand_config, quiet=True)
 print(f"{theirs.summary['trainable_parameters']:,} trained, losses", theirs.losses)
 
 # %% [markdown]
-# Now yours. $A$ is random, and PEFT, the library that `train()` takes its adapters from, draws it in an order of its own; to compare number for number, your layers start from the values that the run started from.
+# Now yours. $A$ is random, and PEFT, the library that `train()` takes its adapters from, draws it in an order of its own; to compare number for number, your layers start from the values that the run started from. While one of the four functions is still open, the next cells do nothing.
 
 # %%
 from labkit import methods
@@ -312,30 +317,37 @@ from labkit.train import by_hand
 
 tokenizer = load.load_tokenizer(hand_config.model)
 questions = tatqa.samples(reports(hand_config.data, "train"))[:few]
-encoded = [
-    tokens_and_labels(tokenizer, encode.prompt_text(tokenizer, q), format_answer(q.question))
-    for q in questions
-]
-inputs = by_hand.batch(encoded, pad=tokenizer.pad_token_id)
+all_written = labels_written and forward_written and adapters_written and loop_written
+if all_written:
+    encoded = [
+        tokens_and_labels(tokenizer, encode.prompt_text(tokenizer, q), format_answer(q.question))
+        for q in questions
+    ]
+    inputs = by_hand.batch(encoded, pad=tokenizer.pad_token_id)
 
-mine = load.load_model(hand_config.model, dtype="float32")
-weights = add_lora(mine, hand_config.r, hand_config.lora_alpha)
+    mine = load.load_model(hand_config.model, dtype="float32")
+    weights = add_lora(mine, hand_config.r, hand_config.lora_alpha)
 
-torch.manual_seed(hand_config.seed)
-attached = load.load_model(hand_config.model, dtype="float32")
-with quiet():
-    attached = methods.METHODS["lora"].attach(attached, hand_config)
-starts = [value for name, value in attached.named_parameters() if ".lora_A." in name]
-adapted = [layer for layer in mine.modules() if isinstance(layer, LoRALinear)]
-for layer, start in zip(adapted, starts, strict=True):
-    layer.A.data.copy_(start)
+    torch.manual_seed(hand_config.seed)
+    attached = load.load_model(hand_config.model, dtype="float32")
+    with quiet():
+        attached = methods.METHODS["lora"].attach(attached, hand_config)
+    starts = [value for name, value in attached.named_parameters() if ".lora_A." in name]
+    adapted = [layer for layer in mine.modules() if isinstance(layer, LoRALinear)]
+    for layer, start in zip(adapted, starts, strict=True):
+        layer.A.data.copy_(start)
 
 # %%
 from labkit.checkpoints.lessons.same_run import against
 
-steps = [inputs] * hand_config.max_steps
-hand_losses = train_by_hand(mine, weights, steps, hand_config.learning_rate)
-against(theirs, trained=sum(weight.numel() for weight in weights), losses=hand_losses)
+verdict = None
+if all_written:
+    steps = [inputs] * hand_config.max_steps
+    hand_losses = train_by_hand(mine, weights, steps, hand_config.learning_rate)
+    numbers = sum(weight.numel() for weight in weights)
+    verdict = against(theirs, trained=numbers, losses=hand_losses)
+    del mine, attached, weights
+verdict
 
 # %% [markdown]
 # The same in the libraries of the field, PEFT for the adapters and TRL for the loop. Every line of it has its counterpart in what you wrote:
@@ -347,29 +359,30 @@ from datasets import Dataset
 from peft import LoraConfig
 from trl import SFTConfig, SFTTrainer
 
-del mine, attached, weights
 torch.manual_seed(hand_config.seed)
 with TemporaryDirectory() as folder, quiet():
-    trainer = SFTTrainer(
-        model=load.load_model(hand_config.model, dtype="float32"),
-        processing_class=tokenizer,
-        train_dataset=Dataset.from_list([{"input_ids": i, "labels": n} for i, n in encoded]),
-        peft_config=LoraConfig(r=hand_config.r, lora_alpha=hand_config.lora_alpha,
-                               target_modules="all-linear", task_type="CAUSAL_LM"),
-        args=SFTConfig(max_steps=hand_config.max_steps, per_device_train_batch_size=few,
-                       learning_rate=hand_config.learning_rate, lr_scheduler_type="constant",
-                       max_length=None, activation_checkpointing=False, bf16=False, use_cpu=True,
-                       logging_steps=1, save_strategy="no", report_to=[], disable_tqdm=True,
-                       output_dir=folder),
-    )  # fmt: skip
-    _ = trainer.train()
+    if all_written:
+        trainer = SFTTrainer(
+            model=load.load_model(hand_config.model, dtype="float32"),
+            processing_class=tokenizer,
+            train_dataset=Dataset.from_list([{"input_ids": i, "labels": n} for i, n in encoded]),
+            peft_config=LoraConfig(r=hand_config.r, lora_alpha=hand_config.lora_alpha,
+                                   target_modules="all-linear", task_type="CAUSAL_LM"),
+            args=SFTConfig(max_steps=hand_config.max_steps, per_device_train_batch_size=few,
+                           learning_rate=hand_config.learning_rate, lr_scheduler_type="constant",
+                           max_length=None, activation_checkpointing=False, bf16=False,
+                           use_cpu=True, logging_steps=1, save_strategy="no", report_to=[],
+                           disable_tqdm=True, output_dir=folder),
+        )  # fmt: skip
+        _ = trainer.train()
 
 # %%
-trl_losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-del trainer
-print("step    by hand       TRL    labkit")
-for row in zip(range(1, 4), hand_losses, trl_losses, theirs.losses, strict=True):
-    print("{:>4} {:>10.4f}{:>10.4f}{:>10.4f}".format(*row))
+if all_written:
+    trl_losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    del trainer
+    print("step    by hand       TRL    labkit")
+    for row in zip(range(1, 4), hand_losses, trl_losses, theirs.losses, strict=True):
+        print("{:>4} {:>10.4f}{:>10.4f}{:>10.4f}".format(*row))
 
 # %% [markdown]
 # The libraries add what stands around the computation: checkpoints to go on from, a meter, faster kernels. `train()` leaves the logits out where there is no label and computes in the type that is fast here; [the appendix on the time of a step](A1_step_time.ipynb) takes it apart.
@@ -518,7 +531,8 @@ base = total - trained
 
 print(f"time of a step, full over LoRA: {time_ratio:.2f}   predicted: {predicted_time_ratio}")
 print(f"peak memory, full over LoRA:    {memory_ratio:.2f}   predicted: {predicted_memory_ratio}")
-print(f"trained by LoRA: {trained:,}   counted: {count_lora_parameters(shapes, lora_config.r)}")
+counted = f"{count_lora_parameters(shapes, lora_config.r):,}" if count_written else "–"
+print(f"trained by LoRA: {trained:,}   counted: {counted}   predicted: {predicted_lora_parameters}")
 print(f"that is {base / trained:.0f} times fewer than in full fine-tuning")
 
 # %%
