@@ -346,9 +346,9 @@ def test_the_reference_count_is_pefts():
 
 def test_what_fails_is_said_with_the_call_that_showed_it():
     (said,) = check.exercise("count_lora_parameters", lambda shapes, r: r).contradicts
-    assert said.endswith("(it was called as count_lora_parameters([(576, 576)], 8))")
+    assert said.endswith("(it was called as count_lora_parameters([], 8))")
     (said,) = check.exercise("count_lora_parameters", lambda shapes, r: 1 / 0).contradicts
-    assert "ZeroDivisionError" in said and "[(576, 576)], 8" in said
+    assert "ZeroDivisionError" in said and said.endswith("count_lora_parameters([], 8))")
     (said,) = check.exercise("lora_forward", lambda x, W, A, B, alpha, r: x).contradicts
     assert "called as" not in said, "a line can't show tensors"
 
