@@ -15,7 +15,7 @@
 # # 02 · LoRA against full fine-tuning
 #
 # - **Goal:** write a fine-tune yourself, down to the labels and the loop; then train the same model through small adapters and in full, and say from your own records what each costs in time and memory and what it learns; know what every setting of a run does.
-# - **Minutes:** 130, of which 40 are waiting; on a processor without 16-bit units up to half an hour more, as `labkit doctor` says
+# - **Minutes:** 130, of which 40 are waiting; about twice the wait on a processor without 16-bit units, as `labkit doctor` says
 # - **Hardware:** two CPU cores and 8 GiB of memory; a GPU is used when there is one
 # - **You need to know:** lesson 00; what a gradient and an optimizer are
 
