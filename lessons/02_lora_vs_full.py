@@ -357,6 +357,7 @@ from tempfile import TemporaryDirectory
 
 from datasets import Dataset
 from peft import LoraConfig
+from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
 torch.manual_seed(hand_config.seed)
@@ -374,6 +375,7 @@ with TemporaryDirectory() as folder, quiet():
                            use_cpu=True, logging_steps=1, save_strategy="no", report_to=[],
                            disable_tqdm=True, output_dir=folder),
         )  # fmt: skip
+        trainer.remove_callback(PrinterCallback)
         _ = trainer.train()
 
 # %%
@@ -488,7 +490,7 @@ print(f"exact match: LoRA {lora_em['value']:.0%}, full {full_em['value']:.0%}")
 # %%
 rates = [lora_config.learning_rate * factor for factor in (1 / 3, 1, 3)]
 rate_records = {
-    f"{rate:.1e}": train(
+    f"rate {rate:.1e}": train(
         profiles.probe_config("lora", learning_rate=rate, max_steps=profile.rate_steps,
                               eval_steps=profile.rate_steps,
                               max_eval_samples=lora_config.max_eval_samples),
