@@ -510,7 +510,7 @@ for optim in ("adamw_torch_loop", "adamw_torch_foreach", "adamw_torch_fused", "a
     print(f"{optim:20} state {state:5.1f}   own copies {made:5.1f}   peak {peak:5.1f} GiB")
 
 # %% [markdown]
-# The copy is as large as all gradients together, stands in no table of bytes per parameter, and is gone when you look for it after the step.
+# The copy is as large as all gradients together, stands in no table of bytes per parameter, and is gone when you look for it after the step. The 8-bit AdamW keeps a little more than two bytes per parameter: a scale for each block of moments, and the moments of the embedding in 32 bits, as transformers' Trainer tells it to.
 #
 # A **measured** number needs its name, too. *Allocated* is what tensors asked for; *reserved* is what PyTorch's allocator took from the driver, gaps included; `nvidia-smi` shows reserved plus what the driver keeps for itself. And the first step of a run is smaller than the others: the optimizer's state does not exist before it.
 
