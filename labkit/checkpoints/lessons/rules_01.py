@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from labkit.checkpoints.rules import (
+    COUNTED,
     Evidence,
     Finding,
     Values,
@@ -44,7 +45,7 @@ def rule_of_18(values: Values, evidence: Evidence) -> Iterator[Finding]:
         yield from findings
         if counted:
             source = "the count of the model's configuration"
-            yield from compare("parameters", values["parameters"], counted, source)
+            yield from compare("parameters", values["parameters"], counted, source, COUNTED)
     parameters, states = values["parameters"], values["states_bytes"]
     if parameters:
         yield from compare("rule_bytes", values["rule_bytes"], RULE * parameters, "the rule of 18")
