@@ -135,19 +135,20 @@ def loss_curves(
 
     figure, axes = new_figure(width=6.8, height=3.8)
     said, lowest = [], []
-    for (label, losses), colour, line, marker in zip(
-        curves.items(), COLOURS.values(), LINES * 2, MARKERS, strict=False
+    for (label, losses), colour, line, marker, face in zip(
+        curves.items(), COLOURS.values(), LINES * 2, MARKERS, ("full", "none") * 4, strict=False
     ):
         steps = range(1, len(losses) + 1)
         smooth = [mean(losses[max(0, i - window) : i]) for i in steps]
         axes.plot(steps, losses, color=colour, alpha=0.25, linewidth=0.8, linestyle="-", marker="")
         axes.plot(steps, smooth, color=colour, linestyle=line, marker="", label=label)
-        said.append(f"{label} falls from {smooth[0]:.2f} to {smooth[-1]:.2f}")
+        said.append(f"{label} goes from {smooth[0]:.2f} to {smooth[-1]:.2f}")
         lowest.append(min(smooth))
         if measured := (development or {}).get(label):
+            # Every second mark is hollow and larger, so that one on another hides neither.
             axes.plot(*zip(*measured, strict=True), color=colour, linestyle="", marker=marker,
-                      markersize=7, markeredgecolor="white",
-                      label=f"{label}, development")  # fmt: skip
+                      markersize=6 if face == "full" else 10, fillstyle=face,
+                      markeredgewidth=1.6, label=f"{label}, development")  # fmt: skip
             said.append(f"its development loss ends at {measured[-1][1]:.2f}")
             lowest.append(min(loss for _, loss in measured))
     axes.set_xlabel("optimizer step")
@@ -241,17 +242,25 @@ def paired_differences(pairs: Any) -> tuple["Figure", str]:
 
 
 def bars(
-    values: dict[str, float], *, label: str, title: str, number: str = "{:.2f}"
-) -> tuple["Figure", str]:
+    values: dict[str, float], *, label: str, title: str, number: str = "{:.2f}",
+    compared: bool = False,
+) -> tuple["Figure", str]:  # fmt: skip
     """Draw one horizontal bar per entry, with its number at its end.
 
-    `label` names the axis with its unit. Returns the figure and its alt text.
+    `label` names the axis with its unit. With `compared` the first entry is what the others are
+    compared with: a line marks it, and they are sorted below it. Returns the figure and its alt
+    text.
     """
+    if compared:
+        first, *others = values
+        values = {n: values[n] for n in (first, *sorted(others, key=lambda n: -values[n]))}
     figure, axes = new_figure(width=6.4, height=0.7 + 0.34 * len(values))
     names = list(values)[::-1]
     drawn = axes.barh(names, [values[n] for n in names], color=COLOURS["blue"], height=0.66)
     axes.bar_label(drawn, [number.format(values[n]) for n in names], padding=3, fontsize="small")
-    axes.set_xlim(0, 1.14 * max(values.values()))
+    if compared:
+        axes.axvline(values[first], color="black", linewidth=1, linestyle=":", marker="")
+    axes.set_xlim(0, 1.14 * (max(values.values()) or 1))
     axes.set_xlabel(label)
     axes.grid(axis="y", visible=False)
     axes.set_title(title)

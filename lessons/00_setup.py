@@ -15,14 +15,16 @@
 # # 00 · Setup: the hub, the model, a first answer
 #
 # - **Goal:** know what your machine can run, load a real pretrained model, let it answer questions about a financial report, read its answers as the score does, and say what an answer cost.
-# - **Minutes:** 45
+# - **Minutes:** 60
 # - **Hardware:** two CPU cores and 2 GiB of memory; a GPU is used when there is one
 # - **You need to know:** Python; that a language model predicts the next token
 #
-# Every lesson goes the same way. You **predict** a number and write it down, you **measure** it, and you **explain** the difference. The prediction is not graded: a wrong one that you can explain teaches more than a right one that you can't.
+# Every lesson goes the same way. You **predict** a number and write it down, you **measure** it, and you **explain** the difference. The prediction is not graded, so write down what you really think.
+#
+# The course is about **fine-tuning**: a model that somebody else trained, on very much text, is trained a little more on examples of one task. `labkit` is the course's own package, which loads models, runs trainings and keeps what was measured.
 
 # %% [markdown]
-# The cell below holds the parameters of the lesson. The profile says how much is run: `smoke` is a quick pass for tests, `cpu` is for two cores and is the default, `gpu` takes a bigger model. Nothing else in the lesson depends on the machine.
+# The cell below holds the parameters of the lesson. The profile says how much is run: `smoke` is a quick pass for tests, `cpu` is for two cores and is the default, `gpu` takes a bigger model. All other cells are the same on every machine.
 
 # %% tags=["parameters"]
 from labkit.runs import profiles
@@ -37,7 +39,7 @@ number_of_questions = profile.eval_samples or 40
 # A notebook is a page; the code runs in a **kernel**, a process of its own on the server. A **hub** is that server and the door to it. On a hub many such processes share one machine:
 #
 # - The kernel has a memory limit. A process that goes past it is killed at once, without a message: the page says "kernel died", and every variable is gone.
-# - A kernel that is silent for long may be stopped to make room. Training prints a line at least every half minute, and what it has learned so far is saved: run the cell again and it goes on.
+# - A kernel that is silent for long may be stopped to make room. Training prints a line about every minute, and saves what it has learned now and then: run the cell again and it goes on from there.
 # - Your home folder is yours and stays. The models lie in a folder that everybody can read and nobody can change.
 #
 # `doctor` looks at all of this and says what will run here and what will not.
@@ -50,7 +52,7 @@ print(doctor.render(doctor.report(), width=96))
 # %% [markdown]
 # ## Predict: the weights and the wait
 #
-# Unless the profile names another, the model is SmolLM2-135M-Instruct: about 135 million parameters, trained on two trillion tokens of text and then on conversations. Its weights are stored in `bfloat16`, a number format of 16 bits.
+# Unless the profile names another, the model is the **embedded** one, which comes with the course: SmolLM2-135M-Instruct, with about 135 million parameters, trained on two trillion tokens of text (Allal et al. 2025) and then on conversations. A **parameter**, or weight, is a number that training sets; a **token** is a piece of text, a short word or a part of one. The weights are stored in `bfloat16`, a number format of 16 bits; the usual format, `float32`, has 32.
 #
 # 1. How many bytes do the weights take?
 # 2. The model reads a short report and a question, and writes an answer. How many seconds does that take on this machine?
@@ -101,7 +103,7 @@ for name, bits in {"float32": 32, "bfloat16": 16, "int8": 8, "4-bit": 4}.items()
     print(f"{name:>9}: {parameters * bits / 8 / 2**30:.2f} GiB")
 
 # %% [markdown]
-# How a weight is stored says nothing of how exact it is. The embedded model comes to you in a package whose weights have 4 bits each: every row of a matrix is cut into blocks of 32 weights, and a block has a scale, an offset and 32 integers from 0 to 15. labkit **dequantised** it, wrote those weights out as `bfloat16`, once, when it was installed. What the rounding took does not come back, and you can see it: count how many different values there are in the blocks of one matrix.
+# How a weight is stored says nothing of how exact it is. To **quantise** weights is to round them to a few values that need fewer bits. The embedded model was packed so: every row of a matrix is cut into blocks of 32 weights, and a block has 32 integers of 4 bits, from 0 to 15, and two numbers, a scale and an offset, that turn them back into weights. labkit **dequantised** it, which means that it did this multiplication and wrote the results out as `bfloat16`, once, when the model was installed. What the rounding took does not come back, and you can see it: count how many different values there are in the blocks of one matrix.
 
 # %%
 weight = next(w for name, w in model.named_parameters() if "mlp" in name and w.ndim == 2)
@@ -112,7 +114,7 @@ print(f"{len(blocks):,} blocks of 32 weights")
 print(f"different values in a block: {different.min()} to {different.max()}")
 
 # %% [markdown]
-# Four bits tell 16 values apart; a model that was never rounded has nearly 32 different ones in every block. Two things follow for the embedded model. Its scores are not those of the release that it was made from. And where lessons 04 and 05 round weights to 8 and to 4 bits, this model has been through it before.
+# Four bits tell 16 values apart; a model that was never quantised has nearly 32 different ones in every block. Two things follow for the embedded model. Its scores are not those of the release that it was made from. And where lessons 04 and 05 round weights to 8 and to 4 bits, this model has been through it before.
 #
 # Where do the parameters sit? Count them by the part of the model they belong to.
 
@@ -128,12 +130,23 @@ for part, count in parts.most_common():
     print(f"{part:>6}: {count:>12,}  {count / parameters:6.1%}")
 
 # %% [markdown]
-# The `embed` part is the table of token **embeddings**, one row of numbers for each token that the tokenizer knows. This model uses it twice: to read tokens in, and, as the output head, to score the next one. Such **tied** weights are counted once, and in a small model with a large vocabulary they are a good part of it. Fine-tuning with LoRA, in lesson 02, adds its small matrices to the `attn` (attention) and `mlp` parts.
+# The `embed` part is the table of token **embeddings**, one row of numbers for each token that the tokenizer knows. The embedded model uses it twice: to read tokens in, and, as the output head, to score the next one. Such **tied** weights are counted once, and in a small model with a large vocabulary they are a good part of it. The other parts make up the model's layers: `attn` is attention, where a token looks at those before it, `mlp` are the wide matrices that work on each token alone, and `norm` keeps the size of the numbers in bounds.
+#
+# A process holds more than the weights. The operating system says how much memory it gave to this one, its **resident set**:
+
+# %%
+import psutil
+
+resident_bytes = psutil.Process().memory_info().rss
+print(f"{resident_bytes / 2**30:.2f} GiB resident; the weights take {loaded_bytes / 2**30:.2f} GiB")
+
+# %% [markdown]
+# Beside the weights there are Python itself, the libraries, the tokenizer, and memory that was needed while loading and is kept for later. Answering adds more: what each layer computes for the tokens of a prompt.
 
 # %% [markdown]
 # ## A report and a question
 #
-# The data set of the course has the form of TAT-QA: short passages from annual reports, each with a table, some text, and questions whose answers are copied from the report or calculated from it. The embedded set is made by a program, so that it is free and short enough for two cores; the real TAT-QA can take its place by name.
+# The data set of the course has the form of TAT-QA (Tabular And Textual question answering): short passages from annual reports, each with a table, some text, and questions whose answers are copied from the report or calculated from it. The embedded set is made by a program, so that it is free and short enough for two cores; the real TAT-QA can take its place by name.
 
 # %% tags=["nbval-check-output"]
 from labkit.datasets import tatqa
@@ -147,7 +160,7 @@ print()
 print("Question:", sample.question.text)
 
 # %% [markdown]
-# The model does not see a question but a stretch of tokens. An instruction-tuned model has learned a **chat template**: marks that say who speaks. `system` says what the work is, `user` brings report and question, and after the mark `assistant` it is the model's turn. This is the whole text that it is given.
+# The model does not see a question but a stretch of tokens. One that was trained on conversations has learned a **chat template**: marks that say who speaks. `system` says what the work is, `user` brings report and question, and after the mark `assistant` it is the model's turn. This is the whole text that it is given.
 
 # %% tags=["nbval-check-output"]
 from labkit.datasets.encode import prompt_text
@@ -156,7 +169,7 @@ text = prompt_text(tokenizer, sample)
 print(text)
 
 # %% [markdown]
-# And this is what fine-tuning teaches it to write, the **target**. There are four kinds of question; below is the first of each. A small model can't do arithmetic in its head, and it need not: its target says *what* to calculate, and the course's reader, which turns text into values and a scale, calculates it. The score sees only what the reader made of the text.
+# And this is what fine-tuning teaches it to write, the **target**. There are four kinds of question; below is the first of each. A small model can't do arithmetic in its head, and it need not: its target says *what* to calculate, and the course's **reader**, which turns the model's text into values and their **scale** (thousand, million, percent, or none), calculates it. The score sees only what the reader made of the text.
 
 # %% tags=["nbval-check-output"]
 from labkit.datasets.answers import format_answer, parse_answer
@@ -170,11 +183,11 @@ for kind in tatqa.ANSWER_TYPES:
     print(f"    read as  {list(read.values)}, scale {read.scale!r}")
 
 # %% [markdown]
-# The system message says all of this in one line, and you have read it once; so has the model, which nobody has trained on this form yet.
+# The system message in the prompt above says this too, in one line. It is all that the model knows of the form so far: nobody has trained it on such targets yet.
 #
 # ## Exercise: the reader
 #
-# *Medium, 20 minutes; very important.* Between a model's text and its score stands a reader, and a bug there looks like a bad model. Write it: `read_answer(text)` returns the values, a list of strings, and the scale, a string.
+# *Medium, 20 minutes; very important.* A bug in the reader looks like a bad model. Write it: `read_answer(text)` returns the values, a list of strings, and the scale, a string.
 #
 # - Only the first line that is not blank counts.
 # - What stands after `#` is the scale; without `#` it is empty.
@@ -265,7 +278,7 @@ print(f"{tokens} tokens in {seconds:.2f} s, predicted: {predicted_seconds} s")
 # %% [markdown]
 # ## Measure: reading and writing
 #
-# The prompt is many times longer than the answer, and the two are worked on in different ways. The model **reads** the whole prompt in one pass, the **prefill**: every weight is fetched from memory once and used for all tokens. It **writes** one token a pass, which is called **decoding**, since each token depends on the one before; every pass fetches all the weights again.
+# The prompt is longer than the answer, and the two are worked on in different ways. The model **reads** the whole prompt in one pass, the **prefill**: every weight is fetched from memory once and used for all tokens. It **writes** one token a pass, which is called **decoding**, since each token depends on the one before; every pass fetches all the weights again.
 #
 # Which of the two takes longer here? Before you run the cell, decide what you expect. The time of an answer of a single token is the reading; what the whole answer takes beyond it is the writing. A first call also pays for things that happen once, so both are measured anew.
 
@@ -301,20 +314,22 @@ print(f"writing: {writing_rate:8,.1f} tokens/s")
 print(f"weights fetched while writing: {loaded_bytes * writing_rate / 2**30:.1f} GiB/s")
 
 # %% [markdown]
-# Reading is limited by how fast the machine multiplies, since each weight that is fetched serves all tokens of the prompt. Writing is limited by how fast it fetches. The fastest that decoding can be, at one answer at a time, is the memory's bandwidth over the bytes of the weights:
+# A weight that is fetched for reading serves all tokens of the prompt, so most of the time can go into multiplying. A weight that is fetched for writing serves one token, so the machine multiplies little and fetches much. At one answer at a time, decoding can't be faster than the weights can be fetched. The bound is the **bandwidth** of the memory, which is how many bytes a second it delivers, over the bytes of the weights:
 #
 # $$ \mathrm{tokens\ per\ second} \leq \frac{\mathrm{bytes\ per\ second}}{\mathrm{bytes\ of\ weights}} $$
 #
-# What does the memory deliver? labkit measures it by copying a large array.
+# What does the memory deliver? labkit measures it by copying a large array; of a GPU it takes what the maker's datasheet says.
 
 # %%
 from labkit.machine import arithmetic
+from labkit.memory import estimates
 
-bandwidth = arithmetic.device("cpu").bandwidth_bytes_per_second
-print(f"memory of this machine: {bandwidth / 2**30:.1f} GiB/s")
+bandwidth = arithmetic.device(estimates.this_device()).bandwidth_bytes_per_second
+print(f"memory: {bandwidth / 2**30:.1f} GiB/s")
+print(f"so writing is bound by {bandwidth / loaded_bytes:,.0f} tokens/s")
 
 # %% [markdown]
-# If the weights are fetched at nearly that rate, the bound above explains the speed. If it stays far below, something else is the limit: in a small model it is the time to start each of the many small operations of a pass. Answering several questions in one batch helps against both, because one pass then writes a token of every answer.
+# If writing comes near the bound, the memory explains its speed. If it stays far below, something else is the limit: in a small model it is the time to start each of the many small operations of a pass. Answering several questions in one batch helps against both, because one pass then writes a token of every answer.
 
 # %% [markdown]
 # ## Measure: is it right?
@@ -357,7 +372,7 @@ plots.show(figure, alt=alt)
 # %% [markdown]
 # ## Explain: format or knowledge?
 #
-# **What this lesson is about is the middle bar.** The score counts it with the lowest one, and the two have nothing in common. An answer of the middle bar holds the right value in a sentence, with a unit or a currency that was not asked for: the model has read the table and does not keep to the **format**. (Now and then the value stands there by accident.) An answer of the lowest bar is a number from the wrong row, or a sum that does not add up: the model has not learned the **task**.
+# **What this lesson is about is the middle bar.** The score counts it together with the last one, and the two call for different training. An answer of the middle bar holds the right value in a sentence, with a unit or a currency that was not asked for: the model has read the table and does not keep to the **format**. (Now and then the value stands there by accident.) An answer of the last bar is most often a number from the wrong row, or arithmetic that does not come out: the model has not learned the **task**.
 #
 # So a model that gains many points in fine-tuning may only have learned to leave out the words around a number. That is why lesson 02 compares with the untouched model *given two worked examples* in its prompt, which shows it the format without any training.
 
@@ -408,7 +423,7 @@ check.exercise("exact_match", exact_match)
 # Answer from your own measurements, above. What you write is kept in `answers.json` beside your runs, and it is compared with your measurements, never with somebody else's. Run a cell as often as you like: the latest answer counts.
 
 # %% [markdown]
-# **00.1** How much memory do the weights take as they are stored, and how much would they take in 32-bit floating point? What else does a process need memory for?
+# **00.1** How much memory do the weights take as they are stored, and how much would they take in 32-bit floating point? What else does a process that uses them need memory for?
 
 # %%
 check("00.1", model=None, weights_bytes=None, float32_bytes=None, explanation=None)
@@ -449,7 +464,7 @@ check(
 # - Weights take parameters times bytes per parameter; GiB and GB are not the same.
 # - Reading takes one pass for all tokens of a prompt, writing a pass for each token; which of them takes longer is a matter of the machine and of the two lengths.
 # - A right answer in the wrong format and a wrong answer cost the same point, and call for different training.
-# - Between a model and its score stands a reader. What it can't read is wrong.
+# - A score sees what the reader made of a model's text. What the reader can't read counts as wrong.
 
 # %% [markdown]
 # ## Further reading

@@ -19,7 +19,7 @@
 # - **Hardware:** two CPU cores and 4 GiB of memory; a GPU is used when there is one
 # - **You need to know:** lesson 00; what a gradient and an optimizer are
 #
-# Most answers to "does it fit?" multiply the parameters by a constant. You start with the best known of these rules, find out what it leaves out and what it counts too often, and end with three columns that agree: a **formula**, a **trace** of the real model's step with tensors that have shapes and no storage, and a **measurement**.
+# Most answers to "does it fit?" multiply the parameters by a constant. You start with the best known of these rules, find out what it leaves out and what it counts too often, and end with three columns to compare: a **formula**, a **trace** of the real model's step with tensors that have shapes and no storage, and a **measurement**.
 
 # %% tags=["parameters"]
 from labkit.memory import estimates
@@ -37,6 +37,7 @@ published_count = 3 if profile.name == "smoke" else None
 # | word | meaning |
 # |---|---|
 # | **step** | one round of training: a forward pass, a backward pass, a change of the weights |
+# | **full fine-tuning** | training every weight of the model, not a chosen few |
 # | **gradient** | how much the loss changes with a weight; the backward pass makes one number for each weight that is trained |
 # | **optimizer** | what turns gradients into changes of the weights; AdamW remembers two numbers for each weight to do so |
 # | **states** | all that is kept per parameter, however much data there is: weights, gradients, what the optimizer remembers |
@@ -75,11 +76,11 @@ for name in ("llama-2-7b", "llama-3-8b"):
 # %% [markdown]
 # The gradients: two more bytes per parameter, half as much again. And mind the two units of the second and third column. A card of "80 GB" has 80 GiB of memory chips; a table that prints $10^9$ bytes and a limit in $2^{30}$ bytes are seven percent apart, which can be the difference between fitting and not fitting.
 #
-# The rule says what each trained parameter needs. It does not say that all five forms are there at the same moment, and it says nothing of what a batch adds. You will find out about both.
+# The rule says what each trained parameter needs. It does not say that all five forms are there at the same moment, and it says nothing of what a batch adds. This lesson measures both.
 #
 # ## LoRA in a hundred words
 #
-# > A linear layer multiplies by a matrix $W$ with $n$ columns and $m$ rows. **LoRA** freezes $W$ and trains a *change* of it, written as a product of two narrow matrices: the layer computes $W x + c\,B A x$, where $A$ is $r \times n$, $B$ is $m \times r$, $c$ is a constant, and the **rank** $r$ is about ten where $n$ and $m$ are thousands. So a layer trains $r (n + m)$ numbers in place of $n \cdot m$. What is frozen needs neither gradient nor moments, and is kept in 16 bits. The two **factors** $A$ and $B$ together are an **adapter**; here they are in fp32. **QLoRA** also keeps the frozen matrices in 4 bits. In lesson 02 you write one.
+# > A linear layer multiplies by a matrix $W$ with $n$ columns and $m$ rows. **LoRA** freezes $W$ and trains a *change* of it, written as a product of two narrow matrices: the layer computes $W x + c\,B A x$, where $A$ is $r \times n$, $B$ is $m \times r$, $c$ is a constant, and the **rank** $r$ is about ten where $n$ and $m$ are thousands. A layer trains $r (n + m)$ numbers in place of $n \cdot m$. What is frozen needs neither gradient nor moments, and is kept in 16 bits. The two **factors** $A$ and $B$ together are an **adapter**; here they are in fp32. **QLoRA** also keeps the frozen matrices in 4 bits. In lesson 02 you write one.
 
 # %% [markdown]
 # ## Predict: what does the batch add?
@@ -105,7 +106,7 @@ predicted_largest_part = None
 # %% [markdown]
 # ## Exercise: the states
 #
-# *Medium, 15 minutes; very important.* Write what the states take, without the 16-bit copies: `states_bytes(linears, others, method, r)` returns three numbers of bytes, weights, gradients, and what the optimizer keeps. `linears` has a pair (n, m) for each matrix of the layers, `others` is the number of all other parameters (embeddings, norms).
+# *Medium, 15 minutes; very important.* Write what the states take, without the 16-bit copies: `states_bytes(linears, others, method, r)` returns three numbers of bytes, for weights, gradients, and what the optimizer keeps. `linears` has a pair (n, m) for each matrix of the layers, `others` is the number of all other parameters (embeddings, norms), and `r` is the rank of the factors.
 #
 # | method | weights | trained |
 # |---|---|---|
@@ -167,7 +168,7 @@ if states_written:
 # %% [markdown]
 # ## Measure: three columns on your machine
 #
-# First a model that your machine can train. **Analytic** is the formula. **Traced** runs the real model class, with its adapters and the optimizer, on fake tensors, which have shapes and no numbers: PyTorch decides what is kept for the backward pass, and the course only adds up the storages. **Measured** runs the same step on real tensors and asks the **allocator**, the part of PyTorch that hands out memory.
+# First a model that your machine can train. **Analytic** is the formula. **Traced** runs the real model class, with its adapters and the optimizer, on fake tensors, which have shapes and no numbers: PyTorch decides what is kept for the backward pass, and the course only adds up the storages. **Measured** runs the same step on real tensors and asks the **allocator**, the part of PyTorch that hands out memory. The rows of the table are the parts of this lesson; those you have not met yet come below.
 
 # %%
 from labkit.memory.report import render
@@ -202,7 +203,7 @@ for method, result in columns.items():
 # %% [markdown]
 # ## Explain: parts that meet and parts that don't
 #
-# The rows of a table do not add up to its peak. A step is a sequence of moments:
+# The errors above are those of the two predictions against the measured peak. The rows of a table do not add up to its peak, because a step is a sequence of moments:
 #
 # 1. **The forward pass ends.** All activations are there, the 16-bit copies of the weights that the products read, and the logits on top of them. There are no gradients yet.
 # 2. **The backward pass** gives back activations and copies, layer by layer, while gradients come.
@@ -212,7 +213,7 @@ for method, result in columns.items():
 #
 # $$ \mathrm{peak} = \mathrm{weights} + \mathrm{optimizer} + \max(\mathrm{copies} + \mathrm{activations} + \mathrm{logits},\ \mathrm{gradients}) $$
 #
-# Without what an operation makes for itself, this is the coarsest formula that is worth having. Whoever adds all parts up overestimates; whoever adds up the states alone underestimates as soon as the batch grows.
+# This leaves out the tensors that an operation makes for itself and drops again. The sum of all parts is more than the peak; the states alone are less, as soon as the batch grows.
 
 # %% [markdown]
 # ## Exercise: the peak
@@ -290,7 +291,7 @@ for label, size in {
 # %% [markdown]
 # ## Explain: the two bytes that never come on top
 #
-# The trace has everything in it, activations and logits too, and is *below* the rule: by two bytes for each parameter. Follow what there is per parameter from the beginning of the step to its end:
+# The trace has everything in it, activations and logits too, and is *below* the rule, by two bytes for each parameter. The figure follows the states from the beginning of the step to its end:
 
 # %% tags=["result"]
 from labkit import plots
@@ -301,7 +302,7 @@ alt = figures.draw_states(axes, whole)
 plots.show(figure, alt=alt)
 
 # %% [markdown]
-# **The copies leave as the gradients come.** A layer's 16-bit copy is let go when the backward pass has used it, and only then has the layer a gradient: the last gradient is made when the last copy is gone. So the five lines of the rule are all right, and their sum is never there. The states take **16 bytes per trained parameter**, and this is the number that lessons 02 and 03 use; the copies' two bytes belong to the forward pass, together with the activations.
+# **This figure is the lesson: the copies leave as the gradients come.** A layer's 16-bit copy is let go when the backward pass has used it, and only then has the layer a gradient: the last gradient is made when the last copy is gone. So the five lines of the rule are all right, and their sum is never there. The states take **16 bytes per trained parameter**, and this is the number that lessons 02 and 03 use; the copies' two bytes belong to the forward pass, together with the activations.
 #
 # The last line of the table shows when the rule does hold. **Gradient accumulation** adds up the gradients of several batches before the optimizer steps. Then the gradients of the first batch are there while the second one makes its copies: all 18 bytes meet, with the activations on top.
 #
@@ -318,7 +319,7 @@ alt = figures.draw_peaks(axes, bars)
 plots.show(figure, alt=alt)
 
 # %% [markdown]
-# The dashed line is what the card has. Full fine-tuning is states, and no batch is small enough to help. LoRA is the weights and whatever the batch brings. Look at one step of LoRA with four samples from beginning to end:
+# The dashed line is what the card has. In full fine-tuning the states take nearly all, so a smaller batch does not help. In LoRA it is the frozen weights and what the batch brings. Here is one step of LoRA with four samples, from beginning to end:
 
 # %%
 from labkit.memory.report import plot_timeline, timeline_alt
@@ -333,9 +334,11 @@ print(f"held by {four_samples.peak_operation}")
 print(f"most: {estimates.LABELS[largest]}; predicted: {predicted_largest_part}")
 
 # %% [markdown]
-# ## Exercise: scales for a layer
+# The operation has PyTorch's own name: `_log_softmax_backward_data`, for one, is the backward pass of the loss.
 #
-# *Medium, 15 minutes; important.* **Autograd** is the part of PyTorch that records the forward pass and runs it backwards. It keeps an input of an operation when the derivative needs it. Which ones, you need not believe: PyTorch calls a function of yours for every tensor that it keeps. Write `saved_bytes(function, inputs, weights)`, the bytes that are kept when `function(*inputs)` is called. Weights are there anyway, so what belongs to one of `weights` does not count.
+# ## Exercise: what autograd keeps
+#
+# *Medium, 15 minutes; important.* **Autograd** is the part of PyTorch that records the forward pass and runs it backwards. It keeps an input of an operation when the derivative needs it. You can count what it keeps, because PyTorch calls a function of yours for every such tensor. Write `saved_bytes(function, inputs, weights)`, the bytes that are kept when `function(*inputs)` is called. Weights are there anyway, so what belongs to one of `weights` does not count.
 #
 # <details><summary>Hint 1: being called</summary>
 #
@@ -372,11 +375,11 @@ def saved_bytes(function, inputs, weights):
 
 
 # %%
-scales_written = check.exercise("saved_bytes", saved_bytes)
-scales_written
+counter_written = check.exercise("saved_bytes", saved_bytes)
+counter_written
 
 # %% [markdown]
-# Now put the pieces of a Llama layer on it, the classes that the real model is made of, with a small width. **RMSNorm** scales each token's numbers to a mean square of one; the **MLP** is the part of a layer with the widest matrices.
+# Now count for the pieces of a Llama layer, the classes that the real model is made of, with a small width. **RMSNorm** scales each token's numbers to a mean square of one. The **MLP** has three matrices: `gate` and `up` widen a token's numbers from $h$ to $m$, `down` brings them back, and in between stands a nonlinear function, `silu`.
 
 # %%
 from transformers import LlamaConfig
@@ -389,7 +392,7 @@ q, k, v = (torch.ones(1, 4, tokens, h // 4).bfloat16().requires_grad_() for _ in
 
 norm, mlp = LlamaRMSNorm(h).bfloat16(), LlamaMLP(config).bfloat16()
 attention = torch.nn.functional.scaled_dot_product_attention
-if scales_written:
+if counter_written:
     for name, function, inputs, weights in (
         ("RMSNorm", norm, [x], list(norm.parameters())),
         ("MLP", mlp, [x], list(mlp.parameters())),
@@ -401,7 +404,7 @@ if scales_written:
 # %% [markdown]
 # ## Explain: what a layer keeps
 #
-# An input is kept when the derivative needs it. One rule, and the cost of a layer follows. With hidden width $h$, width of the MLP $m$, width of all queries $q$ and of all keys $k$, each token leaves behind, in a layer whose weights are all trained in 16 bits:
+# An input is kept when the derivative needs it. From this rule follows what a layer costs. With hidden width $h$, width of the MLP $m$, width of all queries $q$ and of all keys $k$, each token leaves behind, in a layer whose weights are all trained in 16 bits:
 #
 # | operation | keeps | bytes per token |
 # |---|---|---|
@@ -416,9 +419,9 @@ if scales_written:
 #
 # *Medium, 15 minutes; important.* Fill in the two question marks and write the sum. Your function is checked against traces of Llama 3 8B, with a wider MLP and with more key heads, and of Llama 2 7B. A few bytes for row sums do not count.
 #
-# <details><summary>Hint 1: use your scale</summary>
+# <details><summary>Hint 1: use what you counted</summary>
 #
-# Above, the scale says what the MLP keeps for one pair of widths. Take away what the table already has for the input of gate and up; what is left is a whole number of 16-bit tensors of width $m$. Change `m` and look again.
+# Above, `saved_bytes` says what the MLP keeps for one pair of widths. Take away what the table already has for the input of gate and up; what is left is a whole number of 16-bit tensors of width $m$. Change `m` and look again.
 #
 # </details>
 # <details><summary>Hint 2: attention</summary>
@@ -455,14 +458,14 @@ for name, (widths, layers) in shapes.items() if layer_written else ():
     print(f"    activations of 1,024 tokens: {per_layer * layers * 1024 / GIB:.2f} GiB")
 
 # %% [markdown]
-# You may know the factor 34 per hidden element. It is GPT-2's: LayerNorm in 16 bits and an MLP of two matrices. The rule is the same, the layer is another.
+# You may know the factor 34 per hidden element (Korthikanti et al. 2022). It is GPT-2's, with LayerNorm in 16 bits and an MLP of two matrices. The rule is the same, the layer is another.
 #
 # **Gradient checkpointing** keeps $2h$ bytes per token and layer, the layer's input, and computes the rest again in the backward pass, for one layer at a time. It buys this memory with one more forward pass.
 
 # %% [markdown]
 # ## Explain: the logits
 #
-# The head makes a number for every token of the vocabulary at every position: for $N$ tokens and a vocabulary of $V$ that is $N \cdot V$ logits. The loss copies them to fp32 and keeps their logarithms of the softmax; its gradient is as large again. At the worst moment 12 bytes per logit are there.
+# The head makes a number for every token of the vocabulary at every position: for $N$ tokens and a vocabulary of $V$ that is $N \cdot V$ logits. The loss copies them to fp32 and keeps the logarithm of their softmax, 4 bytes per logit. In the backward pass two gradients come on top, that of this logarithm and that of the copy, 4 bytes each. Then 12 bytes per logit are there:
 
 # %%
 for name, vocabulary in {"Llama 2": 32_000, "Llama 3": 128_256, "SmolLM2": 49_152}.items():
@@ -507,9 +510,9 @@ for optim in ("adamw_torch_loop", "adamw_torch_foreach", "adamw_torch_fused", "a
     print(f"{optim:20} state {state:5.1f}   own copies {made:5.1f}   peak {peak:5.1f} GiB")
 
 # %% [markdown]
-# The copy is as large as all gradients together, stands in no table of bytes per parameter, and is gone when you look for it after the step.
+# The copy is as large as all gradients together, stands in no table of bytes per parameter, and is gone when you look for it after the step. The 8-bit AdamW keeps a little more than two bytes per parameter: a scale for each block of moments, and the moments of the embedding in 32 bits, as transformers' Trainer tells it to.
 #
-# A **measured** number needs its name, too. *Allocated* is what tensors asked for; *reserved* is what PyTorch's allocator took from the driver, gaps included; `nvidia-smi` shows reserved plus the driver's own half a GiB. And the first step of a run is smaller than the others: the optimizer's state does not exist before it.
+# A **measured** number needs its name, too. *Allocated* is what tensors asked for; *reserved* is what PyTorch's allocator took from the driver, gaps included; `nvidia-smi` shows reserved plus what the driver keeps for itself. And the first step of a run is smaller than the others: the optimizer's state does not exist before it.
 
 # %% [markdown]
 # ## What fits on my card
@@ -525,9 +528,9 @@ calculator("llama-3-8b", device="a100-40gb")
 # The same from the command line, with the trace beside the formula and a range for the time of a step: `labkit estimate llama-3-8b --method lora --batch-size 4 --seq-len 1024 --device a100-40gb`. Without `--method` it prints the table.
 
 # %% [markdown]
-# ## Measure: against the world
+# ## Measure: against published peaks
 #
-# Agreement with your own machine could be luck. Others have published peaks of real fine-tunes on cards. For each of these rows the type of the adapters, the loss, the attention, the optimizer and the version of the library were written down from its source *before* it was traced, so that none could be picked to fit.
+# Agreement with your own machine could be luck. Others have published peaks of real fine-tunes on cards. For each of the rows below the type of the adapters, the loss, the attention, the optimizer and the version of the library were written down from its source *before* it was traced, so that none could be picked to fit.
 
 # %%
 import itertools
@@ -549,9 +552,11 @@ plots.show(figure, alt=alt)
 # %% [markdown]
 # ## Explain: what the rows teach
 #
+# The grey band is the error that this course allows a trace; hollow marks are outside of it, for a reason that is known.
+#
 # - **The QLoRA rows are explained, not matched.** They are from 2023, when the library kept the input of every 4-bit product although a frozen weight does not need it. Today's does not, and the trace runs today's. A version belongs to every memory figure.
-# - **LitGPT's other rows are a few percent above the trace, in proportion to the batch.** Its code computes queries, keys and values in one product. The values are a view of the result, so all of it stays alive. The trace follows the model classes of transformers, which use three products.
-# - **One row ran out of memory**, and the trace says that it had to.
+# - **LitGPT's other rows are above the trace, the more so the larger the batch.** Its code computes queries, keys and values in one product. The values are a view of the result, so all of it stays alive. The trace follows the model classes of transformers, which compute three products.
+# - **One row ran out of memory**, and the trace is above what its card has.
 #
 # `data/memory_published.json` holds every choice with its source, and the differences that are known.
 
@@ -567,6 +572,7 @@ from labkit.switchback.teaching.figures import print_table
 card = reading.read()
 subjects = ("peak memory", "largest batch", "step times")
 print(*reading.lines(card, *subjects), sep="\n")
+print(f"`labkit estimate` adds for gaps: {estimates.CUDA_GAPS:.0%}")
 
 # %%
 columns = {"traced": ".2f", "allocated": ".2f", "error": "+.2%", "gap": ".0%"}
@@ -574,7 +580,7 @@ times = dict.fromkeys(["low", "seconds", "high"], ".2f")
 print_table(reading.step_rows(card), {"step": "s", **columns, **times})
 
 # %% [markdown]
-# `gap` is how much more than its allocated peak a step had to be given before it ran: the caching allocator can't use every hole between its blocks. A trace knows nothing of it, so `labkit estimate` adds six percent. `low` and `high` are the predicted seconds of a step, and `data/results/README.md` says which steps shared the card with another program when they were timed.
+# `gap` is how much more than its allocated peak a step had to be given before it ran: the caching allocator can't use every hole between its blocks. A trace knows nothing of it, so `labkit estimate` adds the share that the first of the two cells printed last. `low` and `high` are the predicted seconds of a step, and `data/results/README.md` says which steps shared the card with another program when they were timed.
 
 # %% [markdown]
 # ## Checkpoint
@@ -635,7 +641,7 @@ check(
 # %% [markdown]
 # ## What to remember
 #
-# - States are bytes per trained parameter: 16 in mixed precision with AdamW, and 2 for copies that have left before the last gradients come. What is frozen costs its weight and nothing else.
+# - States are bytes per trained parameter: 16 in mixed precision with AdamW. The 2 of the copies have left before the last gradients come. What is frozen costs its weight and nothing else.
 # - Activations are bytes per token and layer, logits are bytes per token and vocabulary entry. Neither knows how many parameters train.
 # - The peak is the highest moment of a step and not the sum of its parts; which moment that is changes with the batch.
 # - A published figure without the adapter's type, loss, attention, optimizer and version can't be reproduced. GB and GiB are seven percent apart.

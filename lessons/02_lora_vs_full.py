@@ -15,7 +15,7 @@
 # # 02 · LoRA against full fine-tuning
 #
 # - **Goal:** write a fine-tune yourself, down to the labels and the loop; then train the same model through small adapters and in full, and say from your own records what each costs in time and memory and what it learns; know what every setting of a run does.
-# - **Minutes:** 90, of which 20 are waiting
+# - **Minutes:** 130, of which 40 are waiting; about twice the wait on a processor without 16-bit units, as `labkit doctor` says
 # - **Hardware:** two CPU cores and 8 GiB of memory; a GPU is used when there is one
 # - **You need to know:** lesson 00; what a gradient and an optimizer are
 
@@ -28,7 +28,7 @@
 #
 # $$ y = W_0 x + \frac{\alpha}{r} B A x $$
 #
-# $A$ has $r$ rows and starts random, $B$ has $r$ columns and starts at zero. So the first step sees exactly the pretrained model, and only $A$ and $B$ have gradients and optimizer state. The pair is called an **adapter**, $r$ its **rank**.
+# $A$ has $r$ rows and starts random, $B$ has $r$ columns and starts at zero. So the first step sees exactly the pretrained model, and only $A$ and $B$ have gradients and optimizer state. The pair is called an **adapter**, $r$ its **rank**; $\alpha$ is a constant that says how much the update counts.
 #
 # Both runs below train on the same questions, in the same order, for the same number of steps. The profile says how many.
 
@@ -52,7 +52,7 @@ for key in lora_settings:
 # %% [markdown]
 # ## The task, token by token
 #
-# Before anything is trained, look at what it is trained on. The model reads a report and a question, and writes either a value or a formula such as `= 44.1 - 56.7 # million`, which a calculator works out: lesson 00 shows whole prompts and targets. Here is the first training sample as tokens. In the middle column stands the **label**, the token that the model has to predict there, and – where nothing is trained.
+# Before anything is trained, look at what it is trained on. The model reads a report and a question, and writes either a value or a formula such as `= 44.1 - 56.7 # million`, which a calculator works out: lesson 00 shows whole prompts and targets. Here is the first training sample as tokens. The first column is the token's number, its **id**. In the second stands the **label**: the same id where the model is trained to write this token, and – where it is not.
 
 # %%
 from labkit.train import samples_shown
@@ -62,12 +62,12 @@ lines = samples_shown.render(shown).splitlines()
 print("\n".join([*lines[:10], f"    … {len(lines) - 40} tokens of the report …", *lines[-30:]]))
 
 # %% [markdown]
-# The whole prompt has no labels, the answer has, and so has the end token: a model that is not taught to stop writes on. `labkit data show lora` prints this for any configuration, and warns of the mistakes that raise no error: an answer inside the prompt, a mask over everything, an end token without a label.
+# The whole prompt has no labels, the answer has, and so has the end token: a model that is not taught to stop writes on. `labkit data show lora` prints this, for any configuration in place of `lora`, and warns of mistakes that raise no error: an answer inside the prompt, labels nowhere or everywhere, an end token without one.
 
 # %% [markdown]
 # ## Predict: how many numbers are trained?
 #
-# An adapter of rank $r$ on a layer with $n$ inputs and $m$ outputs has $r(n + m)$ numbers, where the layer itself has $nm$. These are the linear layers of one block of the model:
+# An adapter of rank $r$ on a layer with $n$ inputs and $m$ outputs has $r(n + m)$ numbers, where the layer itself has $nm$. A model is a stack of equal **blocks**, each with an attention and an MLP. These are the linear layers of one:
 
 # %%
 from labkit.models import load, registry
@@ -94,11 +94,11 @@ predicted_memory_ratio = None
 # %% [markdown]
 # ## Exercise: fine-tune by hand
 #
-# A fine-tune is four things: labels, an adapted layer, the layer put into the model, and a loop. You write them now, in about thirty lines, and then take the first steps of a real run with them. Its record says whether your losses are right.
+# A fine-tune is four things: labels, an adapted layer, the layer put into the model, and a loop. You write them now, in about thirty lines, and then take the first steps of a real run with them. What that run recorded says whether your losses are right.
 #
 # ### Tokens and labels
 #
-# *Easy, 5 minutes; essential: most fine-tunes that go wrong without an error go wrong here.* `prompt` and `answer` are texts, the prompt with all its marks. Return two lists of the same length: the ids of prompt, answer and end token, and the labels. Labels are the ids themselves, and −100, which cross-entropy skips, on the prompt.
+# *Easy, 5 minutes; essential.* Many fine-tunes that go wrong without an error go wrong here. `prompt` and `answer` are texts, the prompt with all marks of the chat template. Return two lists of the same length: the ids of prompt, answer and end token, and the labels. Labels are the ids themselves, and −100, which cross-entropy skips, on the prompt.
 #
 # <details><summary>Hint 1: two texts, two calls</summary>
 #
@@ -126,7 +126,8 @@ def tokens_and_labels(tokenizer, prompt: str, answer: str) -> tuple[list[int], l
 # %%
 from labkit.checkpoints import check
 
-check.exercise("tokens_and_labels", tokens_and_labels)
+labels_written = check.exercise("tokens_and_labels", tokens_and_labels)
+labels_written
 
 # %% [markdown]
 # ### One adapted layer
@@ -155,7 +156,8 @@ def lora_forward(x, W, A, B, alpha, r):
 
 
 # %%
-check.exercise("lora_forward", lora_forward)
+forward_written = check.exercise("lora_forward", lora_forward)
+forward_written
 
 # %% [markdown]
 # *Easy, 5 minutes; useful.* Count what an adapter of rank `r` trains on layers with the given (inputs, outputs).
@@ -181,7 +183,8 @@ def count_lora_parameters(shapes: list[tuple[int, int]], r: int) -> int:
 
 
 # %%
-check.exercise("count_lora_parameters", count_lora_parameters)
+count_written = check.exercise("count_lora_parameters", count_lora_parameters)
+count_written
 
 # %% [markdown]
 # ### Into the model
@@ -234,7 +237,8 @@ def add_lora(model, r: int, lora_alpha: float) -> list[torch.nn.Parameter]:
 
 
 # %%
-check.exercise("add_lora", add_lora)
+adapters_written = check.exercise("add_lora", add_lora)
+adapters_written
 
 # %% [markdown]
 # ### The loop
@@ -273,7 +277,8 @@ def train_by_hand(model, weights, batches, learning_rate: float) -> list[float]:
 
 
 # %%
-check.exercise("train_by_hand", train_by_hand)
+loop_written = check.exercise("train_by_hand", train_by_hand)
+loop_written
 
 # %% [markdown]
 # ## Measure: the same steps three times
@@ -300,7 +305,7 @@ theirs = train(hand_config, quiet=True)
 print(f"{theirs.summary['trainable_parameters']:,} trained, losses", theirs.losses)
 
 # %% [markdown]
-# Now yours. $A$ is random, and PEFT draws it in an order of its own; to compare number for number, your layers start from the values that the run started from.
+# Now yours. $A$ is random, and PEFT, the library that `train()` takes its adapters from, draws it in an order of its own; to compare number for number, your layers start from the values that the run started from. While one of the four functions is still open, the next cells do nothing.
 
 # %%
 from labkit import methods
@@ -312,30 +317,37 @@ from labkit.train import by_hand
 
 tokenizer = load.load_tokenizer(hand_config.model)
 questions = tatqa.samples(reports(hand_config.data, "train"))[:few]
-encoded = [
-    tokens_and_labels(tokenizer, encode.prompt_text(tokenizer, q), format_answer(q.question))
-    for q in questions
-]
-inputs = by_hand.batch(encoded, pad=tokenizer.pad_token_id)
+all_written = labels_written and forward_written and adapters_written and loop_written
+if all_written:
+    encoded = [
+        tokens_and_labels(tokenizer, encode.prompt_text(tokenizer, q), format_answer(q.question))
+        for q in questions
+    ]
+    inputs = by_hand.batch(encoded, pad=tokenizer.pad_token_id)
 
-mine = load.load_model(hand_config.model, dtype="float32")
-weights = add_lora(mine, hand_config.r, hand_config.lora_alpha)
+    mine = load.load_model(hand_config.model, dtype="float32")
+    weights = add_lora(mine, hand_config.r, hand_config.lora_alpha)
 
-torch.manual_seed(hand_config.seed)
-attached = load.load_model(hand_config.model, dtype="float32")
-with quiet():
-    attached = methods.METHODS["lora"].attach(attached, hand_config)
-starts = [value for name, value in attached.named_parameters() if ".lora_A." in name]
-adapted = [layer for layer in mine.modules() if isinstance(layer, LoRALinear)]
-for layer, start in zip(adapted, starts, strict=True):
-    layer.A.data.copy_(start)
+    torch.manual_seed(hand_config.seed)
+    attached = load.load_model(hand_config.model, dtype="float32")
+    with quiet():
+        attached = methods.METHODS["lora"].attach(attached, hand_config)
+    starts = [value for name, value in attached.named_parameters() if ".lora_A." in name]
+    adapted = [layer for layer in mine.modules() if isinstance(layer, LoRALinear)]
+    for layer, start in zip(adapted, starts, strict=True):
+        layer.A.data.copy_(start)
 
 # %%
 from labkit.checkpoints.lessons.same_run import against
 
-steps = [inputs] * hand_config.max_steps
-hand_losses = train_by_hand(mine, weights, steps, hand_config.learning_rate)
-against(theirs, trained=sum(weight.numel() for weight in weights), losses=hand_losses)
+verdict = None
+if all_written:
+    steps = [inputs] * hand_config.max_steps
+    hand_losses = train_by_hand(mine, weights, steps, hand_config.learning_rate)
+    numbers = sum(weight.numel() for weight in weights)
+    verdict = against(theirs, trained=numbers, losses=hand_losses)
+    del mine, attached, weights
+verdict
 
 # %% [markdown]
 # The same in the libraries of the field, PEFT for the adapters and TRL for the loop. Every line of it has its counterpart in what you wrote:
@@ -345,34 +357,37 @@ from tempfile import TemporaryDirectory
 
 from datasets import Dataset
 from peft import LoraConfig
+from transformers import PrinterCallback
 from trl import SFTConfig, SFTTrainer
 
-del mine, attached, weights
 torch.manual_seed(hand_config.seed)
 with TemporaryDirectory() as folder, quiet():
-    trainer = SFTTrainer(
-        model=load.load_model(hand_config.model, dtype="float32"),
-        processing_class=tokenizer,
-        train_dataset=Dataset.from_list([{"input_ids": i, "labels": n} for i, n in encoded]),
-        peft_config=LoraConfig(r=hand_config.r, lora_alpha=hand_config.lora_alpha,
-                               target_modules="all-linear", task_type="CAUSAL_LM"),
-        args=SFTConfig(max_steps=hand_config.max_steps, per_device_train_batch_size=few,
-                       learning_rate=hand_config.learning_rate, lr_scheduler_type="constant",
-                       max_length=None, activation_checkpointing=False, bf16=False, use_cpu=True,
-                       logging_steps=1, save_strategy="no", report_to=[], disable_tqdm=True,
-                       output_dir=folder),
-    )  # fmt: skip
-    _ = trainer.train()
+    if all_written:
+        trainer = SFTTrainer(
+            model=load.load_model(hand_config.model, dtype="float32"),
+            processing_class=tokenizer,
+            train_dataset=Dataset.from_list([{"input_ids": i, "labels": n} for i, n in encoded]),
+            peft_config=LoraConfig(r=hand_config.r, lora_alpha=hand_config.lora_alpha,
+                                   target_modules="all-linear", task_type="CAUSAL_LM"),
+            args=SFTConfig(max_steps=hand_config.max_steps, per_device_train_batch_size=few,
+                           learning_rate=hand_config.learning_rate, lr_scheduler_type="constant",
+                           max_length=None, activation_checkpointing=False, bf16=False,
+                           use_cpu=True, logging_steps=1, save_strategy="no", report_to=[],
+                           disable_tqdm=True, output_dir=folder),
+        )  # fmt: skip
+        trainer.remove_callback(PrinterCallback)
+        _ = trainer.train()
 
 # %%
-trl_losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-del trainer
-print("step    by hand       TRL    labkit")
-for row in zip(range(1, 4), hand_losses, trl_losses, theirs.losses, strict=True):
-    print("{:>4} {:>10.4f}{:>10.4f}{:>10.4f}".format(*row))
+if all_written:
+    trl_losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    del trainer
+    print("step    by hand       TRL    labkit")
+    for row in zip(range(1, 4), hand_losses, trl_losses, theirs.losses, strict=True):
+        print("{:>4} {:>10.4f}{:>10.4f}{:>10.4f}".format(*row))
 
 # %% [markdown]
-# Three programs, one computation. What they add is everything around it: checkpoints to go on from, a meter, faster kernels. `train()` leaves the logits out where there is no label and computes in the type that is fast here; [the appendix on the time of a step](A1_step_time.ipynb) takes it apart.
+# The libraries add what stands around the computation: checkpoints to go on from, a meter, faster kernels. `train()` leaves the logits out where there is no label and computes in the type that is fast here; [the appendix on the time of a step](A1_step_time.ipynb) takes it apart.
 
 # %% [markdown]
 # ## Measure: two runs
@@ -388,7 +403,7 @@ lora = train(lora_config)
 full = train(full_config)
 
 # %% [markdown]
-# Do the losses behave as they should? The loss is the mean of −log of the probability that the model gives to each token of the right answer. Single steps are noisy, because each sees other questions; the trend is what counts. The axis is logarithmic: what is twice as high is twice the loss, near zero as well. On a linear axis, curves like these end as one line.
+# Do the losses behave as they should? The loss is the mean of −log of the probability that the model gives to each token of the right answer; the logarithm is the natural one, whose unit is the **nat**. Single steps are noisy, because each sees other questions; the trend is what counts. The axis is logarithmic: equal distances are equal ratios, near zero as well. On a linear axis, curves like these end as one line.
 
 # %%
 from labkit import plots
@@ -436,7 +451,7 @@ from labkit.inference.evaluate import score_table
 score_table(scores)
 
 # %% [markdown]
-# The bars carry 95 % intervals. They come from drawing whole reports again and again with replacement, because questions on one report stand and fall together. Where two intervals do not overlap, the difference is not an accident of which reports were asked.
+# The bars carry 95 % intervals. They come from drawing whole reports again and again with replacement, because questions on one report stand and fall together. Where two intervals do not overlap, the difference is hardly an accident of which reports were asked. Where they do, nothing is decided: lesson 05 compares two models question by question, which can tell apart what the intervals can't.
 
 # %%
 lora_em, full_em = (scores[k].metrics["em"] for k in ("LoRA", "full"))
@@ -468,14 +483,14 @@ print(f"a whole answer is {ratio:.2f} times as likely with full as with LoRA")
 print(f"exact match: LoRA {lora_em['value']:.0%}, full {full_em['value']:.0%}")
 
 # %% [markdown]
-# This is no forecast of the score: a model writes its most likely token, so it is right more often than it is sure. But it says in which direction, and how much, the second decimal of a loss matters.
+# This is no forecast of the score: a model writes its most likely token, so it is right more often than it is sure. But it says why two losses that look alike can belong to different scores.
 #
-# Is full fine-tuning better, then? What was compared is two *runs*: one seed, and one learning rate each. A rate that is a little off for one of the two could make the whole difference. A short probe says how much it matters. Before you run it: which of the three rates gives LoRA the lowest development loss after a few steps?
+# Is full fine-tuning better, then? What was compared is two *runs*: one seed, and one learning rate each. A rate that is a little off for one of the two could make the whole difference. A short probe says how much it matters. Before you run it: which of the three rates below gives LoRA the lowest development loss after a few steps?
 
 # %%
 rates = [lora_config.learning_rate * factor for factor in (1 / 3, 1, 3)]
 rate_records = {
-    f"{rate:.1e}": train(
+    f"rate {rate:.1e}": train(
         profiles.probe_config("lora", learning_rate=rate, max_steps=profile.rate_steps,
                               eval_steps=profile.rate_steps,
                               max_eval_samples=lora_config.max_eval_samples),
@@ -499,7 +514,7 @@ plots.show(figure, alt=alt)
 # %% [markdown]
 # ## Explain: what does each cost?
 #
-# Read the table from top to bottom: what is trained, how long a step takes, how many tokens go through in a second, and how much memory the tensors of a step need at its highest point. *Resident* is what the operating system gave the process; it also holds Python, the libraries, and memory that was freed and kept. Beside the time and the peak stands what labkit predicted before the first step, by the formulas of lesson 01 and this machine's measured rates.
+# Read the table from top to bottom: what is trained, how long a step takes, how many tokens go through in a second, and how much memory the tensors of a step need at its **peak**, its highest moment. *Resident* is what the operating system gave the process; it also holds Python, the libraries, and memory that was freed and kept. Beside the time and the peak stands what labkit predicted before the first step, by the formulas of lesson 01 and this machine's measured rates.
 
 # %%
 from labkit.runs import records
@@ -518,17 +533,19 @@ base = total - trained
 
 print(f"time of a step, full over LoRA: {time_ratio:.2f}   predicted: {predicted_time_ratio}")
 print(f"peak memory, full over LoRA:    {memory_ratio:.2f}   predicted: {predicted_memory_ratio}")
-print(f"trained by LoRA: {trained:,}   counted: {count_lora_parameters(shapes, lora_config.r)}")
+counted = f"{count_lora_parameters(shapes, lora_config.r):,}" if count_written else "–"
+print(f"trained by LoRA: {trained:,}   counted: {counted}   predicted: {predicted_lora_parameters}")
 print(f"that is {base / trained:.0f} times fewer than in full fine-tuning")
 
 # %%
+needed = {
+    "numbers that are trained": 100 * trained / base,
+    "peak of memory": 100 / memory_ratio,
+    "matrix products of a step": 100 * 2 / 3,
+    "time of a step": 100 / time_ratio,
+}
 figure, alt = plots.bars(
-    {
-        "numbers that are trained": 100 * trained / base,
-        "peak of memory": 100 / memory_ratio,
-        "matrix products of a step": 100 * 2 / 3,
-        "time of a step": 100 / time_ratio,
-    },
+    dict(sorted(needed.items(), key=lambda item: item[1])),
     label="LoRA, in percent of full fine-tuning",
     title="What LoRA saves, and what it does not",
     number="{:.0f} %",
@@ -536,9 +553,9 @@ figure, alt = plots.bars(
 plots.show(figure, alt=alt)
 
 # %% [markdown]
-# **This figure is the lesson.** LoRA trains a few percent of the numbers, and saves a much smaller part of what a step costs: the first bar tells next to nothing about the others. What is trained decides about gradients and optimizer state alone; a step also has a forward pass, a backward pass and activations, and these are there for frozen weights too.
+# **This figure is the lesson.** LoRA trains a few percent of the numbers; the other bars are not a few percent, and from the shortest one you could not have told them. What is trained decides about gradients and optimizer state alone; a step also has a forward pass, a backward pass and **activations**, what the forward pass keeps for the backward pass, and these are there for frozen weights too.
 #
-# **Time.** A step multiplies matrices three times over: forward, backward to the layer's input, and backward to its weights. LoRA skips the last for every frozen weight, so two products of three are left; the adapters and everything that is not a matrix product come on top.
+# **Time.** For each linear layer a step computes three matrix products of one size: forward, backward to the layer's input, and backward to its weights. LoRA skips the last for every frozen weight, so two products of three are left; the adapters and everything that is not a matrix product come on top.
 #
 # **Memory.** Here the states of the optimizer count. In bytes per trained number there are 4 for the weight, 8 for AdamW's two means and 4 for the gradient. LoRA holds them for the adapters only, and keeps 2 bytes for a frozen weight (4 where your machine computes in float32). A step's peak lies at the end of the forward pass, where all activations are there and the gradients are not yet; where products are in 16 bits, a 16-bit copy of every trained weight is there too. Take these away, and what is left of the peak is activations:
 
@@ -556,12 +573,12 @@ for label, kept in (("LoRA", base), ("full", 0)):
         )
 
 # %% [markdown]
-# **Activations** are what the forward pass keeps for the backward pass. They depend on the batch and the length of its samples, and hardly on the method. With a small model and a large batch they outweigh everything that LoRA saves; with a model of billions of weights it is the other way round. Lesson 01 computes both.
+# Activations depend on the batch and the length of its samples, and hardly on the method. With a small model and a large batch they can outweigh all that LoRA saves; with billions of weights and a small batch it is the other way round. Lesson 01 computes both.
 
 # %% [markdown]
 # ## Measure: which settings change memory?
 #
-# One setting is changed at a time and a few steps are run, just enough to see the peak. A step's peak does not depend on how many steps there are. The last two probes are small steps in two types: the one that is fast on this machine and the other, which may be many times slower.
+# One setting is changed at a time and a few steps are run, just enough to see the peak: later steps with batches of the same size take no more. The last two probes are small steps in two types: the one that is fast on this machine and the other, which may be many times slower.
 
 # %%
 from labkit.machine import arithmetic
@@ -593,8 +610,12 @@ probe_records = {
 
 # %%
 lora_peaks = {k: r.summary["peak_bytes"]["allocated"] / GIB for k, r in probe_records.items()}
+small_peaks = {k: lora_peaks.pop(k) for k in list(lora_peaks) if k.startswith("small step")}
 figure, alt = plots.bars(
-    lora_peaks, label="peak of allocated tensors in a step (GiB)", title="LoRA: one setting changed"
+    lora_peaks,
+    label="peak of allocated tensors in a step (GiB)",
+    title="LoRA: one setting changed",
+    compared=True,
 )
 plots.show(figure, alt=alt)
 
@@ -617,13 +638,14 @@ figure, alt = plots.bars(
     full_peaks,
     label="peak of allocated tensors in a step (GiB)",
     title="Full fine-tuning: optimizer and checkpointing",
+    compared=True,
 )
 plots.show(figure, alt=alt)
 
 # %% [markdown]
 # ## Explain: what the probes show
 #
-# Compare each bar with the first of its figure, and the two small steps with each other.
+# The dotted line is the first bar, the probe that the others change in one setting: compare each with it. The two small steps are too different from it and are compared with each other.
 
 
 # %%
@@ -637,6 +659,8 @@ for label in list(lora_peaks)[1:]:
     print(f"{label:<34} {change(label, lora_peaks):>7}")
 for label in list(full_peaks)[1:]:
     print(f"full: {label:<28} {change(label, full_peaks):>7}")
+wide, narrow = (small_peaks[f"small step, {dtype}"] for dtype in ("float32", "bfloat16"))
+print(f"small step: float32 over bfloat16  {wide / narrow - 1:>+6.0%}")
 
 # %% [markdown]
 # - **Rank** adds 16 bytes for each number it adds, and a few activations of width $r$. Next to the frozen model that is little, until the rank is large.
@@ -683,7 +707,7 @@ print(f"batch {batch // 2}, 2 accumulated: {halves / token_time(plain['LoRA']) -
 # | `gradient_checkpointing` | keeps block inputs only, computes the rest again | far fewer activations |
 # | `per_device_train_batch_size` | sequences per forward pass; a sequence is a report with its questions | activations grow with it |
 # | `gradient_accumulation_steps` | passes summed before a step: a larger batch for the optimizer, not for memory | none |
-# | `learning_rate` | size of a step; LoRA wants about ten times that of full fine-tuning | none |
+# | `learning_rate` | size of a step; LoRA wants a larger one than full fine-tuning: compare the two printed above | none |
 # | `lr_scheduler_type` | how the rate falls: linearly, along a cosine, or not at all | none |
 # | `warmup_steps` | steps over which the rate rises from zero, while AdamW's means settle | none |
 # | `weight_decay` | pulls trained weights towards zero at every step; on A and B it pulls towards the base model | none |
@@ -764,10 +788,10 @@ check(
 # %% [markdown]
 # ## What to remember
 #
-# - A fine-tune is labels, adapters and a loop. First losses that equal those of a known run are the best test of all three.
+# - A fine-tune is labels, adapters and a loop. First losses that equal those of a known run test all three.
 # - LoRA trains $r(n + m)$ numbers per layer instead of $nm$, and starts exactly at the pretrained model.
 # - It saves the gradients and the optimizer's state, not the activations; and one of three matrix products.
-# - Look at losses on a logarithmic axis and at the development split: exact match multiplies a small difference by the length of an answer.
+# - Look at losses on a logarithmic axis and at the development split: a small difference of losses counts once for each token of an answer.
 # - A score needs yardsticks and an interval, and two runs are two runs: rates and seeds come before a claim about methods.
 # - Memory is changed by batch, length, checkpointing, precision, optimizer and by what is trained, each for its own reason. Learning rate, schedule, α and decay change what is learned, not what it costs.
 

@@ -15,7 +15,7 @@
 # # 03 · Batch size: memory, throughput, and the largest that fits
 #
 # - **Goal:** predict how memory grows with the batch, measure it together with the throughput, say which batch is best on your machine and why a larger one stops helping, and answer the same questions for a model of 8 billion parameters.
-# - **Minutes:** 90, of which 20 are waiting
+# - **Minutes:** 110, of which 20 are waiting
 # - **Hardware:** two CPU cores and 6 GiB of memory; a GPU is used when there is one
 # - **You need to know:** lessons 01 and 02; what a straight line through points is
 

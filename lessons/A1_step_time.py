@@ -27,7 +27,7 @@ profile = profiles.current()
 # %% [markdown]
 # ## Predict: what does a step wait for?
 #
-# A step of plain TRL on a CPU takes several times longer than its arithmetic. Before you measure: which share of its time is spent in matrix products, and how many times faster can the same step be?
+# Beside its matrix products a step does much else. Before you measure: which share of the time of a step, as the library TRL takes it on a CPU, goes into matrix products, and how many times faster can labkit take the same step?
 
 # %%
 predicted_share_of_products = None
@@ -36,7 +36,7 @@ predicted_speed_up = None
 # %% [markdown]
 # ## Measure: one trick more each time
 #
-# `stages` takes one step apart: samples of equal length, a loss on the last 12 tokens, LoRA with PEFT's defaults. It starts without any of labkit's settings for speed and adds one at a time, those that matter for the type that this machine computes in; the last step of each stage runs under torch's profiler, which says what the time went to.
+# `stages` takes one step apart: samples of equal length, a loss on the last few tokens as on an answer, LoRA with PEFT's defaults. It starts without any of labkit's settings for speed and adds one at a time, those that matter for the type that this machine computes in; the last step of each stage runs under torch's profiler, which says what the time went to.
 
 # %%
 from pathlib import Path
@@ -59,9 +59,9 @@ alt = costs.draw_stages(ax, stages)
 plots.show(figure, alt=alt)
 
 # %% [markdown]
-# ## Explain: five costs, and what removes them
+# ## Explain: the costs, and what removes them
 #
-# These are the five largest costs of the first stage and of the last:
+# Each bar of the figure is one stage, and the number at its end says how many times faster it is than the first. These are the five largest costs of the first stage and of the last:
 
 # %%
 print(f"predicted: {predicted_share_of_products} of the time, {predicted_speed_up} times faster")
@@ -75,7 +75,7 @@ for row in (stages[0], stages[-1]):
 # - **Attention.** PyTorch's fused kernel has a slow backward pass in bfloat16 on CPUs. For short samples plain products are faster. They store a probability for every pair of positions, so long samples keep the fused kernel, and so does all training in float32, where its backward pass is the faster one.
 # - **Elementwise operations** (norms, rotary embedding, SwiGLU, casts, residual sums) do little arithmetic and read and write everything. Compilation fuses them, so that a value is read once for all of them. Compiling takes a while at the first step and is kept on disk: worth it for long runs only. In float32 the products take most of the step, so it saves less there.
 # - **Copies and casts** between float32 and bfloat16: PEFT copies each input of an adapter to the type of its weights, which autocast undoes at once; labkit leaves that out, and compilation fuses the rest.
-# - **Matrix products** are what is left, and what the step is for.
+# - **Matrix products** are the arithmetic of the step. No setting removes them; LoRA itself leaves out some, as lesson 02 counts.
 #
 # Freed memory that goes back to the operating system has to be cleared when it is used again; keeping it helps where blocks are large. A stage here is one short run, so small ratios can come out on either side of 1. `labkit bench step --ablate` repeats them in pairs and gives intervals; the course's own, measured on two cores, are in `data/results/`.
 #
@@ -91,8 +91,8 @@ print(equal_quality.sentence(equal, a="plain TRL", b="labkit"))
 # %% [markdown]
 # ## What to remember
 #
-# - Arithmetic is a part of a step's time, and on a CPU often the smaller one. Measure before you make anything faster.
-# - The best trick is not to compute: logits that no label asks for, casts that are undone, a report that is read once for all its questions.
+# - Arithmetic is a part of a step's time; how large a part depends on the machine and on the type it computes in. Measure before you make anything faster.
+# - What helps most is not to compute: logits that no label asks for, casts that are undone, a report that is read once for all its questions.
 # - A faster step has to learn the same. Compare scores of trained models, with an interval.
 
 # %% [markdown]

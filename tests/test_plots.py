@@ -82,3 +82,16 @@ def test_losses_stand_on_a_logarithmic_axis_with_numbers(losses):
     assert any(low <= tick <= high for tick in axes.yaxis.get_majorticklocs())
     assert axes.get_legend_handles_labels()[1] == ["LoRA", "LoRA, development", "full"]
     assert f"development loss ends at {losses[-1]:.2f}" in alt and "logarithmic" in alt
+    assert "fall" not in alt, "one of the two rises"
+
+
+def test_bars_that_are_compared_are_sorted_below_the_first_and_a_line_marks_it():
+    values = {"plain": 2.0, "less": 1.0, "more": 3.0, "none": 0.0}
+    figure, alt = plots.bars(values, label="GiB", title="One changed", compared=True)
+    (axes,) = figure.axes
+    figure.canvas.draw()
+    names = [tick.get_text() for tick in axes.get_yticklabels()]
+    assert names[::-1] == ["plain", "more", "less", "none"]
+    assert [line.get_xdata()[0] for line in axes.lines] == [2.0]
+    assert "0.00" in [text.get_text() for text in axes.texts], "a bar of nothing says so"
+    assert alt.endswith("plain 2.00; more 3.00; less 1.00; none 0.00.")

@@ -25,6 +25,7 @@ from labkit.errors import LabkitError, nearest
 TIME_LIMIT_SECONDS = 20.0
 LONGEST_WAIT = 6
 LONGEST_REASON = 200
+LONGEST = 80
 
 Student = Callable[..., Any]
 
@@ -58,25 +59,49 @@ def run(name: str, function: Student) -> Verdict:
         return verdict
     for module in exercise.modules:
         importlib.import_module(module)
+    called = Called(function, exercise.signature.partition("(")[0])
     for text, holds in exercise.properties:
+        called.last = ""
         try:
             with time_limit(TIME_LIMIT_SECONDS):
-                held = holds(function)
+                held = holds(called)
         except NotImplementedError:
             verdict.unanswered, verdict.text = True, "the function is still to be written"
             return verdict
         except TooLong as late:
-            verdict.contradicts.append(f"{text}: {late}")
+            verdict.contradicts.append(f"{text}: {late}{called.last}")
             return verdict
         except (Exception, SystemExit) as error:
             said = " ".join(str(error).split())[:LONGEST_REASON]
-            verdict.contradicts.append(f"{text}: {type(error).__name__}: {said}")
+            verdict.contradicts.append(f"{text}: {type(error).__name__}: {said}{called.last}")
             return verdict
         if not held:
-            verdict.contradicts.append(text)
+            verdict.contradicts.append(text + called.last)
             return verdict
         verdict.consistent.append(text)
     return verdict
+
+
+class Called:
+    """Call a student's function, and say how it was called last where a line can show it."""
+
+    def __init__(self, function: Student, name: str) -> None:
+        self.function, self.name = function, name
+        self.last = ""
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        """Return what the function returns; `last` says the call, or nothing for tensors."""
+        words = [*map(repr, given), *(f"{key}={value!r}" for key, value in named.items())]
+        said = ", ".join(words) if all(map(_plain, [*given, *named.values()])) else ""
+        self.last = f" (it was called as {self.name}({said}))" if 0 < len(said) < LONGEST else ""
+        return self.function(*given, **named)
+
+
+def _plain(value: Any) -> bool:
+    """Return whether a person can read a value: text, numbers, and lists of them."""
+    if isinstance(value, list | tuple):
+        return all(map(_plain, value))
+    return value is None or isinstance(value, str | int | float)
 
 
 def _accepts(function: Student, count: int) -> bool:

@@ -19,6 +19,8 @@ from labkit.runs import measurements, records
 from labkit.runs.records import DEFAULTS, RunRecord
 
 CLOSE = 0.05
+COUNTED = 0.01
+"""what a count may be rounded by: one that was copied, and not measured with a clock"""
 CHANGE = 0.03
 FEWEST_WORDS = 8
 BEYOND = 1e30  # no byte, second or operation that anybody counts
@@ -128,18 +130,20 @@ def one_model(**runs: RunRecord | None) -> Iterator[Finding]:
         yield Finding("contradicts", f"the runs are of different models: {models}")
 
 
-def close(claimed: float, measured: float) -> bool:
+def close(claimed: float, measured: float, within: float = CLOSE) -> bool:
     """Return whether a claimed value is the measured one, within a student's rounding."""
-    return abs(claimed - measured) <= CLOSE * abs(measured) + 1e-12
+    return abs(claimed - measured) <= within * abs(measured) + 1e-12
 
 
-def compare(name: str, claimed: float | None, measured: float | None, source: str) -> Iterator:
+def compare(
+    name: str, claimed: float | None, measured: float | None, source: str, within: float = CLOSE
+) -> Iterator:
     """Yield a finding about one number against the one that `source` gives."""
     if claimed is None:
         return
     if measured is None:
         yield Finding("missing", f"{name} cannot be checked: {source} was not measured")
-    elif close(claimed, measured):
+    elif close(claimed, measured, within):
         yield Finding("consistent", f"{name} is {source}")
     else:
         side = "above" if claimed > measured else "below"

@@ -71,7 +71,7 @@ PROFILES = {
         },
         stages={"length": 32, "batch_size": 2, "steps": 3},
         stage_order=("logits", "attention"),
-        eval_samples=8,
+        eval_samples=8,  # of two reports: with one alone no difference has an interval
     ),
     "cpu": Profile(name="cpu", train=DEVELOPMENT),
     "gpu": Profile(name="gpu", model="tinyllama-1.1b", train=DEVELOPMENT),

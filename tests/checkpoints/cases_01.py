@@ -74,6 +74,10 @@ TABLE = {
             ({"line_that_leaves": "second moment"}, "line_that_leaves is there when"),
             ({"eight_bit_bytes_per_parameter": 4.0}, "parameter is below what weights, gradients"),
             ({"parameters": 7_000_000_000}, "parameters is below the count of the model's"),
+            # The name's number in place of the model's own.
+            ({"model": "llama-2-7b", "parameters": 7_000_000_000, "rule_bytes": 126e9,
+              "states_bytes": 112e9, "states_gb": 112, "states_gib": 104.3},
+             "parameters is above the count of the model's"),
             ({"model": "lama-3-8b"}, "llama-3-8b"),
             ({"states_gb": -1.0}, "states_gb is not above zero"),
         ],
@@ -107,6 +111,7 @@ TABLE = {
             ({"gradient_checkpointing": "off"}, "largest_batch_size is more than"),
             ({"device": "rtx-3900"}, "rtx-3090"),
             ({"seq_len": 64}, "largest_batch_size is less than"),
+            ({"model": "smollm2-135m-instruct"}, "model has less than a billion"),
             ({"method": "full", "largest_batch_size": 1, "largest_part": "optimizer state"},
              "largest_batch_size is more than"),
         ],

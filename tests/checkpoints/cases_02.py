@@ -61,6 +61,8 @@ TABLE = {
         [
             ({"trainable_parameters": 10_500}, "trainable_parameters is above the count"),
             ({"total_parameters": 500}, "total_parameters is below the count in the record"),
+            # The base model's, without the adapters.
+            ({"total_parameters": 10_000}, "total_parameters is below the count in the record"),
             ({"share_percent": 1 / 21}, "share_percent is below what trainable_parameters and"),
             ({"run": "full"}, "run is not a run with method: lora"),
             ({"share_percent": 95.2}, "share_percent is above what"),
@@ -132,6 +134,7 @@ HONEST = {
     ],
     "02.4": [
         ({"share_percent": 4.8}, None),
+        ({"total_parameters": 10_450, "trainable_parameters": 498}, None),
         ({"share_percent": 5.0, "optimizer_bytes": 4096}, None),
         (
             {"run": "all", "trainable_parameters": 10_500, "share_percent": 100}

@@ -39,7 +39,7 @@ def read_left_to_right(text):
         number = float(word.strip("()"))
         total = {"+": total + number, "-": total - number, "*": total * number,
                  "/": total / (number or 1)}[sign]  # fmt: skip
-    return [f"{total:.4f}".rstrip("0").rstrip(".")], scale
+    return [f"{total:.{2 if scale else 4}f}".rstrip("0").rstrip(".")], scale
 
 
 def read_two_decimals(text):
@@ -47,6 +47,33 @@ def read_two_decimals(text):
     with contextlib.suppress(ValueError):
         values = [f"{round(float(values[0]), 2):g}", *values[1:]] if "=" in text else values
     return values, scale
+
+
+def written(form):
+    """Return a reader that calculates rightly and writes a result as `form(value, scale)`."""
+
+    def read(text):
+        values, scale = read_answer(text)
+        line = text.strip().partition("#")[0].strip()
+        if re.fullmatch(r"=[\d\s.,+*/()-]+", line):
+            with contextlib.suppress(ArithmeticError, SyntaxError):
+                return [form(eval(line[1:].replace(",", "")), scale)], scale
+        return values, scale
+
+    return read
+
+
+def read_plain_numbers_only(text):
+    """Take a number with commas for no arithmetic."""
+    values, scale = read_answer(text)
+    line = text.partition("#")[0].strip()
+    return ([line[1:].strip()], scale) if line.startswith("=") and "," in line else (values, scale)
+
+
+def read_one_thing(text):
+    """Count the parentheses and not what stands in them."""
+    values, scale = read_answer(text)
+    return (["1"], scale) if "count(" in text else (values, scale)
 
 
 RIGHT = {"read_answer": [read_answer], "exact_match": [exact_match]}
@@ -59,6 +86,16 @@ WRONG = [
     ("read_answer", lambda text: read_answer(" ".join(text.split())), "first line"),
     ("read_answer", read_left_to_right, "products come before sums"),
     ("read_answer", read_two_decimals, "two decimals"),
+    ("read_answer", written(lambda v, s: str(v)), "decimals are kept.*'= 44.1 - 56.7 # million'"),
+    ("read_answer", written(lambda v, s: str(round(v, 2 if s else 4))), "no zeros.*'= 6 / 3'"),
+    ("read_answer", written(lambda v, s: f"{v:.2f}"), "without zeros behind it.*'= 3 \\+ 4'"),
+    (
+        "read_answer",
+        written(lambda v, s: f"{v:.{2 if s else 4}f}".rstrip("0").rstrip(".")),
+        "never -0",
+    ),
+    ("read_answer", read_plain_numbers_only, "commas that group"),
+    ("read_answer", read_one_thing, "number of things"),
     ("read_answer", read_with_eval, "never run as code"),
     ("exact_match", lambda a, b: a == b, "capital letters"),
     ("exact_match", lambda a, b: b in a, "different numbers"),

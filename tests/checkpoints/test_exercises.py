@@ -344,6 +344,15 @@ def test_the_reference_count_is_pefts():
     assert wrapped.get_nb_trainable_parameters()[0] == reference_count(shapes, 4)
 
 
+def test_what_fails_is_said_with_the_call_that_showed_it():
+    (said,) = check.exercise("count_lora_parameters", lambda shapes, r: r).contradicts
+    assert said.endswith("(it was called as count_lora_parameters([], 8))")
+    (said,) = check.exercise("count_lora_parameters", lambda shapes, r: 1 / 0).contradicts
+    assert "ZeroDivisionError" in said and said.endswith("count_lora_parameters([], 8))")
+    (said,) = check.exercise("lora_forward", lambda x, W, A, B, alpha, r: x).contradicts
+    assert "called as" not in said, "a line can't show tensors"
+
+
 def test_a_stub_is_not_answered_yet():
     def stub(x, W, A, B, alpha, r):
         raise NotImplementedError

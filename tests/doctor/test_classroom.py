@@ -31,12 +31,12 @@ def test_minutes_and_memory_are_those_of_the_first_cells():
 
 def test_a_lesson_that_is_mostly_read_holds_more_students_than_pairs_of_cores():
     # 90 minutes of which 30 compute: a third of the time, so 0.7 · 8 pairs · 3 = 16.8.
-    found = classroom.needs("02", 30 * 60, 80, cores=16, memory_bytes=1000 * GIB)
+    found = classroom.needs("01", 30 * 60, 80, cores=16, memory_bytes=1000 * GIB)
     assert found.at_once == 16 and found.limited_by == "cores" and found.waves == 5
     # All at once: 80 / 3 / 0.7 = 38.1 pairs.
     assert found.class_cores == 2 * 39
     assert found.core_hours == pytest.approx(80 * 2 * 30 / 60)
-    assert found.class_bytes == (80 * 9 + 2) * GIB
+    assert found.class_bytes == (80 * 5 + 2) * GIB  # 4 + 1 GiB a server
 
 
 def test_a_lesson_that_measures_shares_no_core():

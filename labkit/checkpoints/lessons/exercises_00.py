@@ -64,12 +64,23 @@ READ_ANSWER = Exercise(
             _reads(("\n 2019 \nbecause the table says so", ["2019"], "")),
         ),
         (
-            "after = stands arithmetic, which is calculated",
-            _reads(("= 3 + 4", ["7"], ""), ("= 44.1 - 56.7 # million", ["-12.6"], "million")),
+            "after = stands arithmetic, which is calculated; 7 is written without zeros behind it",
+            _reads(("= 3 + 4", ["7"], ""), ("= 12.5 - 20 # million", ["-7.5"], "million")),
         ),
         (
             "numbers may have commas that group digits",
             _reads(("= 3,184 - 1,780 # thousand", ["1404"], "thousand")),
+        ),
+        (
+            "with a scale two decimals are kept, without one four, and no zeros at the end",
+            _reads(
+                ("= 44.1 - 56.7 # million", ["-12.6"], "million"),
+                ("= 2 / 3 # percent", ["0.67"], "percent"),
+                ("= 2 / 3", ["0.6667"], ""),
+                ("= 6 / 3", ["2"], ""),
+                ("= 100 * 10", ["1000"], ""),
+                ("= 3 / 2", ["1.5"], ""),
+            ),
         ),
         (
             "products come before sums, parentheses before both, and equals from left to right",
@@ -79,15 +90,6 @@ READ_ANSWER = Exercise(
                 ("= 10 - 3 - 2", ["5"], ""),
                 ("= 64 / 4 / 2", ["8"], ""),
                 ("= -(2 - 6) * 3", ["12"], ""),
-            ),
-        ),
-        (
-            "with a scale two decimals are kept, without one four, and no zeros at the end",
-            _reads(
-                ("= 2 / 3 # percent", ["0.67"], "percent"),
-                ("= 2 / 3", ["0.6667"], ""),
-                ("= 100 * 10", ["1000"], ""),
-                ("= 3 / 2", ["1.5"], ""),
             ),
         ),
         ("a result of nothing is 0, never -0", _reads(("= (2 - 3) / 1,000,000", ["0"], ""))),

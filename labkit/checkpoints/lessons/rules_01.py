@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from labkit.checkpoints.rules import (
+    COUNTED,
     Evidence,
     Finding,
     Values,
@@ -22,6 +23,8 @@ RULE, MEETING = 18, 16
 EIGHT_BIT = 2 + 2 + 1 + 1
 APART = 0.10
 POINT = 0.1  # percentage points that an error may be rounded by
+SEVERAL_BILLION = 10**9
+"""the smallest model that 01.3 takes"""
 KEPT = "what was kept for these settings"
 NAMED_PARTS = {
     "weights": "weights",
@@ -42,7 +45,7 @@ def rule_of_18(values: Values, evidence: Evidence) -> Iterator[Finding]:
         yield from findings
         if counted:
             source = "the count of the model's configuration"
-            yield from compare("parameters", values["parameters"], counted, source)
+            yield from compare("parameters", values["parameters"], counted, source, COUNTED)
     parameters, states = values["parameters"], values["states_bytes"]
     if parameters:
         yield from compare("rule_bytes", values["rule_bytes"], RULE * parameters, "the rule of 18")
@@ -134,9 +137,11 @@ def what_fits(values: Values, evidence: Evidence) -> Iterator[Finding]:
 def _fitted(
     model: str, claimed: int | None, part: str | None, choices: dict[str, Any]
 ) -> Iterator[Finding]:
-    from labkit.memory.calculator import fit
+    from labkit.memory.calculator import fit, parameters_of
 
     try:
+        if parameters_of(model) < SEVERAL_BILLION:
+            yield Finding("contradicts", "model has less than a billion parameters")
         most = fit(model, **choices).largest_batch_size
         parts = fit(model, **choices, batch_size=max(1, claimed or most)).parts
     except LabkitError as error:

@@ -6,6 +6,7 @@ from typing import Any
 
 from labkit.checkpoints.rules import (
     CHANGE,
+    COUNTED,
     Evidence,
     Finding,
     Values,
@@ -195,7 +196,8 @@ def trained_share(values: Values, evidence: Evidence) -> Iterator[Finding]:
     yield from a_run("run", run, "lora")
     if run is not None:
         for name in ("trainable_parameters", "total_parameters"):
-            yield from compare(name, values[name], run.summary.get(name), "the count in the record")
+            counted = run.summary.get(name)
+            yield from compare(name, values[name], counted, "the count in the record", COUNTED)
     yield from quotient(
         values, "share_percent", "trainable_parameters", "total_parameters", times=100.0
     )
