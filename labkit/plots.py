@@ -195,6 +195,10 @@ def score_bars(scores: Mapping[str, Any]) -> tuple["Figure", str]:
             color=list(COLOURS.values())[index], hatch=hatches[index % len(hatches)],
             edgecolor="white", error_kw={"elinewidth": 1, "ecolor": "#333333", "capsize": 2},
         )  # fmt: skip
+        for place, value, reach in zip(places, values, above, strict=True):
+            if value == 0:  # a bar that nobody would see
+                axes.annotate("0", (place, reach), xytext=(0, 2), textcoords="offset points",
+                              ha="center", fontsize="x-small")  # fmt: skip
     axes.set_xticks(range(len(groups)), [f"{g}\nn = {counts[g]}" for g in groups])
     axes.set_ylabel("exact match (% of questions)")
     axes.set_ylim(0, 128)  # room for the legend above the longest interval

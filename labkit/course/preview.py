@@ -148,7 +148,8 @@ def int8_ratios(results: Path) -> Shown:
             [row["tokens"] * beside for row in mine], [ratio["value"] for ratio in ratios],
             yerr=[[ratio["value"] - ratio["low"] for ratio in ratios],
                   [ratio["high"] - ratio["value"] for ratio in ratios]],
-            fmt=marker, color=plots.COLOURS[colour], label=f"{mode} weights", capsize=2,
+            fmt=marker, color=plots.COLOURS[colour], capsize=2,
+            label={"full": "trained weights", "frozen": "frozen weights"}[mode],
             linestyle="",
         )  # fmt: skip
     axes.axhline(1, color="#333333", linewidth=0.8)
