@@ -282,7 +282,7 @@ check.exercise("weight_gradient_snr", weight_gradient_snr)
 # %% [markdown]
 # ## Measure: real activations
 #
-# The model answers questions on reports, as in lesson 02, and every linear layer is watched: its inputs X on the way forward, its gradients G on the way back. The products of each layer are computed exactly and in int8. Of a few layers X and G are kept whole, over more samples.
+# The model answers questions on reports, as in lesson 02, and every linear layer is watched: its inputs X on the way forward, its gradients G on the way back. The products of each layer are computed exactly and in int8. Of a few layers X and G are kept whole, over more samples. (The weights of the embedded model were rounded to 4 bits once, as lesson 00 shows. "Exact" is the product of the weights as they are now.)
 
 # %%
 from labkit.datasets import encode, tatqa

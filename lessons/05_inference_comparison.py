@@ -517,11 +517,13 @@ plots.show(figure, alt=alt)
 print("predicted:", predicted_smallest, "and", predicted_fastest)
 
 # %% [markdown]
-# ## Explain: smaller is not faster
+# ## Explain: is smaller faster?
 #
 # **Merged or beside.** The answers should be the same up to rounding: the sum is rounded to 16 bits when it is stored, so a small update can lose digits. What merging saves is the time of the thin products, which are small in arithmetic and many in number. How many answers stay the same, letter by letter, depends less on the weights than on the arithmetic, as the next section shows.
 #
 # **Sizes.** Only the linear layers are quantised. The embedding, which a small model with a large vocabulary spends much of its weights on, stays as it was, so the model shrinks by less than the ratio of the bits.
+#
+# **Scores.** They are those of some of the questions, so a few points of difference are noise. And the embedded model came in 4 bits, by another table than nf4 (lesson 00): what rounding costs a model that was never rounded is not to be seen here.
 #
 # **Speed.** A multiplication in 8 or 4 bits is fast where the processor and the library have one for it. Elsewhere each weight is widened before every use, and that costs more than the memory saves. On a GPU with one sequence at a time, reading the weights is what takes the time, so a *kernel* that reads 4-bit weights and widens them on the way gains from fewer bytes. The 8-bit layer does not: it looks for outliers in every input, multiplies them apart in 16 bits, and starts several kernels for each layer, which takes longer with one sequence at a time than the fewer bytes save (the authors of LLM.int8() report inference slower than in 16 bits for small models).
 
@@ -536,7 +538,7 @@ for c in costs:
 # %% [markdown]
 # ## Explain: which answers stay the same
 #
-# A model answers in batches or one question at a time, with its adapter merged or beside the base, today or after it was loaded again. None of this should change an answer. The record counts, on a LoRA run like yours:
+# A model answers in batches or one question at a time, with its adapter merged or beside the base, today or after it was loaded again. None of this should change an answer. A record of the course counts, on a LoRA run like yours, how many answers are the same, letter by letter, as those of the adapter beside its base, asked in batches:
 
 # %%
 record = json.loads((tatqa.data_dir() / "results" / "answering.json").read_text())
@@ -544,7 +546,7 @@ for row in record["identical"]:
     print(f"{row['arithmetic']:<38} {row['pair']:<11} {row['same']:>4} of {row['n']}")
 
 # %% [markdown]
-# A bfloat16 number has 8 bits of precision. Where two next tokens are almost equally likely, the order of a sum decides between them, and that order changes with the batch. Multiplying the same 16-bit weights in float32 is enough to settle nearly all of them; that is how this course computes scores on a CPU.
+# A bfloat16 number has 8 bits of precision. Where two next tokens are almost equally likely, the order of a sum decides between them, and that order changes with the batch. Multiplying the same 16-bit weights in float32 settles all of them in this record; that is how this course computes scores on a CPU.
 
 # %% [markdown]
 # ## The large models

@@ -94,12 +94,13 @@ def draw_published(axes: Sequence[Any], layers: Sequence[Row], tunings: Sequence
         ax.axhline(1.5, color="black", linewidth=1, linestyle=":")
     right.text(0.03, 1.51, "ceiling 1.5×", transform=right.get_yaxis_transform(), va="bottom")
     right.text(0.03, 0.99, "no difference", transform=right.get_yaxis_transform(), va="top")
-    low, high = (end(layers, key=lambda row: row["ratio_tensor"]) for end in (min, max))
-    said = [f"{r['ratio_tensor']:.2f} at width {r['width']} and {r['tokens']:,} tokens"
-            for r in (low, high)]  # fmt: skip
-    whole = " to ".join(f"{end(r['ratio'] for r in tunings):.2f}" for end in (min, max))
+    ranked = sorted(layers, key=lambda row: row["ratio_tensor"])
+    said = [f"{row['ratio_tensor']:.2f} at width {row['width']} and {row['tokens']:,} tokens"
+            for row in (ranked[0], ranked[-1])]  # fmt: skip
+    whole = sorted(row["ratio"] for row in tunings)
     return (f"Published ratios of 16-bit time to SwitchBack's: single layers on an A100 from "
-            f"{said[0]} to {said[1]}; whole trainings on an A40 {whole}.")  # fmt: skip
+            f"{said[0]} to {said[1]}; whole trainings on an A40 from {whole[0]:.2f} to "
+            f"{whole[-1]:.2f}.")  # fmt: skip
 
 
 def draw_noise(axes: Sequence[Any], made_up: Sequence[Row], outlier: Sequence[Row]) -> str:
@@ -188,8 +189,9 @@ def draw_layers(figure: Any, axes: Sequence[Any], table: Sequence[Row]) -> str:
         figure.colorbar(image, ax=ax, pad=0.01)
     axes[-1].set_xlabel("depth (block of the model)")
     said = []
-    for (title, _, value), end in zip(maps, (max, min, max, max), strict=True):
-        row = end(table, key=value)
+    for title, colours, value in maps:
+        ranked = sorted(table, key=value)
+        row = ranked[0 if colours.endswith("_r") else -1]  # the lightest field
         said.append(f"{title} {value(row):.1f} in {row['kind']} of block {row['depth']}")
     return f"Maps of {len(table)} layers by kind and depth; the hardest in each: {'; '.join(said)}."
 
