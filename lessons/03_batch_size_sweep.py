@@ -535,7 +535,7 @@ figure, alt = plots.peaks(
 plots.show(figure, alt=alt)
 
 # %% [markdown]
-# Red bars do not fit. Nearly all of the first bar is the frozen base, which no row touches but the one with 32-bit weights: that is why **QLoRA** stores it in 4 bits. Of the rest, checkpointing saves most, and it is the one that costs time: without it the step is shorter. A larger rank costs more adapters, each number with its gradient and two states. The other AdamW costs nothing: it copies what LoRA trains, and does so when the peak is over.
+# (A bar that does not fit is red.) Nearly all of the first bar is the frozen base, which no row touches but the one with 32-bit weights: that is why **QLoRA** stores it in 4 bits. Of the rest, checkpointing saves most, and it is the one that costs time: without it the step is shorter. A larger rank costs more adapters, each number with its gradient and two states. The other AdamW costs nothing: it copies what LoRA trains, and does so when the peak is over.
 #
 # Now the same for full fine-tuning on four cards. Which row will be largest, and which of the rows above will have shrunk to nothing?
 
@@ -554,7 +554,7 @@ if not smoke:
     plots.show(figure, alt=alt)
 
 # %% [markdown]
-# The optimizer's state fills these cards, so spreading it counts most, and an optimizer without one would free nearly half of the card. The chunked loss saved something with LoRA and saves nothing here: the peak of full fine-tuning is at another moment of the step, when the gradients are there, and the logits are gone by then. **A setting has no saving of its own. It has one beside the others.**
+# The optimizer's state is most of what these cards hold: one without a state (SGD) would free nearly half of the peak. ZeRO-2 spreads that state and the gradients as ZeRO-3 does, but leaves the 16-bit weights whole on every card, and that costs most. The chunked loss saved something with LoRA and saves nothing here: the peak of full fine-tuning is at another moment of the step, when the gradients are there, and the logits are gone by then. **A setting has no saving of its own. It has one beside the others.**
 #
 # ## Explain: throughput at 8 billion
 #

@@ -234,7 +234,7 @@ longer = inner[-1] / inner[0]
 print(f"inner dimension × {longer:.0f}: noise × {growth:.1f}; √{longer:.0f} = {longer**0.5:.1f}")
 
 # %% [markdown]
-# The **noise** grows with the inner dimension, a little faster than its root: every term of a sum brings its own rounding error, and among more numbers the largest is larger, so the step is too. The **ratio** to the signal stays nearly the same here, because the signal is a sum of independent random terms as well. In a real layer neither has to be so.
+# The **noise** grows with the inner dimension, a little faster than its root: every term of a sum brings its own rounding error, and among more numbers the largest is larger, so the step is too. The **ratio** to the signal falls by a few decibels only, because the signal is a sum of independent random terms as well. In a real layer neither has to be so.
 
 # %% [markdown]
 # ## Predict: the weight gradient
@@ -336,14 +336,14 @@ columns = {"precision": "s", "tokens": ",", "snr_db": ".1f", "wrong_sign": ".2%"
 figures.print_table(noise.over_layers(gradients), columns)
 
 # %% [markdown]
-# **This is the point of the sitting.** With a few tokens an int8 weight gradient is more precise than Y. The blue line comes down as tokens are added, towards the black one and in some layers below it; `below` counts in how many. The black one stays where it is: the width of a layer does not grow with the batch.
+# **This is the point of the sitting.** With few tokens the int8 weight gradients of most of these layers are more precise than Y. In most panels the blue line comes down as tokens are added, towards the black one or below it; `below` counts in how many layers it is below. The black one stays where it is: the width of a layer does not grow with the batch.
 
 # %% [markdown]
 # ## Explain: why SwitchBack switches back
 #
-# **The inner dimension of dW is batch × length.** That is the argument of Wortsman and others. Y and dX sum over a width of the layer, which stays what it is. dW sums over every token of the batch, and grows with it. And a ruler over tokens gets coarser with every token that has a larger gradient than all before it. Some tokens have gradients far above the rest, such as those of the answer, so in real layers the ratio falls, where that of the random matrices above stayed.
+# **The inner dimension of dW is batch × length.** That is the argument of Wortsman and others. Y and dX sum over a width of the layer, which stays what it is. dW sums over every token of the batch, and grows with it. And a ruler over tokens gets coarser with every token that has a larger gradient than all before it. Some tokens have gradients far above the rest, such as those of the answer, so in real layers the ratio falls faster than that of the random matrices above.
 #
-# How far it falls differs between layers, and none of it makes training impossible by itself: an error of dW is drawn again at every step, like those of Y and dX. But of the three it is the one that grows with the batch, and the one that costs nothing to avoid:
+# How far it falls differs between layers, in some it hardly does, and none of it makes training impossible by itself: an error of dW is drawn again at every step, like those of Y and dX. But of the three it is the one that grows with the batch, and the one that costs nothing to avoid:
 #
 # **16 bits are there already.** X and G exist in 16 bits before anything is quantised, and the third product can take them as they are. The orange line that stays up shows what that is worth. The price is the speed-up of one product in three, and the [second sitting](04_2_kernels.ipynb) computes the ceiling that this leaves.
 #
@@ -383,7 +383,7 @@ print(f"largest over median gradient of a token: {spread[0]:.0f} to {spread[-1]:
 # %% [markdown]
 # ## Explain: why a scale per row is the safer default
 #
-# **Inputs.** A few features of a few layers are far larger than the rest: some inputs of `down_proj`, and a feature of the **residual stream**, the sum that every block reads from and adds to; q, k and v all read it. Each token has a scale of its own, so one token's outlier harms that token only. Within a token nothing can be done: the large feature sets the ruler for the others. `v_proj` shows what that can cost. It reads the same inputs as `q_proj` and `k_proj`, but compare `feature_use`: it all but ignores the large feature. So it is left with the small ones, on a ruler made for the large one.
+# **Inputs.** A few features of a few layers are far larger than the rest: some inputs of `down_proj`, and a feature of the **residual stream**, the sum that every block reads from and adds to; q, k and v all read it. Each token has a scale of its own, so one token's outlier harms that token only. Within a token nothing can be done: the large feature sets the ruler for the others. `v_proj` shows what that can cost. It reads the same inputs as `q_proj` and `k_proj`, but compare `feature_use`: it uses the large feature much less than a typical one. So it is left with the small ones, on a ruler made for the large one.
 #
 # **Weights.** A single large weight sets the ruler for the whole matrix when there is one scale, and for its own row when there is a scale per row. A scale per row of $W$ works for Y, where the sum runs along the row. In dX the sum runs *across* the rows, and the scale has to come out of the sum, so W is quantised a second time, per column. That second pass is what "one scale" saves. For pretraining from scratch, where weights start alike, it may be enough; a pretrained model comes with the weights it has.
 #

@@ -525,7 +525,7 @@ print("predicted:", predicted_smallest, "and", predicted_fastest)
 #
 # **Scores.** They are those of some of the questions, so a few points of difference are noise. And the embedded model came in 4 bits, by another table than nf4 (lesson 00): what rounding costs a model that was never rounded is not to be seen here.
 #
-# **Speed.** A multiplication in 8 or 4 bits is fast where the processor and the library have one for it. Elsewhere each weight is widened before every use, and that costs more than the memory saves. On a GPU with one sequence at a time, reading the weights is what takes the time, so a *kernel* that reads 4-bit weights and widens them on the way gains from fewer bytes. The 8-bit layer does not: it looks for outliers in every input, multiplies them apart in 16 bits, and starts several kernels for each layer, which takes longer with one sequence at a time than the fewer bytes save (the authors of LLM.int8() report inference slower than in 16 bits for small models).
+# **Speed.** A multiplication in 8 or 4 bits is fast where the processor and the library have one for it. Elsewhere each weight is widened before every use, and that can cost more than the fewer bytes save. On a GPU with one sequence at a time, reading the weights is what takes the time, so a *kernel* that reads 4-bit weights and widens them on the way gains from fewer bytes. The 8-bit layer does not: it looks for outliers in every input, multiplies them apart in 16 bits, and starts several kernels for each layer, which takes longer with one sequence at a time than the fewer bytes save (the authors of LLM.int8() report inference slower than in 16 bits for small models).
 
 # %%
 by_label = {c.label: c for c in costs}
