@@ -145,12 +145,12 @@ figure, axes = plots.new_figure(1, 2, width=9, height=3.8)
 plots.show(figure, alt=figures.draw_published(axes, layer_ratios, training_ratios))
 
 # %% [markdown]
-# Read the left half from left to right. Quantising costs time in proportion to the *size* of the matrices, and saves in proportion to their *product*, so wide layers and many tokens gain most, and a narrow layer with few tokens loses. The gap between the halves is the second lesson: a whole training also has attention, norms, an optimizer, data, and Python, none of which is any faster. A layer's ratio says what is possible, a training's ratio what you get.
+# Read the left half from left to right. Quantising takes time in proportion to the *size* of the matrices, and int8 saves time in proportion to the *work* of their product, so wide layers and many tokens gain most, and a narrow layer with few tokens loses. The gap between the halves is the second lesson: a whole training also has attention, norms, an optimizer, data, and Python, none of which is any faster. A layer's ratio says what is possible, a training's ratio what you get.
 
 # %% [markdown]
 # ## Measure: the same on a card of today
 #
-# `labkit bench gpu` asks a GPU all that this course says of GPUs, in some minutes. Where a record of it lies in `data/results`, this is what it says of the kernels: whether they equal the reference, the ratio of a layer's step with its control, and of a whole training's.
+# `labkit bench gpu` asks a GPU all that this course says of GPUs, in some minutes. Where a record of it lies in `data/results`, this is what it says of the kernels: whether they equal the reference, the ratio of a layer's step with its control, and of a whole training's. A line begins with what became of a claim of the course: it holds, it does not hold, or it has no bar to clear and is only reported.
 
 # %%
 from labkit.bench.gpu import reading
@@ -199,7 +199,7 @@ for row in parts["rows"]:
     taken = report.step_parts(row, int8=True)
     shape = f"{row['in_features']}→{row['out_features']}"
     share = sum(taken[part] for part in quantising) / sum(taken.values())
-    dw = taken["dW in 16 bit"] / sum(taken.values())
+    dw = taken["dW, not in int8"] / sum(taken.values())
     shares.append({"tokens": row["tokens"], "shape": shape, "quantising": share, "dW": dw})
 figures.print_table(shares, {"tokens": ",", "shape": "s", "quantising": ".0%", "dW": ".0%"})
 
