@@ -196,6 +196,10 @@ def score_bars(scores: Mapping[str, Any]) -> tuple["Figure", str]:
             color=list(COLOURS.values())[index], hatch=hatches[index % len(hatches)],
             edgecolor="white", error_kw={"elinewidth": 1, "ecolor": "#333333", "capsize": 2},
         )  # fmt: skip
+        for place, value in zip(places, values, strict=True):
+            if value == 0:  # a bar that nobody would see, beside its interval
+                axes.annotate("0", (place, 0), xytext=(2, 1), textcoords="offset points",
+                              fontsize="x-small")  # fmt: skip
     axes.set_xticks(range(len(groups)), [f"{g}\nn = {counts[g]}" for g in groups])
     axes.set_ylabel("exact match (% of questions)")
     axes.set_ylim(0, 128)  # room for the legend above the longest interval
@@ -327,6 +331,7 @@ def batch_sweep(points: Sequence[Any]) -> tuple["Figure", str]:
             sizes = [p.batch_size for p in ranged]
             low, high = ([p.tokens / p.predicted_step_seconds[i] for p in ranged] for i in (1, 0))
             left.fill_between(sizes, low, high, color=colour, alpha=0.25, label=label)
+            said.append(f"{label}: {min(low):,.0f} to {max(high):,.0f} tokens/s predicted")
         sizes = [p.batch_size for p in drawn]
         predicted = [needs(p) / GIB for p in drawn]
         right.plot(sizes, predicted, color=colour, linestyle=line, marker="",
@@ -341,6 +346,7 @@ def batch_sweep(points: Sequence[Any]) -> tuple["Figure", str]:
                    color="black", linestyle="", marker="x", markersize=8)  # fmt: skip
         said.append(f"{label}: {predicted[0]:.2f} to {predicted[-1]:.2f} GiB predicted")
     for size in elsewhere:
+        said.append(f"the card has {size / GIB:.1f} GiB")
         right.axhline(size / GIB, color="black", linewidth=1.2)
         right.annotate(f"what the card has, {size / GIB:.1f}", (0.0, size / GIB),
                        xycoords=("axes fraction", "data"), xytext=(4, 3),
@@ -350,9 +356,10 @@ def batch_sweep(points: Sequence[Any]) -> tuple["Figure", str]:
         (left, "tokens per second", "Throughput"),
         (right, memory, "Memory (crosses: does not fit)"),
     ):
+        axes.set_xticks(sorted({p.batch_size for p in points}))
         axes.set_xlabel("batch size (samples in one pass)")
         axes.set_ylabel(unit)
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.1 * axes.get_ylim()[1])  # whole marks, and room for the limit's name
         axes.set_title(title)
         axes.legend(fontsize="x-small", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
     return figure, f"Throughput and peak memory against batch size. {'; '.join(said)}."

@@ -50,26 +50,26 @@ llama_batch_sizes = (1, 8) if smoke else (1, 2, 4, 8, 12, 16)
 #
 # Which parts of the memory are in $c$ and which in $m$, when the base model is frozen and LoRA adapters are trained? Lesson 01 has the parts. Write down what you expect before you run anything:
 #
-# 1. How much larger is the peak at batch 8 than at batch 4: twice, less than twice, or hardly?
+# 1. How many times as large is the peak at the largest batch below as at half of it?
 # 2. Which of the batch sizes below is best, if best means the smallest that is within a tenth of the highest throughput?
 
 # %%
-print("batch sizes", batch_sizes, "of", seq_len, "tokens")
+print("batch sizes", batch_sizes, "of samples of", seq_len, "tokens")
 
-predicted_growth = None
+predicted_growth = None  # such as 2, or 1.1
 predicted_best_batch = None
 
 # %% [markdown]
 # ## Exercise: from points to a line
 #
-# *Easy, 10 minutes, importance 3 of 5.* Fit $t(B) = a + b B$ to measured step times by least squares: the line for which the sum of the squared vertical distances is smallest. With the means $\bar B$ and $\bar t$ its slope is $b = \sum (B - \bar B)(t - \bar t) \,/\, \sum (B - \bar B)^2$, and it goes through $(\bar B, \bar t)$.
+# *Easy, 10 minutes; useful.* Fit $t(B) = a + b B$ to measured step times by least squares: the line for which the sum of the squared vertical distances is smallest. With the means $\bar B$ and $\bar t$ its slope is $b = \sum (B - \bar B)(t - \bar t) \,/\, \sum (B - \bar B)^2$, and it goes through $(\bar B, \bar t)$.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: means first</summary>
 #
 # Compute both means first. Then the slope is one sum over pairs, divided by one sum over batch sizes.
 #
 # </details>
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: through the middle</summary>
 #
 # A line through $(\bar B, \bar t)$ with slope $b$ meets the axis at $a = \bar t - b \bar B$. Return $a$ first.
 #
@@ -92,17 +92,18 @@ def fit_step_time(batch_sizes: list[float], seconds: list[float]) -> tuple[float
 # %%
 from labkit.checkpoints import check
 
-check.exercise("fit_step_time", fit_step_time)
+line_written = check.exercise("fit_step_time", fit_step_time)
+line_written
 
 # %% [markdown]
-# *Medium, 5 minutes, importance 4 of 5.* The throughput has the ceiling $s/b$. At which $B$ does it reach a given share of the ceiling?
+# *Medium, 5 minutes; important.* The throughput has the ceiling $s/b$. At which $B$ does it reach a given share of the ceiling?
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: one equation</summary>
 #
 # Set $B / (a + bB)$ equal to $\mathrm{share} / b$.
 #
 # </details>
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: solving it</summary>
 #
 # Multiply by both denominators and bring the two terms with $B$ to one side. At half of the ceiling the answer is $a / b$.
 #
@@ -118,13 +119,14 @@ def batch_for_share(a: float, b: float, share: float) -> float:
 
 
 # %%
-check.exercise("batch_for_share", batch_for_share)
+share_written = check.exercise("batch_for_share", batch_for_share)
+share_written
 
 # %% [markdown]
-# Half of the ceiling is where both parts of the step take as long as each other. Nine tenths are further than you may think:
+# Half of the ceiling is where both parts of the step take as long as each other. How far is it from there to nine tenths?
 
 # %% tags=["nbval-check-output"]
-for share in (0.5, 0.8, 0.9, 0.95):
+for share in (0.5, 0.8, 0.9, 0.95) if share_written else ():
     print(f"{share:.0%} of the ceiling at {batch_for_share(1.0, 1.0, share):.0f} times a/b")
 
 # %% [markdown]
@@ -153,7 +155,7 @@ print(render(plain, samples=questions))
 print(f"epoch: {questions:,} samples")
 
 # %% [markdown]
-# The two memory columns are the peak of what tensors hold, predicted and measured. The last column is the time of one epoch over the training questions of lesson 02, if each of them were a sample of this length.
+# The two memory columns are the peak of what tensors hold, predicted and measured. The last column is the time of an **epoch**, one pass over the training questions of lesson 02, if each of them were a sample of this length.
 #
 # The next figure is what this lesson is about. Compare its two sides: on the left a curve that flattens, on the right a line that does not.
 
@@ -188,33 +190,41 @@ for label, peaks in {
     print(f"{label}: {constant / MIB:,.0f} MiB for any batch, {slope / MIB:,.1f} MiB a sample")
 worst = max(abs(p.predicted_peak_bytes / p.peak_bytes - 1) for p in ran)
 print(f"largest error of a predicted peak: {worst:.1%}")
+grown = last.peak_bytes / ran[-2].peak_bytes
+print(f"batch {last.batch_size} has {grown:.2f} times the peak of batch {ran[-2].batch_size}, "
+      f"predicted: {predicted_growth}")  # fmt: skip
 
 # %% [markdown]
-# In the constant are the frozen weights, the adapters with their gradients, and the optimizer's state. The slope is activations and logits: everything that the forward pass keeps for each token. Divide it by the length and you have bytes per token. The logits of one token are a row of the vocabulary, in 16 bits and again in 32 bits with its gradient; compare:
+# In the constant are the frozen weights, the adapters with their gradients, and the optimizer's state. The slope is activations and logits: everything that the forward pass keeps for each token. Divide it by the length and you have bytes per token. How much of that are the logits with their loss? Lesson 01's formula says:
 
 # %%
-from labkit.models import registry
+from labkit.memory.formula import analytic
 
-vocabulary = registry.spec(profiles.DEFAULT_MODEL).config["vocab_size"]
-per_token = line(first.peak_bytes, last.peak_bytes)[1] / seq_len
-print(f"measured: {per_token / 1e6:.2f} MB a token")
-print(f"logits in 16 and 32 bits and their gradient: {vocabulary * (2 + 4 + 4) / 1e6:.2f} MB")
+logits = [analytic(point.settings).parts["logits_and_loss"] for point in (first, last)]
+for label, low_and_high in {
+    "measured, all of it": (first.peak_bytes, last.peak_bytes),
+    "logits and loss, by formula": logits,
+}.items():
+    print(f"{label:<28} {line(*low_and_high)[1] / seq_len / 1024:6.0f} KiB a token")
 
 # %% [markdown]
 # ## Explain: why throughput saturates
 #
-# Fit the line to the step times, with the function you wrote.
+# First the points themselves, then the line through their step times, with the functions you wrote.
 
 # %%
-a, b = fit_step_time([p.batch_size for p in ran], [p.step_seconds for p in ran])
-print(f"a = {a:.2f} s for any batch, b = {b:.3f} s a sample")
-print(f"ceiling {seq_len / b:,.0f} tokens/s, highest measured "
-      f"{max(p.tokens_per_second for p in ran):,.0f}")  # fmt: skip
-if a > 0:
-    print(f"nine tenths of the ceiling at batch {batch_for_share(a, b, 0.9):.1f}")
 highest = max(p.tokens_per_second for p in ran)
 best = min(p.batch_size for p in ran if p.tokens_per_second >= 0.9 * highest)
-print(f"smallest batch within a tenth of the highest: {best}   predicted: {predicted_best_batch}")
+print(f"highest throughput measured: {highest:,.0f} tokens/s")
+print(f"smallest batch within a tenth of it: {best}   predicted: {predicted_best_batch}")
+
+# %%
+if line_written and share_written:
+    a, b = fit_step_time([p.batch_size for p in ran], [p.step_seconds for p in ran])
+    print(f"a = {a:.2f} s for any batch, b = {b:.3f} s a sample")
+    print(f"ceiling: {seq_len / b:,.0f} tokens/s")
+    if a > 0:
+        print(f"nine tenths of the ceiling at batch {batch_for_share(a, b, 0.9):.1f}")
 
 # %% [markdown]
 # What is in $a$? Whatever a step does once: it starts a few thousand operations one by one, it steps the optimizer, and its products read all the weights from memory, whether for one token or for a thousand. If $a$ comes out near zero or below, your machine is at its ceiling with a single sample already, and the noise of the measurement is larger than what is left of $a$.
@@ -240,8 +250,8 @@ for name in ("t4", "rtx-3090", "a100-40gb", "h100"):
 #
 # - **allocated**: what tensors asked for, at the highest moment. The predictions of this course are of this.
 # - **reserved**: what PyTorch's caching allocator keeps from a GPU. A CPU has no such allocator.
-# - **resident set** (`RSS` in `top`): what the operating system gave the process, libraries included. On a GPU, `nvidia-smi` shows the counterpart: what is taken of the card, the driver's part included.
-# - **counted by a limit**: heap and private mappings, whether they were touched or not.
+# - **resident set** (`RES` in `top`): what the operating system gave the process, libraries included. On a GPU, `nvidia-smi` shows the counterpart: what is taken of the card, the driver's part included.
+# - **counted by a limit**: what the process has asked the operating system for, whether it has used it yet or not.
 
 # %%
 chosen = next(point for point in ran if point.batch_size == best)
@@ -263,14 +273,14 @@ print(f"batch {fastest.batch_size} is the fastest: "
 # %% [markdown]
 # ## Exercise: the operations of a step
 #
-# *Easy, 5 minutes, importance 4 of 5.* Checkpointing is said to cost "a third more computation". Is that so for LoRA? Count. A matrix product takes 2 operations for each weight and token: a multiplication and an addition. A step makes one product forward, one backward to the layer's input, and where the weight is trained, one backward to the weight. Gradient checkpointing makes the forward pass a second time.
+# *Easy, 5 minutes; important.* Checkpointing is said to cost "a third more computation". Is that so for LoRA? Count. A matrix product takes 2 operations for each weight and token: a multiplication and an addition. A step makes one product forward, one backward to the layer's input, and where the weight is trained, one backward to the weight. Gradient checkpointing makes the forward pass a second time.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: count products</summary>
 #
 # Count the products first. A frozen layer still passes the gradient on to the layer before it.
 #
 # </details>
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: two and more</summary>
 #
 # Two products are always there. Training the weights adds one, checkpointing adds one.
 #
@@ -291,16 +301,17 @@ def step_operations(weights: int, tokens: int, trains_weights: bool, checkpointi
 
 
 # %%
-check.exercise("step_operations", step_operations)
+operations_written = check.exercise("step_operations", step_operations)
+operations_written
 
 # %% tags=["nbval-check-output"]
-for label, trains in {"full": True, "frozen weights": False}.items():
+for label, trains in {"full": True, "frozen weights": False}.items() if operations_written else ():
     plain_step, again = (step_operations(1, 1, trains, each) for each in (False, True))
     print(f"{label}: {plain_step} operations a weight and token, {again} with checkpointing: "
           f"{again / plain_step - 1:.0%} more")  # fmt: skip
 
 # %% [markdown]
-# The count leaves out the adapters, attention and the loss, which checkpointing repeats in part. The measurement has them:
+# The count leaves out the adapters and the attention, which checkpointing repeats as well, and the loss, which it does not. The measurement below has them all.
 #
 # ## Measure: the same samples for less memory
 #
@@ -342,14 +353,14 @@ for label, point in compared.items():
 #
 # ## Exercise: is the gradient the same?
 #
-# *Medium, 15 minutes, importance 5 of 5.* The loss of a step is the mean over all its labels. Samples have answers of different lengths, so passes have different numbers of labels, and the mean of the passes' means is not the mean of all. Many training loops got this wrong until late in 2024 (the last link of this lesson). `labkit train` divides every pass by the labels of the whole step, so there the gradient is the same, up to the order of a sum. Write it: `gradient(batch)` gives the gradient of the mean loss of one pass, and how many labels the pass has. Do not keep the gradients of all passes: that would take the memory that accumulation is to save.
+# *Medium, 15 minutes; very important.* The loss of a step is the mean over all its labels. Samples have answers of different lengths, so passes have different numbers of labels, and the mean of the passes' means is not the mean of all. Many training loops got this wrong until late in 2024 (*Fixing Gradient Accumulation*, under further reading). `labkit train` divides every pass by the labels of the whole step, so there the gradient is the same, up to the order of a sum. Write it: `gradient(batch)` gives the gradient of the mean loss of one pass, and how many labels the pass has. Do not keep the gradients of all passes: that would take the memory that accumulation is to save.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: sums</summary>
 #
 # A mean times the number of its labels is a sum. Sums can be added.
 #
 # </details>
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: two totals</summary>
 #
 # Go through the passes with two running totals, one of gradients and one of labels, and divide once at the end.
 #
@@ -375,14 +386,14 @@ check.exercise("accumulated_gradient", accumulated_gradient)
 # %% [markdown]
 # ## Exercise: the largest batch, with few trials
 #
-# *Hard, 15 minutes, importance 4 of 5.* `fits(batch)` says whether a batch fits: a trial, that is a run of a minute or more, and a failed one may take the card's other users down. If a batch fits, so do all smaller ones. Find the largest with few trials, none of them made twice and none far beyond what fits; 0 if not even one sample does. The check counts them.
+# *Hard, 15 minutes; important.* `fits(batch)` says whether a batch fits: a trial, that is a run that you wait for, and a failed one may take the card's other users down. If a batch fits, so do all smaller ones. Find the largest with few trials, none of them made twice and none far beyond what fits; 0 if not even one sample does. The check counts them.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: up</summary>
 #
 # How far to go is not known: double until something fails. You then have one batch that fits and one that does not.
 #
 # </details>
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: between</summary>
 #
 # Keep two numbers, the largest that was seen to fit and the smallest that was seen not to, and try the middle until they are neighbours. Nothing fits at first, so begin with 0 and 1.
 #
@@ -412,22 +423,30 @@ check.exercise("largest_fitting", largest_fitting)
 # %% [markdown]
 # ## Predict and measure: the largest batch under a limit
 #
-# On a hub a process has a memory limit, and the limit counts everything: the interpreter, the libraries, the buffers of the matrix products, not only tensors. The prediction adds these. Then steps are run under the limit, around the predicted batch, until one fits and the next does not.
+# On a hub a process has a memory limit, and the limit counts everything: the interpreter, the libraries, the buffers of the matrix products, not only tensors. (A hub kills who goes past it. Here the operating system refuses the allocation instead, so that the process can say what happened.) How many samples of 64 tokens fit? You know what there is for any batch and what each token adds; write your prediction down.
+
+# %%
+limit = 5 * 2**30 // 4
+print(f"limit: {limit / 2**30:.2f} GiB for the whole process")
+
+predicted_largest = None
+
+# %% [markdown]
+# labkit's prediction adds what the process needs besides tensors. Then steps are run under the limit, around the predicted batch, until one fits and the next does not.
 
 # %%
 from labkit.sweep import largest_batch, say_largest
 
-limit = 5 * 2**30 // 4
 found = largest_batch(
     model_name, method="lora", device=device_here, seq_len=64, memory_limit=limit,
     measure=not smoke,
 )  # fmt: skip
-print(say_largest(found))
+print(say_largest(found), f"; yours: {predicted_largest}", sep="")
 for point in found.points:
     print(f"  batch {point.batch_size}: {point.status}")
 
 # %% [markdown]
-# The prediction is on the safe side: it may be one sample too low, because a batch that does not fit costs you a run, and one that is a little small costs you nothing. [The records of the course](../data/results/README.md) compare both for LoRA and full fine-tuning, with and without checkpointing, at two lengths and under two limits.
+# labkit's prediction is on the safe side: it may be one sample too low, because a batch that does not fit costs you a run, and one that is a little small costs you nothing. [The records of the course](../data/results/README.md) compare both for LoRA and full fine-tuning, with and without checkpointing, at two lengths and under two limits.
 
 # %% [markdown]
 # ## Predict: 8 billion parameters
@@ -468,11 +487,11 @@ print("predicted:", predicted_to_spare, "and", predicted_time_ratio)
 # %% [markdown]
 # A largest batch of 0 means that not one sample fits. The weights of LoRA's frozen base are the same for any batch, so what is left of the card is shared out among samples, and checkpointing multiplies their number. Full fine-tuning keeps 16 bytes and more for every parameter; a quarter of that fills most of a card before the first sample comes.
 #
-# In time, full fine-tuning makes one product more for every weight than LoRA, and passes over an optimizer state that LoRA does not have. Communication between the four cards comes on top and is not in this figure.
+# The least time of a step is what the card's datasheet allows: all products at its full rate, all bytes at its full bandwidth. Full fine-tuning makes one product more for every weight than LoRA, and its optimizer passes over a state that LoRA has for its adapters only. Communication between the four cards comes on top and is not in this figure.
 #
 # ## Measure: leave one out
 #
-# What does LoRA owe its place on the card to? Start with everything that saves memory, and take back one thing at a time. A row takes some seconds. Two rows that would have been large alone can be small here, because something else saves the same bytes already: that is why each setting is judged beside all the others.
+# What does LoRA owe its place on the card to? Start with everything that saves memory, and take back one thing at a time. The cell below names each thing and says what comes in its place. A row takes some seconds. Two rows that would have been large alone can be small here, because something else saves the same bytes already: that is why each setting is judged beside all the others.
 
 # %%
 from labkit.sweep import leave_one_out, left_out
@@ -516,7 +535,7 @@ figure, alt = plots.peaks(
 plots.show(figure, alt=alt)
 
 # %% [markdown]
-# Nearly all of the peak is the frozen base, which no row touches but the one with 32-bit weights: that is why **QLoRA** stores it in 4 bits (lesson 06). Of the rest, checkpointing saves most, and it is the one that costs time: without it the step is shorter. Rank costs adapters, each with its gradient and two states; the other AdamW costs nothing, because it copies what LoRA trains, and that is not there at the peak.
+# (A bar that does not fit is red.) Nearly all of the first bar is the frozen base, which no row touches but the one with 32-bit weights: that is why **QLoRA** stores it in 4 bits. Of the rest, checkpointing saves most, and it is the one that costs time: without it the step is shorter. A larger rank costs more adapters, each number with its gradient and two states. The other AdamW costs nothing: it copies what LoRA trains, and does so when the peak is over.
 #
 # Now the same for full fine-tuning on four cards. Which row will be largest, and which of the rows above will have shrunk to nothing?
 
@@ -535,7 +554,7 @@ if not smoke:
     plots.show(figure, alt=alt)
 
 # %% [markdown]
-# The optimizer's state fills these cards, so spreading it counts most, and an optimizer without one would free nearly half of the card. The chunked loss saved something with LoRA and saves nothing here: the peak of full fine-tuning is at another moment of the step, when the gradients are there, and the logits are gone by then. **A setting has no saving of its own. It has one beside the others.**
+# The optimizer's state is most of what these cards hold: one without a state (SGD) would free nearly half of the peak. ZeRO-2 spreads that state and the gradients as ZeRO-3 does, but leaves the 16-bit weights whole on every card, and that costs most. The chunked loss saved something with LoRA and saves nothing here: the peak of full fine-tuning is at another moment of the step, when the gradients are there, and the logits are gone by then. **A setting has no saving of its own. It has one beside the others.**
 #
 # ## Explain: throughput at 8 billion
 #
@@ -559,7 +578,7 @@ for point in llama:
           f"{point.tokens / low:>6,.0f} tokens/s, {verdict}")  # fmt: skip
 
 # %% [markdown]
-# The throughput hardly depends on the batch: 1,024 tokens are past the roofline's corner. A larger batch is worth its memory here only for what it does to the optimization, and accumulation does that too.
+# The throughput hardly depends on the batch: a single sample has more tokens than the roofline asks of this card. A larger batch is worth its memory here only for what it does to the optimization, and accumulation does that too.
 
 # %% [markdown]
 # ## Checkpoint

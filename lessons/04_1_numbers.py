@@ -19,7 +19,7 @@
 # - **Hardware:** two CPU cores and 4 GiB of memory; no GPU
 # - **You need to know:** lessons 00 and 02; matrix products; the chain rule
 #
-# Tensor cores multiply 8-bit integers at twice the rate of 16-bit floats. **SwitchBack** trains with them. Lesson 04 builds it in three sittings, each of which runs alone: numbers (this one), [kernels](04_2_kernels.ipynb) and [speed](04_3_speed.ipynb).
+# **Tensor cores**, the matrix units of NVIDIA's GPUs, multiply 8-bit integers (**int8**) at twice the rate of 16-bit floats, by their datasheets. **SwitchBack** trains with them. Lesson 04 builds it in three sittings, each of which runs alone: numbers (this one), [kernels](04_2_kernels.ipynb) and [speed](04_3_speed.ipynb).
 
 # %% tags=["parameters"]
 from labkit.runs import profiles
@@ -32,7 +32,7 @@ gradient_samples = 2 if profile.name == "smoke" else 24
 # %% [markdown]
 # ## Three products
 #
-# A linear layer has inputs $X$ (tokens × in), weights $W$ (out × in) and outputs $Y$ (tokens × out). With the gradient of the loss $G$ for $Y$, a training step multiplies three times:
+# A linear layer has inputs $X$ (tokens × in), weights $W$ (out × in) and outputs $Y$ (tokens × out). $G$ is the gradient of the loss with respect to $Y$. A training step multiplies three times:
 #
 # $$ Y = X W^T \qquad dX = G W \qquad dW = G^T X $$
 #
@@ -59,7 +59,7 @@ print("back     ", [round(v, 3) for v in back.tolist()])
 print("error    ", [round(v, 3) for v in (back - row).tolist()])
 
 # %% [markdown]
-# One step of this ruler is absmax / 127, and rounding is off by half a step at most. Numbers smaller than half a step become zero. So the largest number of the row decides how fine the ruler is for all of them.
+# The integers are marks on a ruler. One step of it is absmax / 127, and rounding is off by half a step at most. Numbers smaller than half a step become zero. So the largest number of the row decides how fine the ruler is for all of them.
 #
 # Rounding is *half to even*, as in IEEE arithmetic: 0.5 goes to 0, 1.5 to 2, 2.5 to 2. Always rounding halves up would push every sum a little upwards.
 
@@ -87,15 +87,15 @@ predicted_snr_with_outlier = None
 # %% [markdown]
 # ## Exercise: decibels
 #
-# *Easy, 5 minutes, of middling importance.* Write the formula. Both arguments are tensors of one shape; return a number.
+# *Easy, 5 minutes; useful.* Write the formula. Both arguments are tensors of one shape; return a number.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: energies</summary>
 #
 # Square before you add, and add over the whole tensor before you divide.
 #
 # </details>
 #
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: no error at all</summary>
 #
 # Python refuses to divide by zero; a tensor gives infinity, whose logarithm is infinity. So take the logarithm while it is still a tensor.
 #
@@ -120,17 +120,17 @@ check.exercise("snr_db", snr_db)
 # %% [markdown]
 # ## Exercise: rows of a matrix
 #
-# *Medium, 10 minutes, of high importance: everything below is made of this.* Quantise a matrix with a scale for each row. Return the integers as `torch.int8` and the absmax of each row as `torch.float32`.
+# *Medium, 10 minutes; very important: everything below is made of this.* Quantise a matrix with a scale for each row. Return the integers as `torch.int8` and the absmax of each row as `torch.float32`.
 #
 # Two things happen in real models. Rows arrive as bfloat16, which has 8 bits of precision, too few to compute a scale in. And a padded token can be a row of zeros.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: along the rows</summary>
 #
 # `x.float()` first. `.abs().amax(dim=1)` gives a number a row; `[:, None]` makes a column of it, to multiply rows with.
 #
 # </details>
 #
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: a row of zeros</summary>
 #
 # For a row of zeros 127 / absmax is infinite, and zero times infinity is not a number. Any tiny floor for absmax will do: `.clamp_min(2.0**-100)`.
 #
@@ -155,19 +155,19 @@ check.exercise("quantize_rowwise", quantize_rowwise)
 # %% [markdown]
 # ## Exercise: a product of integers
 #
-# *Medium, 10 minutes, of high importance.* With integers $q$ and row scales $s$ (absmax) for both matrices,
+# *Medium, 10 minutes; important.* With integers $q$ and row scales $s$ (absmax) for both matrices,
 #
 # $$ \sum_k a_{mk} b_{nk} \;\approx\; \frac{s^a_m \, s^b_n}{127^2} \sum_k q^a_{mk} \, q^b_{nk} $$
 #
 # The scales come out of the sum because they do not depend on $k$, which is summed over. Use your `quantize_rowwise` (or labkit's: `from labkit.switchback.reference import quantize_rowwise`). The integers have to add up *exactly*: think about which type holds $127^2$, and a sum of thousands of those.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: which type</summary>
 #
 # int8 ends at 127 and int16 at 32,767. `torch.int32` holds the sum of 133,144 products of 127 · 127. Matrices of int32 can be multiplied with `@` like others, slowly.
 #
 # </details>
 #
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: which scale goes where</summary>
 #
 # The scale of row m of `a` multiplies row m of the result, that of row n of `b` its column n: `[:, None]` for one of them.
 #
@@ -211,9 +211,7 @@ print("predicted:", predicted_snr_ordinary, predicted_snr_with_outlier)
 from labkit import plots
 
 figure, axes = plots.new_figure(1, 2, width=9, height=3.4)
-figures.draw_noise(axes, ordinary, with_outlier)
-alt = "Noise of an int8 product grows with its inner dimension; an outlier feature costs decibels."
-plots.show(figure, alt=alt)
+plots.show(figure, alt=figures.draw_noise(axes, ordinary, with_outlier))
 
 # %% [markdown]
 # ## Explain: six decibels
@@ -236,7 +234,7 @@ longer = inner[-1] / inner[0]
 print(f"inner dimension × {longer:.0f}: noise × {growth:.1f}; √{longer:.0f} = {longer**0.5:.1f}")
 
 # %% [markdown]
-# The **noise** grows with the inner dimension, a little faster than its root: every term of a sum brings its own rounding error, and among more numbers the largest is larger, so the step is too. The **ratio** to the signal stays nearly the same here, because the signal is a sum of independent random terms as well. In a real layer neither has to be so.
+# The **noise** grows with the inner dimension, a little faster than its root: every term of a sum brings its own rounding error, and among more numbers the largest is larger, so the step is too. The **ratio** to the signal falls by a few decibels only, because the signal is a sum of independent random terms as well. In a real layer neither has to be so.
 
 # %% [markdown]
 # ## Predict: the weight gradient
@@ -250,15 +248,15 @@ predicted_dw_at_many_tokens = None
 # %% [markdown]
 # ## Exercise: the third product in int8
 #
-# *Medium, 10 minutes, of high importance.* For each count in `tokens`, compute dW from the first so many rows of G and X, exactly (in float64) and in int8, and return the SNR. Your `snr_db` and `int8_matmul` do most of it.
+# *Medium, 10 minutes; important.* For each count in `tokens`, compute dW from the first so many rows of G and X, exactly (in float64) and in int8, and return the SNR. Your `snr_db` and `int8_matmul` do most of it.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: rows and columns</summary>
 #
 # `int8_matmul(a, b)` is a·bᵀ and sums over the columns of both. dW = Gᵀ·X sums over the rows. Which two matrices do you hand over?
 #
 # </details>
 #
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: a scale a feature</summary>
 #
 # With a = Gᵀ and b = Xᵀ, a·bᵀ is Gᵀ·X, and every *feature* gets a scale over the tokens. A scale for each token cannot come out of a sum over tokens.
 #
@@ -284,7 +282,7 @@ check.exercise("weight_gradient_snr", weight_gradient_snr)
 # %% [markdown]
 # ## Measure: real activations
 #
-# The model answers questions on reports, as in lesson 02, and every linear layer is watched: its inputs X on the way forward, its gradients G on the way back. The products of each layer are computed exactly and in int8. Of a few layers X and G are kept whole, over more samples.
+# The model answers questions on reports, as in lesson 02, and every linear layer is watched: its inputs X on the way forward, its gradients G on the way back. The products of each layer are computed exactly and in int8. Of a few layers X and G are kept whole, over more samples. (The weights of the embedded model were rounded to 4 bits once, as lesson 00 shows. "Exact" is the product of the weights as they are now.)
 
 # %%
 from labkit.datasets import encode, tatqa
@@ -338,14 +336,14 @@ columns = {"precision": "s", "tokens": ",", "snr_db": ".1f", "wrong_sign": ".2%"
 figures.print_table(noise.over_layers(gradients), columns)
 
 # %% [markdown]
-# **This is the point of the sitting.** With a few tokens an int8 weight gradient is more precise than Y. The blue line comes down as tokens are added, towards the black one and in some layers below it; `below` counts in how many. The black one stays where it is: the width of a layer does not grow with the batch.
+# **This is the point of the sitting.** With few tokens the int8 weight gradients of most of these layers are more precise than Y. In most panels the blue line comes down as tokens are added, towards the black one or below it; `below` counts in how many layers it is below. The black one stays where it is: the width of a layer does not grow with the batch.
 
 # %% [markdown]
 # ## Explain: why SwitchBack switches back
 #
-# **The inner dimension of dW is batch × length.** That is the argument of Wortsman and others. Y and dX sum over the width of the layer, a few thousand at most, whatever you do. dW sums over every token of the batch: tens of thousands in an ordinary run. And a ruler over tokens gets coarser with every token that has a larger gradient than all before it. Some tokens have gradients far above the rest, such as those of the answer, so in real layers the ratio falls, where that of the random matrices above stayed.
+# **The inner dimension of dW is batch × length.** That is the argument of Wortsman and others. Y and dX sum over a width of the layer, which stays what it is. dW sums over every token of the batch, and grows with it. And a ruler over tokens gets coarser with every token that has a larger gradient than all before it. Some tokens have gradients far above the rest, such as those of the answer, so in real layers the ratio falls faster than that of the random matrices above.
 #
-# How far it falls differs between layers, and none of it makes training impossible by itself: an error of dW is drawn again at every step, like those of Y and dX. What counts is that it is the largest where batches are large, and that it can be had for nothing:
+# How far it falls differs between layers, in some it hardly does, and none of it makes training impossible by itself: an error of dW is drawn again at every step, like those of Y and dX. But of the three it is the one that grows with the batch, and the one that costs nothing to avoid:
 #
 # **16 bits are there already.** X and G exist in 16 bits before anything is quantised, and the third product can take them as they are. The orange line that stays up shows what that is worth. The price is the speed-up of one product in three, and the [second sitting](04_2_kernels.ipynb) computes the ceiling that this leaves.
 #
@@ -358,9 +356,7 @@ figures.print_table(noise.over_layers(gradients), columns)
 
 # %%
 figure, axes = plots.new_figure(4, 1, width=9, height=8, sharex=True)
-figures.draw_layers(figure, axes, table)
-alt = "Maps of outlier factors and int8 accuracy, for each kind of layer and each block."
-plots.show(figure, alt=alt)
+plots.show(figure, alt=figures.draw_layers(figure, axes, table))
 
 # %%
 decibels = dict.fromkeys(["y_row_db", "y_tensor_db", "dx_row_db", "dx_tensor_db"], ".1f")
@@ -387,7 +383,7 @@ print(f"largest over median gradient of a token: {spread[0]:.0f} to {spread[-1]:
 # %% [markdown]
 # ## Explain: why a scale per row is the safer default
 #
-# **Inputs.** A few features of a few layers are far larger than the rest: some inputs of `down_proj`, and a feature of the residual stream that q, k and v all read. Each token has a scale of its own, so one token's outlier harms that token only. Within a token nothing can be done: the large feature sets the ruler for the others. `v_proj` shows what that can cost. It reads the same inputs as `q_proj` and `k_proj`, but compare `feature_use`: it all but ignores the large feature. So it is left with the small ones, on a ruler made for the large one.
+# **Inputs.** A few features of a few layers are far larger than the rest: some inputs of `down_proj`, and a feature of the **residual stream**, the sum that every block reads from and adds to; q, k and v all read it. Each token has a scale of its own, so one token's outlier harms that token only. Within a token nothing can be done: the large feature sets the ruler for the others. `v_proj` shows what that can cost. It reads the same inputs as `q_proj` and `k_proj`, but compare `feature_use`: it uses the large feature much less than a typical one. So it is left with the small ones, on a ruler made for the large one.
 #
 # **Weights.** A single large weight sets the ruler for the whole matrix when there is one scale, and for its own row when there is a scale per row. A scale per row of $W$ works for Y, where the sum runs along the row. In dX the sum runs *across* the rows, and the scale has to come out of the sum, so W is quantised a second time, per column. That second pass is what "one scale" saves. For pretraining from scratch, where weights start alike, it may be enough; a pretrained model comes with the weights it has.
 #

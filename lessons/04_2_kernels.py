@@ -30,7 +30,7 @@ number_of_samples = 1 if profile.name == "smoke" else 4
 training_steps = 5 if profile.name == "smoke" else 40
 
 # %% [markdown]
-# ## The layer in four lines
+# ## The layer in three products
 #
 # With inputs $X$, weights $W$ and the gradient of the loss $G$ for the outputs, SwitchBack computes
 #
@@ -60,15 +60,15 @@ predicted_frozen_ceiling = None
 # %% [markdown]
 # ## Exercise: the forward pass
 #
-# *Medium, 10 minutes, of high importance.* A pass with a gradient of its own is a `torch.autograd.Function`: autograd calls `forward(ctx, x, w)`, keeps what you hand to the method `ctx.save_for_backward(...)`, and gives it back to `backward`. Quantise X and W with a scale per row, multiply, and return Y in the type of X.
+# *Medium, 10 minutes; important.* A pass with a gradient of its own is a `torch.autograd.Function`: autograd calls `forward(ctx, x, w)`, keeps what you hand to the method `ctx.save_for_backward(...)`, and gives it back to `backward`. Quantise X and W with a scale per row, multiply, and return Y in the type of X.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: as they came in</summary>
 #
 # Hand the method both tensors as they came in. Copies of them would be kept as well, but autograd could not tell when the originals change.
 #
 # </details>
 #
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: the second argument</summary>
 #
 # `scaled_int8_mm` multiplies by the transpose of its second argument already, and takes `None` for a bias. Its last argument is the type of the result.
 #
@@ -94,15 +94,15 @@ check.exercise("switchback_forward", forward)
 # %% [markdown]
 # ## Exercise: the backward pass
 #
-# *Hard, 15 minutes, of high importance.* `backward(ctx, g)` finds what was saved in `ctx.saved_tensors` and returns a gradient for each input of `forward`: dX and dW. dX is int8, dW is not. For a frozen weight `ctx.needs_input_grad[1]` is False, and dW is `None`.
+# *Hard, 15 minutes; important.* `backward(ctx, g)` finds what was saved in `ctx.saved_tensors` and returns a gradient for each input of `forward`: dX and dW. dX is int8, dW is not. For a frozen weight `ctx.needs_input_grad[1]` is False, and dW is `None`.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: which scale comes out</summary>
 #
 # $dX = G W$ sums over the outputs, which are the *rows* of W. A scale for each row of W cannot come out of that sum. Which scale can?
 #
 # </details>
 #
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: which matrix is B</summary>
 #
 # `scaled_int8_mm(a, b, …)` computes $A B^T$. With A = G, B has to be $W^T$, quantised along its rows: that is what `reference.quantize_columnwise_and_transpose(w)` returns, and what `quantize_rowwise(w.t())` is.
 #
@@ -171,7 +171,7 @@ print("the loss falls in both:", exact[-1] < exact[0] and int8[-1] < int8[0])
 print("never further apart than one per cent:", apart < 0.01)
 
 # %% [markdown]
-# `convert` replaces the layers of a whole model in place and keeps their parameters, so a checkpoint is the same before and after. How far does that move the model's predictions? The **Kullback-Leibler divergence** between the two distributions of the next token is zero when they agree and never negative. The loss would mislead you here: on a few answers, noise makes it better as often as worse.
+# `convert` replaces the layers of a whole model in place and keeps their parameters, so a checkpoint is the same before and after. How far does that move the model's predictions? The **Kullback-Leibler divergence** between the two distributions of the next token is zero when they agree and never negative; with natural logarithms its unit is the nat. The loss would mislead you here: on a few answers, noise makes it better as often as worse.
 
 # %%
 from labkit.datasets import encode, tatqa
@@ -201,7 +201,7 @@ print(len(converted), "layers converted")
 figures.print_table(changes, {"weight_scale": "s", "kl_nats": ".4f", "same_token": ".1%"})
 
 # %% [markdown]
-# This is the noise of all layers together, on a model that was never trained with it. Whether a model *trained* this way is as good is a question for whole trainings; the third sitting answers it.
+# This is the noise of all layers together, on a model that was never trained with it. Whether a model *trained* this way is as good is a question for whole trainings; the third sitting has some on record.
 #
 # Layers narrower than `min_features` stay as they are. Below a certain width quantising takes longer than int8 saves, so the default of `convert` would leave the embedded model alone.
 
@@ -221,7 +221,7 @@ print("predicted:", predicted_full_ceiling, predicted_frozen_ceiling)
 # %% [markdown]
 # ## Exercise: the kernel
 #
-# *Medium, 15 minutes, of middling importance.* On a GPU quantisation is a **kernel**. In Triton you write what *one program* does, and the program is started once for each row. It addresses memory by hand: a pointer plus an offset in elements.
+# *Medium, 15 minutes; useful.* On a GPU quantisation is a **kernel**. In Triton you write what *one program* does, and the program is started once for each row. It addresses memory by hand: a pointer plus an offset in elements.
 #
 # - `x_ptr`, `q_ptr`, `absmax_ptr` point to the first element of x (M × K), q (int8, M × K) and absmax (float32, M).
 # - Row r of x begins `r * stride_x` elements after its first; row r of q begins `r * K` after.
@@ -230,13 +230,13 @@ print("predicted:", predicted_full_ceiling, predicted_frozen_ceiling)
 #
 # You need `tl.load(pointers, mask=…, other=…)`, `.to(tl.float32)`, `tl.abs`, `tl.max(…, axis=0)`, `tl.maximum(a, b)` and `tl.store(pointers, values, mask=…)`.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: addresses</summary>
 #
 # `x_ptr + row * stride_x + k` are BLOCK_K addresses at once; `k < K` says which of them are yours.
 #
 # </details>
 #
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: one number a row</summary>
 #
 # The absmax of the row is one number, and is stored without a mask at `absmax_ptr + row`. Lanes beyond K load `other=0.0`, which is never the largest magnitude.
 #
@@ -270,12 +270,12 @@ from labkit.switchback.teaching.kernel_check import check_quantize_rowwise
 kernel_is_right = check_quantize_rowwise(quantize_rowwise_kernel)
 
 # %% [markdown]
-# `labkit/switchback/triton_kernels.py` has the other kernels: tiles in two dimensions, a transposing one, and the product itself on int8 tensor cores. On compute capability 9.0 large products have a kernel of their own, `labkit/switchback/triton_hopper.py`.
+# `labkit/switchback/triton_kernels.py` has the other kernels: tiles in two dimensions, a transposing one, and the product itself on int8 tensor cores. On GPUs of the Hopper generation, such as the H100, large products have a kernel of their own, `labkit/switchback/triton_hopper.py`.
 
 # %% [markdown]
 # ## Exercise: find the bug
 #
-# SwitchBack came with a well-known library, ran in published experiments, and was wrong in seven ways. Each cell below shows one of them, written anew in a few lines; everything else in the code is right. Read it, and return an **input on which it goes wrong** and labkit's own version does not. A test of your own is the best proof that you have understood a mistake. The cell after each exercise then says what was wrong.
+# SwitchBack came with a well-known library, ran in published experiments, and was wrong in seven ways. Each cell below shows one of them, written anew in a few lines; everything else in the code is right. Read it, and return an **input on which it goes wrong** and labkit's own version does not. The cell after each exercise then says what was wrong.
 #
 # Names in the code: `reference` is the exact arithmetic of these lessons, `sound_linear` a linear layer that is right.
 
@@ -285,15 +285,15 @@ from labkit.switchback.teaching import defects
 defects.show(1)
 
 # %% [markdown]
-# *Medium, 6 minutes, of high importance.* Return `x` [M, K], `w` [N, K], and a function `edit(x, w)`. It is called between the forward and the backward pass. Afterwards the gradient has to be that of other weights than those that were multiplied by, without a word; labkit's layer refuses.
+# *Medium, 6 minutes; important.* Return `x` [M, K], `w` [N, K], and a function `edit(x, w)`. It is called between the forward and the backward pass. Afterwards the gradient has to be that of other weights than those that were multiplied by, without a word; labkit's layer refuses.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: the method</summary>
 #
 # What does `ctx.save_for_backward` look like when it is used as it should be? You have just done it.
 #
 # </details>
 #
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: in place</summary>
 #
 # Autograd counts the edits of a tensor that it has saved, made in place with a method such as `mul_`. `w = 2 * w` edits nothing, and what is done through `.data` isn't counted.
 #
@@ -323,15 +323,15 @@ defects.reveal(1)
 defects.show(2)
 
 # %% [markdown]
-# *Easy, 4 minutes, of high importance.* Return `x` and `w`.
+# *Easy, 4 minutes; important.* Return `x` and `w`.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: types</summary>
 #
 # Which types do models train in, and what are their largest and smallest numbers? `torch.finfo` knows.
 #
 # </details>
 #
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: ranges</summary>
 #
 # float16 ends at 65,504 and has nothing below 6e-8. bfloat16 has the range of float32. Gradients of a mean loss are easily 1e-9.
 #
@@ -358,15 +358,15 @@ defects.reveal(2)
 defects.show(3)
 
 # %% [markdown]
-# *Easy, 3 minutes, of high importance.* Return a matrix of finite numbers out of which the code makes a NaN.
+# *Easy, 3 minutes; important.* Return a matrix of finite numbers out of which the code makes a NaN.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: the division</summary>
 #
 # There is one division in it. When is its result not a number?
 #
 # </details>
 #
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: padding</summary>
 #
 # What does a padded token look like?
 #
@@ -393,15 +393,15 @@ defects.reveal(3)
 defects.show(4)
 
 # %% [markdown]
-# *Easy, 4 minutes, of middling importance.* Return `x`, `w` and `bias`.
+# *Easy, 4 minutes; useful.* Return `x`, `w` and `bias`.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: the loop</summary>
 #
 # How often does the loop turn for the shape you have in mind, and what is done in every turn?
 #
 # </details>
 #
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: a small product</summary>
 #
 # Make the product small beside the bias, so that the mistake is not lost in it. How wide does x have to be?
 #
@@ -428,17 +428,17 @@ defects.reveal(4)
 defects.show(5)
 
 # %% [markdown]
-# *Medium, 4 minutes, of middling importance.* The kernel is run with `BLOCK_M=16, BLOCK_N=32`. Return `M` and `N`, such that a program reads what isn't there. (The numbers it stores are right all the same.)
+# *Medium, 4 minutes; useful.* The kernel is run with `BLOCK_M=16, BLOCK_N=32`. Return `M` and `N`, such that a program reads what isn't there. (The numbers it stores are right all the same.)
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: four accesses</summary>
 #
 # Four loads and stores. Which of them has no mask?
 #
 # </details>
 #
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: the last program</summary>
 #
-# The last program along N has 32 lanes, whatever is left for it.
+# Each program along N has 32 lanes, also the last one, for which fewer columns may be left.
 #
 # </details>
 
@@ -461,15 +461,15 @@ defects.reveal(5)
 defects.show(6)
 
 # %% [markdown]
-# *Easy, 4 minutes, of middling importance.* Return `x` and `w`. The input may have more than two dimensions.
+# *Easy, 4 minutes; useful.* Return `x` and `w`. The input may have more than two dimensions.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: view</summary>
 #
 # `view` gives memory a new shape without moving anything. When can't it?
 #
 # </details>
 #
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: three dimensions</summary>
 #
 # Attention code swaps batch and tokens: `.transpose(0, 1)`. Two dimensions are not enough here, as `view(-1, K)` leaves them what they are.
 #
@@ -499,15 +499,15 @@ defects.reveal(6)
 defects.show(7)
 
 # %% [markdown]
-# *Medium, 6 minutes, of high importance.* Return a **wrong layer** that this test accepts: a function of `x`, `w` and `bias` whose result is far off on some ordinary input (wide, padded, transposed, bfloat16 …).
+# *Medium, 6 minutes; important.* Return a **wrong layer** that this test accepts: a function of `x`, `w` and `bias` whose result is far off on some ordinary input (wide, padded, transposed, bfloat16 …).
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: where the test looks</summary>
 #
 # What does the test try? One shape, one type, one layout. Be right there.
 #
 # </details>
 #
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: beyond it</summary>
 #
 # A layer that reads the first 512 features only is right wherever there are no more. Start from `defects.sound_linear`.
 #
@@ -551,7 +551,7 @@ plots.show(figure, alt=figures.draw_rejections(ax, found))
 # %% [markdown]
 # ## Checkpoint
 #
-# **04.4** Take a card from lesson 01's table. How many times faster than bfloat16 does its datasheet make int8, and what are the ceilings for full training and for LoRA? (Change `rate` above; `labkit.machine.datasheets.find("a100-80gb").flops` has the rates.) Why does a whole training stay below?
+# **04.4** Take a card that you care about. How many times faster than 16 bit does its datasheet make int8, and what are the ceilings for full training and for LoRA? (`labkit.machine.datasheets.DEVICES` has the cards that labkit knows by name, and the `flops` of each; change `rate` above.) Why does a whole training stay below?
 
 # %%
 check(
@@ -569,7 +569,7 @@ check(
 # - Two products of three are int8. The third caps what full training can gain; with frozen weights there is no third.
 # - The backward pass quantises W along another direction than the forward pass: along what is summed.
 # - Triton's interpreter says what a kernel computes and whether it stays in its tensors, the compiler what it becomes; neither needs a GPU.
-# - A bug that gives right numbers in the test is the rule, not the exception. Try zeros, odd shapes, other types, other layouts, and edit what was saved.
+# - Six mistakes passed the test that came with them, and the seventh was that test. Try zeros, odd shapes, other types, other layouts, and edit what was saved.
 
 # %% [markdown]
 # ## Further reading

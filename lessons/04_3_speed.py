@@ -44,17 +44,17 @@ predicted_ratio_end_to_end = None
 # %% [markdown]
 # ## Exercise: in turns
 #
-# *Easy, 8 minutes, of high importance.* A machine that grows warm, or a neighbour that starts a job, makes everything slower from then on. Whoever ran second loses. So two programs run in **pairs**, and every second pair in the opposite order: A B, B A, A B, B A.
+# *Easy, 8 minutes; important.* A machine that grows warm, or a neighbour that starts a job, makes everything slower from then on. Whoever ran second loses. So two programs run in **pairs**, and every second pair in the opposite order: A B, B A, A B, B A.
 #
 # `a` and `b` are functions without arguments that run a program and return its seconds. Return two lists: the times of a and the times of b, in the order of the pairs.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: odd pairs</summary>
 #
 # `pair % 2` says whether a pair is an odd one.
 #
 # </details>
 #
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: whose time it is</summary>
 #
 # Whichever runs first, the time of a goes into the list of a. Call the function where you append.
 #
@@ -85,19 +85,19 @@ check.exercise("measure_in_turns", measure_in_turns)
 # %% [markdown]
 # ## Exercise: a ratio with its interval
 #
-# *Medium, 10 minutes, of high importance.* Ratios multiply, so their logarithms are what is averaged. With $l_i = \log a_i - \log b_i$ for each of $n$ pairs, mean $\bar l$ and standard deviation $s$ (over $n - 1$), the 95 % interval of Student's t-test is
+# *Medium, 10 minutes; important.* Ratios multiply, so their logarithms are what is averaged. With $l_i = \log a_i - \log b_i$ for each of $n$ pairs, mean $\bar l$ and standard deviation $s$ (over $n - 1$), the 95 % interval of Student's t-test is
 #
 # $$ \exp\left( \bar l \pm t_{0.975,\, n-1} \cdot \frac{s}{\sqrt{n}} \right) $$
 #
 # Return the ratio $e^{\bar l}$ and both ends.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: logarithms</summary>
 #
 # `numpy.log` takes lists; `.std(ddof=1)` divides by n - 1.
 #
 # </details>
 #
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: the factor t</summary>
 #
 # `scipy.stats.t.ppf(0.975, n - 1)` is the factor t. With four pairs it is much larger than the 1.96 of the normal distribution.
 #
@@ -142,17 +142,15 @@ figures.print_table(training_ratios, {"data": "s", "ratio": ".3f", "saving": ".1
 from labkit import plots
 
 figure, axes = plots.new_figure(1, 2, width=9, height=3.8)
-figures.draw_published(axes, layer_ratios, training_ratios)
-alt = "Published ratios of time: single layers on an A100, and whole trainings on an A40."
-plots.show(figure, alt=alt)
+plots.show(figure, alt=figures.draw_published(axes, layer_ratios, training_ratios))
 
 # %% [markdown]
-# Read the left half from left to right. Quantising costs time in proportion to the *size* of the matrices, and saves in proportion to their *product*, so wide layers and many tokens gain most, and a narrow layer with few tokens loses. The gap between the halves is the second lesson: a whole training also has attention, norms, an optimizer, data, and Python, none of which is any faster. A layer's ratio says what is possible, a training's ratio what you get.
+# Read the left half from left to right. Quantising takes time in proportion to the *size* of the matrices, and int8 saves time in proportion to the *work* of their product, so wide layers and many tokens gain most, and a narrow layer with few tokens loses. The gap between the halves is the second lesson: a whole training also has attention, norms, an optimizer, data, and Python, none of which is any faster. A layer's ratio says what is possible, a training's ratio what you get.
 
 # %% [markdown]
 # ## Measure: the same on a card of today
 #
-# `labkit bench gpu` asks a GPU all that this course says of GPUs, in eight minutes. Where a record of it lies in `data/results`, this is what it says of the kernels: whether they equal the reference, the ratio of a layer's step with its control, and of a whole training's.
+# `labkit bench gpu` asks a GPU all that this course says of GPUs, in some minutes. Where a record of it lies in `data/results`, this is what it says of the kernels: whether they equal the reference, the ratio of a layer's step with its control, and of a whole training's. A line begins with what became of a claim of the course: it holds, it does not hold, or it has no bar to clear and is only reported.
 
 # %%
 from labkit.bench.gpu import reading
@@ -161,18 +159,19 @@ card = reading.read()
 print(*reading.lines(card, "kernels", "layer step", "training step"), sep="\n")
 
 # %%
-parts = reading.layer_parts(card, width=2048, tokens=32768)
+size = {"width": 2048, "tokens": 32_768}
+parts = reading.published_parts(**size) + reading.layer_parts(card, **size)
 shares = dict.fromkeys(["bf16_share", "int8_share", "quantizing"], ".0%")
 ratios = dict.fromkeys(["of_parts", "at_equal_share"], ".2f")
-figures.print_table(parts, {"layer": "s", **shares, **ratios})
+figures.print_table(parts, {"card": "s", "layer": "s", **shares, **ratios})
 
 # %% [markdown]
-# The ceiling takes int8 at twice the rate. A datasheet gives int8 that rate; what counts is how much of it a kernel reaches. `bf16_share` and `int8_share` are the shares of the card's peak that the products reach, timed apart: on the A100 of the published figures the two were about equal. Where the int8 share is the smaller one, part of the factor of two is gone before anything is quantised; `at_equal_share` is what the layer would gain without that, and `quantizing` the share of the step that making integers takes. So a ratio measured on one generation of cards is no promise for the next: bfloat16 products of a vendor's library get better as well.
+# The ceiling takes int8 at twice the rate. A datasheet gives int8 that rate; what counts is how much of it a kernel reaches. The rows of the A100 are the published timings above, with a scale per row; those of another card, if there are any, are of the record. `bf16_share` and `int8_share` are the shares of the card's peak that products in 16 bits and in int8 reach, timed apart. Where the int8 share is the smaller one, part of the factor of two is gone before anything is quantised. `of_parts` is the layer's ratio when its parts are added up, `at_equal_share` what it would be if both kinds reached the same share, and `quantizing` the part of the step that making integers takes. So a ratio measured on one generation of cards is no promise for the next.
 
 # %% [markdown]
 # ## Measure: where the time goes
 #
-# Now your own processor. First every part of a step apart. What is measured stays in `runs/bench`: run this again, or `labkit bench kernels` and `labkit bench switchback` in a terminal, and you get it at once. The first time it takes a quarter of an hour in all. Leave the machine alone meanwhile.
+# Now your own processor. First every part of a step apart. What is measured stays in `runs/bench`: run this again, or `labkit bench kernels` and `labkit bench switchback` in a terminal, and you get it at once. The first time, this cell and the next benchmark are most of the lesson's waiting. Leave the machine alone meanwhile.
 
 # %%
 from labkit.bench.paired import interval
@@ -200,12 +199,12 @@ for row in parts["rows"]:
     taken = report.step_parts(row, int8=True)
     shape = f"{row['in_features']}→{row['out_features']}"
     share = sum(taken[part] for part in quantising) / sum(taken.values())
-    dw = taken["dW in 16 bit"] / sum(taken.values())
+    dw = taken["dW, not in int8"] / sum(taken.values())
     shares.append({"tokens": row["tokens"], "shape": shape, "quantising": share, "dW": dw})
 figures.print_table(shares, {"tokens": ",", "shape": "s", "quantising": ".0%", "dW": ".0%"})
 
 # %% [markdown]
-# Two costs, two laws. Quantising reads and writes matrices: its time grows with tokens × width for X and G, and with width × width for W, however few tokens there are. A product's time grows with tokens × width × width. So the share of quantising falls with tokens and with width, and dW, which is not in int8, is what remains.
+# Quantising reads and writes matrices: its time grows with tokens × width for X and G, and with width × width for W, however few tokens there are. A product's time grows with tokens × width × width. So the share of quantising falls with tokens and with width, and dW, which is not in int8, is what remains.
 
 # %% [markdown]
 # ## Measure: where int8 wins and where it loses
@@ -230,7 +229,7 @@ for mode in ("full", "frozen"):
 print("predicted:", predicted_ratio_256_tokens, predicted_ratio_4096_tokens)
 
 # %% [markdown]
-# A "≈" in the map stands for a size where no difference was found. With so many sizes some would differ by chance alone, so the p-values are adjusted for their number (Holm). The same goes for the controls: of a hundred, five are expected to miss 1.
+# A "≈" in the map stands for a size where no difference was found. With so many sizes some would differ by chance alone, so the p-values are adjusted for their number by **Holm's method**: the smallest of $k$ is multiplied by $k$, the next by $k - 1$, and so on. The same goes for the controls: of a hundred, five are expected to miss 1.
 #
 # Which way won tells you as much as the ratio. Where the opponent has dW on tiles, the ratio splits in two: what int8 gives, and what that kernel gives to either side. A ratio that counts both can be far above the ceiling.
 
@@ -307,7 +306,7 @@ print(f"{training_ratios[0]['ratio']:.2f}× for a training on an A40")
 #
 # A faster step is worth nothing if it leaves a worse model. "No significant difference" would be no answer: with few questions nothing is ever significant. So the claim is turned round. A margin is chosen beforehand, here five points of exact match; the difference has to lie within it with 95 % confidence on either side, which is a 90 % interval that stays inside.
 #
-# Training both ways on three seeds takes hours, so the course did it for you: the embedded model, every weight trained, 210 linear layers in 16 bit or in int8, the same batches on both sides, and the questions of the test split. The record holds which of them each model has right; the test is made here, from those.
+# Training both ways on several seeds takes hours, so the course did it for you: the embedded model, every weight trained, the linear layers of all blocks in 16 bit or in int8, the same batches on both sides, and the questions of the test split. The record holds which of them each model has right; the test is made here, from those.
 
 # %%
 from labkit.bench.records import equal_quality
@@ -324,15 +323,15 @@ plots.show(figure, alt=equal_quality.draw(ax, quality, a="16 bit", b="int8"))
 # %% [markdown]
 # ## Exercise: test the test
 #
-# *Medium, 12 minutes, of high importance.* A and A' are the same program. Which of them is called A is chance, so in every pair you can toss a coin and swap the two. Each time you have an experiment in which there is nothing to find, made of real measurements. Do that `trials` times, and return the share of trials in which `test(a, b)`, a function that returns a p-value, finds something at p < 0.05. An honest test does so in 5 of 100.
+# *Medium, 12 minutes; important.* A and A' are the same program. Which of them is called A is chance, so in every pair you can toss a coin and swap the two. Each time you have an experiment in which there is nothing to find, made of real measurements. Do that `trials` times, and return the share of trials in which `test(a, b)`, a function that returns a p-value, finds something at p < 0.05. An honest test does so in 5 of 100.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: what a pair is</summary>
 #
 # The two times of a pair stay together: they were measured one after the other. Only which one is called A changes.
 #
 # </details>
 #
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: a coin a pair</summary>
 #
 # `numpy.random.default_rng(0)` once, outside the loop; in the loop `rng.random(len(a)) < 0.5` is a coin for each pair.
 #
@@ -373,7 +372,7 @@ figure, ax = plots.new_figure(width=8.4, height=3.4)
 plots.show(figure, alt=misread.draw_false_alarms(ax, alarms))
 
 # %% [markdown]
-# **This is the point of the sitting: more steps make a wrong test surer, and no test righter.** Steps of one process share its place in memory and whatever ran beside it, so a hundred of them tell you about that process. The test that counts them takes them for a hundred independent witnesses: its line climbs the longer you measure. The test that counts processes stays near what it promises. Only more processes make it sharper.
+# **This is the point of the sitting: more steps make a wrong test surer, and no test righter.** Steps of one process share its place in memory and whatever ran beside it, so a hundred of them tell you about that process. The test that counts them takes them for a hundred independent witnesses: its line climbs the longer you measure. The test that counts processes stays near what it promises; what makes it sharper is more processes.
 #
 # How steep the climb is depends on the share printed above. On a machine where nearly all variance lies within processes, steps are nearly independent, and the line stays low; you know only because you looked.
 
@@ -389,11 +388,11 @@ for where, rows in measured.items():
 #
 # **Looking early.** Testing after every run and stopping at the first success gives chance as many tries as there are runs. Decide the number first; `labkit stats` says how large a difference it can find.
 #
-# **One side after the other.** "A first, A' later" is the ratio of a thing to itself, other people's jobs apart. Taking turns costs nothing.
+# **One side after the other.** "A first, A' later" is the ratio of a thing to itself, a little later: whatever it is away from 1, the machine did meanwhile. Taking turns costs nothing.
 #
 # **Warm-up.** The first step allocates, packs and compiles, once in a training of thousands of steps.
 #
-# **No control.** Without A' you would have no way to know which of these happened to you. With it, you know before you look at B.
+# **No control.** Without A' you can't know which of these happened to you. With it, you know before you look at B.
 #
 # `labkit stats A B` makes the honest test of runs that you already have: two folders of labkit's records, Trainer logs, or lm-eval results. It refuses to compare what is not the same work.
 

@@ -177,75 +177,48 @@ figure, alt = plots.score_bars(scores)
 plots.show(figure, alt=alt)
 
 # %% [markdown]
-# Intervals of two models may overlap although one of them is clearly better: both intervals carry the difficulty of the questions, which is the same for both. Since every model answered the **same** questions, compare them question by question. What counts is the mean of the differences, with reports as clusters, and the questions that only one of the two got right (McNemar).
+# Intervals of two models may overlap although one of them is clearly better: both intervals carry the difficulty of the questions, which is the same for both. Since every model answered the **same** questions, compare them question by question. What counts is the mean of the differences, with an interval for which whole reports are drawn again and again, as in lesson 02.
+#
+# Beside it stand the questions that only one of the two models got right. If neither were better, each would win half of those, as a coin would; **McNemar's test** gives the probability *p* of a split at least as uneven by chance. It takes every question for a toss of its own. Questions on one report are not quite that, so a second *p* counts reports.
 
 # %%
 import json
 
-from labkit import stats
 from labkit.datasets import tatqa
-from labkit.datasets.score import score_answer
-from labkit.inference.compare import Difference, Pair
-from labkit.runs import measurements
+from labkit.inference.compare import compare_predictions
 
 asked = tatqa.samples(tatqa.load(lora_config.data, "test"))[:eval_samples]
-
-
-def item_scores(outcome):
-    """Return (exact match, F1) of every question of an evaluation, in order."""
-    predictions = json.loads(Path(outcome.predictions).read_text())
-    return [score_answer(*predictions[s.question.uid], s.question) for s in asked]
-
-
-items = {label: item_scores(outcome) for label, outcome in scores.items()}
-clusters = [s.report.uid for s in asked]
-
+predictions = {
+    label: json.loads(Path(outcome.predictions).read_text()) for label, outcome in scores.items()
+}
+compared = compare_predictions(asked, predictions)
 
 # %%
-def pair_of(first, second, pair, only):
-    """Return what was found as the figure below wants it."""
-    f1 = [[score for _, score in items[label]] for label in (first, second)]
-    found = Difference(
-        n=len(asked), difference=pair,
-        f1_difference=stats.paired_difference(*f1, clusters)["difference"],
-        only_a=only["only_a"], only_b=only["only_b"],
-        p_mcnemar=only["p_value"], p_clustered=None,
-    )  # fmt: skip
-    return Pair(a=first, b=second, groups={"all": found}, p_holm=only["p_value"])
+from labkit.runs import measurements
 
-
-# %%
 names = {"untouched": lora_config.model, "LoRA": lora.name, "full": full.name}
-
-
-def compare_pair(first, second):
-    """Print the difference in exact match, second minus first, in percentage points; keep it."""
-    one, other = ([em for em, _ in items[label]] for label in (first, second))
-    pair = stats.paired_difference(one, other, clusters)["difference"]
-    value, low, high = (100 * pair[k] for k in ("value", "low", "high"))
-    only = stats.mcnemar(one, other)
+for pair in compared.pairs:
+    found = pair.groups["all"]
+    value, low, high = (100 * found.difference[k] for k in ("value", "low", "high"))
     verdict = "better" if low > 0 else "worse" if high < 0 else "not told apart"
-    print(f"{second} minus {first}: {value:+.1f} points ({low:+.1f} to {high:+.1f}): {verdict}")
-    print(f"   right only in {first}: {only['only_a']}, only in {second}: {only['only_b']}, "
-          f"p = {only['p_value']:.3g}")  # fmt: skip
+    print(f"{pair.b} minus {pair.a}: {value:+.1f} points ({low:+.1f} to {high:+.1f}): {verdict}")
+    by_report = "–" if found.p_clustered is None else f"{found.p_clustered:.3g}"
+    print(f"   right only in {pair.a}: {found.only_a}, only in {pair.b}: {found.only_b}, "
+          f"p = {found.p_mcnemar:.3g} by questions, {by_report} by reports")  # fmt: skip
     measurements.keep(
-        "difference", {"value": value, "low": low, "high": high, "n": len(one)},
-        first=names[first], second=names[second], data=lora_config.data,
+        "difference", {"value": value, "low": low, "high": high, "n": found.n},
+        first=names[pair.a], second=names[pair.b], data=lora_config.data,
     )  # fmt: skip
-    return pair_of(first, second, pair, only)
-
-
-pairs = [
-    compare_pair(first, second)
-    for first, second in (("untouched", "LoRA"), ("untouched", "full"), ("LoRA", "full"))
-]
 
 # %%
-figure, alt = plots.paired_differences(pairs)
+import dataclasses
+
+overall = [dataclasses.replace(p, groups={"all": p.groups["all"]}) for p in compared.pairs]
+figure, alt = plots.paired_differences(overall)
 plots.show(figure, alt=alt)
 
 # %% [markdown]
-# Here is the point of the lesson. In the first figure look at how far the bars of LoRA and full fine-tuning overlap, in this one whether their difference leaves out zero. Both are made of the same answers. The first asks how a model would do on *other* reports, the second which of two is better on *these*, and the difficulty of the questions, which both share, has gone out of it.
+# **Here is the point of the lesson.** In the first figure look at how far the intervals of LoRA and full fine-tuning overlap, in this one whether their difference leaves out zero. Both are made of the same answers. The first asks how a model would do on *other* reports, the second which of two is better on *these*, and the difficulty of the questions, which both share, has gone out of it.
 
 # %% [markdown]
 # ## Explain: why exact match and F1 differ
@@ -258,14 +231,14 @@ plots.show(figure, alt=alt)
 #
 # ## Exercise: F1
 #
-# *Medium, 10 minutes, importance 3 of 5.* Write it for two texts. A word is what stands between spaces, capital letters do not matter, and a word counts as often as it stands in both.
+# *Medium, 10 minutes; useful.* Write it for two texts. A word is what stands between spaces, capital letters do not matter, and a word counts as often as it stands in both.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: one formula</summary>
 #
 # $2pr / (p + r)$ is twice the common words over the words of both texts together. That form needs no special case but one.
 #
 # </details>
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: counts</summary>
 #
 # For each different word, the common ones are the smaller of its two counts. With nothing in common the answer is 0, also where a text is empty.
 #
@@ -301,38 +274,41 @@ for kind, row in by_type.items():
     print(f"{kind:<12} n = {row['n']:>4}   exact match {em:6.1%}   F1 {f1:6.1%}   {f1 - em:+.1%}")
 
 # %%
-halves = [
-    (s, f1) for s, (em, f1) in zip(asked, items["LoRA"], strict=True) if em == 0 and 0 < f1 < 1
-]
-predictions = json.loads(Path(scores["LoRA"].predictions).read_text())
+from labkit.datasets.score import score_answer
+
+halves = []
+for s in asked:
+    values, scale = predictions["LoRA"][s.question.uid]
+    em, f1 = score_answer(values, scale, s.question)
+    if em == 0 and 0 < f1 < 1:
+        halves.append((f1, s.question.answer, values if isinstance(values, list) else [values]))
 print(f"{len(halves)} answers of the LoRA run are partly right")
-for s, f1 in halves[:3]:
-    print(f"F1 {f1:.2f}  wanted {' | '.join(s.question.answer)}")
-    values = predictions[s.question.uid][0]
-    print(
-        f"         wrote  {' | '.join(map(str, values if isinstance(values, list) else [values]))}"
-    )
+for f1, wanted, wrote in halves[:3]:
+    print(f"F1 {f1:.2f}  wanted {' | '.join(wanted)}")
+    print(f"         wrote  {' | '.join(map(str, wrote))}")
 
 # %% [markdown]
 # ## Predict: the cache
 #
-# While it writes, the model keeps a key and a value of every token it has read, in every layer, for every head of keys and values. How large is this **KV cache** for the conversation of your choice, and how many such conversations take as much memory as the weights? Write both down.
+# While it writes, the model keeps a key and a value of every token it has read, in every layer, for every head of keys and values. How large is this **KV cache** for a conversation of the length below, and how many such conversations take as much memory as the weights? Write both down. You may choose another length.
 
 # %%
+conversation = 1000  # tokens
+
 predicted_cache_bytes = None
 predicted_conversations = None
 
 # %% [markdown]
 # ## Exercise: the size of the cache
 #
-# *Easy, 5 minutes, importance 4 of 5.* Write the formula.
+# *Easy, 5 minutes; important.* Write the formula.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: one token</summary>
 #
 # Begin with one token in one layer: a key and a value for each head of keys and values.
 #
 # </details>
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: everything multiplies</summary>
 #
 # Everything multiplies. With one of each and one byte a number, two bytes are kept.
 #
@@ -371,8 +347,10 @@ for n, size in measured.items():
 weights = cost.weights_bytes(generator.model)
 per_token = cost.kv_cache_bytes(config, tokens=1, bytes_per_number=generator.model.dtype.itemsize)
 print(f"{generator.model.dtype}: {per_token:,} bytes a token")
-print(f"the weights are as large as {weights // per_token:,} tokens")
-print("predicted:", predicted_cache_bytes, "bytes and", predicted_conversations, "conversations")
+print(f"{conversation:,} tokens: {per_token * conversation:,} bytes, "
+      f"predicted: {predicted_cache_bytes}")  # fmt: skip
+print(f"the weights are as large as {weights / (per_token * conversation):.1f} of them, "
+      f"predicted: {predicted_conversations}")  # fmt: skip
 
 # %% [markdown]
 # Query heads that share their keys and values make the cache smaller. Without sharing, as many heads would be kept as there are queries:
@@ -390,14 +368,14 @@ for name in ("smollm2-135m-instruct", "llama-2-7b", "llama-3-8b"):
 # %% [markdown]
 # ## Exercise: write, without a cache and with one
 #
-# *Medium, 10 minutes, importance 5 of 5.* **Greedy decoding** takes the most likely next token, again and again, until the end token comes or there are enough. `model(ids, cache)` reads token ids and returns the logits of the next token, as a list of numbers, and a cache. First leave the cache out: for every token, read everything from the beginning. The end token is not part of the answer.
+# *Medium, 10 minutes; very important.* **Greedy decoding** takes the most likely next token, again and again, until the end token comes or there are enough. `model(ids, cache)` reads token ids and returns the logits of the next token, as a list of numbers, and a cache. First leave the cache out: for every token, read everything from the beginning. The end token is not part of the answer.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: the largest</summary>
 #
 # The most likely token is the index of the largest logit: `max(range(len(logits)), key=logits.__getitem__)`.
 #
 # </details>
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: what is read</summary>
 #
 # What the model reads is the prompt followed by what you have written so far. Make that list anew each time, so that the prompt stays as it is.
 #
@@ -420,17 +398,18 @@ def write(model, prompt, new_tokens, end):
 
 
 # %%
-check.exercise("write", write)
+plain_written = check.exercise("write", write)
+plain_written
 
 # %% [markdown]
-# *Hard, 20 minutes, importance 5 of 5.* Now with the cache: the keys and values of what was read are in what the model returned last, so nothing needs to be read twice. Write the same tokens. The check counts what the model reads.
+# *Hard, 20 minutes; very important.* Now with the cache: the keys and values of what was read are in what the model returned last, so nothing needs to be read twice. Write the same tokens. The check counts what the model reads.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: calls</summary>
 #
 # The first call reads the prompt with no cache. Each further call reads one token: the one you have just written.
 #
 # </details>
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: two names</summary>
 #
 # Keep two names, what is to be read next and the cache, and renew both after every call. No call is needed after the last token.
 #
@@ -454,10 +433,11 @@ def write_with_cache(model, prompt, new_tokens, end):
 
 
 # %%
-check.exercise("write_with_cache", write_with_cache)
+cached_written = check.exercise("write_with_cache", write_with_cache)
+cached_written
 
 # %% [markdown]
-# Let the real model write with both. Its arithmetic is in float32, where the order of a sum hardly ever decides between two tokens. Which part of the time is saved, and how does that change with the length?
+# Let the real model write with both, after a short prompt and after a long one. Its arithmetic is in float32, where the order of a sum hardly ever decides between two tokens. Before you run the cell: which part of the time does the cache save, and after which of the two prompts is it more?
 
 # %%
 import time
@@ -482,18 +462,26 @@ def read(ids, cache=None):
 end = exact.tokenizer.eos_token_id
 prompt = exact.tokenizer("The revenue of the company grew, because")["input_ids"]
 prompt = (prompt * prompt_written)[:prompt_written]
-written = {}
-for label, function in {"without": write, "with": write_with_cache}.items():
-    began = time.perf_counter()
-    written[label] = function(read, prompt, new_tokens // 2, end)
-    seconds = time.perf_counter() - began
-    print(f"{label} a cache: {len(written[label])} tokens in {seconds:.2f} s")
-print("the same tokens:", written["without"] == written["with"])
+
+# %%
+for length in (prompt_written // 4, prompt_written) if plain_written and cached_written else ():
+    written = {}
+    for label, function in {"without": write, "with": write_with_cache}.items():
+        began = time.perf_counter()
+        written[label] = function(read, prompt[:length], new_tokens // 2, end)
+        seconds = time.perf_counter() - began
+        print(f"prompt of {length} tokens, {label} a cache: "
+              f"{len(written[label])} tokens in {seconds:.2f} s")  # fmt: skip
+    print("the same tokens:", written["without"] == written["with"])
 
 # %% [markdown]
 # ## Measure: five ways to hold a fine-tuned model
 #
-# An adapter can stay **beside** its base, where each adapted layer computes two more thin products, or be **merged** into the weights, $W_0 + \frac{\alpha}{r} BA$, where nothing is left to compute. The merged weights can then be **quantised**: to 8 bits, or to 4 in the nf4 table. The model computes in the type that is fast on this machine; where that is float32, the merged model in bfloat16 is a sixth way, which takes half the memory and is too slow here to be scored. Predict their order in size and in speed before you run the cell.
+# An adapter can stay **beside** its base, where each adapted layer computes two more thin products, or be **merged** into the weights, $W_0 + \frac{\alpha}{r} BA$, where nothing is left to compute. The merged weights can then be **quantised**: to 8 bits with a scale per row (bitsandbytes' layer of **LLM.int8()**), or to 4 bits in **nf4**, a table of 16 values that lie as densely as the numbers of a bell curve, with a scale for every 64 weights. The untouched model is the fifth, to compare with. All compute in the type that is fast on this machine; where that is float32, the merged model in bfloat16 is a sixth way, which takes half the memory and is too slow here to be scored. Which is the smallest, and which writes fastest?
+
+# %%
+predicted_smallest = None
+predicted_fastest = None
 
 # %%
 costs = []
@@ -511,30 +499,33 @@ cost.cost_table(costs)
 
 # %%
 figure, alt = plots.bars(
-    {c.label: c.weights_bytes / 2**20 for c in costs},
+    {c.label: c.weights_bytes / 2**20 for c in sorted(costs, key=lambda c: -c.weights_bytes)},
     number="{:.0f}",
     label="weights (MiB)",
-    title="One model in several forms",
+    title="What each form takes",
 )
 plots.show(figure, alt=alt)
 
 # %%
 figure, alt = plots.bars(
-    {c.label: c.writing_per_second for c in costs},
+    {c.label: c.writing_per_second for c in sorted(costs, key=lambda c: -c.writing_per_second)},
     number="{:.1f}",
     label="tokens written per second, one sequence",
-    title="One model in several forms",
+    title="How fast each form writes",
 )
 plots.show(figure, alt=alt)
+print("predicted:", predicted_smallest, "and", predicted_fastest)
 
 # %% [markdown]
-# ## Explain: smaller is not faster
+# ## Explain: is smaller faster?
 #
 # **Merged or beside.** The answers should be the same up to rounding: the sum is rounded to 16 bits when it is stored, so a small update can lose digits. What merging saves is the time of the thin products, which are small in arithmetic and many in number. How many answers stay the same, letter by letter, depends less on the weights than on the arithmetic, as the next section shows.
 #
-# **Sizes.** Only the linear layers are quantised. The embedding, which a small model with a large vocabulary spends much of its weights on, stays as it was, so the file shrinks by less than the ratio of the bits.
+# **Sizes.** Only the linear layers are quantised. The embedding, which a small model with a large vocabulary spends much of its weights on, stays as it was, so the model shrinks by less than the ratio of the bits.
 #
-# **Speed.** A multiplication in 8 or 4 bits is fast where the processor and the library have one for it. Elsewhere each weight is widened before every use, and that costs more than the memory saves. On a GPU with one sequence at a time, reading the weights is what takes the time, so a *kernel* that reads 4-bit weights and widens them on the way gains from fewer bytes. LLM.int8() does not: it looks for outliers in every input, multiplies them apart in 16 bits, and starts several kernels for each layer, which takes longer at batch 1 than the bytes save (its authors report inference slower than in 16 bits for small models).
+# **Scores.** They are those of some of the questions, so a few points of difference are noise. And the embedded model came in 4 bits, by another table than nf4 (lesson 00): what rounding costs a model that was never rounded is not to be seen here.
+#
+# **Speed.** A multiplication in 8 or 4 bits is fast where the processor and the library have one for it. Elsewhere each weight is widened before every use, and that can cost more than the fewer bytes save. On a GPU with one sequence at a time, reading the weights is what takes the time, so a *kernel* that reads 4-bit weights and widens them on the way gains from fewer bytes. The 8-bit layer does not: it looks for outliers in every input, multiplies them apart in 16 bits, and starts several kernels for each layer, which takes longer with one sequence at a time than the fewer bytes save (the authors of LLM.int8() report inference slower than in 16 bits for small models).
 
 # %%
 by_label = {c.label: c for c in costs}
@@ -547,7 +538,7 @@ for c in costs:
 # %% [markdown]
 # ## Explain: which answers stay the same
 #
-# A model answers in batches or one question at a time, with its adapter merged or beside the base, today or after it was loaded again. None of this should change an answer. The record counts, on a LoRA run like yours:
+# A model answers in batches or one question at a time, with its adapter merged or beside the base, today or after it was loaded again. None of this should change an answer. A record of the course counts, on a LoRA run like yours, how many answers are the same, letter by letter, as those of the adapter beside its base, asked in batches:
 
 # %%
 record = json.loads((tatqa.data_dir() / "results" / "answering.json").read_text())
@@ -555,7 +546,7 @@ for row in record["identical"]:
     print(f"{row['arithmetic']:<38} {row['pair']:<11} {row['same']:>4} of {row['n']}")
 
 # %% [markdown]
-# A bfloat16 number has 8 bits of mantissa. Where two next tokens are almost equally likely, the order of a sum decides between them, and that order changes with the batch. Multiplying the same 16-bit weights in float32 is enough to settle nearly all of them; that is how this course computes scores on a CPU.
+# A bfloat16 number has 8 bits of precision. Where two next tokens are almost equally likely, the order of a sum decides between them, and that order changes with the batch. Multiplying the same 16-bit weights in float32 settles all of them in this record; that is how this course computes scores on a CPU.
 
 # %% [markdown]
 # ## The large models
@@ -675,7 +666,7 @@ check(
 # %% [markdown]
 # ## Optional: serve it, and talk to it
 #
-# A model that only you can call is an experiment. In a terminal, with the names of your runs from `labkit runs list`:
+# In a terminal, with the names of your runs from `labkit runs list`:
 #
 # ```sh
 # labkit serve smollm2-135m-instruct NAME_OF_YOUR_LORA_RUN --port 8123

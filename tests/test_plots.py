@@ -2,6 +2,7 @@
 
 import base64
 import io
+from types import SimpleNamespace
 
 import nbformat
 import numpy as np
@@ -69,6 +70,23 @@ def test_a_notebook_shows_it_once_with_its_text(tmp_path):
     with Image.open(io.BytesIO(base64.b64decode(output.data["image/png"]))) as shown:
         half = output.metadata["image/png"]["width"]
         assert shown.size[0] == pytest.approx(2 * half, abs=1)
+
+
+def scored(*shares):
+    """Return an `Evaluation`'s scores, over all and by two types of answer."""
+    groups = [{"em": {"value": s, "low": s, "high": min(1.0, s + 0.1)}, "n": 9} for s in shares]
+    by_type = dict(zip(("count", "span"), groups[1:], strict=True))
+    return SimpleNamespace(n=18, metrics=groups[0], by_type=by_type)
+
+
+def test_a_bar_of_zero_prints_it_where_the_bar_would_stand():
+    figure, _ = plots.score_bars({"LoRA": scored(0.5, 0.0, 1.0), "full": scored(0.0, 0.0, 0.2)})
+    (axes,) = figure.axes
+    places = [bar.get_x() + bar.get_width() / 2 for bar in axes.patches if bar.get_height() == 0]
+    assert len(places) == 3
+    assert sorted(t.xy[0] for t in axes.texts if t.get_text() == "0") == pytest.approx(
+        sorted(places)
+    )
 
 
 @pytest.mark.parametrize("losses", [[3.4, 2.9, 2.1], [2.0, 0.4, 0.07, 0.06], [0.9, 0.8, 0.75]])

@@ -140,15 +140,15 @@ def int8_ratios(results: Path) -> Shown:
     record = _read(results, name)
     rows = [row for row in record["rows"] if row["weight_scale"] == "row"]
     figure, axes = plots.new_figure(width=6.4, height=3.4)
-    modes = {"full": ("blue", "o", 0.97), "frozen": ("vermilion", "s", 1.03)}
-    for mode, (colour, marker, beside) in modes.items():
+    modes = {"full": ("blue", "o", 0.97, "trained"), "frozen": ("vermilion", "s", 1.03, "frozen")}
+    for mode, (colour, marker, beside, said) in modes.items():
         mine = [row for row in rows if row["mode"] == mode]
         ratios = [row["ratio"] for row in mine]
         axes.errorbar(
             [row["tokens"] * beside for row in mine], [ratio["value"] for ratio in ratios],
             yerr=[[ratio["value"] - ratio["low"] for ratio in ratios],
                   [ratio["high"] - ratio["value"] for ratio in ratios]],
-            fmt=marker, color=plots.COLOURS[colour], label=f"{mode} weights", capsize=2,
+            fmt=marker, color=plots.COLOURS[colour], label=f"{said} weights", capsize=2,
             linestyle="",
         )  # fmt: skip
     axes.axhline(1, color="#333333", linewidth=0.8)

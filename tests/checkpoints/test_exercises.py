@@ -193,6 +193,17 @@ RIGHT = {
     "largest_fitting": [doubling],
 }
 
+
+def linregress_of_batches(sizes, seconds):
+    """Fit batches to seconds and turn the line round: another line where points scatter."""
+    slope, start = linregress(seconds, sizes)[:2] if len(set(seconds)) > 1 else (np.inf, 0.0)
+    return (seconds[0], 0.0) if np.isinf(slope) else (-start / slope, 1 / slope)
+
+
+def through_the_origin(sizes, seconds):
+    return 0.0, np.dot(sizes, seconds) / np.dot(sizes, sizes)
+
+
 F = torch.nn.functional.linear
 WRONG = [
     ("kv_cache_bytes", lambda L, n, d, t, b, w: L * n * d * t * b * w, "a key and a value"),
@@ -269,6 +280,8 @@ WRONG = [
         ),
         "noisy points",
     ),
+    ("fit_step_time", linregress_of_batches, "noisy points"),
+    ("fit_step_time", through_the_origin, "line through them"),
     ("batch_for_share", lambda a, b, share: a / b, "nine tenths"),
     ("batch_for_share", lambda a, b, share: share * a / b, "half of the ceiling"),
     ("batch_for_share", lambda a, b, share: share * b / (a * (1 - share)), "half of the ceiling"),
@@ -310,6 +323,11 @@ for path in sorted(Path(__file__).parent.glob("solved_*.py")):
 
 def test_every_exercise_is_tried_here():
     assert set(RIGHT) == set(EXERCISES) == {name for name, _, _ in WRONG}
+
+
+def test_every_exercise_has_three_wrong_functions_at_least():
+    tried = Counter(name for name, _, _ in WRONG)
+    assert not [name for name in EXERCISES if tried[name] < 3]
 
 
 @pytest.mark.parametrize("name", EXERCISES)

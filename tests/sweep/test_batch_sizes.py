@@ -236,6 +236,11 @@ def test_a_device_that_is_not_here_is_predicted(simulated, runs):
     low, high = points[0].predicted_step_seconds
     assert 0 < low < high and points[0].step_seconds is None
     assert simulated == [] and not runs.exists()
+    figure, alt = plots.batch_sweep(points)
+    ends = (points[0].tokens / seconds for seconds in (high, low))
+    assert "{:,.0f} to {:,.0f} tokens/s predicted".format(*ends) in alt
+    assert f"the card has {points[0].memory_limit_bytes / GIB:.1f} GiB" in alt
+    assert [list(axes.get_xticks()) for axes in figure.axes] == [[1, 1 << 16]] * 2
     found = largest_batch("tiny-llama", device="t4", seq_len=512, method="full")
     assert 1 <= found.predicted < 1 << 16 and found.measured is None and found.holds is None
 
@@ -257,6 +262,8 @@ def test_the_figure_shows_every_variant_and_what_does_not_fit(simulated):
     crosses = [line for line in right.get_lines() if line.get_marker() == "x"]
     assert list(crosses[0].get_xdata()) == [64]
     assert all("(" in axes.get_xlabel() for axes in figure.axes)
+    # A mark at the very top would be cut in half.
+    assert all(axes.get_ylim()[1] > 1.04 * axes.dataLim.ymax for axes in figure.axes)
     assert "tokens/s" in alt and plots.png(figure, alt=alt).startswith(b"\x89PNG")
 
 

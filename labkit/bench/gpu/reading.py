@@ -67,22 +67,45 @@ def layer_parts(record: dict[str, Any] | None, *, width: int, tokens: int) -> li
     if record is None or (sheet := datasheet(record["card"]["name"])) is None:
         return []
     timed = record["parts"].get("kernels, speed", {}).get("results", {})
-    rows = []
-    for ends in ((width, 4 * width), (4 * width, width)):
-        found = timed.get(f"{tokens} tokens {ends[0]}→{ends[1]} parts", {})
-        if "seconds" not in found:
+    return [
+        _shares(found["seconds"], sheet, tokens=tokens, ends=ends)
+        for ends in ((width, 4 * width), (4 * width, width))
+        if "seconds" in (found := timed.get(f"{tokens} tokens {ends[0]}→{ends[1]} parts", {}))
+    ]
+
+
+def published_parts(file: Path | None = None, *, width: int, tokens: int) -> list[dict[str, Any]]:
+    """Return the rows of `layer_parts` for the published timings, of fp16 on an A100."""
+    file = file or data_dir() / "switchback_published.json"
+    rows = json.loads(file.read_text(encoding="utf-8"))["a100_layer"]["rows"]
+    sheet = datasheet("a100-80gb")
+    found = []
+    for row in rows:
+        ends = row["in_features"], row["out_features"]
+        if (min(ends), row["tokens"]) != (width, tokens):
             continue
-        seconds = found["seconds"]
-        work = 2 * tokens * ends[0] * ends[1]
-        bf16 = sum(seconds[part] for part in BF16_PRODUCTS)
-        int8 = sum(seconds[part] for part in INT8_PRODUCTS)
-        quantizing = sum(seconds[part] for part in QUANTIZING)
-        bf16_share = len(BF16_PRODUCTS) * work / bf16 / sheet.peak_flops("bfloat16")
-        int8_share = len(INT8_PRODUCTS) * work / int8 / sheet.peak_flops("int8")
-        rest = seconds["bf16_dw"] + quantizing
-        rows.append({
-            "layer": f"{ends[0]}→{ends[1]}", "bf16_share": bf16_share, "int8_share": int8_share,
-            "quantizing": quantizing / (int8 + rest), "of_parts": bf16 / (int8 + rest),
-            "at_equal_share": bf16 / (int8 * int8_share / bf16_share + rest),
-        })  # fmt: skip
-    return rows
+        timed = row["milliseconds"]
+        seconds = {part: timed[part.replace("bf16", "fp16")] / 1e3 for part in BF16_PRODUCTS}
+        seconds |= {part: timed[f"{part}_row"] / 1e3 for part in INT8_PRODUCTS}
+        seconds |= {part: timed[part] / 1e3 for part in QUANTIZING}
+        found.append(_shares(seconds, sheet, tokens=tokens, ends=ends))
+    return found
+
+
+def _shares(
+    seconds: dict[str, float], sheet: Any, *, tokens: int, ends: tuple[int, int]
+) -> dict[str, Any]:
+    """Return the shares of peak rates and the ratios that the times of the parts come to."""
+    work = 2 * tokens * ends[0] * ends[1]
+    bf16 = sum(seconds[part] for part in BF16_PRODUCTS)
+    int8 = sum(seconds[part] for part in INT8_PRODUCTS)
+    quantizing = sum(seconds[part] for part in QUANTIZING)
+    bf16_share = len(BF16_PRODUCTS) * work / bf16 / sheet.peak_flops("bfloat16")
+    int8_share = len(INT8_PRODUCTS) * work / int8 / sheet.peak_flops("int8")
+    rest = seconds["bf16_dw"] + quantizing
+    return {
+        "card": sheet.label, "layer": f"{ends[0]}→{ends[1]}",
+        "bf16_share": bf16_share, "int8_share": int8_share,
+        "quantizing": quantizing / (int8 + rest), "of_parts": bf16 / (int8 + rest),
+        "at_equal_share": bf16 / (int8 * int8_share / bf16_share + rest),
+    }  # fmt: skip

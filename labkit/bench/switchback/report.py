@@ -17,7 +17,7 @@ Row = dict[str, Any]
 PART_COLOURS = {
     "Y": ("#0072B2", ""),
     "dX": ("#56B4E9", ""),
-    "dW in 16 bit": ("#009E73", "//"),
+    "dW, not in int8": ("#009E73", "//"),
     "quantise X and G": ("#E69F00", ".."),
     "quantise and order W": ("#D55E00", "xx"),
 }
@@ -26,7 +26,7 @@ PART_COLOURS = {
 GROUPS = {
     "Y": ("{float}_y", "packed_y", "int8_y"),
     "dX": ("{float}_dx", "packed_dx", "int8_dx"),
-    "dW in 16 bit": ("{float}_dw",),
+    "dW, not in int8": ("{float}_dw",),
     "quantise X and G": ("quantize_x", "quantize_g"),
     "quantise and order W": (
         "pack_w_{scale}",
@@ -127,7 +127,7 @@ def step_parts(row: Row, *, int8: bool, scale: str = "row", frozen: bool = False
     kind = float_type(row)
     found: Row = {}
     for group, names in GROUPS.items():
-        if frozen and group in ("dW in 16 bit", "quantise and order W"):
+        if frozen and group in ("dW, not in int8", "quantise and order W"):
             continue
         names = tuple(name.format(scale=scale, float=kind) for name in names)
         if not int8:

@@ -60,8 +60,11 @@ def published_rows(data_dir: Path) -> tuple[list[Row], list[Row]]:
     return layers, tunings
 
 
-def draw_published(axes: Sequence[Any], layers: Sequence[Row], tunings: Sequence[Row]) -> None:
-    """Draw layer ratios against width, a line per token count, and fine-tuning ratios beside."""
+def draw_published(axes: Sequence[Any], layers: Sequence[Row], tunings: Sequence[Row]) -> str:
+    """Draw layer ratios against width, a line per token count, and fine-tuning ratios beside.
+
+    Returns the alt text.
+    """
     left, right = axes
     widths = sorted({row["width"] for row in layers})
     for tokens in sorted({row["tokens"] for row in layers}):
@@ -91,10 +94,20 @@ def draw_published(axes: Sequence[Any], layers: Sequence[Row], tunings: Sequence
         ax.axhline(1.5, color="black", linewidth=1, linestyle=":")
     right.text(0.03, 1.51, "ceiling 1.5×", transform=right.get_yaxis_transform(), va="bottom")
     right.text(0.03, 0.99, "no difference", transform=right.get_yaxis_transform(), va="top")
+    ranked = sorted(layers, key=lambda row: row["ratio_tensor"])
+    said = [f"{row['ratio_tensor']:.2f} at width {row['width']} and {row['tokens']:,} tokens"
+            for row in (ranked[0], ranked[-1])]  # fmt: skip
+    whole = sorted(row["ratio"] for row in tunings)
+    return (f"Published ratios of 16-bit time to SwitchBack's: single layers on an A100 from "
+            f"{said[0]} to {said[1]}; whole trainings on an A40 from {whole[0]:.2f} to "
+            f"{whole[-1]:.2f}.")  # fmt: skip
 
 
-def draw_noise(axes: Sequence[Any], made_up: Sequence[Row], outlier: Sequence[Row]) -> None:
-    """Draw noise (rms) and SNR against the inner dimension, without and with an outlier feature."""
+def draw_noise(axes: Sequence[Any], made_up: Sequence[Row], outlier: Sequence[Row]) -> str:
+    """Draw noise (rms) and SNR against the inner dimension, without and with an outlier feature.
+
+    Returns the alt text.
+    """
     for label, rows in (("Gaussian", made_up), ("with one outlier feature", outlier)):
         inner = [row["inner"] for row in rows]
         axes[0].plot(inner, [row["noise_rms"] for row in rows], label=label)
@@ -108,6 +121,13 @@ def draw_noise(axes: Sequence[Any], made_up: Sequence[Row], outlier: Sequence[Ro
         ax.set_xlabel("inner dimension")
     axes[0].yaxis.set_major_formatter("{x:g}")
     axes[0].legend()
+    ends = made_up[0], made_up[-1]
+    noise = " to ".join(f"{row['noise_rms']:.2g}" for row in ends)
+    said = [f"{rows[-1]['snr_db']:.0f} dB {how} an outlier feature"
+            for rows, how in ((made_up, "without"), (outlier, "with"))]  # fmt: skip
+    return (f"The noise of an int8 product goes from {noise} between inner dimensions of "
+            f"{inner[0]:,} and {inner[-1]:,}; at the largest the signal-to-noise ratio is "
+            f"{said[0]} and {said[1]}.")  # fmt: skip
 
 
 def draw_weight_gradients(
@@ -142,10 +162,10 @@ def draw_weight_gradients(
     )
 
 
-def draw_layers(figure: Any, axes: Sequence[Any], table: Sequence[Row]) -> None:
+def draw_layers(figure: Any, axes: Sequence[Any], table: Sequence[Row]) -> str:
     """Draw four maps, kind of layer by depth: outliers of X, SNR of Y, and what "tensor" costs.
 
-    Light is where int8 has a hard time, in all of them.
+    Light is where int8 has a hard time, in all of them. Returns the alt text.
     """
     depths = sorted({row["depth"] for row in table})
     kinds = [kind for kind in KINDS if any(row["kind"] == kind for row in table)]
@@ -168,6 +188,12 @@ def draw_layers(figure: Any, axes: Sequence[Any], table: Sequence[Row]) -> None:
         ax.grid(False)
         figure.colorbar(image, ax=ax, pad=0.01)
     axes[-1].set_xlabel("depth (block of the model)")
+    said = []
+    for title, colours, value in maps:
+        ranked = sorted(table, key=value)
+        row = ranked[0 if colours.endswith("_r") else -1]  # the lightest field
+        said.append(f"{title} {value(row):.1f} in {row['kind']} of block {row['depth']}")
+    return f"Maps of {len(table)} layers by kind and depth; the hardest in each: {'; '.join(said)}."
 
 
 def print_table(rows: Sequence[Row], columns: dict[str, str]) -> None:

@@ -134,6 +134,22 @@ def test_the_share_of_peak_and_what_an_equal_share_would_give() -> None:
     assert reading.layer_parts(None, width=8, tokens=64) == []
 
 
+def test_published_timings_give_the_same_shares(tmp_path: Path) -> None:
+    # An A100's datasheet: 312 TFLOP/s in 16 bit, 624 TOP/s in int8. Another size is left out.
+    milliseconds = 1e3 * 2 * 64 * 8 * 32 / 312e12
+    timed = {f"fp16_{product}": milliseconds / 0.8 for product in ("y", "dx", "dw")}
+    timed |= {f"int8_{product}_row": milliseconds / 2 / 0.6 for product in ("y", "dx")}
+    timed |= {f"int8_{product}_tensor": 1.0 for product in ("y", "dx")}
+    timed |= dict.fromkeys(reading.QUANTIZING, 0.0)
+    size = {"in_features": 8, "out_features": 32, "tokens": 64, "milliseconds": timed}
+    (tmp_path / "published.json").write_text(
+        json.dumps({"a100_layer": {"rows": [size, {**size, "tokens": 128}]}})
+    )
+    (row,) = reading.published_parts(tmp_path / "published.json", width=8, tokens=64)
+    assert (row["bf16_share"], row["int8_share"]) == pytest.approx((0.8, 0.6))
+    assert row["at_equal_share"] == pytest.approx(1.5) and "A100" in row["card"]
+
+
 def test_a_lesson_says_what_was_not_run_or_what_a_card_said(tmp_path: Path) -> None:
     none = reading.read(tmp_path / "gpu.json")
     assert none is None and reading.lines(none, "peak") == [reading.NOT_RUN]

@@ -115,11 +115,24 @@ def test_light_is_where_int8_has_a_hard_time_in_every_map():
         for row in table()
     ]
     figure, axes = plots.new_figure(4, 1, width=9, height=8, sharex=True)
-    figures.draw_layers(figure, axes, rows)
+    alt = figures.draw_layers(figure, axes, rows)
+    assert alt.count("of block 2") == 4 and "outlier factor of X (log₂) 2.0" in alt
     for ax in axes:
         (image,) = ax.images
         colours = image.cmap(image.norm(image.get_array()))[0, :, :3].mean(axis=-1)
         assert list(colours) == sorted(colours), ax.get_title()
+
+
+def test_alt_texts_say_the_ends_of_what_is_drawn():
+    _, axes = plots.new_figure(1, 2)
+    alt = figures.draw_published(axes, *figures.published_rows(data_dir()))
+    assert "from 0.90 at width 1024 and 8,192 tokens to 1.49 at width 4096" in alt
+    assert alt.endswith("on an A40 from 1.10 to 1.11.")
+    _, axes = plots.new_figure(1, 2)
+    rows = [{"inner": n, "noise_rms": n / 100, "snr_db": n} for n in (20, 40)]
+    alt = figures.draw_noise(axes, rows, [{**row, "snr_db": 3} for row in rows])
+    assert "from 0.2 to 0.4 between inner dimensions of 20 and 40" in alt
+    assert "40 dB without an outlier feature and 3 dB with" in alt
 
 
 def test_the_alt_text_counts_the_layers_below():
