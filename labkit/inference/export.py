@@ -217,7 +217,7 @@ def _mergeable(path: Path) -> str:
         PeftType.PREFIX_TUNING, PeftType.PROMPT_TUNING, PeftType.P_TUNING, PeftType.ADAPTION_PROMPT,
         PeftType.MULTITASK_PROMPT_TUNING, PeftType.CPT, PeftType.XLORA,
     }  # fmt: skip
-    ours = methods.of_peft_type(kind)
+    ours = methods.of_adapter(path, kind)
     if kind in {k.value for k in adds_no_weight} or (ours and not ours.mergeable):
         raise LabkitError(
             f"{path} is a {kind} adapter, which changes no weight of its base, so it cannot be "

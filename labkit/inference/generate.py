@@ -37,7 +37,7 @@ from labkit.datasets.registry import reports
 from labkit.datasets.report_questions import worked_examples
 from labkit.datasets.tatqa import Sample
 from labkit.errors import LabkitError
-from labkit.inference.batching import batches, pad_left
+from labkit.inference.batching import batches, fit_tokenizer, pad_left
 from labkit.inference.replies import Reply, read_reply
 from labkit.inference.show import SideBySide
 from labkit.methods import virtual_tokens
@@ -260,7 +260,7 @@ def load_generator(name: str, *, dtype: str = "auto", exact: bool = False) -> Ge
     it was quantised for, either way.
 
     Raises:
-        LabkitError: there is no such model, or it is an encoder-decoder.
+        LabkitError: there is no such model, it is an encoder-decoder, or its tokenizer another's.
     """
     from labkit.machine import arithmetic
     from labkit.machine.heap import keep_heap
@@ -293,7 +293,9 @@ def load_generator(name: str, *, dtype: str = "auto", exact: bool = False) -> Ge
     check_writes(name, model.config)
     if torch.cuda.is_available() and model.device.type != "cuda":
         model = model.to("cuda")
-    return Generator(name=name, tokenizer=load.load_tokenizer(path), model=model)
+    tokenizer = load.load_tokenizer(path)
+    fit_tokenizer(name, tokenizer, model)
+    return Generator(name=name, tokenizer=tokenizer, model=model)
 
 
 def compare(
