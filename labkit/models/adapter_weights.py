@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from labkit.errors import LabkitError, brief
+from labkit.errors import LabkitError, brief, said
+from labkit.quiet import quiet
 
 FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _ROOM = ("LORA", "ADALORA", "PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING")
@@ -71,7 +72,8 @@ def _tensors(folder: Path) -> Iterator[tuple[str, Any]]:
                 for name in held.keys():  # noqa: SIM118
                     yield name, held.get_tensor(name)
             return
-        pickled = torch.load(file, map_location="cpu", weights_only=True)
+        with quiet():
+            pickled = torch.load(file, map_location="cpu", weights_only=True)
         if not isinstance(pickled, dict):
             raise TypeError(f"it holds {type(pickled).__name__}")
         for name, tensor in pickled.items():
@@ -86,9 +88,8 @@ def _tensors(folder: Path) -> Iterator[tuple[str, Any]]:
 
 
 def _damaged(file: Path, error: Exception) -> LabkitError:
-    first = brief((str(error).strip() or type(error).__name__).splitlines()[0])[1:-1]
     return LabkitError(f"no model can be loaded from {file.parent} ({file.name} is damaged: "
-                       f"{first}): fetch or train it again")  # fmt: skip
+                       f"{brief(said(error))[1:-1]}): fetch or train it again")  # fmt: skip
 
 
 def _refuse_empty(folder: Path, found: Mapping[str, tuple[int, ...]]) -> None:

@@ -201,6 +201,25 @@ def untie_trained(model: Any) -> None:
         held[1].weight = torch.nn.Parameter(held[0].weight.detach().clone(), requires_grad=False)
 
 
+def untie_layers(model: Any) -> None:
+    """Give layers that an adapter repeats (`layer_replication`) weights of their own.
+
+    They share those of one layer, and what is merged into one would be in all of them.
+    """
+    import torch
+
+    if not any(getattr(each, "layer_replication", None) for each in model.peft_config.values()):
+        return
+    base, seen = model.get_base_model(), set()
+    ends = (base.get_input_embeddings(), base.get_output_embeddings())
+    for module in base.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            if id(weight) in seen and module not in ends:
+                copy = torch.nn.Parameter(weight.detach().clone(), requires_grad=False)
+                setattr(module, name, copy)
+            seen.add(id(weight))
+
+
 def mark_untied(model: Any) -> None:
     """Say in a model's configuration that its head is its own, where it is."""
     inner, outer = model.get_input_embeddings(), model.get_output_embeddings()

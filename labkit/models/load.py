@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labkit.errors import LabkitError, brief, nearest, read_json
+from labkit.errors import LabkitError, brief, nearest, read_json, said
 from labkit.models import adapter_weights, adapters, bottleneck, quantised, registry
 from labkit.quiet import quiet, quiet_bitsandbytes
 
@@ -137,9 +137,7 @@ def one_sentence(folder: Path, *, what: str = "model", advice: str = "") -> Iter
         known = isinstance(error, RecursionError) or "size mismatch" in str(error)
         if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and not known):
             raise
-        lines = (str(error).strip() or type(error).__name__).splitlines()
-        # torch says what does not fit in a second line.
-        first = " ".join(map(str.strip, lines[: 1 + lines[0].endswith(":")]))[:MOST_QUOTED]
+        first = said(error)[:MOST_QUOTED]
         if isinstance(error, KeyError | TypeError | AttributeError):
             first = f"{type(error).__name__}: {first}"
         advice = advice or (

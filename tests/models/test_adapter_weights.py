@@ -238,7 +238,8 @@ def test_every_command_says_it_in_one_sentence_and_leaves_nothing(
             main(arguments)
         stdout, stderr = capsys.readouterr()
         assert (ended.value.code, stdout) == (2, ""), (arguments, stderr)
-        assert says in stderr and len(stderr.strip().splitlines()) == 1, (arguments, stderr)
+        # What a type costs on this processor may be said once before.
+        assert [says in line for line in stderr.splitlines() if "float32:" not in line] == [True]
     assert [path.name for path in tmp_path.iterdir() if path.name != "runs"] == ["adapter"]
 
 
