@@ -35,6 +35,12 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     return "choose from " + ", ".join(choices[:20]) + ("…" if len(choices) > 20 else "")
 
 
+def said(error: BaseException) -> str:
+    """Return the line in which an exception says what is wrong, which may be its second."""
+    lines = (str(error).strip() or type(error).__name__).splitlines()
+    return " ".join(map(str.strip, lines[: 1 + lines[0].rstrip().endswith(":")]))
+
+
 def brief(value: Any) -> str:
     """Return a value as Python writes it, cut where it is long or deep, for a sentence."""
     return _BRIEF.repr(value)

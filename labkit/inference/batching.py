@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from labkit.errors import LabkitError
+
 
 def pad_left(rows: Sequence[list[int]], pad: int) -> tuple[Any, Any]:
     """Return token ids [rows, longest] padded on the left, and their mask: 1 where a token is."""
@@ -26,3 +28,26 @@ def batches(groups: Sequence[list[int]], size: int) -> list[list[list[int]]]:
             made.append([])
         made[-1].append(group)
     return made
+
+
+def fit_tokenizer(name: str, tokenizer: Any, model: Any) -> None:
+    """Pad with the end token where the model has no embedding for the padding token.
+
+    An adapter may come with a tokenizer that was enlarged, and without the new embeddings.
+
+    Raises:
+        LabkitError: there is none for a token that ends answers or that the chat template writes.
+    """
+    rows = model.get_input_embeddings().weight.shape[0]
+    if (tokenizer.pad_token_id or 0) >= rows:
+        tokenizer.pad_token = tokenizer.eos_token
+    template = str(tokenizer.chat_template or "")
+    needed = {token: place for token, place in tokenizer.get_added_vocab().items()
+              if token in template or token == tokenizer.eos_token}  # fmt: skip
+    lost = sorted(token for token, place in needed.items() if place >= rows)
+    if lost:
+        raise LabkitError(
+            f"the tokenizer of {name} has {', '.join(lost[:3])} from {rows} on, and the model only "
+            f"{rows} embeddings: train it with modules_to_save embed_tokens and lm_head, or use "
+            "the tokenizer of its base"
+        )

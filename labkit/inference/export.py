@@ -3,6 +3,7 @@
 **Merging.** A LoRA adapter adds (α/r)·B·A to each weight it is on, so the sum can be written down
 once: W = W₀ + (α/r)·B·A. The merged model has the base's shape and speed, and every program that
 loads the base loads it. The sum is made in float32 and rounded once, to the type it is stored in.
+Before, a few tokens are read by both: a kind of adapter that PEFT adds up wrongly is refused.
 An adapter that was trained on a quantised base (QLoRA) is added to what those bits stand for, which
 is the base it made up for; on the original weights it would be another model. Methods that add
 *tokens* (prefix, prompt and P-tuning) or gated attention (LLaMA-Adapter) change no weight, so there
@@ -44,6 +45,8 @@ from labkit.models.layers import weights_bytes
 from labkit.quiet import quiet
 
 FORMATS = ("8bit", "nf4")
+SUM_TOLERANCE = 1e-3
+"""Largest change of a logit by merging, of the largest logit; float32's rounding makes 1e-6."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +220,7 @@ def _mergeable(path: Path) -> str:
         PeftType.PREFIX_TUNING, PeftType.PROMPT_TUNING, PeftType.P_TUNING, PeftType.ADAPTION_PROMPT,
         PeftType.MULTITASK_PROMPT_TUNING, PeftType.CPT, PeftType.XLORA,
     }  # fmt: skip
-    ours = methods.of_peft_type(kind)
+    ours = methods.of_adapter(path, kind)
     if kind in {k.value for k in adds_no_weight} or (ours and not ours.mergeable):
         raise LabkitError(
             f"{path} is a {kind} adapter, which changes no weight of its base, so it cannot be "
@@ -257,12 +260,30 @@ def _merge_into(folder: Path, path: Path, *, dtype: str) -> None:
     # Beside a quantised base an adapter learned to make up for what quantising lost.
     adapted: Any = load.load_model(path, dtype="float32", dequantised=True)
     adapters.untie_trained(adapted)
+    adapters.untie_layers(adapted)
+    before = _logits(adapted)
     model: Any = methods.merge(adapted)
+    change = float((_logits(model) - before).abs().max() / before.abs().max())
+    if not change < SUM_TOLERANCE:  # a NaN is not either
+        raise LabkitError(f"{path}: with the adapter added to the weights, logits change by "
+                          f"{change:.1%} of the largest, so this kind cannot be merged: use the "
+                          "adapter as it is")  # fmt: skip
     adapters.mark_untied(model)
     model = model.to(getattr(torch, dtype))
     with quiet():
         model.save_pretrained(folder)
         load.load_tokenizer(path).save_pretrained(folder)
+
+
+def _logits(model: Any) -> Any:
+    """Return the logits of a few tokens (1, T, vocabulary)."""
+    import torch
+
+    rows = model.get_input_embeddings().weight.shape[0]
+    ids = torch.arange(min(rows, 32), device=model.device)[None]
+    decoder = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
+    with torch.inference_mode():
+        return model(input_ids=ids, **decoder).logits
 
 
 def _free_folder(out: str | Path) -> Path:

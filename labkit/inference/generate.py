@@ -37,7 +37,7 @@ from labkit.datasets.registry import reports
 from labkit.datasets.report_questions import worked_examples
 from labkit.datasets.tatqa import Sample
 from labkit.errors import LabkitError
-from labkit.inference.batching import batches, pad_left
+from labkit.inference.batching import batches, fit_tokenizer, pad_left
 from labkit.inference.replies import Reply, read_reply
 from labkit.inference.show import SideBySide
 from labkit.methods import virtual_tokens
@@ -260,7 +260,7 @@ def load_generator(name: str, *, dtype: str = "auto", exact: bool = False) -> Ge
     it was quantised for, either way.
 
     Raises:
-        LabkitError: there is no such model, or it is an encoder-decoder.
+        LabkitError: there is no such model, it is an encoder-decoder, or its tokenizer another's.
     """
     from labkit.machine import arithmetic
     from labkit.machine.heap import keep_heap
@@ -294,6 +294,7 @@ def load_generator(name: str, *, dtype: str = "auto", exact: bool = False) -> Ge
     if torch.cuda.is_available() and model.device.type != "cuda":
         model = model.to("cuda")
     tokenizer = load.load_tokenizer(path)
+    fit_tokenizer(name, tokenizer, model)
     ends = end_tokens(model)
     # A model may have been taught a template that ends otherwise than its base did.
     if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ends:

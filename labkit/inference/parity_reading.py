@@ -1,9 +1,20 @@
 """Let a model answer, keep the logits it answered by, and measure what rounding does to them.
 
 Numbers are never quite equal: the same sum in another order is rounded elsewhere. What that does
-to *this* model is measured. Every layer's output is moved once by as much as a type moves a number
-(`STEPS`, as a fraction of the output's root mean square), and the largest change of a logit is the
-yardstick for that type.
+to *this* model is measured. Every layer's output is moved once at random by as much as a type moves
+a number, as a fraction of the output's root mean square, and the largest change of a logit is the
+yardstick for that type. By how much follows from the arithmetic:
+
+    kept in a type     each weight is off by up to half the distance u of its neighbours, and a sum
+                       of such products by as much of its size: u = 2⁻⁸ for bfloat16, 2⁻¹¹ for
+                       float16 (`STEPS`)
+    added in float32   each of n additions rounds by up to 2⁻²⁴, to both sides alike: √n · 2⁻²⁴
+                       for a layer that reads n numbers
+
+Weights are off by 0.43 u on average (uniform within u, of numbers between 1 and 2), the random move
+by u/√3 = 0.58 u; a program that also rounds inputs and outputs of each layer to the type, as a GPU
+does, comes to √3 · 0.43 u = 0.74 u, 1.3 times the move. Of two draws of the same size one may have
+a largest logit half as large again. Together that is twice the yardstick: `MARGIN`.
 
 On a CPU plain weights are multiplied in float32, whatever type they are kept in.
 """

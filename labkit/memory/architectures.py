@@ -106,27 +106,39 @@ def _checked(shape: Shape) -> Shape:
 def described(architecture: str, config: Mapping[str, Any]) -> bool:
     """Whether the formulas hold for a configuration: those of the plain architecture, no variant.
 
-    Biases, gates, grouped heads and layers of several kinds change weights and what is kept.
+    Biases, gates, grouped heads and layers of several kinds change weights and what is kept; so do
+    the masks of dropout, other activations, and T5 without its encoder.
     """
     kinds = config.get("layer_types") or []
     if set(map(str, kinds if isinstance(kinds, list) else [kinds])) - {"full_attention"}:
         return False
     if config.get("auto_map") or config.get("block_configs"):  # code of the model's own
         return False
-    heads = config.get("num_attention_heads")
+    if any(config.get(key) for key in _DROPOUTS):
+        return False
+    heads, activation = config.get("num_attention_heads"), config.get("hidden_act")
     return not {
         "llama": lambda: config.get("attention_bias") or config.get("mlp_bias")
-        or config.get("hidden_act", "silu") != "silu",
-        "gemma": lambda: config.get("attention_bias"),
-        "phi": lambda: config.get("qk_layernorm")
+        or activation not in (None, "silu"),
+        "gemma": lambda: config.get("attention_bias") or config.get("use_bidirectional_attention")
+        or activation not in (None, *_GELU),
+        "phi": lambda: config.get("qk_layernorm") or activation not in (None, "gelu_new", *_GELU)
         or config.get("num_key_value_heads") not in (None, heads),
         "bloom": lambda: config.get("n_inner") not in (None, 4 * (config.get("hidden_size")
                                                                   or config.get("n_embed") or 0)),
-        "t5": lambda: "gated" in str(config.get("feed_forward_proj", ""))
-        or config.get("is_gated_act")
+        "t5": lambda: config.get("feed_forward_proj", "relu") != "relu"
+        or config.get("is_gated_act") or config.get("is_encoder_decoder") is False
+        or config.get("relative_attention_num_buckets") not in (None, _BUCKETS)
         or config.get("num_decoder_layers") not in (None, config.get("num_layers")),
-        "mamba": lambda: config.get("use_bias") or config.get("use_conv_bias") is False,
+        "mamba": lambda: config.get("use_bias") or config.get("use_conv_bias") is False
+        or config.get("residual_in_fp32") is False or activation not in (None, "silu"),
     }[architecture]()  # fmt: skip
+
+
+_DROPOUTS = ("attention_dropout", "hidden_dropout", "resid_pdrop", "embd_pdrop")
+_GELU = ("gelu", "gelu_pytorch_tanh")
+_BUCKETS = 32
+"""T5's distances, each of which has a bias in every head"""
 
 
 def check_method(architecture: str, settings: StepSettings) -> None:
@@ -176,8 +188,8 @@ def parameters(shape: Shape) -> int:
     embeddings = shape.vocab * h * (1 if shape.tied else 2)
     final = {"phi": 2 * h + shape.vocab, "bloom": 4 * h}.get(shape.architecture, h)
     if shape.architecture == "t5":
-        # Norms of the decoder's three parts, and one table of 32 distances in each stack.
-        final = 2 * h + layers * 3 * h + 2 * 32 * shape.heads
+        # Norms of the decoder's three parts, and one table of distances in each stack.
+        final = 2 * h + layers * 3 * h + 2 * _BUCKETS * shape.heads
     return blocks + embeddings + final
 
 

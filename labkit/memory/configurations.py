@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from labkit.errors import LabkitError, brief, read_json
+from labkit.errors import LabkitError, brief, read_json, said
 
 ARCHITECTURES = ("llama", "gemma", "phi", "bloom", "t5", "mamba")
 """Those that have formulas."""
@@ -59,6 +59,5 @@ def whole_config(architecture: str, config: Mapping[str, Any], name: str) -> Any
             given = {key: value for key, value in config.items() if key != "model_type"}
             return transformers.AutoConfig.for_model(architecture, **given)
     except Exception as error:  # configuration classes check what they are given in many ways
-        first = (str(error).splitlines() or [type(error).__name__])[0]
         raise LabkitError(f"the configuration of {name} is not one of {architecture}: "
-                          f"{first}") from None  # fmt: skip
+                          f"{said(error)}") from None  # fmt: skip

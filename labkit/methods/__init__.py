@@ -12,7 +12,7 @@ from labkit.methods.registry import (
     load_options,
     merge,
     names,
-    of_peft_type,
+    of_adapter,
     settings_of_training,
     spelt_out,
     split,
@@ -24,6 +24,6 @@ from labkit.methods.registry import (
 __all__ = [
     "BASES", "METHODS", "SHORTHANDS", "Base", "Method", "Settings", "check_architecture",
     "check_base", "check_run", "in_training", "joined", "load_options", "merge", "names",
-    "of_peft_type", "settings_of_training", "spelt_out", "split", "trained_on",
+    "of_adapter", "settings_of_training", "spelt_out", "split", "trained_on",
     "weights_dtype", "without_checkpoints",
 ]  # fmt: skip

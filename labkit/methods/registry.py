@@ -1,6 +1,7 @@
 """The methods there are. A new one is its file, and one line here."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import LabkitError
@@ -14,7 +15,7 @@ from labkit.methods.llama_adapter import LlamaAdapter
 from labkit.methods.lora import Lora
 from labkit.methods.prefix import Prefix
 from labkit.methods.prompt import Prompt
-from labkit.models import load
+from labkit.models import load, quantised
 from labkit.models.quantised import TrainedOn
 
 if TYPE_CHECKING:
@@ -73,8 +74,16 @@ def settings_of_training() -> tuple[type[Settings], ...]:
     return tuple(dict.fromkeys(kind for kind in kinds if kind is not Settings))
 
 
-def of_peft_type(peft_type: str) -> Method | None:
-    """Return the method whose adapters PEFT saves under this type, if it is one of ours."""
+def of_adapter(folder: Path, peft_type: str) -> Method | None:
+    """Return the method that made the adapter in a folder, if it is one of ours.
+
+    Its name lies beside an adapter that labkit trained. PEFT's type alone names the first method
+    that is saved under it.
+    """
+    form = quantised.trained_on(folder)
+    named = METHODS.get(form.method) if form else None
+    if named and named.peft_type == peft_type:
+        return named
     found = (method for method in METHODS.values() if method.peft_type == peft_type)
     return next(found, None) if peft_type else None
 
@@ -105,8 +114,8 @@ def check_architecture(
 
 
 def trained_on(config: Any) -> TrainedOn:
-    """Return the form of the pretrained weights that a `RunConfig` trains beside."""
-    return TrainedOn(base=config.base, double_quant=config.double_quant,
+    """Return what a `RunConfig` trains, and the form of the pretrained weights beside it."""
+    return TrainedOn(method=config.method, base=config.base, double_quant=config.double_quant,
                      dtype=weights_dtype(config))  # fmt: skip
 
 

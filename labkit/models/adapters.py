@@ -4,16 +4,16 @@ A PEFT folder names its base as it was called where it was trained: a path, a Hu
 quantised copy such as `unsloth/NAME-bnb-4bit`. Where that is a model of the registry under
 another name, it is used, and that is said; `--base` decides otherwise.
 
-What is stored may also not be what was trained. Under ZeRO-3 a process holds a part of each
-tensor, and saving without gathering them writes tensors of size 0. A vocabulary that was enlarged
-before training needs a base with as many rows. A LoRA that starts at the principal components of
-a weight (PiSSA and its like) takes them out of the base, and has to take out the same again.
+What is stored may also not be what was trained (`adapter_weights` reads it). A vocabulary that was
+enlarged before training needs a base with as many rows. A LoRA that starts at the principal
+components of a weight (PiSSA and its like) takes them out of the base, and has to take out the same
+again.
 """
 
 import contextlib
 import contextvars
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,38 +143,14 @@ def refuse_unrepeatable(folder: Path, settings: dict[str, Any]) -> None:
         )
 
 
-def shapes_of(folder: Path, pattern: str) -> dict[str, tuple[int, ...]]:
-    """Return the shape of every tensor in the weight files that match, without reading them."""
-    from safetensors import SafetensorError, safe_open
-
-    shapes: dict[str, tuple[int, ...]] = {}
-    for file in sorted(folder.glob(pattern)):
-        try:
-            with safe_open(file, "pt") as tensors:
-                shapes |= {k: tuple(tensors.get_slice(k).get_shape()) for k in tensors.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise LabkitError(f"no model can be loaded from {folder} ({file.name} is damaged: "
-                              f"{error}): fetch or train it again") from None  # fmt: skip
-    return shapes
-
-
-def refuse_ungathered(folder: Path) -> None:
-    """Raise LabkitError when weights in a folder have no elements."""
-    empty = [key for key, shape in shapes_of(folder, "*.safetensors").items() if 0 in shape]
-    if empty:
-        raise LabkitError(
-            f"{folder} has {len(empty)} tensors of size 0 ({empty[0]}): it was saved under "
-            "DeepSpeed ZeRO-3 without gathering the parts, so turn on "
-            "stage3_gather_16bit_weights_on_model_save, or run zero_to_fp32.py on the checkpoint"
-        )
-
-
-def fit_vocabulary(model: "PreTrainedModel", folder: Path) -> None:
-    """Resize a base to the rows of the embedding or head that an adapter's folder stores."""
+def fit_vocabulary(
+    model: "PreTrainedModel", folder: Path, shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Resize a base to the rows of the embedding or head among an adapter's stored shapes."""
     inner, outer = model.get_input_embeddings(), model.get_output_embeddings()
     names = {id(module): name for name, module in model.named_modules()}
     rows = set()
-    for key, shape in shapes_of(folder, "adapter_model*.safetensors").items():
+    for key, shape in shapes.items():
         for module in (inner, outer):
             name = names.get(id(module), "")
             if not name or f".{name}." not in key:
@@ -224,6 +200,25 @@ def untie_trained(model: Any) -> None:
     touched = any(hasattr(m, "base_layer") or hasattr(m, "modules_to_save") for m in (inner, outer))
     if touched and held[0].weight is held[1].weight:
         held[1].weight = torch.nn.Parameter(held[0].weight.detach().clone(), requires_grad=False)
+
+
+def untie_layers(model: Any) -> None:
+    """Give layers that an adapter repeats (`layer_replication`) weights of their own.
+
+    They share those of one layer, and what is merged into one would be in all of them.
+    """
+    import torch
+
+    if not any(getattr(each, "layer_replication", None) for each in model.peft_config.values()):
+        return
+    base, seen = model.get_base_model(), set()
+    ends = (base.get_input_embeddings(), base.get_output_embeddings())
+    for module in base.modules():
+        for name, weight in module.named_parameters(recurse=False):
+            if id(weight) in seen and module not in ends:
+                copy = torch.nn.Parameter(weight.detach().clone(), requires_grad=False)
+                setattr(module, name, copy)
+            seen.add(id(weight))
 
 
 def mark_untied(model: Any) -> None:

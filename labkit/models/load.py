@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labkit.errors import LabkitError, nearest, read_json
-from labkit.models import adapters, bottleneck, quantised, registry
+from labkit.errors import LabkitError, brief, nearest, read_json, said
+from labkit.models import adapter_weights, adapters, bottleneck, quantised, registry
 from labkit.quiet import quiet, quiet_bitsandbytes
 
 if TYPE_CHECKING:
@@ -74,10 +74,12 @@ def load_model(
     import transformers
 
     base = base_folder(folder)
-    adapters.refuse_ungathered(folder)
+    adapter_weights.refuse_ungathered(base)
+    shapes = {}
     if base != folder:
-        adapters.refuse_ungathered(base)
-        adapters.refuse_unrepeatable(folder, adapter_config(folder) or {})
+        settings = adapter_config(folder) or {}
+        adapters.refuse_unrepeatable(folder, settings)
+        shapes = adapter_weights.shapes(folder, settings)
     form = None if base == folder else quantised.trained_on(folder)
     if form and form.quantised and "quantization_config" not in kw and _stored_in(base) is None:
         kw["quantization_config"] = quantisation_settings(
@@ -101,7 +103,7 @@ def load_model(
         quiet_bitsandbytes()
         from peft import PeftModel
 
-        adapters.fit_vocabulary(model, folder)
+        adapters.fit_vocabulary(model, folder, shapes)
         bottleneck.register()
         with (
             quiet(),
@@ -109,7 +111,7 @@ def load_model(
             one_sentence(folder, advice=f"was it trained on {base}?"),
         ):
             model = PeftModel.from_pretrained(model, folder, local_files_only=True)
-        refuse_foreign(model, folder, base)
+        refuse_foreign(model, folder, base, stored=set(shapes))
         adapters.keep_precision(model, folder)
         quantised.stretch_in_its_type(model)
         if held != dtype:
@@ -135,7 +137,7 @@ def one_sentence(folder: Path, *, what: str = "model", advice: str = "") -> Iter
         known = isinstance(error, RecursionError) or "size mismatch" in str(error)
         if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and not known):
             raise
-        first = (str(error).strip() or type(error).__name__).splitlines()[0][:MOST_QUOTED]
+        first = said(error)[:MOST_QUOTED]
         if isinstance(error, KeyError | TypeError | AttributeError):
             first = f"{type(error).__name__}: {first}"
         advice = advice or (
@@ -144,19 +146,13 @@ def one_sentence(folder: Path, *, what: str = "model", advice: str = "") -> Iter
         raise LabkitError(f"no {what} can be loaded from {folder} ({first}): {advice}") from error
 
 
-def refuse_foreign(model: "PreTrainedModel", folder: Path, base: Path) -> None:
-    """Raise LabkitError when the adapter's tensors are not those its base has places for.
+def refuse_foreign(model: "PreTrainedModel", folder: Path, base: Path, *, stored: set[str]) -> None:
+    """Raise LabkitError when the adapter's stored tensors are not those its base has places for.
 
     PEFT leaves out what does not fit (an adapter of a deeper model, say) without an error.
     """
     from peft import get_peft_model_state_dict
-    from safetensors import safe_open
 
-    file = folder / "adapter_model.safetensors"
-    if not file.is_file():
-        return
-    with one_sentence(folder), safe_open(file, "pt") as tensors:
-        stored = set(tensors.keys())
     places = set(get_peft_model_state_dict(model, save_embedding_layers=False))
     ends = [model.get_input_embeddings(), model.get_output_embeddings()]
     # An embedding or a head that was resized, or trained whole, is stored as it is.
@@ -168,7 +164,7 @@ def refuse_foreign(model: "PreTrainedModel", folder: Path, base: Path) -> None:
     if wrong:
         raise LabkitError(
             f"the adapter in {folder} does not fit {base}, which has {len(places)} places for "
-            f"{len(stored)} tensors ({min(wrong)}): was it trained on another model?"
+            f"{len(stored)} tensors ({brief(min(wrong))}): was it trained on another model?"
         )
 
 

@@ -9,7 +9,8 @@ PEFT has it and sends every weight to a GPU first; nothing in it needs one.
 
 An adapter is trained beside weights in a certain form: 8 or 4 bits, or a type in which PiSSA or
 LoftQ changed them. Beside weights in another form it is another model. PEFT's folder names the base
-and not its form, so `trained_on.json` lies beside it.
+and not its form, so `trained_on.json` lies beside it. It names the method, too: two may be of one
+type to PEFT.
 """
 
 import contextlib
@@ -28,8 +29,10 @@ CHANGED_BY_START = ("pissa", "olora", "loftq")
 
 @dataclass(frozen=True, kw_only=True)
 class TrainedOn:
-    """The form of the pretrained weights beside which an adapter was trained."""
+    """The form of the pretrained weights beside which an adapter was trained, and the method."""
 
+    method: str = ""
+    """as `labkit train` calls it; empty where nobody said"""
     base: str = "plain"
     double_quant: bool = True
     dtype: str = "float32"
@@ -59,7 +62,7 @@ def trained_on(folder: Path) -> TrainedOn | None:
     if not isinstance(said, dict) or any(said.get(key) not in kinds[key] for key in kinds):
         raise LabkitError(f"{file} holds {brief(said)}, which is no form of a base: it has base, "
                           "double_quant and dtype")  # fmt: skip
-    return TrainedOn(**{key: said[key] for key in kinds})
+    return TrainedOn(method=str(said.get("method", "")), **{key: said[key] for key in kinds})
 
 
 def keep_unpacked(model: Any) -> None:

@@ -2,11 +2,13 @@
 
 Clients send many fields always, with the value that means "nothing of that": `tools: []`,
 `logprobs: false`, `response_format: {"type": "text"}`, and null for whatever their library knows
-(it was not given). Those are accepted and dropped. With any
+(it was not given). So are a field that is unknown here and empty, and what a chat program notes
+beside a message for itself, its number or the time. Those are accepted and dropped. With any
 other value they would change the answer, so they are refused with their name: an answer that
 silently ignores what was asked for is a wrong one.
 """
 
+from collections.abc import Collection
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -57,16 +59,22 @@ _False = Annotated[bool, BeforeValidator(_not_true)]
 """False, and not 0: of completions a count of 0 log-probabilities asks for one."""
 
 
-def _unset(value: Any) -> Any:
-    """Return None for -1, by which clients of local servers say that there is no such limit."""
+def _count(value: Any) -> Any:
+    """Return 20 for 20.0, which JSON does not tell apart, and None for -1: no such limit."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     return None if value == -1 and isinstance(value, int) else value
 
 
-def _given(values: Any) -> Any:
-    """Return an object without what is null in it: that was not given."""
-    if isinstance(values, dict):
-        return {key: value for key, value in values.items() if value is not None}
-    return values
+_Count = Annotated[int | None, BeforeValidator(_count)]
+
+
+def _given(values: Any, known: Collection[str]) -> Any:
+    """Return an object without what is null in it, which was not given, or unknown and empty."""
+    if not isinstance(values, dict):
+        return values
+    return {key: value for key, value in values.items()
+            if value is not None and (key in known or value not in ([], {}))}  # fmt: skip
 
 
 def _dropped(**limits: Any) -> Any:
@@ -76,6 +84,10 @@ def _dropped(**limits: Any) -> Any:
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
+
+
+_NOTES = {"id", "status", "timestamp", "created_at", "createdAt", "sender", "opts"}
+"""What chat programs keep beside a message for themselves."""
 
 
 class _Format(_Strict):
@@ -89,6 +101,8 @@ class _Message(_Strict):
     ]
     content: Annotated[str, BeforeValidator(_joined)]
     name: str | None = None
+    type: Literal["message", "text"] | None = _dropped()
+    prefix: _False | None = _dropped()
     # What OpenAI's client holds of an answer, and programs send back as it is.
     refusal: None = _dropped()
     audio: None = _dropped()
@@ -105,19 +119,21 @@ class _Message(_Strict):
         silent = isinstance(values, dict) and values.get("content") in (None, [])
         if silent and values.get("role") == "assistant":
             values = {**values, "content": ""}
-        return _given(values)
+        if isinstance(values, dict):
+            values = {key: value for key, value in values.items() if key not in _NOTES}
+        return _given(values, cls.model_fields)
 
 
 class Request(_Strict):
     """The fields that both endpoints know."""
 
     model: str
-    max_tokens: Annotated[int | None, BeforeValidator(_unset)] = Field(None, ge=1)
+    max_tokens: _Count = Field(None, ge=1)
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, gt=0, le=1)
     frequency_penalty: float | None = Field(None, ge=0, le=2)
     stop: Annotated[list[str] | None, BeforeValidator(_stops)] = None
-    seed: Annotated[int | None, BeforeValidator(_unset)] = Field(None, ge=0, lt=2**63)
+    seed: _Count = Field(None, ge=0, lt=2**63)
     stream: bool | None = None
 
     stream_options: dict | None = _dropped()
@@ -138,19 +154,27 @@ class Request(_Strict):
     ignore_eos: _False | None = _dropped()
     use_beam_search: _False | None = _dropped()
     skip_special_tokens: Literal[True] | None = _dropped()
+    spaces_between_special_tokens: Literal[True] | None = _dropped()
+    include_stop_str_in_output: _False | None = _dropped()
+    priority: Literal[0] | None = _dropped()
+    repeat_penalty: float | None = _dropped(ge=1, le=1)
+    typical_p: float | None = _dropped(ge=1, le=1)
+    mirostat: Literal[0] | None = _dropped()
+    cache_prompt: bool | None = _dropped()
+    safe_prompt: _False | None = _dropped()
 
     @model_validator(mode="before")
     @classmethod
     def _what_was_given(cls, values: Any) -> Any:
         """Read null as not given, whatever the field."""
-        return _given(values)
+        return _given(values, cls.model_fields)
 
 
 class ChatRequest(Request):
     """What `/v1/chat/completions` understands."""
 
     messages: list[_Message] = Field(min_length=1)
-    max_completion_tokens: int | None = Field(None, ge=1)
+    max_completion_tokens: _Count = Field(None, ge=1)
 
     logprobs: _False | None = _dropped()
     top_logprobs: Literal[0] | None = _dropped()
@@ -166,6 +190,9 @@ class ChatRequest(Request):
     modalities: list[Literal["text"]] | None = _dropped()
     audio: None = _dropped()
     prediction: None = _dropped()
+    add_generation_prompt: Literal[True] | None = _dropped()
+    continue_final_message: _False | None = _dropped()
+    add_special_tokens: _False | None = _dropped()
 
 
 class CompletionRequest(Request):
@@ -177,6 +204,7 @@ class CompletionRequest(Request):
     echo: _False | None = _dropped()
     suffix: Literal[""] | None = _dropped()
     best_of: Literal[1] | None = _dropped()
+    add_special_tokens: Literal[True] | None = _dropped()
 
 
 REQUESTS: dict[str, type[Request]] = {

@@ -52,6 +52,39 @@ VARIANTS = {
                           "vocab_size": 300, "use_bias": True},
 }  # fmt: skip
 
+PHI = LLAMA | {"model_type": "phi", "num_key_value_heads": 4}
+PLAIN_T5 = {k: v for k, v in GATED.items() if k != "feed_forward_proj"}
+OTHERS = {
+    "Phi-2's dropout": PHI | {"resid_pdrop": 0.1},
+    "dropout behind Phi's embedding": PHI | {"embd_pdrop": 0.1},
+    "BLOOM with dropout": {"model_type": "bloom", "hidden_size": 64, "n_layer": 2, "n_head": 4,
+                           "vocab_size": 300, "hidden_dropout": 0.1},
+    "Llama with dropout in attention": LLAMA | {"model_type": "llama", "attention_dropout": 0.1},
+    "Phi with another activation": PHI | {"hidden_act": "quick_gelu"},
+    "Gemma with another activation": LLAMA | {"model_type": "gemma", "hidden_act": "relu"},
+    "Gemma that reads both ways": LLAMA | {"model_type": "gemma",
+                                           "use_bidirectional_attention": True},
+    "T5 of 64 distances": PLAIN_T5 | {"relative_attention_num_buckets": 64},
+    "T5 with GELU": PLAIN_T5 | {"feed_forward_proj": "gelu"},
+    "T5 gated by SiLU": PLAIN_T5 | {"feed_forward_proj": "gated-silu"},
+    "Mamba's residual in 16 bit": {"model_type": "mamba", "hidden_size": 32, "vocab_size": 300,
+                                   "num_hidden_layers": 2, "residual_in_fp32": False},
+    "the T5 of many languages": GATED | {"model_type": "mt5"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("variant", OTHERS)
+def test_what_the_formulas_leave_out_has_none(variant: str, tmp_path: Path) -> None:
+    settings = {"batch_size": 1, "seq_len": 8, "method": "full"}
+    config = OTHERS[variant]
+    assert shape_of(StepSettings(model=folder(tmp_path / "m", config), **settings)) is None
+    plain = {k: v for k, v in config.items() if k not in (
+        "resid_pdrop", "embd_pdrop", "hidden_dropout", "attention_dropout", "hidden_act",
+        "relative_attention_num_buckets", "feed_forward_proj", "residual_in_fp32",
+        "use_bidirectional_attention")}  # fmt: skip
+    if plain["model_type"] != "mt5":  # without that one setting they have a formula
+        assert shape_of(StepSettings(model=folder(tmp_path / "p", plain), **settings)) is not None
+
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_variant_is_traced_and_no_formula_is_given(variant: str, tmp_path: Path) -> None:

@@ -149,7 +149,8 @@ def test_every_method_trains_a_run_on_every_base(tiny_run: Run, base: str, name:
     assert any(not torch.equal(t, t.bfloat16().float()) for t in stored.values())
     assert all(t.dtype == torch.float32 for t in stored.values())
     form = json.loads((record.model_path / "trained_on.json").read_text())
-    assert form == {"base": base, "double_quant": True, "dtype": "float32"}
+    held = {"base": base, "double_quant": True, "dtype": "float32"}
+    assert form == {"method": config.method, **held}
     generator = load_generator(str(record.model_path), dtype="float32")
     assert generator.complete([[5, 6, 7]], max_new_tokens=3)
 

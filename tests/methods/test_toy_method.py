@@ -51,7 +51,6 @@ answer["merge_change"] = float((weights["merged"][key] - weights["base"][key]).a
 found = estimate("tiny-llama", device="cpu", method="toy", seq_len=64, dtype="float32")
 answer["peaks"], answer["estimated"] = found.peak_bytes, found.trainable_parameters
 answer["rows"] = sorted({row.method for row in table("tiny-llama", seq_len=64)})
-methods.METHODS.pop("ia3")  # the toy is saved as that type, of which one may be known
 methods.METHODS["toy"] = Unmergeable()
 for name, bad in (
     ("refused", lambda: merge(record.name, folder / "other")),
@@ -63,6 +62,8 @@ for name, bad in (
     except LabkitError as error:
         answer[name] = str(error)
 answer["left"] = (folder / "other").exists()
+answer["method"] = json.loads((record.model_path / "trained_on.json").read_text())["method"]
+answer["nobody said"] = methods.of_adapter(folder, "IA3").name
 print(json.dumps(answer))
 """
 
@@ -116,6 +117,8 @@ def test_it_is_estimated_by_formula_and_by_trace(answer: dict[str, Any]) -> None
 def test_what_it_cannot_do_is_one_sentence(answer: dict[str, Any]) -> None:
     assert "cannot be merged" in answer["refused"] and "\n" not in answer["refused"]
     assert not answer["left"]
+    # Another method is saved under the same type, and can be merged.
+    assert answer["method"] == "toy" and answer["nobody said"] == "ia3"
     assert "method must be one of lora, full, prefix, " in answer["unknown"]
     assert "toy, got 'toi'" in answer["unknown"]
     assert "stretched_modules is empty" in answer["empty"]

@@ -66,6 +66,14 @@ KINDS: dict[str, dict[str, Any]] = {
     "embedding adapted": {"target_modules": ["q_proj", "embed_tokens"]},
     "head adapted": {"target_modules": ["v_proj", "lm_head"]},
     "some tokens trained": {"trainable_token_indices": [3, 7]},
+    "layers repeated": {"target_modules": ["q_proj"], "layer_replication": [[0, 2], [0, 2]]},
+    "DoRA on the head": {"use_dora": True, "target_modules": ["q_proj", "lm_head"]},
+    "DoRA on the embedding": {"use_dora": True, "target_modules": ["q_proj", "embed_tokens"]},
+    "PiSSA on the head": {"init_lora_weights": "pissa", "target_modules": ["q_proj", "lm_head"]},
+    "fewer rows": {"more_rows": -8, "modules_to_save": ["embed_tokens", "lm_head"]},
+    "ranks of their own": {"use_rslora": True, "rank_pattern": {"q_proj": 8},
+                           "alpha_pattern": {"down_proj": 3}},
+    "one layer of two": {"target_modules": ["q_proj", "up_proj"], "layers_to_transform": [1]},
     "PiSSA": {"init_lora_weights": "pissa"},
     "OLoRA": {"init_lora_weights": "olora"},
     "more rows": {"more_rows": 6},
@@ -90,6 +98,47 @@ def test_loaded_merged_saved_and_loaded_again_it_is_the_model_that_was_trained(
     stored = json.loads((tmp_path / "out" / "config.json").read_text())
     assert stored["tie_word_embeddings"] is same
     assert stored["vocab_size"] == wanted.shape[-1]
+
+
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "Gemma's embedding adapted": ("tiny-gemma", {"target_modules": ["q_proj", "embed_tokens"]}),
+    "Gemma's head trained": ("tiny-gemma", {"target_modules": ["q_proj"],
+                                            "modules_to_save": ["lm_head"]}),
+    "both of BLOOM's": ("tiny-bloom", {"target_modules": ["query_key_value"],
+                                       "modules_to_save": ["word_embeddings", "lm_head"]}),
+    "biases of all": ("tiny-phi", {"target_modules": ["q_proj", "fc1"], "bias": "all"}),
+    "biases of LoRA": ("tiny-phi", {"target_modules": ["q_proj", "fc1"], "bias": "lora_only"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_so_it_is_on_other_architectures(
+    kind: str, tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    name, changes = OTHERS[kind]
+    wanted = trained(tiny_model(name), tmp_path / "adapter", **changes)
+    assert torch.equal(logits(load.load_model(tmp_path / "adapter", dtype="float32")), wanted)
+    export.merge(str(tmp_path / "adapter"), tmp_path / "out", dtype="float32")
+    merged = logits(load.load_model(tmp_path / "out", dtype="float32"))
+    # Gemma's logits are large: its embedding is multiplied by the root of its width.
+    assert torch.allclose(merged, wanted, atol=1e-5 * float(wanted.abs().max().clamp(min=1)))
+
+
+def test_what_peft_adds_up_wrongly_is_refused(
+    tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """PEFT leaves a tied head's bias out beside trained tokens, and merges as if it had not."""
+    base: Any = load.load_model(tiny_model("tiny-phi"), dtype="float32")
+    base.config.tie_word_embeddings = True
+    base.lm_head.weight = base.get_input_embeddings().weight
+    torch.nn.init.normal_(base.lm_head.bias)
+    base.save_pretrained(tmp_path / "base")
+    load.load_tokenizer(tiny_model("tiny-phi")).save_pretrained(tmp_path / "base")
+    trained(tmp_path / "base", tmp_path / "adapter", target_modules=["q_proj"],
+            trainable_token_indices=[3, 7])  # fmt: skip
+    with pytest.raises(LabkitError, match="cannot be merged: use the adapter as it is"):
+        export.merge(str(tmp_path / "adapter"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("start", ["pissa_niter_4", "pissa_niter_16"])

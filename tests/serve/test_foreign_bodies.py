@@ -97,6 +97,46 @@ def test_what_means_nothing_is_dropped(more: dict[str, Any]) -> None:
     assert plain and passed_or_refused("/v1/chat/completions", body) == plain
 
 
+SENT: dict[str, tuple[str, dict[str, Any]]] = {
+    "vLLM's defaults for a chat": ("chat/completions", {
+        "add_generation_prompt": True, "continue_final_message": False, "priority": 0,
+        "add_special_tokens": False, "include_stop_str_in_output": False, "stop_token_ids": [],
+        "spaces_between_special_tokens": True, "guided_choice": None, "documents": []}),
+    "vLLM's defaults for a text": ("completions", {
+        "add_special_tokens": True, "include_stop_str_in_output": False, "best_of": 1}),
+    "llama.cpp's and Mistral's": ("chat/completions", {
+        "repeat_penalty": 1.0, "typical_p": 1, "mirostat": 0, "cache_prompt": True,
+        "safe_prompt": False, "max_completion_tokens": -1}),
+    "a framework's text": ("completions", {
+        "prompt": ["hello"], "n": 1, "best_of": 1, "logit_bias": {}, "presence_penalty": 0,
+        "logprobs": None, "extra_body": {}, "extra_headers": {}, "seed": None}),
+    "a chat program's notes": ("chat/completions", {"messages": [
+        {"role": "user", "content": "hello", "id": 1947, "opts": {"visible": False},
+         "timestamp": 1.7e9, "sender": "Agent", "tool_call_id": None, "prefix": False}]}),
+    "an item of the later API": ("chat/completions", {"messages": [
+        {"type": "message", "id": "msg_1", "status": "completed", "role": "user",
+         "content": [{"type": "input_text", "text": "hello"}]}]}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("client", SENT)
+def test_what_a_client_sends_beside_its_question_is_dropped(client: str) -> None:
+    path, more = SENT[client]
+    right = RIGHT if "chat" in path else {"model": "base", "prompt": "hello"}
+    plain = passed_or_refused(f"/v1/{path}", json.dumps(right).encode())
+    body = json.dumps({**right, **more}).encode()
+    assert plain and passed_or_refused(f"/v1/{path}", body) == plain
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens", "seed"])
+def test_a_whole_number_may_have_a_point(name: str) -> None:
+    path = "/v1/chat/completions"
+    bodies = [json.dumps({**RIGHT, name: value}).encode() for value in (3, 3.0)]
+    assert passed_or_refused(path, bodies[0]) == passed_or_refused(path, bodies[1]) is not None
+    with pytest.raises(Refusal, match=f"^{name}"):
+        checked(path, json.dumps({**RIGHT, name: 3.5}).encode(), models=SERVED, limits=LIMITS)
+
+
 HELD: list[dict[str, Any]] = [
     {"content": "x", "refusal": None, "annotations": [], "audio": None, "reasoning": None},
     {"content": "x", "reasoning": "hm", "images": None, "tool_calls": None},
@@ -122,7 +162,11 @@ def test_an_answer_is_sent_back_as_a_client_holds_it(held: dict[str, Any]) -> No
      ("chat/completions", {"chat_template_kwargs": {"enable_thinking": False}}),
      ("chat/completions", {"model": None}), ("chat/completions", {"messages": None}),
      ("completions", {"logprobs": 1}), ("completions", {"echo": True}),
-     ("completions", {"prompt": None}), ("completions", {"logprobs": 0})],
+     ("completions", {"prompt": None}), ("completions", {"logprobs": 0}),
+     ("chat/completions", {"include_stop_str_in_output": True}),
+     ("chat/completions", {"stop_token_ids": [7]}), ("chat/completions", {"typical_p": 0.9}),
+     ("chat/completions", {"continue_final_message": True}),
+     ("completions", {"add_special_tokens": False}), ("completions", {"extra_body": {"a": 1}})],
 )  # fmt: skip
 def test_what_would_change_the_answer_is_refused_by_name(path: str, more: dict[str, Any]) -> None:
     right = RIGHT if "chat" in path else {"model": "base", "prompt": "hello"}
@@ -130,6 +174,18 @@ def test_what_would_change_the_answer_is_refused_by_name(path: str, more: dict[s
     with pytest.raises(Refusal, match=f"^{name}"):
         checked(f"/v1/{path}", json.dumps({**right, **more}).encode(), models=SERVED,
                 limits=LIMITS)  # fmt: skip
+
+
+@pytest.mark.parametrize("more", [
+    {"prefix": True}, {"images": ["a"]}, {"type": "reasoning"}, {"tool_call_id": "call_1"},
+    {"tool_calls": [{"id": "call_1"}]}, {"documents": ["a"]},
+])  # fmt: skip
+def test_what_a_message_means_by_more_than_its_text_is_refused(more: dict[str, Any]) -> None:
+    turns = [{"role": "user", "content": "hello", **more}]
+    (name,) = more
+    with pytest.raises(Refusal, match=rf"^messages\.0\.{name}"):
+        checked("/v1/chat/completions", json.dumps({**RIGHT, "messages": turns}).encode(),
+                models=SERVED, limits=LIMITS)  # fmt: skip
 
 
 @pytest.mark.parametrize("path", REQUESTS)
