@@ -1,12 +1,15 @@
-"""Define the commands of `labkit data`."""
+"""Define the commands of `labkit data`: show, and audit from `corpus`."""
 
 from typing import Annotated
 
 import typer
 
+from labkit.cli import corpus
 from labkit.cli.options import FREE_FORM, Json, emit, key_values
 
-app = typer.Typer(help="Look at training data as the model gets it.", no_args_is_help=True)
+app = typer.Typer(
+    help="Look at training data as the model gets it, and check it.", no_args_is_help=True
+)
 
 
 @app.callback()
@@ -31,3 +34,6 @@ def show(
 
     found = shown.show(load_config(config, key_values(context.args)), count=n, split=split)
     emit(found, json_, shown.render(found))
+
+
+app.command()(corpus.audit)
