@@ -38,7 +38,7 @@ SHOWN = 5
 LONG_ANSWER_WORDS = 20
 LEAK_WORDS = 8
 LEAST_LETTERS_FOR_LANGUAGE = 60
-NEARLY_ALL = 0.95
+NEARLY_ALL, SURE = 0.95, 0.95
 SPLIT_NAMES = ("train", "dev", "validation", "valid", "test", "eval")
 
 _ENDS = re.compile(r"[.!?…:;)\]}>\"'`»”’*|~_]\s*$|```\s*$|\d\s*$")
@@ -121,7 +121,7 @@ def read(path: str | Path) -> tuple[list[Audited], list[Refused]]:
         return list(_of_data_set(registry.DATASETS[str(path)])), []
     found = find([path])
     examples: list[Audited] = []
-    unread = list(found.refused)
+    unread = [each for each in found.refused if Path(each.place).suffix in (".jsonl", ".csv")]
     for file in found.files:
         if file.kind not in ("jsonl", "csv"):
             continue
@@ -182,11 +182,12 @@ def _alone(
         yield "cut_answer", f"… {answer[-40:]}"
     if len(answer) >= LEAST_LETTERS_FOR_LANGUAGE:
         code, confidence = language.identify(answer)
-        right = {expected} - {""}
+        right = expected
         if not right and len(request) >= LEAST_LETTERS_FOR_LANGUAGE:
-            right = {language.identify(request)[0]}
-        if right and confidence >= 0.9 and code not in right:
-            yield "other_language", f"{code} for {', '.join(right)}"
+            asked_in, sure = language.identify(request)
+            right = asked_in if sure >= SURE else ""
+        if right and confidence >= SURE and code != right:
+            yield "other_language", f"{code} for {right}"
     told = numbers(example.answer)
     if told.count >= LEAK_WORDS and request:
         asked = numbers(request)

@@ -36,25 +36,30 @@ class Guard:
     """
 
     def __init__(
-        self, names: list[str], grams: dict[int, tuple[Hashes, Array]], unchecked: int
-    ) -> None:
+        self, names: list[str], grams: dict[int, tuple[Hashes, Array]], eights: Hashes,
+        unchecked: int,
+    ) -> None:  # fmt: skip
         self.names, self.grams, self.unchecked = names, grams, unchecked
-        # A flag for the first bits that occur: nearly every text is done after one look.
-        self._maybe = {n: np.zeros(1 << _BITS, bool) for n in grams}
-        for n, (every, _) in grams.items():
-            self._maybe[n][every >> _SHIFT] = True
+        # A text with an n-gram of an item has each eight words of it too, and nearly every text is
+        # done after one look at flags for the first bits of those.
+        self._eights = np.unique(eights)
+        self._maybe = np.zeros(1 << _BITS, bool)
+        self._maybe[self._eights >> _SHIFT] = True
 
     def find(self, text: Numbers) -> set[int]:
         """Return the places of the items that share an n-gram with a text."""
         found: set[int] = set()
+        eights = text.ngrams(LEAST_WORDS)
+        eights = eights[self._maybe[eights >> _SHIFT]]
+        place = np.searchsorted(self._eights, eights).clip(max=len(self._eights) - 1)
+        if not (self._eights[place] == eights).any():
+            return found
         for n, (every, owners) in self.grams.items():
             grams = text.ngrams(n)
-            grams = grams[self._maybe[n][grams >> _SHIFT]]
-            if len(grams):
-                first = np.searchsorted(every, grams, "left")
-                last = np.searchsorted(every, grams, "right")
-                for start, end in zip(first, last, strict=True):
-                    found.update(owners[start:end].tolist())
+            first = np.searchsorted(every, grams, "left")
+            last = np.searchsorted(every, grams, "right")
+            for start, end in zip(first, last, strict=True):
+                found.update(owners[start:end].tolist())
         return found
 
 
@@ -62,6 +67,7 @@ def guard(items: Iterable[Item]) -> Guard:
     """Return the guard against these items."""
     names: list[str] = []
     grams: dict[int, list[tuple[Hashes, int]]] = {}
+    eights = [np.empty(0, np.uint64)]
     unchecked = 0
     for name, texts in items:
         checked = False
@@ -70,6 +76,7 @@ def guard(items: Iterable[Item]) -> Guard:
             n = min(N, found.count)
             if n >= LEAST_WORDS:
                 grams.setdefault(n, []).append((found.shingles(n), len(names)))
+                eights.append(found.ngrams(LEAST_WORDS))
                 checked = True
         unchecked += not checked
         names.append(name)
@@ -79,7 +86,7 @@ def guard(items: Iterable[Item]) -> Guard:
         owners = np.concatenate([np.full(len(part), owner) for part, owner in parts])
         order = np.argsort(every, kind="stable")
         merged[n] = every[order], owners[order]
-    return Guard(names, merged, unchecked)
+    return Guard(names, merged, np.concatenate(eights), unchecked)
 
 
 def items_of(name: str) -> list[Item]:

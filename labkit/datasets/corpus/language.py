@@ -11,6 +11,7 @@ import re
 from functools import cache
 from typing import Any
 
+CYRILLIC = ("ru", "uk", "be", "bg")
 SAMPLE_CHARACTERS = 400
 """Of a longer text the middle is looked at."""
 LEAST_LETTERS = 20
@@ -56,7 +57,7 @@ def identify(text: str) -> tuple[str, float]:
 
 def foreign(paragraph: str, language: str) -> bool:
     """Say whether a paragraph of a Cyrillic text was left in English: prose, not code or a name."""
-    if language not in ("ru", "uk", "be", "bg") or not _LATIN.search(paragraph):
+    if language not in CYRILLIC or not _LATIN.search(paragraph):
         return False
     latin = len(_LATIN.findall(paragraph))
     cyrillic = len(_CYRILLIC.findall(paragraph))

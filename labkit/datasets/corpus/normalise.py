@@ -3,8 +3,9 @@
 Mojibake is text that was decoded by the wrong table. ftfy (Speer 2019) undoes UTF-8 that was read
 as Latin-1, cp1252 or cp1251; single-byte Cyrillic read as Latin-1 ("Ïðèâåò") it leaves alone,
 because no byte of it is invalid. Here such a line is decoded again and kept if its letters then
-come about as often as in Russian. ftfy takes as long as everything else together, so it is asked
-about lines with characters that mojibake has and ordinary text seldom.
+come about as often as in Russian. ftfy takes longer than everything else together, so it is asked
+only about lines with characters that mojibake has and ordinary text seldom, and not about those
+that are UTF-8 throughout when they are encoded again.
 """
 
 import html
@@ -15,6 +16,9 @@ from collections import Counter
 COMMON_RUSSIAN = frozenset("оеаинтсрвлкмдпу")
 """The fifteen commonest letters: 80 % of those in Russian prose, under half of those in garbage."""
 LEAST_COMMON = 0.6
+LEAST_LETTERS = 8
+"""A shorter line of accented letters alone may be one."""
+_TABLES = ("latin-1", "sloppy-windows-1252", "cp1251")
 _LATIN, _CYRILLIC = "AaBCcEeHKMOoPpTXxy", "АаВСсЕеНКМОоРрТХху"
 _TO_CYRILLIC, _TO_LATIN = str.maketrans(_LATIN, _CYRILLIC), str.maketrans(_CYRILLIC, _LATIN)
 
@@ -132,13 +136,20 @@ def _decoded(content: bytes, encoding: str) -> str:
 def _repaired(line: str) -> str:
     if not _SUSPECT.search(line):
         return line
-    import ftfy
+    import ftfy  # brings the codec sloppy-windows-1252
 
-    accented = len(_ACCENTED.findall(line))
-    if accented > 0.6 * len(_LETTER.findall(line)) and russian(line) == 0:
+    others = len(line) - len(line.encode("ascii", "ignore"))
+    for table in _TABLES if others >= LEAST_LETTERS else ():
+        try:
+            # Bytes that are UTF-8 by chance are not met in lines of so many.
+            return line.encode(table).decode("utf-8")
+        except UnicodeError:
+            continue
+    letters = len(_LETTER.findall(line))
+    if letters >= LEAST_LETTERS and len(_ACCENTED.findall(line)) > 0.6 * letters:
         try:
             if found := cyrillic(line.encode("sloppy-windows-1252")):
                 return found
         except UnicodeEncodeError:
             pass
-    return ftfy.fix_encoding(line)
+    return str(ftfy.fix_encoding(line))

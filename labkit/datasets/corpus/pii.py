@@ -36,9 +36,10 @@ def mask(text: str) -> tuple[str, Counter[str]]:
         return f"[{kind.upper()}]"
 
     def number(match: re.Match[str]) -> str:
-        kind = kind_of(match[0].rstrip(" .-("))
-        rest = match[0][len(match[0].rstrip(" .-(")) :]
-        return masked(kind) + rest if kind else match[0]
+        written = match[0]
+        before = "(" if written[0] == "(" and written.count("(") > written.count(")") else ""
+        kind = kind_of(written.removeprefix(before))
+        return before + masked(kind) if kind else written
 
     def named(match: re.Match[str]) -> str:
         kind = "inn" if match["word"].lower() == "инн" else "passport"
@@ -46,7 +47,7 @@ def mask(text: str) -> tuple[str, Counter[str]]:
 
     if "@" in text:
         text = _MAIL.sub(lambda _: masked("email"), text)
-    if _DIGIT.search(text) and _NUMBER.search(text):
+    if _DIGIT.search(text):
         text = _NAMED.sub(named, text)
         text = _IBAN.sub(lambda m: masked("iban") if _is_iban(m[0]) else m[0], text)
         text = _NUMBER.sub(number, text)

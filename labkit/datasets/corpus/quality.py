@@ -13,13 +13,12 @@ common, in Russian; the rule says nothing about other languages. Words are runs 
 digits where the papers' tokenizers also split off punctuation.
 """
 
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-
-import numpy as np
 
 from labkit.datasets.corpus.words import Numbers, words
 from labkit.errors import LabkitError, nearest
@@ -55,8 +54,12 @@ class Page:
         return words(self.text)
 
     @cached_property
+    def word_lengths(self) -> list[int]:
+        return list(map(len, self.words))
+
+    @cached_property
     def mean_word_length(self) -> float:
-        return self.share(sum(map(len, self.words)), len(self.words))
+        return self.share(sum(self.word_lengths), len(self.words))
 
     @cached_property
     def numbers(self) -> Numbers:
@@ -71,14 +74,16 @@ class Page:
         return [each for each in self.text.split("\n\n") if each]
 
     @cached_property
-    def most_repeated(self) -> float:
-        """An upper bound on the share of the text that one 2-, 3- or 4-gram can take."""
-        pairs = self.numbers.sorted_ngrams(2)
-        if not len(pairs):
-            return 0.0
-        ends = np.flatnonzero(np.append(pairs[1:] != pairs[:-1], True))
-        most = int(np.diff(ends, prepend=-1).max())
-        return most * (4 * max(map(len, self.words)) + 3) / len(self.text) if most > 1 else 0.0
+    def may_repeat(self) -> bool:
+        """Whether one 2-, 3- or 4-gram can take 15 % of the text; hardly a text comes that far.
+
+        No 4-gram occurs more often than the commonest pair of words, and none is longer than four
+        times the longest word.
+        """
+        longest = 4 * max(self.word_lengths, default=0) + 3
+        count = max(2, math.ceil(0.15 * len(self.text) / longest))
+        pairs = self.numbers.sorted_ngrams(2)  # equal ones stand together
+        return bool((pairs[count - 1 :] == pairs[: max(0, len(pairs) - count + 1)]).any())
 
     @cached_property
     def repeats_five_words(self) -> bool:
@@ -99,7 +104,7 @@ def _repeated(parts: list[str]) -> tuple[int, int]:
 
 def _top_gram(n: int) -> Callable[[Page], float]:
     def measure(page: Page) -> float:
-        if page.most_repeated < 0.15:
+        if not page.may_repeat:
             return 0.0
         grams = Counter(zip(*(page.words[i:] for i in range(n)), strict=False))
         if not grams or (most := max(grams.values())) < 2:

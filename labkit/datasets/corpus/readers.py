@@ -59,6 +59,7 @@ _PAIRS = (
     ("instruction", "output"), ("instruction", "response"), ("input", "output"),
     ("вопрос", "ответ"),
 )  # fmt: skip
+_ASKED = {asked for asked, _ in _PAIRS}
 _TEXTS = ("text", "content", "article", "body", "markdown", "текст")
 _TITLES = ("title", "headline", "name", "заголовок")
 _GROUPS = ("group", "source", "url")
@@ -236,6 +237,8 @@ def _turns(record: Mapping[str, Any]) -> Turns:
         turns = tuple((roles.get(role, role), content) for role, content in turns)
         if turns and turns[-1][0] == "assistant" and "user" in (role for role, _ in turns):
             return turns
+        return ()
+    if not _ASKED & record.keys():
         return ()
     for asked, answered in _PAIRS:
         question, answer = record.get(asked), record.get(answered)

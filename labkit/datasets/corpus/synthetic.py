@@ -39,6 +39,7 @@ from labkit.datasets.corpus.synthetic_faults import (
     Writer,
     passages_of_tests,
 )  # fmt: skip
+from labkit.datasets.corpus.synthetic_words import HEADINGS
 from labkit.errors import LabkitError
 
 SHARD_TEXTS = 4000
@@ -64,7 +65,10 @@ def texts(seed: int) -> Iterator[tuple[Item, Item]]:
             yield item, {"id": name, "kind": "clean", "language": language}
         else:
             around = Around(base=base, planted=number // PERIOD, passages=passages)
-            yield item, {"id": name, **make(writer, item, around)}
+            truth = {"id": name, **make(writer, item, around)}
+            if truth["language"] in HEADINGS:
+                item["title"] = writer.title(truth["language"])
+            yield item, truth
 
 
 def generate(out: Path, megabytes: float, seed: int = 0) -> None:

@@ -184,10 +184,13 @@ def clean(document: Document, settings: Settings, guard: Guard, tally: Tally) ->
     if settings.languages and (code not in settings.languages or confidence < LEAST_CONFIDENCE):
         return remove("language", text=whole)
     if not document.turns:
-        kept = [p for p in whole.split("\n\n") if not language.foreign(p, code)]
-        tally.lines["foreign_paragraph"] += whole.count("\n\n") + 1 - len(kept)
-        if any(name.startswith("c4_") for name in settings.limits):
-            whole, dropped = quality.drop_lines("\n\n".join(kept))
+        if code in language.CYRILLIC:
+            paragraphs = whole.split("\n\n")
+            kept = [each for each in paragraphs if not language.foreign(each, code)]
+            tally.lines["foreign_paragraph"] += len(paragraphs) - len(kept)
+            whole = "\n\n".join(kept)
+        if "c4_sentences" in settings.limits:
+            whole, dropped = quality.drop_lines(whole)
             tally.lines.update(dropped)
         texts = [whole]
     page = Page(whole, code)

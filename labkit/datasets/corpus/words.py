@@ -25,11 +25,11 @@ MOST_WORDS_KEPT = 400_000
 Hashes = np.ndarray[Any, np.dtype[np.uint64]]
 
 
-class _Numbers(dict[str, int]):
-    def __missing__(self, word: str) -> int:
+class _Numbers(dict[str, bytes]):
+    def __missing__(self, word: str) -> bytes:
         if len(self) >= MOST_WORDS_KEPT:
             self.clear()
-        number = self[word] = number_of(word)
+        number = self[word] = _digest(word)
         return number
 
 
@@ -38,8 +38,12 @@ _NUMBERS = _Numbers()
 
 def number_of(*parts: str) -> int:
     """Return a 64-bit number for these texts, the same on every machine."""
-    content = "\0".join(parts).encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+    return int.from_bytes(_digest("\0".join(parts)), "little")
+
+
+def _digest(text: str) -> bytes:
+    content = text.encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(content, digest_size=8).digest()
 
 
 def words(text: str) -> list[str]:
@@ -52,7 +56,7 @@ class Numbers:
 
     def __init__(self, words: list[str]) -> None:
         count = self.count = len(words)
-        numbers = np.fromiter(map(_NUMBERS.__getitem__, words), np.uint64, count)
+        numbers = np.frombuffer(b"".join(map(_NUMBERS.__getitem__, words)), "<u8")
         forth, self._back = _powers(1 << max(10, count.bit_length()))
         self._sums = np.zeros(count + 1, np.uint64)
         np.cumsum(numbers * forth[:count], out=self._sums[1:])
@@ -74,7 +78,9 @@ class Numbers:
     def shingles(self, n: int) -> Hashes:
         """Return the set of n-grams, sorted; a shorter text is one shingle."""
         grams = self.sorted_ngrams(max(1, min(n, self.count)))
-        return grams[:1] if len(grams) < 2 else grams[np.append(True, grams[1:] != grams[:-1])]
+        first = np.ones(len(grams), bool)
+        np.not_equal(grams[1:], grams[:-1], out=first[1:])
+        return grams[first]
 
     def whole(self) -> int:
         """Return one number for all the words in their order."""
