@@ -20,6 +20,7 @@ _HYPHENATED = re.compile(r"(?<=[a-zа-яё])[-\u2010]\n\s*(?=[a-zа-яё])")
 _WIKI_LEFT = re.compile(
     r"\[\[(?:File|Image|Category|Файл|Изображение|Категория):[^\[\]]*\]\]", re.I
 )
+_WIKI_EMPHASIS = re.compile("'{2,5}")
 TITLE_CHARACTERS = 120
 
 
@@ -53,7 +54,8 @@ def wiki(text: str) -> str:
     """Return the text of wiki markup, without templates, tables, files and references."""
     import mwparserfromhell
 
-    parsed = mwparserfromhell.parse(_WIKI_LEFT.sub("", text), skip_style_tags=True)
+    text = _WIKI_EMPHASIS.sub("", _WIKI_LEFT.sub("", text))
+    parsed = mwparserfromhell.parse(text, skip_style_tags=True)
     for tag in parsed.filter_tags(matches=lambda node: node.tag in ("ref", "table", "gallery")):
         try:
             parsed.remove(tag)

@@ -193,7 +193,9 @@ def _wiki(file: File, start: int, end: int) -> Read:
             if event == "start" or element.tag.rpartition("}")[2] != "page":
                 continue
             pages += 1
-            fields = {each.tag.rpartition("}")[2]: each.text or "" for each in element.iter()}
+            fields: dict[str, str] = {}
+            for each in element.iter():  # a page's id stands before its revision's
+                fields.setdefault(each.tag.rpartition("}")[2], each.text or "")
             root.clear()
             if fields.get("ns", "0") != "0" or "redirect" in fields:
                 continue
