@@ -27,7 +27,9 @@ WORDINGS = {
         'What do you know about "{}"? Give a full answer.',
     ),
 }
-_NUMBERED = re.compile(r"^(?:\d{1,3}[.)]|(?:\d{1,3}\.){1,4}\d{0,3}|[QВ][.:])\s*")
+_NUMBERED = re.compile(
+    r"^(?:\d{1,3}(?:\.\d{1,3}){0,3}[.)]|\d{1,3}(?:\.\d{1,3}){1,3}(?=\s)|[QВ][.:])\s*"
+)
 
 
 def questions(text: str) -> list[Turns]:
