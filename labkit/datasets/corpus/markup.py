@@ -5,8 +5,10 @@ lines count on. HTML goes through trafilatura (Barbaresi 2021), which finds the 
 wiki markup through mwparserfromhell.
 """
 
+import logging
 import re
 from collections import Counter
+from typing import Any
 
 _FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.S)
 _COMMENT = re.compile(r"<!--.*?-->", re.S)
@@ -28,7 +30,9 @@ def html(text: str) -> tuple[str, str, str]:
     """Return title, article and licence of an HTML page; empty where there is no article."""
     import trafilatura
 
-    found = trafilatura.bare_extraction(text, include_comments=False, with_metadata=True)
+    # Its advice about pages in which it finds little is ours to count, not to print.
+    logging.getLogger("trafilatura").setLevel(logging.CRITICAL)
+    found: Any = trafilatura.bare_extraction(text, include_comments=False, with_metadata=True)
     if found is None:
         return "", "", ""
     paragraphs = (found.text or "").replace("\n", "\n\n")

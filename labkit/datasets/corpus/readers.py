@@ -183,28 +183,41 @@ def _csv(file: File, start: int, end: int) -> Read:
 
 
 def _wiki(file: File, start: int, end: int) -> Read:
-    """Yield the articles of a MediaWiki dump, which never lies in memory as a whole."""
+    """Yield the articles of a MediaWiki dump, of which one page at a time lies in memory."""
+    parser = ET.XMLPullParser(("start", "end"))
+    root = None
+    pages = since = 0
     with open_file(file) as stream:
-        root = None
-        pages = 0
-        for event, element in ET.iterparse(stream, ("start", "end")):
-            if root is None:
-                root = element
-            if event == "start" or element.tag.rpartition("}")[2] != "page":
-                continue
-            pages += 1
-            fields: dict[str, str] = {}
-            for each in element.iter():  # a page's id stands before its revision's
-                fields.setdefault(each.tag.rpartition("}")[2], each.text or "")
-            root.clear()
-            if fields.get("ns", "0") != "0" or "redirect" in fields:
-                continue
-            where = f":{fields.get('id', pages)}"
-            yield Document(source=file.label, place=where, title=fields.get("title", ""),
-                           text=markup.wiki(fields.get("text", "")),
-                           group=file.label + where)  # fmt: skip
-        if not pages:
-            raise Refusal("XML without pages: MediaWiki dumps are read")
+        while block := stream.read(2**16):
+            parser.feed(block)
+            since += len(block)
+            for event, element in parser.read_events():
+                if root is None:
+                    root = element
+                if event == "start" or _tag(element) != "page":
+                    continue
+                pages, since = pages + 1, 0
+                fields: dict[str, str] = {}
+                for each in element.iter():  # a page's id stands before its revision's
+                    fields.setdefault(_tag(each), each.text or "")
+                root.clear()
+                if fields.get("ns", "0") != "0" or "redirect" in fields:
+                    continue
+                where = f":{fields.get('id', pages)}"
+                yield Document(source=file.label, place=where, title=fields.get("title", ""),
+                               text=markup.wiki(fields.get("text", "")),
+                               group=file.label + where)  # fmt: skip
+            if since > LONGEST_BYTES:
+                raise Refusal(
+                    f"XML with more than {LONGEST_BYTES:,} bytes outside of pages, or in one"
+                )
+    parser.close()
+    if not pages:
+        raise Refusal("XML without pages: MediaWiki dumps are read")
+
+
+def _tag(element: ET.Element) -> str:
+    return element.tag.rpartition("}")[2]
 
 
 def _first(record: Mapping[str, Any], names: tuple[str, ...]) -> str:
@@ -217,8 +230,12 @@ def _record(record: Any, file: File, place: str) -> Document:
     record = {name.lower(): value for name, value in record.items() if isinstance(name, str)}
     name = _first(record, ("id", "uid"))
     place = f"#{name}" if name else place
-    facts = {"source": file.label, "place": place, "licence": _first(record, _LICENCES),
-             "group": _first(record, _GROUPS) or file.label + place}  # fmt: skip
+    facts: dict[str, Any] = {
+        "source": file.label,
+        "place": place,
+        "licence": _first(record, _LICENCES),
+        "group": _first(record, _GROUPS) or file.label + place,
+    }
     if turns := _turns(record):
         return Document(turns=turns, **facts)
     if text := _first(record, _TEXTS):

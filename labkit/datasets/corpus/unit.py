@@ -91,7 +91,9 @@ class Tally:
         """Count a text as removed, and keep it as an example if it is one of the first."""
         self.removed[reason] += 1
         self.removed_bytes[reason] += len(text.encode())
-        self._keep(reason, [[number_of(place, text[:EXCERPT]), place, text[:EXCERPT]]])
+        # Examples are shown in the card, so personal data is masked in them whatever is built.
+        excerpt = pii.mask(text[: 2 * EXCERPT])[0][:EXCERPT]
+        self._keep(reason, [[number_of(place, excerpt), place, excerpt]])
 
     def refuse(self, refused: Refused) -> None:
         """Count what could not be read."""
@@ -152,8 +154,7 @@ def _documents(stretch: Stretch, tally: Tally) -> Iterator[Document]:
                 tally.refuse(found)
             else:
                 yield found
-    except (Refusal, ParseError, EOFError, OSError, zlib.error, lzma.LZMAError,
-            UnicodeError) as error:  # fmt: skip
+    except Exception as error:  # a page that a library stumbles over is told; the rest is built
         tally.refuse(Refused(place=file.label, reason=_said(error)))
 
 
@@ -162,7 +163,9 @@ def _said(error: Exception) -> str:
         return str(error)
     if isinstance(error, ParseError):
         return f"XML that ends or errs at line {error.position[0]}: what comes before was read"
-    return f"damaged: {getattr(error, 'strerror', None) or error}"
+    if isinstance(error, OSError | EOFError | zlib.error | lzma.LZMAError):
+        return f"damaged: {getattr(error, 'strerror', None) or error}"
+    return f"not understood ({type(error).__name__}: {str(error)[:100]})"
 
 
 def clean(document: Document, settings: Settings, guard: Guard, tally: Tally) -> Iterator[Record]:

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from labkit.datasets.corpus import build as building
-from labkit.datasets.corpus import synthetic
+from labkit.datasets.corpus import markup, synthetic
 from labkit.datasets.corpus.build import build
 from labkit.datasets.corpus.unit import Settings
 from labkit.datasets.corpus.write import split_of
@@ -108,6 +108,31 @@ def test_personal_data_goes_and_other_numbers_stay(truth: Any, records: Any) -> 
         (record,) = records[each["source"]]
         assert not [secret for secret in each["secrets"] if secret in answer(record)]
         assert all(decoy in answer(record) for decoy in each["decoys"])
+
+
+def test_no_file_of_a_build_shows_personal_data(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "a.txt").write_text("Too short, from anna@mail.example.org or +7 (495) 123-45-67.")
+    report = build([source], tmp_path / "out", SETTINGS, workers=1)
+    assert report["removed"] == {"gopher_min_words": 1} and report["records"]["train"] == 0
+    shown = b"".join(contents(tmp_path / "out").values())
+    assert b"[EMAIL] or [PHONE]" in shown and b"anna" not in shown and b"123-45-67" not in shown
+
+
+def test_a_page_that_a_library_stumbles_over_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stumble(text: str) -> None:
+        raise RecursionError("too deep")
+
+    monkeypatch.setattr(markup, "html", stumble)
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source/a.html").write_text("<p>text</p>")
+    report = build([tmp_path / "source"], tmp_path / "out", SETTINGS, workers=1)
+    assert report["refused_places"] == [
+        ["source/a.html", "not understood (RecursionError: too deep)"]
+    ]
 
 
 def test_every_contaminated_text_goes_and_its_item_is_named(

@@ -6,6 +6,7 @@ import json
 import lzma
 import os
 from pathlib import Path
+from xml.etree.ElementTree import ParseError
 from xml.sax.saxutils import escape
 
 import pytest
@@ -120,6 +121,18 @@ def test_a_dump_gives_its_articles(tmp_path: Path) -> None:
     assert isinstance(page, Document) and page.title == "Мост" and page.place == ":7"
     text = " ".join(page.text.split())
     assert text == "Мост — это постройка через реку. История Старый текст."
+
+
+def test_xml_that_grows_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entities = "".join(f'<!ENTITY e{n + 1} "{f"&e{n};" * 20}">' for n in range(12))
+    laughs = f'<!DOCTYPE m [<!ENTITY e0 "ha">{entities}]><mediawiki><page>&e12;</page></mediawiki>'
+    written(tmp_path, "a.xml", laughs)
+    with pytest.raises(ParseError, match="amplification"):
+        read(tmp_path)
+    monkeypatch.setattr(readers, "LONGEST_BYTES", 100_000)
+    written(tmp_path, "a.xml", f"<mediawiki><page>{'x' * 200_000}</page></mediawiki>")
+    with pytest.raises(Refusal, match="bytes outside of pages, or in one"):
+        read(tmp_path)
 
 
 @pytest.mark.parametrize("size", [1, 7, 40, 10_000])
