@@ -184,8 +184,8 @@ def _csv(file: File, start: int, end: int) -> Read:
 
 def _wiki(file: File, start: int, end: int) -> Read:
     """Yield the articles of a MediaWiki dump, of which one page at a time lies in memory."""
-    parser = ET.XMLPullParser(("start", "end"))
-    root = None
+    parser: Any = ET.XMLPullParser(("start", "end"))
+    root: Any = None
     pages = since = 0
     with open_file(file) as stream:
         while block := stream.read(2**16):
