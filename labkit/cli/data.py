@@ -1,12 +1,15 @@
-"""Define the commands of `labkit data`."""
+"""Define the commands of `labkit data`: show, list, and audit from `corpus`."""
 
 from typing import Annotated
 
 import typer
 
+from labkit.cli import corpus
 from labkit.cli.options import FREE_FORM, Json, emit, key_values
 
-app = typer.Typer(help="Look at training data as the model gets it.", no_args_is_help=True)
+app = typer.Typer(
+    help="Look at training data as the model gets it, and check it.", no_args_is_help=True
+)
 
 
 @app.callback()
@@ -48,3 +51,6 @@ def list_(json_: Json = False) -> None:
         for data in found
     ]
     emit({"data": found}, json_, "\n".join(lines))
+
+
+app.command()(corpus.audit)

@@ -17,6 +17,7 @@ from labkit import __version__
 from labkit.cli import answering
 from labkit.cli import bench as bench_commands
 from labkit.cli import checkpoints as checkpoint_commands
+from labkit.cli import corpus as corpus_commands
 from labkit.cli import data as data_commands
 from labkit.cli import memory as memory_commands
 from labkit.cli import serve as serve_commands
@@ -256,6 +257,7 @@ def course(
     _emit(outcome, json_, f"open {outcome['site']}")
 
 
+app.command()(corpus_commands.build_dataset)
 app.command(context_settings=FREE_FORM)(memory_commands.estimate)
 app.command()(answering.infer)
 app.command(name="eval")(answering.eval_)

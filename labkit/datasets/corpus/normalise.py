@@ -1,0 +1,155 @@
+"""Repair a text's characters: encodings read wrongly, look-alike letters, invisible characters.
+
+Mojibake is text that was decoded by the wrong table. ftfy (Speer 2019) undoes UTF-8 that was read
+as Latin-1, cp1252 or cp1251; single-byte Cyrillic read as Latin-1 ("Ïðèâåò") it leaves alone,
+because no byte of it is invalid. Here such a line is decoded again and kept if its letters then
+come about as often as in Russian. ftfy takes longer than everything else together, so it is asked
+only about lines with characters that mojibake has and ordinary text seldom, and not about those
+that are UTF-8 throughout when they are encoded again.
+"""
+
+import html
+import re
+import unicodedata
+from collections import Counter
+
+COMMON_RUSSIAN = frozenset("оеаинтсрвлкмдпу")
+"""The fifteen commonest letters: 80 % of those in Russian prose, under half of those in garbage."""
+LEAST_COMMON = 0.6
+LEAST_LETTERS = 8
+"""A shorter line of accented letters alone may be one."""
+_TABLES = ("latin-1", "sloppy-windows-1252", "cp1251")
+_LATIN, _CYRILLIC = "AaBCcEeHKMOoPpTXxy", "АаВСсЕеНКМОоРрТХху"
+_TO_CYRILLIC, _TO_LATIN = str.maketrans(_LATIN, _CYRILLIC), str.maketrans(_CYRILLIC, _LATIN)
+
+# What the second byte of UTF-8 becomes in Latin-1 and cp1252, and in cp1251 after Р or С.
+_SUSPECT = re.compile(
+    r"[\x80-\x9fÀ-ÅÈ-Ïà-åè-ïÐÑðñØÙÞßøùþ][\x80-\xff€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"
+    r"|[РС][\x80-\xbfЂ-Џѓ-џђҐґ№€‚„…†‡‰‹‘’“”•–—™›]|â€|Ã|Â[\x80-\xbf]"
+)
+# A text without one of these has none of those pairs; one class is searched fast.
+_MAYBE_SUSPECT = re.compile("[\x80-\xff\u0402-\u040f\u0452-\u045f\u0490\u0491№†‡‰]")
+_ACCENTED = re.compile(r"[À-ÿ]")
+_LETTER = re.compile(r"[^\W\d_]")
+_MIXED_BORDER = re.compile(r"[A-Za-z][А-яЁё]|[А-яЁё][A-Za-z]")
+_MIXED_WORD = re.compile(r"[A-Za-zА-яЁё]+")
+_LATIN_LETTER, _CYRILLIC_LETTER = re.compile("[A-Za-z]"), re.compile("[А-яЁё]")
+_ENTITY = re.compile(r"&(?:amp|quot|lt|gt|nbsp|apos|laquo|raquo|mdash|ndash|#\d{2,5});")
+_INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
+_ODD_SPACES = re.compile("[\t\xa0\u2000-\u200a\u202f\u3000]")
+_MANY_SPACES = re.compile(" {2,}| +(?=\n)")
+_BLANK_LINES = re.compile(r"\n{3,}")
+_QUOTES = {"“": '"', "”": '"', "„": '"', "‟": '"', "‘": "'", "’": "'", "‚": "'", "‛": "'"}
+
+
+def normalise(text: str) -> tuple[str, Counter[str]]:
+    """Return the text repaired, in NFC, and what was repaired, each kind once a text."""
+    done: Counter[str] = Counter()
+
+    def step(name: str, changed: str) -> None:
+        nonlocal text
+        if changed != text:
+            done[name] += 1
+            text = changed
+
+    if "\r" in text:
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if "&" in text and _ENTITY.search(text):
+        step("entities", html.unescape(text))
+    if not text.isascii():
+        step("surrogates", whole_characters(text))
+        if _MAYBE_SUSPECT.search(text) and _SUSPECT.search(text):
+            step("mojibake", "\n".join(map(_repaired, text.split("\n"))))
+        if not unicodedata.is_normalized("NFC", text):
+            step("nfc", unicodedata.normalize("NFC", text))
+        if _INVISIBLE.search(text):
+            step("invisible", _INVISIBLE.sub("", text))
+        curled = text
+        for quote, plain in _QUOTES.items():
+            curled = curled.replace(quote, plain)
+        step("quotes", curled)
+        if _LATIN_LETTER.search(text) and _MIXED_BORDER.search(text):
+            russian = len(_CYRILLIC_LETTER.findall(text)) > len(_LATIN_LETTER.findall(text))
+            step("lookalikes", _MIXED_WORD.sub(lambda word: one_script(word[0], russian), text))
+    if _CONTROL.search(text):
+        step("controls", _CONTROL.sub("", text))
+    if _ODD_SPACES.search(text):
+        text = _ODD_SPACES.sub(" ", text)
+    if "  " in text or " \n" in text:
+        text = _MANY_SPACES.sub(
+            lambda found: " " * (found.end() < len(text) and text[found.end()] != "\n"), text
+        )
+    if "\n\n\n" in text:
+        text = _BLANK_LINES.sub("\n\n", text)
+    return text.strip(), done
+
+
+def whole_characters(text: str) -> str:
+    """Return the text with halves of a character joined, or replaced where one is alone."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def one_script(word: str, cyrillic_first: bool = True) -> str:
+    """Return a word of Latin and Cyrillic letters in the one script that it can be written in.
+
+    That is a script in which each letter of the other has a twin; where both will do, the text's.
+    A word that neither can write stays as it is.
+
+    >>> one_script("cлово")  # with a Latin c
+    'слово'
+    """
+    latin = {letter for letter in word if letter < "\u0250"}
+    cyrillic = {letter for letter in word if letter > "\u0250"}
+    if not latin or not cyrillic:
+        return word
+    to_cyrillic, to_latin = latin <= set(_LATIN), cyrillic <= set(_CYRILLIC)
+    if to_cyrillic and (cyrillic_first or not to_latin):
+        return word.translate(_TO_CYRILLIC)
+    return word.translate(_TO_LATIN) if to_latin else word
+
+
+def russian(text: str) -> float:
+    """Return the share of Russian's fifteen commonest letters among all letters, 0 to 1."""
+    letters = _LETTER.findall(text)
+    return sum(letter in COMMON_RUSSIAN for letter in letters) / max(1, len(letters))
+
+
+def cyrillic(content: bytes) -> str | None:
+    """Decode bytes in cp1251 or KOI8-R, whichever reads like Russian; None where neither does."""
+    score, text = max((russian(t), t) for t in (_decoded(content, "cp1251"),
+                                                _decoded(content, "koi8-r")))  # fmt: skip
+    return text if score >= LEAST_COMMON else None
+
+
+def _decoded(content: bytes, encoding: str) -> str:
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError:
+        return ""
+
+
+def _repaired(line: str) -> str:
+    if not _SUSPECT.search(line):
+        return line
+    import ftfy  # brings the codec sloppy-windows-1252
+
+    others = len(line) - len(line.encode("ascii", "ignore"))
+    for table in _TABLES if others >= LEAST_LETTERS else ():
+        try:
+            # Bytes that are UTF-8 by chance are not met in lines of so many.
+            return line.encode(table).decode("utf-8")
+        except UnicodeError:
+            continue
+    letters = len(_LETTER.findall(line))
+    if letters >= LEAST_LETTERS and len(_ACCENTED.findall(line)) > 0.6 * letters:
+        try:
+            if found := cyrillic(line.encode("sloppy-windows-1252")):
+                return found
+        except UnicodeEncodeError:
+            pass
+    return str(ftfy.fix_encoding(line))

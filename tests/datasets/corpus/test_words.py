@@ -1,0 +1,62 @@
+"""Words as numbers: n-grams and likeness equal those counted with tuples and sets."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from labkit.datasets.corpus import words
+
+TEXTS = st.lists(st.sampled_from(["a", "b", "c", "мир", "7"]), max_size=40)
+
+
+def tuples(text: list[str], n: int) -> list[tuple[str, ...]]:
+    return [tuple(text[i : i + n]) for i in range(len(text) - n + 1)]
+
+
+@given(TEXTS, TEXTS, st.integers(1, 13))
+def test_ngrams_are_equal_where_the_words_are(one: list[str], other: list[str], n: int) -> None:
+    a, b = (words.Numbers(text).ngrams(n).tolist() for text in (one, other))
+    as_tuples = tuples(one, n) + tuples(other, n)
+    numbers = a + b
+    assert len(numbers) == len(as_tuples)
+    assert len(set(numbers)) == len(set(as_tuples))
+    assert len(set(zip(numbers, as_tuples, strict=True))) == len(set(as_tuples))
+
+
+@given(TEXTS, TEXTS)
+def test_likeness_is_that_of_sets_of_tuples(one: list[str], other: list[str]) -> None:
+    a, b = (words.Numbers(text).shingles(2) for text in (one, other))
+    if len(one) > 1 and len(other) > 1:
+        sets = set(tuples(one, 2)), set(tuples(other, 2))
+        assert words.jaccard(a, b) == len(sets[0] & sets[1]) / len(sets[0] | sets[1])
+
+
+@given(TEXTS)
+def test_the_whole_text_is_one_ngram(text: list[str]) -> None:
+    if text:
+        assert words.Numbers(["x", *text]).ngrams(len(text))[1] == words.Numbers(text).whole()
+
+
+def test_case_and_punctuation_count_for_nothing() -> None:
+    assert words.words("Мир, «мир»… И: ёлка-2!") == ["мир", "мир", "и", "ёлка", "2"]
+
+
+@pytest.mark.parametrize("seed", ["1", "2"])
+def test_numbers_do_not_depend_on_the_process(seed: str) -> None:
+    code = "from labkit.datasets.corpus.words import numbers; print(numbers('a b мир').whole())"
+    done = subprocess.run([sys.executable, "-c", code], env={"PYTHONHASHSEED": seed,
+                          "PYTHONPATH": ":".join(sys.path)}, capture_output=True, text=True,
+                          check=True)  # fmt: skip
+    assert int(done.stdout) == words.numbers("a b мир").whole()
+
+
+def test_forgetting_words_changes_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(words, "_NUMBERS", words._Numbers())
+    before = words.Numbers(["one", "two", "three"]).ngrams(1)
+    monkeypatch.setattr(words, "MOST_WORDS_KEPT", 1)
+    assert np.array_equal(words.Numbers(["three", "two", "one"]).ngrams(1), before[::-1])
+    assert len(words._NUMBERS) <= 3
