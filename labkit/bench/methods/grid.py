@@ -98,8 +98,9 @@ def search(grid: Grid, arm: Arm, *, say: Say = lambda line: None) -> dict[str, A
     Raises:
         LabkitError: training fails at every rate.
     """
-    if len(arm.rates) == 1:
-        return {"chosen": arm.rates[0], "at_end": False, "tried": []}
+    if arm.name in grid.rates or len(arm.rates) == 1:
+        known = grid.rates.get(arm.name, arm.rates[0])
+        return {"chosen": known, "at_end": False, "tried": []}
     tried = {rate: _tried(grid, arm, rate, say=say) for rate in arm.rates}
     for _ in range(grid.extended + 1):
         works = {rate: row["loss"] for rate, row in tried.items() if row["loss"] is not None}

@@ -90,6 +90,8 @@ class Grid:
     search_steps: int = 15
     extended: int = 2
     """rates that a search may try beyond those of its arm"""
+    rates: Mapping[str, float] = field(default_factory=dict)
+    """rates of arms that were searched before, and are not again"""
     dev_samples: int = 60
     questions: int | None = 240
     """of the test split; None asks all"""

@@ -96,6 +96,8 @@ def test_a_search_takes_the_lowest_loss_and_goes_on_past_an_end(
 def test_a_single_rate_is_not_searched(toy: Toy) -> None:
     found = bench.search(toy(), plan.arms()["rank-4"])
     assert found == {"chosen": 1e-3, "at_end": False, "tried": []}
+    before = bench.search(toy(rates={"lora": 2e-3}), plan.arms()["lora"])
+    assert before == {"chosen": 2e-3, "at_end": False, "tried": []}
 
 
 def test_an_arm_that_cannot_be_had_says_why_and_others_run(
