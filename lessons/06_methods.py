@@ -114,7 +114,7 @@ rows = conclude.conclude(measured)
 report.table(rows)
 
 # %% [markdown]
-# Compare with your orders. The numbers differ by a factor of a hundred, the memory hardly: the frozen model is the largest part, and what backward needs is kept whether few or many numbers are trained.
+# Compare with your orders. The numbers lie far apart, the memory hardly: the frozen model is the largest part, and what backward needs is kept whether few or many numbers are trained.
 
 # %%
 for what, key in {
@@ -371,7 +371,7 @@ import pandas
 pandas.DataFrame(beside).T
 
 # %% [markdown]
-# The adapter and LoRA took the time that arithmetic says, and their memory is a little higher than traced: samples had up to 256 tokens, and the trace takes 200. Full fine-tuning did not. It needs one product more than LoRA, so half as much time again, and four cards should make it faster; what took a day and a half was not the method but the way it was made to fit: weights, gradients and moments that travel between cards, or to the host's memory, at every micro-batch. *LoRA is ten times as fast* is a statement about that program. Time is in the range of the arithmetic or it has a reason, and the reason is what you want to know.
+# The adapter and LoRA took the time that arithmetic says, and their memory is a little higher than traced: samples had up to 256 tokens, and the trace takes 200. Full fine-tuning did not. It needs one product more than LoRA, so half as much time again, and four cards should make it faster; what took so long was not the method but the way it was made to fit: weights, gradients and moments that travel between cards, or to the host's memory, at every micro-batch. *LoRA is ten times as fast* is a statement about that program. Time is in the range of the arithmetic or it has a reason, and the reason is what you want to know.
 #
 # ## Measure: rank, and how it is scaled
 #

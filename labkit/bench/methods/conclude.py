@@ -250,4 +250,6 @@ def _forgetting(
 def _choice(runs: Sequence[Mapping[str, Any]], before: str) -> dict[str, float] | None:
     """Return the share of right choices before and after, of the runs that were asked."""
     after = [fmean(map(int, run["tables_choice"])) for run in runs if run["tables_choice"]]
-    return {"before": fmean(map(int, before)), "after": fmean(after)} if after else None
+    if not after or not before:
+        return None
+    return {"before": fmean(map(int, before)), "after": fmean(after)}

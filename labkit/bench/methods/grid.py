@@ -178,7 +178,7 @@ def _texts(model: str, grid: Grid, *, choices: bool) -> dict[str, Any]:
     (prose,) = evaluate_tasks(model, ["general_text"], quiet=True)
     found: dict[str, Any] = {"general_text": [row["bits_per_byte"] for row in _rows(prose)],
                              "tables_choice": ""}  # fmt: skip
-    if choices:
+    if choices and datasets.find(grid.data)[0].scored_as:  # it asks about reports
         (chosen,) = evaluate_tasks(model, ["tables_choice"], data=grid.data,
                                    max_samples=grid.choices, quiet=True)  # fmt: skip
         found["tables_choice"] = "".join(str(int(row["acc"])) for row in _rows(chosen))

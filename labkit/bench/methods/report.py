@@ -97,7 +97,8 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> tuple["Figure", str]:
     for axes, (size, label) in zip(panels, SIZES.items(), strict=True):
         for row in done:
             on_it, value = row["pareto"][size], 100 * row["em"]["value"]
-            ends = [[value - 100 * row["em"]["low"]], [100 * row["em"]["high"] - value]]
+            ends = [[max(0.0, value - 100 * row["em"]["low"])],
+                    [max(0.0, 100 * row["em"]["high"] - value)]]  # fmt: skip
             axes.errorbar(
                 [row[size] / MIB], [value], yerr=ends, fmt="o", capsize=2, elinewidth=0.8,
                 color=plots.COLOURS["blue" if on_it else "black"],

@@ -35,7 +35,7 @@ def simulated(
     return found
 
 
-def tested(found: Any, seeds: int = SEEDS) -> conclude.Difference:
+def compared(found: Any, seeds: int = SEEDS) -> conclude.Difference:
     """Compare arm 1 with arm 0 on the first seeds; the spread of seeds is that of all arms."""
     spread = conclude.seed_variance(found.tolist(), CLUSTERS)
     first, second = (found[arm, :seeds].tolist() for arm in (0, 1))
@@ -49,7 +49,7 @@ def test_two_arms_that_are_alike_are_told_apart_in_one_of_twenty(
     draw = np.random.default_rng(0)
     times = 300
     found = [simulated(5, draw, of_a_seed=of_a_seed) for _ in range(times)]
-    alarms = fmean(tested(each, seeds).p_value < 0.05 for each in found)
+    alarms = fmean(compared(each, seeds).p_value < 0.05 for each in found)
     # Three standard errors of a share of 0.05; below it a test may stay.
     assert alarms <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / times)
     if of_a_seed == 0.4:
@@ -63,10 +63,10 @@ def test_two_arms_that_are_alike_are_told_apart_in_one_of_twenty(
 def test_a_planted_difference_of_five_points_is_found() -> None:
     draw = np.random.default_rng(1)
     found = [simulated(5, draw, planted=0.42, of_a_seed=0.05) for _ in range(100)]
-    sizes = [tested(each).difference["value"] for each in found]
+    sizes = [compared(each).difference["value"] for each in found]
     assert fmean(sizes) == pytest.approx(0.05, abs=0.005)
-    assert fmean(tested(each).p_value < 0.05 for each in found) > 0.6
-    inside = [d["low"] <= 0.05 <= d["high"] for d in (tested(each).difference for each in found)]
+    assert fmean(compared(each).p_value < 0.05 for each in found) > 0.6
+    inside = [d["low"] <= 0.05 <= d["high"] for d in (compared(each).difference for each in found)]
     assert fmean(inside) > 0.9
 
 

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
 from labkit.bench.methods import grid as bench
 from labkit.bench.methods import plan, report
 from labkit.bench.methods.conclude import conclude
 from labkit.bench.methods.plan import SMOKE, Grid
+from labkit.cli.program import app
 from labkit.errors import LabkitError
 from labkit.files import write_json
 from labkit.runs import records
@@ -24,7 +26,8 @@ def toy(tiny_llama: Path, few_reports: Path) -> Toy:
     """Return a function that makes a grid of seconds."""
 
     def make(*arms: str, **changes: Any) -> Grid:
-        settings = {**SMOKE, "model": str(tiny_llama), "data": str(few_reports), "seeds": 1}
+        settings = {**SMOKE, "model": str(tiny_llama), "data": str(few_reports), "seeds": 1,
+                    "rates": {"lora": 1e-3, "ia3": 1e-2}}  # fmt: skip
         return Grid(arms=arms, **{**settings, **changes})
 
     return make
@@ -60,9 +63,7 @@ def test_arms_are_trained_on_the_same_tokens_and_scored(toy: Toy, tmp_path: Path
     assert "ia3" in alt and len(figure.axes) == 2
 
 
-def test_what_is_there_is_not_run_again_and_more_seeds_add(
-    toy: Toy, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_is_there_is_not_run_again_and_more_seeds_add(toy: Toy) -> None:
     first = bench.measure(toy("lora"))
     before = {name: records.load(name).started_at for name in names()}
     assert bench.measure(toy("lora"))["arms"] == first["arms"]
@@ -98,6 +99,24 @@ def test_a_single_rate_is_not_searched(toy: Toy) -> None:
     assert found == {"chosen": 1e-3, "at_end": False, "tried": []}
     before = bench.search(toy(rates={"lora": 2e-3}), plan.arms()["lora"])
     assert before == {"chosen": 2e-3, "at_end": False, "tried": []}
+
+
+def test_the_command_searches_trains_and_keeps_record_and_figure(
+    tiny_llama: Path, few_reports: Path, tmp_path: Path
+) -> None:
+    words = ["bench", "methods", "--smoke", "--arms", "lora", "--seeds", "1"]
+    words += ["--model", str(tiny_llama), "--data", str(few_reports)]
+    ran = CliRunner().invoke(app, [*words, "--output-dir", str(tmp_path), "--json"])
+    assert ran.exit_code == 0, ran.output
+    found = json.loads(ran.stdout)
+    (arm,) = found["arms"]
+    tried = arm["search"]["tried"]
+    assert [row["rate"] for row in tried] == list(plan.arms()["lora"].rates)
+    assert arm["search"]["chosen"] == min(tried, key=lambda row: row["loss"])["rate"]
+    assert all(row["tokens"] > 0 and row["seconds"] > 0 for row in tried)
+    assert found["rows"][0]["search_seconds"] == sum(row["seconds"] for row in tried)
+    assert (tmp_path / "methods.png").is_file()
+    assert report.read(tmp_path / "methods.json")["rows"] == found["rows"]
 
 
 def test_an_arm_that_cannot_be_had_says_why_and_others_run(
