@@ -40,6 +40,14 @@ def added_apart(q, k, v, prefix_k, prefix_v):
     return text + nn.functional.scaled_dot_product_attention(q, prefix_k, prefix_v)
 
 
+def prefix_in_order(q, k, v, prefix_k, prefix_v):
+    """The prefix behind the same triangle as the text."""
+    length, behind = q.shape[-2], prefix_k.shape[-2]
+    seen = torch.cat([torch.ones(length, n).tril() for n in (behind, length)], -1).bool()
+    keys, values = torch.cat([prefix_k, k], -2), torch.cat([prefix_v, v], -2)
+    return nn.functional.scaled_dot_product_attention(q, keys, values, attn_mask=seen)
+
+
 def heads_joined(q, k, v, prefix_k, prefix_v):
     flat = [each.flatten(0, 1)[None] for each in (q, k, v, prefix_k, prefix_v)]
     return attend(*flat)
@@ -116,7 +124,8 @@ WRONG = [
     ("prefix_attention", added_apart, "one row of prefix"),
     ("prefix_attention", mistake(scale=2.0), "root of a head's width"),
     ("prefix_attention", mistake(causal=False), "no query reads a later"),
-    ("prefix_attention", mistake(whole=False), "every query reads the whole prefix"),
+    ("prefix_attention", mistake(whole=False), "one row of prefix"),
+    ("prefix_attention", prefix_in_order, "every query reads the whole prefix"),
     ("prefix_attention", mistake(last=True, whole=False), "one row of prefix|later"),
     ("prefix_attention", first_sample_and_head, "samples and heads stay apart"),
     ("prefix_attention", heads_joined, "samples and heads stay apart"),

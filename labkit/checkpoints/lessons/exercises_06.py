@@ -117,7 +117,7 @@ PREFIX_ATTENTION = Exercise(
     parameters=5,
     properties=(
         ("one token and one row of prefix, in one head", _attention(1, 1)),
-        ("the scores are divided by the root of a head's width", _attention(1, 3, width=9)),
+        ("the scores are divided by the root of a head's width", _attention(1, 1, width=9)),
         ("no query reads a later token's key", _no_query_sees_later_text),
         ("every query reads the whole prefix, the first one too", _attention(4, 6)),
         ("samples and heads stay apart", _attention(3, 2, batch=2, heads=3)),
