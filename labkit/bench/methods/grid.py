@@ -60,7 +60,7 @@ def measure(grid: Grid, *, say: Say = lambda line: None) -> dict[str, Any]:
         label = f"{number} of {len(wanted)}: {arm.name}, seed {seed}"
         try:
             if entry["search"] is None:
-                entry["search"] = search(grid, arm, say=lambda line, at=label: say(f"{at}, {line}"))
+                entry["search"] = search(grid, arm, say=say)
             entry["runs"].append(_run(grid, arm, seed, rate=entry["search"]["chosen"]))
         except LabkitError as error:
             entry["reason"] = str(error)
@@ -127,7 +127,7 @@ def _tried(grid: Grid, arm: Arm, rate: float, *, say: Say) -> dict[str, Any]:
     except LabkitError as error:
         return {**row, "reason": str(error)}
     row["loss"] = done.summary["eval_losses"][-1]["loss"]
-    say(f"rate {rate:g}: development loss {row['loss']:.3f}")
+    say(f"  {arm.name}, rate {rate:g}: development loss {row['loss']:.3f}")
     return {**row, "seconds": done.summary["wall_seconds"],
             "tokens": sum(step["tokens"] for step in done.steps)}  # fmt: skip
 

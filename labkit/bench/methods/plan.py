@@ -87,12 +87,12 @@ class Grid:
     """reports in a step, each with its questions"""
     max_length: int = 1024
     train_samples: int | None = 600
-    search_steps: int = 15
-    extended: int = 2
+    search_steps: int = 10
+    extended: int = 1
     """rates that a search may try beyond those of its arm"""
     rates: Mapping[str, float] = field(default_factory=dict)
     """rates of arms that were searched before, and are not again"""
-    dev_samples: int = 60
+    dev_samples: int = 36
     questions: int | None = 240
     """of the test split; None asks all"""
     choices: int = 24
