@@ -212,7 +212,7 @@ def paired_difference(
     """
     from scipy import stats
 
-    mean, error, groups = _clustered_difference(a, b, clusters, weights)
+    mean, error, groups = clustered_difference(a, b, clusters, weights)
     kind = "clustered t-test of paired differences"
     if error == 0:
         width = 1 - alpha ** (1 / groups) if mean == 0 else 0.0
@@ -250,7 +250,7 @@ def equivalence(
 
     if not 0 < margin < 1:
         raise ValueError(f"a margin is a share between 0 and 1, not {margin}")
-    mean, error, groups = _clustered_difference(a, b, clusters)
+    mean, error, groups = clustered_difference(a, b, clusters)
     if error == 0:
         width = 1 - alpha ** (1 / groups) if mean == 0 else 0.0
         p_value = (1 - margin) ** groups if mean == 0 else float(abs(mean) >= margin)
@@ -300,7 +300,7 @@ def cluster_sums(
     return [sum(group) for group in groups.values()], [len(group) for group in groups.values()]
 
 
-def _clustered_difference(
+def clustered_difference(
     a: Sequence[float],
     b: Sequence[float],
     clusters: Sequence[Hashable] | None,

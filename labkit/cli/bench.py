@@ -133,6 +133,55 @@ def step(
 
 
 @app.command()
+def methods(
+    arms: Annotated[
+        str | None, typer.Option(help="names or groups of arms: main,others (default), more, ranks")
+    ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="the arm that others are compared with")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="name or folder of the model")] = None,
+    data: Annotated[str | None, typer.Option(help="tables, tatqa, or a file or folder")] = None,
+    seeds: Annotated[int | None, typer.Option(help="of each arm of group main")] = None,
+    other_seeds: Annotated[int | None, typer.Option(help="of each other arm")] = None,
+    steps: Annotated[int | None, typer.Option(help="of each run")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="reports in a step")] = None,
+    search_steps: Annotated[int | None, typer.Option(help="of each run of the search")] = None,
+    questions: Annotated[int | None, typer.Option(help="of the test split")] = None,
+    output_dir: Out = None,
+    smoke: Annotated[
+        bool, typer.Option("--smoke", help="a toy model: does every arm run?")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Compare fine-tuning methods on one model: quality, forgetting, memory, time, size.
+
+    A short search finds each method's learning rate, and all train on the same tokens. What is
+    done is kept among the runs: a second call goes on, with more seeds or questions if asked.
+    """
+    from labkit.bench.methods import grid as bench
+    from labkit.bench.methods import report
+    from labkit.bench.methods.conclude import conclude
+    from labkit.bench.methods.plan import SMOKE
+    from labkit.bench.methods.plan import Grid as MethodGrid
+    from labkit.files import write_json
+
+    said = {"against": against, "model": model, "data": data, "seeds": seeds,
+            "other_seeds": other_seeds, "steps": steps, "batch_size": batch_size,
+            "search_steps": search_steps, "questions": questions}  # fmt: skip
+    settings = {**(SMOKE if smoke else {}),
+                **{key: value for key, value in said.items() if value is not None}}  # fmt: skip
+    grid = MethodGrid(arms=tuple(arms.split(",")) if arms else (), **settings)
+    folder = output_dir or records.runs_dir() / "bench"
+    measured = bench.measure(grid, say=say)
+    write_json(folder / "methods.json", measured)
+    found = {**measured, "rows": conclude(measured)}
+    figure, alt = report.draw(found["rows"])
+    plots.save_figure(figure, folder / "methods", alt=alt)
+    emit(found, json_, f"{report.render(found)}\n\nfigure and record in {folder}")
+
+
+@app.command()
 def gpu(
     minutes: Annotated[float, typer.Option(help="at most; parts that find no time are named")] = 8,
     rehearse: Annotated[

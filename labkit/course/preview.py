@@ -178,6 +178,7 @@ FIGURES: dict[str, tuple[Callable[[Path], Shown], ...]] = {
     "03": (largest_batches,),
     "04": (int8_ratios,),
     "05": (trained_scores,),
+    "06": (traced_against_measured,),
 }
 
 

@@ -110,6 +110,12 @@ def work(profile: profiles.Profile) -> dict[str, Work]:
             fixed=60 if smoke else 300, questions=4 * min(scored, QUESTIONS) if not smoke else 20,
             lora_tokens=0.0 if not smoke else 300, full_tokens=0.0 if not smoke else 300,
         ),
+        # Four methods of 60 steps of one report; choices of lm-eval read a report four times each.
+        "06": Work(
+            fixed=40 if smoke else 120, runs=4,
+            lora_tokens=measured * 4 * (5 if smoke else 60) * TOKENS_A_STEP / 2,
+            questions=4 * (1 if smoke else 240 + 8),
+        ),
         "A1": Work(fixed=10, lora_tokens=stages, processes=1,
                    compiled_runs=0 if smoke else 1),
     }  # fmt: skip

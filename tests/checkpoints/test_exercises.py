@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import bitsandbytes.functional
 import numpy as np
 import pytest
 import torch
@@ -15,7 +16,16 @@ from scipy.stats import linregress
 from labkit.checkpoints import check, exercises
 from labkit.checkpoints.collecting import collect
 from labkit.checkpoints.lessons.exercises_02 import reference_count, reference_lora_forward
+from labkit.checkpoints.lessons.exercises_06 import (
+    NF4,
+    of_bitsandbytes,
+    peft_layer,
+    reference_bottleneck,
+    reference_prefix_attention,
+    reference_to_nf4,
+)
 from labkit.errors import LabkitError
+from labkit.models import bottleneck
 
 EXERCISES = collect("exercises")
 
@@ -456,3 +466,30 @@ def test_wrong_use_is_a_sentence():
         check.exercise("lora_foward", print)
     with pytest.raises(LabkitError, match=r"exercise lora_forward: give a function, not 3"):
         check.exercise("lora_forward", 3)
+
+
+def test_the_reference_prefix_attention_is_pefts():
+    given, expected = peft_layer()
+    torch.testing.assert_close(reference_prefix_attention(*given), expected, atol=1e-5, rtol=1e-5)
+    without = [each[..., :0, :] for each in given[3:]]
+    alone = reference_prefix_attention(*given[:3], *without)
+    assert not torch.allclose(alone, expected, atol=1e-3), "the prefix does nothing here"
+
+
+def test_the_table_of_nf4_is_that_of_bitsandbytes():
+    theirs = bitsandbytes.functional.get_4bit_type("nf4", device="cpu")
+    torch.testing.assert_close(torch.tensor(NF4), theirs, rtol=0, atol=0)
+    block = torch.randn(64, generator=torch.Generator().manual_seed(5))
+    for ours, bits in zip(reference_to_nf4(block), of_bitsandbytes(block), strict=True):
+        torch.testing.assert_close(ours, bits)
+
+
+def test_the_reference_bottleneck_is_the_layer_that_is_trained():
+    config_class, layer_class = bottleneck.register()
+    base = torch.nn.Linear(6, 8)
+    layer = layer_class(base, "default", config_class(size=3, target_modules=["0"]))
+    down, up = layer.bottleneck_down["default"], layer.bottleneck_up["default"]
+    torch.nn.init.normal_(up.weight)
+    x = torch.randn(4, 6)
+    expected = reference_bottleneck(base(x), down.weight, down.bias, up.weight, up.bias)
+    torch.testing.assert_close(layer(x), expected)

@@ -1,0 +1,180 @@
+"""Rules of lesson 06: what methods train, take and forget, and whether one is better."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from labkit import methods
+from labkit.checkpoints.rules import (
+    CLOSE,
+    Evidence,
+    Finding,
+    Values,
+    a_run,
+    compare,
+    differences,
+    number,
+    one_model,
+    positive,
+    reasoned,
+)
+from labkit.runs.records import RunRecord
+
+TENTH = 0.06
+"""of a percentage point, as a student rounds it"""
+THOUSANDTH = 0.0006
+"""of a bit per byte"""
+OF_METHODS = {"method", "base", "double_quant"} | {
+    name for settings in methods.settings_of_training() for name in settings.names()
+}
+
+
+def cost(values: Values, evidence: Evidence) -> Iterator[Finding]:
+    """Check 06.1: what another method trains, holds and takes, over LoRA's, from the records."""
+    lora, other = values["lora_run"], values["other_run"]
+    yield from a_run("lora_run", lora, "lora")
+    yield from positive(values, "trained_ratio", "memory_ratio", "time_ratio")
+    if other is not None and other.status != "done":
+        yield Finding("contradicts", f"other_run is not finished: its record says {other.status}")
+    yield from one_model(lora_run=lora, other_run=other)
+    if lora is not None and other is not None:
+        between = differences(lora, other)
+        if not between & OF_METHODS:
+            yield Finding("contradicts", "other_run is of the same method as lora_run")
+        if elsewhere := sorted(between - OF_METHODS - {"model", "seed"}):
+            yield Finding("contradicts", "lora_run and other_run differ in more than their method: "
+                          f"{', '.join(elsewhere)}")  # fmt: skip
+        for name, what, read in (
+            ("trained_ratio", "trained parameters", lambda s: s.get("trainable_parameters")),
+            ("memory_ratio", "peak allocated bytes", lambda s: s["peak_bytes"].get("allocated")),
+            ("time_ratio", "median times of a step", lambda s: s.get("step_seconds_median")),
+        ):
+            of_lora, of_other = read(lora.summary), read(other.summary)
+            ratio = of_other / of_lora if of_lora and of_other is not None else None
+            yield from compare(name, values[name], ratio, f"the ratio of the {what}, other to LoRA")
+    yield from reasoned(values)
+
+
+def better(values: Values, evidence: Evidence) -> Iterator[Finding]:
+    """Check 06.2: difference and interval are those of the comparison that was made."""
+    runs = values["first_run"], values["second_run"]
+    if None not in runs and runs[0].name == runs[1].name:
+        yield Finding("contradicts", "first_run and second_run are the same run")
+    yield from one_model(first_run=runs[0], second_run=runs[1])
+    ends = values["difference_low"], values["difference_high"]
+    yield from _in_order(values["difference"], ends, "difference", within=TENTH)
+    if None not in runs:
+        kept = [
+            m["values"] for m in evidence.measured("difference")
+            if [m["settings"].get(k) for k in ("first", "second")] == [r.name for r in runs]
+        ]  # fmt: skip
+        fields = {"difference": "value", "difference_low": "low", "difference_high": "high"}
+        yield from _as_kept(values, fields, kept, "comparison of these two runs", within=TENTH)
+    yield from _verdict(values, ends, above="second is better", below="first is better")
+    yield from reasoned(values)
+
+
+def counts(values: Values, evidence: Evidence) -> Iterator[Finding]:
+    """Check 06.3: each method's count, by its own formula on the model's numbers."""
+    sizes = {"num_virtual_tokens": values["prefix_tokens"], "lora_r": values["lora_rank"],
+             "bottleneck_size": values["bottleneck_width"]}  # fmt: skip
+    yield from positive(values, "prefix_tokens", "lora_rank", "bottleneck_width")
+    found: dict[str, float] = {}
+    for name in values:
+        if not name.endswith("_parameters"):
+            continue
+        method = name.removesuffix("_parameters")
+        expected = None
+        if values["model"] and all(size is None or size > 0 for size in sizes.values()):
+            expected = _count(values["model"], method, sizes, here=evidence.here)
+        if values[name] is not None:
+            found[method] = values[name]
+        yield from compare(name, values[name], expected, "what the formula gives for this model")
+    if len(found) == 4 and values["fewest"] is not None:
+        if found[values["fewest"]] == min(found.values()):
+            yield Finding("consistent", "fewest is the smallest of the four")
+        else:
+            yield Finding("contradicts", "fewest is not the smallest of the four")
+    yield from reasoned(values)
+
+
+def _count(model: str, method: str, sizes: dict[str, Any], *, here: bool) -> int | None:
+    from labkit.errors import LabkitError
+    from labkit.memory.architectures import shape_of
+    from labkit.memory.formula import added_parameters
+    from labkit.memory.settings import StepSettings
+    from labkit.models.registry import known_names
+
+    if not here and model not in known_names():  # a name opens no file on a grader's machine
+        return None
+    given = {key: size for key, size in sizes.items() if size is not None}
+    try:
+        settings = StepSettings(model=model, method=method, **given)
+        shape = shape_of(settings)
+    except LabkitError:
+        return None
+    return added_parameters(shape, settings) if shape else None
+
+
+def forgotten(values: Values, evidence: Evidence) -> Iterator[Finding]:
+    """Check 06.4: bits per byte before and after, as they were measured for the run."""
+    run: RunRecord | None = values["run"]
+    yield from positive(values, "bits_before", "bits_after")
+    ends = values["change_low"], values["change_high"]
+    change = None
+    if None not in (values["bits_before"], values["bits_after"]):
+        change = values["bits_after"] - values["bits_before"]
+    yield from _in_order(change, ends, "change", within=2 * THOUSANDTH)
+    if run is not None:
+        kept = [m["values"] for m in evidence.measured("forgetting")
+                if m["settings"].get("run") == run.name]  # fmt: skip
+        fields = {"bits_before": "before", "bits_after": "after", "change_low": "low",
+                  "change_high": "high"}  # fmt: skip
+        yield from _as_kept(values, fields, kept, "measurement of this run's text",
+                            within=THOUSANDTH)  # fmt: skip
+    yield from _verdict(values, ends, above="it forgot", below="it improved")
+    yield from reasoned(values)
+
+
+def _in_order(
+    value: float | None, ends: tuple[float | None, float | None], what: str, *, within: float
+) -> Iterator[Finding]:
+    low, high = ends
+    if low is None or high is None:
+        return
+    if low > high:
+        yield Finding("contradicts", f"{what}_low is above {what}_high")
+    elif value is not None and not low - within <= value <= high + within:
+        yield Finding("contradicts", f"the {what} does not lie within its interval")
+
+
+def _as_kept(
+    values: Values, fields: dict[str, str], kept: list[dict[str, Any]], what: str, *, within: float
+) -> Iterator[Finding]:
+    """Hold each field against the measurements that are kept; any of them will do."""
+    if not kept:
+        yield Finding("missing", f"no {what} is kept: run the lesson's cell for it")
+        return
+    for field, name in fields.items():
+        if values[field] is None:
+            continue
+        measured = [found for each in kept if (found := number(each, name)) is not None]
+        if any(abs(values[field] - m) <= max(within, CLOSE * abs(m)) for m in measured):
+            yield Finding("consistent", f"{field} is that of your {what}")
+        else:
+            yield Finding("contradicts", f"{field} is not that of your {what}")
+
+
+def _verdict(
+    values: Values, ends: tuple[float | None, float | None], *, above: str, below: str
+) -> Iterator[Finding]:
+    low, high = ends
+    if values["verdict"] is None or low is None or high is None:
+        return
+    said = above if low > 0 else below if high < 0 else "not told apart"
+    if values["verdict"] == said:
+        yield Finding("consistent", "verdict is what the interval says")
+    else:
+        yield Finding("contradicts", "verdict is not what the interval says")
+
+
+RULES = {"06.1": cost, "06.2": better, "06.3": counts, "06.4": forgotten}

@@ -1,0 +1,476 @@
+# ---
+# jupyter:
+#   jupytext:
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#       format_version: '1.3'
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # 06 · Methods: which numbers to train, and what that costs
+#
+# - **Goal:** choose a fine-tuning method for your data and your memory from measurements with intervals, and say from where a method puts its numbers what it costs in training and for ever after.
+# - **Minutes:** 90, of which 20 are waiting
+# - **Hardware:** two CPU cores and 6 GiB of memory; a GPU is used when there is one
+# - **You need to know:** lesson 02
+
+# %% [markdown]
+# ## Six places for new numbers
+#
+# **What to take from this lesson: how many numbers a method trains says little about what it costs; where it puts them says it.**
+#
+# | method | trains | where |
+# |---|---|---|
+# | prompt tuning | embeddings of tokens that no text has | before the input |
+# | prefix tuning | keys and values of such tokens | before those of the text, in every layer |
+# | LLaMA-Adapter | tokens of every layer behind a gate that starts at zero | beside attention |
+# | (IA)³ | three vectors a layer | stretch keys, values and the MLP's inner row |
+# | bottleneck adapters | two thin layers with a nonlinearity between | after attention and after the MLP |
+# | LoRA, DoRA, QLoRA | two thin matrices a weight; DoRA also the lengths of its rows; QLoRA on a base in 4 bits | beside every linear layer |
+#
+# Full fine-tuning, for comparison, trains what is there.
+
+# %% tags=["parameters"]
+from labkit.bench.methods.plan import SMOKE, Grid
+from labkit.runs import profiles
+
+quick = profiles.current().name == "smoke"
+live = ("lora", "prefix", "ia3", "bottleneck")
+sizes = {"steps": 60, "questions": 240, "choices": 8}
+settings = {**SMOKE, "steps": 5} if quick else {"model": profiles.model(), **sizes}
+grid = Grid(arms=live, **{**settings, "seeds": 1})
+large_model, card = "llama-2-7b", "a100-40gb"
+
+# %% [markdown]
+# ## Predict: four orders
+#
+# Put the four methods of `live` in order, from least to most: numbers that are trained, memory at the peak of a step, time of a step, right answers after the same training. Which of the four orders will be alike?
+
+# %%
+predicted_order = {"numbers": None, "memory": None, "time": None, "right answers": None}
+
+# %% [markdown]
+# ## How many numbers
+#
+# With $L$ layers of width $h$, keys and values of width $k$ and an MLP of width $m$: a prefix of $n$ tokens has $n \cdot L \cdot 2k$ numbers, a prompt $n \cdot h$, (IA)³ $L(2k + m)$. A bottleneck of inner width $s$ has $2hs + s + h$ at each of two places in a layer, and LoRA of rank $r$ has $r \cdot (\mathrm{in} + \mathrm{out})$ for every linear layer. Work out one of them before you look.
+
+# %% tags=["nbval-check-output"]
+from labkit import methods
+from labkit.memory.architectures import parameters, shape_of
+from labkit.memory.formula import added_parameters
+from labkit.memory.settings import StepSettings
+
+for name in ("smollm2-135m-instruct", "llama-2-7b"):
+    print(name)
+    for method in methods.METHODS:
+        step = StepSettings(model=name, method=method)
+        shape = shape_of(step)
+        whole = parameters(shape)
+        count = added_parameters(shape, step) or whole
+        merges = "merges" if methods.METHODS[method].mergeable else "stays beside"
+        if count == whole:
+            merges = "is the model"
+        print(f"   {method:<14}{count:>14,}  {count / whole:9.4%}  {merges}")
+
+# %% [markdown]
+# ## Measure: four methods, the same tokens
+#
+# Each trains on the same batches in the same order, then answers the same questions of the test split. Learning rates are those that a short search on the development split found for the record; one rate for all would decide the comparison before it begins, since a method that trains few numbers wants large steps.
+
+# %%
+from pathlib import Path
+
+from labkit.bench.methods import report
+from labkit.datasets import tatqa
+
+results = tatqa.data_dir() / "results"
+
+
+def kept(name):
+    """Return the record of a comparison made before, or None where there is none."""
+    file = Path(results / name)
+    return report.read(file) if file.is_file() else None
+
+
+record = kept("methods.json")
+rates = {arm: 1e-2 if arm in ("prefix", "ia3") else 1e-3 for arm in live}
+if record:
+    rates |= {row["arm"]: row["rate"] for row in record["rows"] if row["rate"]}
+print({arm: rates[arm] for arm in live})
+
+# %%
+import dataclasses
+
+from labkit.bench.methods import conclude
+from labkit.bench.methods.grid import measure
+
+measured = measure(dataclasses.replace(grid, rates=rates), say=print)
+rows = conclude.conclude(measured)
+report.table(rows)
+
+# %% [markdown]
+# Compare with your orders. The numbers lie far apart, the memory hardly: the frozen model is the largest part, and what backward needs is kept whether few or many numbers are trained.
+
+# %%
+for what, key in {
+    "numbers": "trained_parameters", "memory": "peak_bytes",
+    "time": "step_seconds", "right answers": None,
+}.items():  # fmt: skip
+    done = [row for row in rows if row["em"]]
+    order = sorted(done, key=lambda r: (r[key] or 0) if key else r["em"]["value"])
+    print(f"{what:<14}", " < ".join(row["arm"] for row in order))
+    print(f"{'predicted':<14}", predicted_order[what])
+
+# %% tags=["result"]
+from labkit import plots
+
+figure, alt = report.draw((record or {"rows": rows})["rows"])
+plots.show(figure, alt=alt)
+
+# %% [markdown]
+# The comparison by question is kept for the checkpoint. One seed each: the interval says what other *questions* might change, and nothing of what another *seed* would.
+
+# %%
+from labkit.runs import measurements
+
+runs = {arm["arm"]: arm["runs"][0] for arm in measured["arms"] if arm["runs"]}
+for row in rows:
+    if row["difference"]:
+        first, second = runs[grid.against]["run"], runs[row["arm"]]["run"]
+        points = {k: 100 * v for k, v in row["difference"].items()}
+        points["n"] = len(measured["reports"])
+        measurements.keep("difference", points, first=first, second=second, data=grid.data)
+        ends = f"{points['low']:+.1f} to {points['high']:+.1f}"
+        print(f"{row['arm']} minus {grid.against}: {points['value']:+.1f} points ({ends})")
+        print(f"   {first} → {second}")
+
+# %% [markdown]
+# ## Measure: what was forgotten
+#
+# General text that has nothing to do with tables: how many bits does the model need for a byte of it, before and after? More than before is forgotten.
+
+# %%
+for row in rows:
+    if forgot := row["forgetting"]:
+        name, change = runs[row["arm"]]["run"], forgot["change"]
+        values = {"before": forgot["before"], "after": forgot["bits_per_byte"]}
+        measurements.keep("forgetting", {**values, "low": change["low"], "high": change["high"]},
+                          run=name)  # fmt: skip
+        ends = f"{change['low']:+.3f} to {change['high']:+.3f}"
+        print(f"{row['arm']:<12}{values['before']:.3f} → {values['after']:.3f} ({ends})  {name}")
+
+# %% [markdown]
+# ## The record: every method, several seeds
+#
+# `labkit bench methods` made the same comparison with more methods, a search for each rate, and three seeds of the main five. Its intervals count seeds as well as questions, and its p-values are Holm's, because many methods are asked about at once.
+
+# %%
+if record:
+    made_on = record["facts"]["hardware"]["cpu"]
+    print(f"{len(record['reports'])} questions, {record['grid']['steps']} steps, on {made_on}")
+else:
+    print("no record is here yet: `labkit bench methods` makes one, in an hour or so")
+report.table(record["rows"] if record else rows)
+
+# %% [markdown]
+# Read it from the right question. *Is anything better than LoRA?* is a question of the verdict, not of the first column. *What do I get for my memory?* is one of the figure above: a method that is not on the front is beaten by another that is as small and better.
+#
+# ## Explain: where the numbers are, and what it costs
+#
+# **Virtual tokens cost attention.** Every query reads $n$ keys more in every layer, for ever; a prompt also takes $n$ positions of the context. Nothing merges, because no weight can hold a position.
+#
+# **Bottleneck adapters cost latency.** Two small products and a nonlinearity follow each other after every sublayer. They are few operations in a row of many, and at one token a step what counts is how many there are, not how large. A nonlinearity lies between the two matrices, so they can't be merged.
+#
+# **(IA)³ is three vectors.** They scale rows that are there, so they merge for nothing, and there is nothing to pay afterwards. What three vectors a layer cannot express, it does not learn.
+#
+# **DoRA costs a norm.** To train directions apart from lengths it needs the length of every row of $W_0 + BA$ at each step: a matrix as large as the weight is made, summed and thrown away.
+#
+# **QLoRA costs dequantisation.** Each weight is stored in 4 bits and written out in 16 before each product, forward and backward. Memory goes down by the weights and time goes up by the writing.
+#
+# ## Exercise: attention with a prefix
+#
+# *Medium, 15 minutes, importance 4 of 5.* Write causal attention in which every query also reads a prefix of keys and values. The check ends with a layer of Llama into which PEFT put its prefix.
+#
+# <details><summary>Hint 1</summary>
+#
+# Put the prefix before the text, keys before keys and values before values. After that it is one attention with more keys than queries.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# Query $i$ may read the prefix's $n$ rows and the text's rows up to $i$: of all rows, those up to $n + i$. `torch.ones(a, b).triu(d)` keeps what lies $d$ or more to the right of the diagonal.
+#
+# </details>
+
+
+# %%
+import torch
+
+
+def prefix_attention(queries, keys, values, prefix_keys, prefix_values):
+    """Return causal attention of (batch, heads, tokens, width) behind a prefix."""
+    ### BEGIN SOLUTION
+    length, width = queries.shape[-2:]
+    behind = prefix_keys.shape[-2]
+    every_key = torch.cat([prefix_keys, keys], dim=-2)
+    every_value = torch.cat([prefix_values, values], dim=-2)
+    logits = queries @ every_key.transpose(-1, -2) / width**0.5
+    hidden_from = torch.ones(length, behind + length).triu(behind + 1).bool()
+    weights = logits.masked_fill(hidden_from, float("-inf")).softmax(dim=-1)
+    return weights @ every_value
+    ### END SOLUTION
+
+
+# %%
+from labkit.checkpoints import check
+
+check.exercise("prefix_attention", prefix_attention)
+
+# %% [markdown]
+# ## Exercise: sixteen values
+#
+# nf4 keeps of a block of 64 weights its largest absolute value and for each weight a number of 4 bits: the place of the nearest value in a table of sixteen. The table (QLoRA, appendix E; the course has it from bitsandbytes) has more values near zero, where most weights of a trained model are.
+
+# %% tags=["nbval-check-output"]
+from labkit.checkpoints.lessons.exercises_06 import NF4
+
+for place, value in enumerate(NF4):
+    print(f"{place:>2}  {value:+.4f}  " + " " * round(30 + 30 * value) + "|")
+
+# %% [markdown]
+# *Medium, 15 minutes, importance 4 of 5.* Write both ways. A block of zeros must come back as zeros.
+#
+# <details><summary>Hint 1</summary>
+#
+# Divide by the largest absolute value, and the weights lie between −1 and 1, as the table does. `(a[:, None] - b)` has every difference of two vectors.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# `argmin(dim=1)` of the absolute differences is the place. Keep the divisor above zero by `clamp`.
+#
+# </details>
+
+
+# %%
+def to_nf4(weights):
+    """Return (codes from 0 to 15, absmax) of a block of weights."""
+    ### BEGIN SOLUTION
+    largest = weights.abs().max()
+    between = weights / largest.clamp(min=1e-30)
+    gaps = (between[:, None] - torch.tensor(NF4)).abs()
+    return gaps.argmin(dim=1), largest
+    ### END SOLUTION
+
+
+def from_nf4(codes, absmax):
+    """Return the weights that codes and absmax stand for."""
+    ### BEGIN SOLUTION
+    return torch.tensor(NF4)[codes] * absmax
+    ### END SOLUTION
+
+
+# %%
+check.exercise("to_nf4", to_nf4)
+
+# %%
+check.exercise("from_nf4", from_nf4)
+
+# %% [markdown]
+# How much of a weight is lost? Take a weight of the model, block by block.
+
+# %%
+from labkit.models import load, registry
+
+model = load.load_model(registry.resolve(grid.model), dtype="float32")
+weight = model.model.layers[0].mlp.up_proj.weight.detach()[:8].reshape(-1, 64)
+try:
+    back = torch.stack([from_nf4(*to_nf4(block.clone())) for block in weight])
+    lost = ((back - weight).norm() / weight.norm()).item()
+    print(f"{lost:.1%} of the weight's length is lost, at 4 bits and a scale for 64 numbers")
+except NotImplementedError:
+    print("write the two functions first")
+
+# %% [markdown]
+# ## Exercise: a bottleneck adapter that begins as nothing
+#
+# *Medium, 15 minutes, importance 4 of 5.* With $y$ the output of a sublayer, $y' = y + W_2\,\mathrm{GELU}(W_1 y + b_1) + b_2$. Write it, and then its start: at first the adapter must change almost nothing, so that training begins at the pretrained model, and it must be able to learn.
+#
+# <details><summary>Hint 1</summary>
+#
+# `torch.nn.functional.linear(y, weight, bias)` works on any leading dimensions; `weight` is (out, in).
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# If both matrices start at zero, whose gradient is a product with the other? One may be zero.
+#
+# </details>
+
+
+# %%
+def bottleneck(y, down, down_bias, up, up_bias):
+    """Return y with a bottleneck adapter: `down` is (size, hidden), `up` (hidden, size)."""
+    ### BEGIN SOLUTION
+    narrow = torch.nn.functional.gelu(torch.nn.functional.linear(y, down, down_bias))
+    return y + torch.nn.functional.linear(narrow, up, up_bias)
+    ### END SOLUTION
+
+
+def start_bottleneck(hidden, size):
+    """Return down, its bias, up and its bias as an adapter begins."""
+    ### BEGIN SOLUTION
+    first_down = torch.randn(size, hidden) / hidden**0.5
+    return first_down, torch.zeros(size), torch.zeros(hidden, size), torch.zeros(hidden)
+    ### END SOLUTION
+
+
+# %%
+check.exercise("bottleneck", bottleneck)
+
+# %%
+check.exercise("start_bottleneck", start_bottleneck)
+
+# %% [markdown]
+# ## Explain: a published comparison, checked
+#
+# The notes from which this course grew quote one comparison of methods: LLaMA 7B on A100 cards, Alpaca, micro-batches of four. Nobody needs the cards to ask whether it can be so. The next cell puts the traced peak and the range of times beside what was published.
+
+# %%
+from labkit.memory import estimates
+
+# Lightning AI, lit-llama: GB on each card, cards, minutes for 62,400 micro-batches.
+published = {"llama-adapter": (22, 1, 162), "lora": (21, 1, 192), "full": (22, 4, 1956)}
+choices = {"batch_size": 4, "seq_len": 200, "dtype": "bfloat16"}
+extra = {
+    "lora": {"lora_r": 8, "lora_target_modules": ["q_proj", "v_proj"],
+             "adapter_dtype": "bfloat16"},
+    "full": {"sharding": "fsdp2", "num_gpus": 4, "master_weights": False},
+}  # fmt: skip
+beside = {}
+for method in list(published)[: 1 if quick else None]:
+    found = estimates.estimate(large_model, device=card, method=method, **choices,
+                               **extra.get(method, {}))  # fmt: skip
+    gb, cards, minutes = published[method]
+    ends = [seconds * 62_400 / cards / 60 for seconds in found.step_seconds]
+    beside[method] = {
+        "published": f"{cards} × {gb} GB, {minutes} min",
+        "traced peak": f"{cards} × {found.peak_bytes['traced'] / 1e9:.1f} GB",
+        "predicted minutes": f"{ends[0]:.0f} to {ends[1]:.0f}",
+        "in that range": ends[0] <= minutes <= ends[1],
+    }
+
+# %%
+import pandas
+
+pandas.DataFrame(beside).T
+
+# %% [markdown]
+# The adapter and LoRA took the time that arithmetic says, and their memory is a little higher than traced: samples had up to 256 tokens, and the trace takes 200. Full fine-tuning did not. It needs one product more than LoRA, so half as much time again, and four cards should make it faster; what took so long was not the method but the way it was made to fit: weights, gradients and moments that travel between cards, or to the host's memory, at every micro-batch. *LoRA is ten times as fast* is a statement about that program. Time is in the range of the arithmetic or it has a reason, and the reason is what you want to know.
+#
+# ## Measure: rank, and how it is scaled
+#
+# LoRA multiplies its update by $\alpha/r$. At a fixed $\alpha$ a larger rank is scaled down as it grows, so more numbers train with less effect each; rsLoRA divides by $\sqrt{r}$ instead. What remains of a step:
+
+# %% tags=["nbval-check-output"]
+for r in (1, 2, 4, 8, 16, 32, 64, 128):
+    print(f"r = {r:>3}: α/r {32 / r:>6.2f}   α/√r {32 / r**0.5:>6.2f}")
+
+# %%
+ranks = kept("ranks.json")
+if ranks:
+    print(f"one rate, {ranks['grid']['steps']} steps, alpha fixed")
+else:
+    print("no record is here yet: `labkit bench methods --arms ranks --against rank-16` makes one")
+report.table(ranks["rows"]) if ranks else pandas.DataFrame()
+
+# %% [markdown]
+# A rank that seems useless may only be scaled away, and a gain of rsLoRA may be one of the learning rate: at one rank, the two differ by a factor that another $\alpha$ gives as well. Where the intervals overlap, the rank is not what your result depends on; look at the data first.
+
+# %% [markdown]
+# ## Checkpoint
+#
+# **06.1** What does another method of yours cost beside LoRA?
+
+# %%
+check(
+    "06.1",
+    lora_run=None,
+    other_run=None,
+    trained_ratio=None,
+    memory_ratio=None,
+    time_ratio=None,
+    explanation=None,
+)
+
+# %% [markdown]
+# **06.2** Is one of two methods better, as far as your questions can say?
+
+# %%
+check(
+    "06.2",
+    first_run=None,
+    second_run=None,
+    difference=None,
+    difference_low=None,
+    difference_high=None,
+    verdict=None,
+    explanation=None,
+)
+
+# %% [markdown]
+# **06.3** How many numbers does each method train on a model of your choice?
+
+# %%
+check(
+    "06.3",
+    model=None,
+    prefix_tokens=None,
+    prefix_parameters=None,
+    ia3_parameters=None,
+    lora_rank=None,
+    lora_parameters=None,
+    bottleneck_width=None,
+    bottleneck_parameters=None,
+    fewest=None,
+    explanation=None,
+)
+
+# %% [markdown]
+# **06.4** What did one of your runs forget?
+
+# %%
+check(
+    "06.4",
+    run=None,
+    bits_before=None,
+    bits_after=None,
+    change_low=None,
+    change_high=None,
+    verdict=None,
+    explanation=None,
+)
+
+# %% [markdown]
+# ## What to remember
+#
+# - The frozen model is the larger part of the memory, so the count of trained numbers decides about files and optimizer state, and hardly about the peak.
+# - What merges is free afterwards: LoRA and (IA)³. Virtual tokens, adapters with a nonlinearity and gates are paid for at each token.
+# - Every method has its own learning rate. A comparison at one rate compares rates.
+# - An interval over questions is about these weights; one about methods needs several seeds.
+# - A time that arithmetic does not explain has another cause than the method.
+
+# %% [markdown]
+# ## Further reading
+#
+# - X. L. Li and P. Liang, *Prefix-Tuning*, 2021, [arXiv:2101.00190](https://arxiv.org/abs/2101.00190); B. Lester et al., *The Power of Scale for Parameter-Efficient Prompt Tuning*, 2021, [arXiv:2104.08691](https://arxiv.org/abs/2104.08691).
+# - N. Houlsby et al., *Parameter-Efficient Transfer Learning for NLP*, 2019, [arXiv:1902.00751](https://arxiv.org/abs/1902.00751): bottleneck adapters.
+# - H. Liu et al., *Few-Shot Parameter-Efficient Fine-Tuning is Better and Cheaper than In-Context Learning*, 2022, [arXiv:2205.05638](https://arxiv.org/abs/2205.05638): (IA)³.
+# - R. Zhang et al., *LLaMA-Adapter*, 2023, [arXiv:2303.16199](https://arxiv.org/abs/2303.16199).
+# - T. Dettmers et al., *QLoRA*, 2023, [arXiv:2305.14314](https://arxiv.org/abs/2305.14314); S.-Y. Liu et al., *DoRA*, 2024, [arXiv:2402.09353](https://arxiv.org/abs/2402.09353); D. Kalajdzievski, *A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA*, 2023, [arXiv:2312.03732](https://arxiv.org/abs/2312.03732).
+# - D. Biderman et al., *LoRA Learns Less and Forgets Less*, 2024, [arXiv:2405.09673](https://arxiv.org/abs/2405.09673).
