@@ -117,7 +117,7 @@ class Metered(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.args.train_sampling_strategy != "group_by_length":
-            return super()._get_train_sampler(train_dataset)  # type: ignore[misc]
+            return super()._get_train_sampler(train_dataset)
         data = self.train_dataset if train_dataset is None else train_dataset
         return EpochSampler(
             lengths=self.lengths(data),
@@ -127,11 +127,11 @@ class Metered(Trainer):
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         with quiet():  # a bar for every checkpoint
-            super()._save_checkpoint(*args, **kwargs)  # type: ignore[misc]
+            super()._save_checkpoint(*args, **kwargs)
 
     def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         with quiet():  # a warning that tied weights are stored once
-            super()._load_from_checkpoint(*args, **kwargs)  # type: ignore[misc]
+            super()._load_from_checkpoint(*args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Return the metrics of the development split, computed without compiled layers.
@@ -140,7 +140,7 @@ class Metered(Trainer):
         than an evaluation takes.
         """
         with torch.compiler.set_stance("force_eager"):
-            return super().evaluate(*args, **kwargs)  # type: ignore[misc]
+            return super().evaluate(*args, **kwargs)
 
     def restore(self, checkpoint: str) -> None:
         """Load weights and history of a checkpoint without training on."""
