@@ -289,7 +289,7 @@ def logits_bytes(shape: Shape, settings: StepSettings) -> tuple[int, int]:
         if settings.tuner.trains_base:
             gradient += 4 * shape.vocab * shape.hidden
         if settings.autocast and settings.tuner.trains_base:
-            tile += TILE_VOCABULARY * shape.hidden * size
+            tile += min(TILE_VOCABULARY, shape.vocab) * shape.hidden * size
         return tile + hidden + (12 * folded if on_cpu else 0), tile + gradient + hidden
     logits = scored * shape.vocab
     # T5 takes its loss from the logits as they are, which CUDA's autocast makes fp32 anyway.
