@@ -46,7 +46,10 @@ VARIANTS: tuple[dict[str, Any], ...] = (
 """Settings of the default method that make it another one."""
 SIZES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("tiny", {"batch_size": 4, "seq_len": 64, "dtype": "float32"}),
-    ("tiny", {"batch_size": 4, "seq_len": 64, "dtype": "bfloat16", "gradient_checkpointing": True}),
+    (
+        "tiny",
+        {"batch_size": 8, "seq_len": 128, "dtype": "bfloat16", "gradient_checkpointing": True},
+    ),
     ("embedded", {"batch_size": 1, "seq_len": 64, "dtype": "bfloat16"}),
 )
 LABELLED = 12
