@@ -188,11 +188,17 @@ def _rounded(weight: Any, bits: int) -> Any:
 
 
 def stretch_in_its_type(model: Any) -> None:
-    """Let (IA)³ on a quantised base return its input's type; PEFT leaves it in float32.
+    """Let (IA)³ on a quantised base compute as on a plain one, and return its input's type.
 
-    Attention would have keys of another type than queries.
+    PEFT's own layers for quantised weights hold a float32 copy of every input that they stretch
+    (on a CPU also under autocast), which 8-bit products keep for backward, and return float32:
+    attention would have keys of another type than queries.
     """
+    from types import MethodType
+
+    from peft.tuners.ia3.layer import Linear
+
     for module in model.modules():
         held = type(getattr(module, "base_layer", None)).__name__
         if "peft.tuners.ia3" in type(module).__module__ and held in ("Linear8bitLt", "Linear4bit"):
-            module.register_forward_hook(lambda layer, inputs, out: out.to(inputs[0].dtype))
+            module.forward = MethodType(Linear.forward, module)

@@ -47,7 +47,10 @@ VARIANTS: tuple[dict[str, Any], ...] = (
 """Settings of the default method that make it another one."""
 SIZES: tuple[tuple[str, dict[str, Any]], ...] = (
     ("tiny", {"batch_size": 4, "seq_len": 64, "dtype": "float32"}),
-    ("tiny", {"batch_size": 4, "seq_len": 64, "dtype": "bfloat16", "gradient_checkpointing": True}),
+    (
+        "tiny",
+        {"batch_size": 8, "seq_len": 128, "dtype": "bfloat16", "gradient_checkpointing": True},
+    ),
     ("embedded", {"batch_size": 1, "seq_len": 64, "dtype": "bfloat16"}),
 )
 LABELLED = 12
@@ -207,10 +210,11 @@ def t5_large_rows() -> Iterator[dict[str, Any]]:
         size = {"batch_size": batch, "seq_len": length, "target_len": TARGET, "padding": True}
         found = estimate("t5-large", device=device, method=method, **size)
         formula, traced = found.peak_bytes["analytic"], found.peak_bytes["traced"]
-        assert formula is not None and traced is not None
+        assert traced is not None
+        error = None if formula is None else round(formula / traced - 1, 5)
         yield {"model": "t5-large", "device": device, "method": method, **size,
                "analytic_bytes": formula, "traced_bytes": traced,
-               "error": round(formula / traced - 1, 5), "needed_bytes": found.needed_bytes,
+               "error": error, "needed_bytes": found.needed_bytes,
                "fits": found.fits, "largest_batch_size": found.largest_batch_size}  # fmt: skip
 
 
