@@ -36,10 +36,9 @@ from labkit.inference.generate import (
 )
 from labkit.models import load
 
-MARGIN = 4
-STEPS = {"float32": 2**-22, "float16": 2**-11, "bfloat16": 2**-8, "8bit": 2**-5, "4bit": 2**-3}
-"""By how much a type moves a number, as a fraction of it: half the distance of two neighbours, of
-float32 four times that, since all sums are made in it, in an order that differs."""
+MARGIN = 2
+STEPS = {"float32": 2**-24, "float16": 2**-11, "bfloat16": 2**-8, "8bit": 2**-5, "4bit": 2**-3}
+"""By how much a type moves a number, as a fraction of it: half the distance of two neighbours."""
 UNKNOWN = "bfloat16"
 """What a server is taken to calculate in, since it does not say."""
 
@@ -123,7 +122,7 @@ def read(first: Form, others: Sequence[Form], asked: list[Example], asking: Aski
     rows = [rows_of(generator.model, ids, answer) for ids, answer in both]
     noise = {}
     for kind in {k for b in others for k in (yardstick(first, b), *fewer_bits(first, b))}:
-        with rounding(generator.model, STEPS[kind]):
+        with rounding(generator.model, kind):
             moved = [rows_of(generator.model, ids, answer) for ids, answer in both]
         noise[kind] = max(largest(a, b) for a, b in zip(rows, moved, strict=True))
         if noise[kind] == float("inf"):
@@ -180,9 +179,14 @@ def largest(a: Any, b: Any) -> float:
     return largest if largest < float("inf") else float("inf")
 
 
+def step_of(kind: str, terms: int) -> float:
+    """Return by how much a type moves the sum of so many products, as a fraction of it."""
+    return max(STEPS[kind], terms**0.5 * STEPS["float32"])
+
+
 @contextmanager
-def rounding(model: Any, step: float) -> Iterator[None]:
-    """Move every layer's output at random by up to `step` of its root mean square."""
+def rounding(model: Any, kind: str) -> Iterator[None]:
+    """Move every layer's output at random, by up to what a type moves it."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
@@ -190,6 +194,7 @@ def rounding(model: Any, step: float) -> Iterator[None]:
 
     def move(module: Any, given: Any, out: Any) -> Any:
         size = out.float().square().mean(-1, keepdim=True).sqrt()
+        step = step_of(kind, getattr(module, "in_features", None) or getattr(module, "nx", 1))
         by = (2 * torch.rand(out.shape, generator=draw) - 1).to(out.device)
         return out + (step * size * by).to(out.dtype)
 

@@ -155,6 +155,42 @@ def test_an_adapter_on_a_changed_base(held: Any, adapter: Path, copy: Path, tmp_
     assert held(adapter, other).cause == "weights"
 
 
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("name", ["tiny-llama", "tiny-gemma", "tiny-phi"])
+def test_the_yardstick_is_what_rounding_the_weights_does(
+    name: str, dtype: str, tiny_model: Callable[[str], Path]
+) -> None:
+    model: Any = load.load_model(tiny_model(name), dtype="float32")
+    ids, answer = list(range(5, 60)), list(range(100, 112))
+    rows = parity_reading.rows_of(model, ids, answer)
+    with parity_reading.rounding(model, dtype):
+        moved = parity_reading.largest(rows, parity_reading.rows_of(model, ids, answer))
+    for parameter in model.parameters():
+        parameter.data = parameter.data.to(getattr(torch, dtype)).float()
+    rounded = parity_reading.largest(rows, parity_reading.rows_of(model, ids, answer))
+    # Neither too strict for a model that was only rounded, nor so lax that it holds anything else.
+    assert moved / 4 < rounded < parity_reading.MARGIN * moved
+
+
+def test_what_a_sum_in_float32_loses_grows_with_its_length() -> None:
+    assert parity_reading.step_of("float32", 1024) == 32 * 2**-24
+    # In 16 bit the type itself is the coarser one, whatever the length.
+    assert parity_reading.step_of("bfloat16", 2**20) == 2**-8
+
+
+@pytest.mark.parametrize("factor", [1.25, 0.75])
+def test_an_adapter_at_another_scale_is_another_model(
+    factor: float, held: Any, adapter: Path, tmp_path: Path
+) -> None:
+    export.merge(str(adapter), tmp_path / "merged")
+    other = Path(shutil.copytree(adapter, tmp_path / "other"))
+    alpha = json.loads((other / "adapter_config.json").read_text())["lora_alpha"]
+    changed_config(other, "adapter_config.json", lora_alpha=factor * alpha)
+    assert held(tmp_path / "merged", adapter).same
+    found = held(tmp_path / "merged", other)
+    assert (found.same, found.cause) == (False, "weights")
+
+
 # --- text ---------------------------------------------------------------------------------
 
 
