@@ -276,7 +276,8 @@ FROM_NF4 = Exercise(
 )
 
 
-# bottleneck_adapter(y, down, down_bias, up, up_bias) -> like y; start_bottleneck(hidden, size) -> the four
+# bottleneck_adapter(y, down, down_bias, up, up_bias) -> like y
+# start_bottleneck(hidden, size) -> the four
 
 
 def reference_bottleneck(y: Any, down: Any, down_bias: Any, up: Any, up_bias: Any) -> Any:
