@@ -314,7 +314,7 @@ except NotImplementedError:
 
 
 # %%
-def bottleneck(y, down, down_bias, up, up_bias):
+def bottleneck_adapter(y, down, down_bias, up, up_bias):
     """Return y with a bottleneck adapter: `down` is (size, hidden), `up` (hidden, size)."""
     ### BEGIN SOLUTION
     narrow = torch.nn.functional.gelu(torch.nn.functional.linear(y, down, down_bias))
@@ -331,7 +331,7 @@ def start_bottleneck(hidden, size):
 
 
 # %%
-check.exercise("bottleneck", bottleneck)
+check.exercise("bottleneck_adapter", bottleneck_adapter)
 
 # %%
 check.exercise("start_bottleneck", start_bottleneck)

@@ -111,7 +111,7 @@ RIGHT = {
     "to_nf4": [reference_to_nf4, by_thresholds, in_a_loop],
     "from_nf4": [reference_from_nf4, lambda codes, absmax: absmax * TABLE[codes],
                  lambda codes, absmax: bnb.get_4bit_type("nf4", device="cpu")[codes] * absmax],
-    "bottleneck": [
+    "bottleneck_adapter": [
         reference_bottleneck,
         lambda y, d, bd, u, bu: y + gelu(inner(y, d, bd)) @ u.T + bu,
     ],
@@ -142,11 +142,16 @@ WRONG = [
     ("from_nf4", lambda codes, absmax: TABLE[codes], "the scale multiplies"),
     ("from_nf4", lambda codes, absmax: TABLE.flip(0)[codes] * absmax, "ends of the table"),
     ("from_nf4", lambda codes, absmax: TABLE[codes] / absmax, "the scale multiplies"),
-    ("bottleneck", lambda y, d, bd, u, bu: gelu(inner(y, d, bd)) @ u.T + bu, "the output is y"),
-    ("bottleneck", lambda y, d, bd, u, bu: y + inner(y, d, bd) @ u.T + bu, "through GELU"),
-    ("bottleneck", lambda y, d, bd, u, bu: y + inner(y, d, bd).relu() @ u.T + bu, "through GELU"),
-    ("bottleneck", lambda y, d, bd, u, bu: y + gelu(y @ d.T) @ u.T + bu, "through GELU"),
-    ("bottleneck", lambda y, d, bd, u, bu: y + torch.einsum("bs,hs->bh", gelu(inner(y, d, bd)), u)
+    ("bottleneck_adapter",
+     lambda y, d, bd, u, bu: gelu(inner(y, d, bd)) @ u.T + bu, "the output is y"),
+    ("bottleneck_adapter",
+     lambda y, d, bd, u, bu: y + inner(y, d, bd) @ u.T + bu, "through GELU"),
+    ("bottleneck_adapter",
+     lambda y, d, bd, u, bu: y + inner(y, d, bd).relu() @ u.T + bu, "through GELU"),
+    ("bottleneck_adapter",
+     lambda y, d, bd, u, bu: y + gelu(y @ d.T) @ u.T + bu, "through GELU"),
+    ("bottleneck_adapter",
+     lambda y, d, bd, u, bu: y + torch.einsum("bs,hs->bh", gelu(inner(y, d, bd)), u)
      + bu, "any leading dimensions"),
     ("start_bottleneck", lambda h, s: [each.T for each in started(h, s)], "down .size, hidden"),
     ("start_bottleneck", lambda h, s: started(h, s, up=torch.randn), "nearly y"),

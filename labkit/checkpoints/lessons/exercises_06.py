@@ -276,7 +276,8 @@ FROM_NF4 = Exercise(
 )
 
 
-# bottleneck(y, down, down_bias, up, up_bias) -> like y; start_bottleneck(hidden, size) -> the four
+# bottleneck_adapter(y, down, down_bias, up, up_bias) -> like y
+# start_bottleneck(hidden, size) -> the four
 
 
 def reference_bottleneck(y: Any, down: Any, down_bias: Any, up: Any, up_bias: Any) -> Any:
@@ -304,7 +305,7 @@ def _adapter(
 
 
 BOTTLENECK = Exercise(
-    signature="bottleneck(y, down, down_bias, up, up_bias)",
+    signature="bottleneck_adapter(y, down, down_bias, up, up_bias)",
     parameters=5,
     properties=(
         ("with `up` and its bias zero the output is y", _adapter(2, zero=True)),
@@ -371,6 +372,6 @@ EXERCISES = {
     "prefix_attention": PREFIX_ATTENTION,
     "to_nf4": TO_NF4,
     "from_nf4": FROM_NF4,
-    "bottleneck": BOTTLENECK,
+    "bottleneck_adapter": BOTTLENECK,
     "start_bottleneck": START_BOTTLENECK,
 }
