@@ -32,7 +32,9 @@ _MAYBE_SUSPECT = re.compile("[\x80-\xff\u0402-\u040f\u0452-\u045f\u0490\u0491№
 _ACCENTED = re.compile(r"[À-ÿ]")
 _LETTER = re.compile(r"[^\W\d_]")
 _MIXED_BORDER = re.compile(r"[A-Za-z][А-яЁё]|[А-яЁё][A-Za-z]")
-_MIXED_WORD = re.compile(r"[A-Za-zА-яЁё]+")
+_MIXED_WORD = re.compile(
+    r"(?<![A-Za-zА-яЁё])(?=[A-Za-z]*[А-яЁё])(?=[А-яЁё]*[A-Za-z])[A-Za-zА-яЁё]+"
+)
 _LATIN_LETTER, _CYRILLIC_LETTER = re.compile("[A-Za-z]"), re.compile("[А-яЁё]")
 _ENTITY = re.compile(r"&(?:amp|quot|lt|gt|nbsp|apos|laquo|raquo|mdash|ndash|#\d{2,5});")
 _INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff]")

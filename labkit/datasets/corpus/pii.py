@@ -48,7 +48,9 @@ def mask(text: str) -> tuple[str, Counter[str]]:
     if "@" in text:
         text = _MAIL.sub(lambda _: masked("email"), text)
     if _DIGIT.search(text):
-        text = _NAMED.sub(named, text)
+        low = text.lower()
+        if "паспорт" in low or "инн" in low or "passport" in low:
+            text = _NAMED.sub(named, text)
         text = _IBAN.sub(lambda m: masked("iban") if _is_iban(m[0]) else m[0], text)
         text = _NUMBER.sub(number, text)
     return text, found
