@@ -194,7 +194,8 @@ def rounding(model: Any, kind: str) -> Iterator[None]:
 
     def move(module: Any, given: Any, out: Any) -> Any:
         size = out.float().square().mean(-1, keepdim=True).sqrt()
-        step = step_of(kind, getattr(module, "in_features", None) or getattr(module, "nx", 1))
+        terms: int = getattr(module, "in_features", 0) or getattr(module, "nx", 1)
+        step = step_of(kind, terms)
         by = (2 * torch.rand(out.shape, generator=draw) - 1).to(out.device)
         return out + (step * size * by).to(out.dtype)
 

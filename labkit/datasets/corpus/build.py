@@ -185,16 +185,29 @@ def _clean(
     said, began, before = time.monotonic(), time.monotonic(), done
     say(f"cleaning {total / 1e6:,.1f} MB in {len(units)} pieces")
     with _pool(min(workers, len(todo)), settings, guard) as submit:
-        waiting = {submit(pieces[n], units[n]): n for n in todo}
-        for future in as_completed(waiting):
-            future.result()
-            done += sum(end - start for _, start, end in pieces[waiting[future]])
+        for n in _ended(todo, lambda n: submit(pieces[n], units[n]), alone=workers <= 1):
+            done += sum(end - start for _, start, end in pieces[n])
             if time.monotonic() - said > SAY_EVERY_SECONDS:
                 said = time.monotonic()
                 speed = (done - before) / (said - began)
                 say(f"  {done / total:.0%}  {speed / 1e6:.1f} MB/s  "
                     f"{(total - done) / speed / 60:.0f} min left")  # fmt: skip
     return units
+
+
+def _ended(
+    todo: Sequence[int], submit: Callable[[int], Future[None]], *, alone: bool
+) -> Iterator[int]:
+    """Submit the pieces and yield each when it is done; alone, a piece is done when it returns."""
+    if alone:
+        for n in todo:
+            submit(n).result()
+            yield n
+        return
+    waiting = {submit(n): n for n in todo}
+    for future in as_completed(waiting):
+        future.result()
+        yield waiting[future]
 
 
 _WORKER: dict[str, Any] = {}
