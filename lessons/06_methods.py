@@ -52,7 +52,11 @@ large_model, card = "llama-2-7b", "a100-40gb"
 # Put the four methods of `live` in order, from least to most: numbers that are trained, memory at the peak of a step, time of a step, right answers after the same training. Which of the four orders will be alike?
 
 # %%
-predicted_order = {"numbers": None, "memory": None, "time": None, "right answers": None}
+# Each is a list of four names, least first.
+predicted_numbers = None
+predicted_memory = None
+predicted_time = None
+predicted_answers = None
 
 # %% [markdown]
 # ## How many numbers
@@ -117,14 +121,16 @@ report.table(rows)
 # Compare with your orders. The numbers lie far apart, the memory hardly: the frozen model is the largest part, and what backward needs is kept whether few or many numbers are trained.
 
 # %%
-for what, key in {
-    "numbers": "trained_parameters", "memory": "peak_bytes",
-    "time": "step_seconds", "right answers": None,
-}.items():  # fmt: skip
+for what, key, predicted in (
+    ("numbers", "trained_parameters", predicted_numbers),
+    ("memory", "peak_bytes", predicted_memory),
+    ("time", "step_seconds", predicted_time),
+    ("right answers", None, predicted_answers),
+):  # fmt: skip
     done = [row for row in rows if row["em"]]
     order = sorted(done, key=lambda r: (r[key] or 0) if key else r["em"]["value"])
     print(f"{what:<14}", " < ".join(row["arm"] for row in order))
-    print(f"{'predicted':<14}", predicted_order[what])
+    print(f"{'predicted':<14}", predicted)
 
 # %% tags=["result"]
 from labkit import plots
@@ -243,7 +249,7 @@ for place, value in enumerate(NF4):
     print(f"{place:>2}  {value:+.4f}  " + " " * round(30 + 30 * value) + "|")
 
 # %% [markdown]
-# *Medium, 15 minutes, importance 4 of 5.* Write both ways. A block of zeros must come back as zeros.
+# *Medium, 10 minutes, importance 4 of 5.* Write the way there. A block of zeros must come back as zeros.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -268,15 +274,31 @@ def to_nf4(weights):
     ### END SOLUTION
 
 
+# %%
+check.exercise("to_nf4", to_nf4)
+
+# %% [markdown]
+# *Easy, 5 minutes, importance 3 of 5.* And the way back, which QLoRA goes for each product with a weight.
+#
+# <details><summary>Hint 1</summary>
+#
+# A code is a place in the table, and a tensor can be indexed by a tensor of places.
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# The table's values lie between −1 and 1; what was divided by comes back as a factor.
+#
+# </details>
+
+
+# %%
 def from_nf4(codes, absmax):
     """Return the weights that codes and absmax stand for."""
     ### BEGIN SOLUTION
     return torch.tensor(NF4)[codes] * absmax
     ### END SOLUTION
 
-
-# %%
-check.exercise("to_nf4", to_nf4)
 
 # %%
 check.exercise("from_nf4", from_nf4)
@@ -299,7 +321,7 @@ except NotImplementedError:
 # %% [markdown]
 # ## Exercise: a bottleneck adapter that begins as nothing
 #
-# *Medium, 15 minutes, importance 4 of 5.* With $y$ the output of a sublayer, $y' = y + W_2\,\mathrm{GELU}(W_1 y + b_1) + b_2$. Write it, and then its start: at first the adapter must change almost nothing, so that training begins at the pretrained model, and it must be able to learn.
+# *Easy, 8 minutes, importance 4 of 5.* With $y$ the output of a sublayer, $y' = y + W_2\,\mathrm{GELU}(W_1 y + b_1) + b_2$. Write it.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -308,7 +330,7 @@ except NotImplementedError:
 # </details>
 # <details><summary>Hint 2</summary>
 #
-# If both matrices start at zero, whose gradient is a product with the other? One may be zero.
+# The shapes name the order: `down` makes (…, hidden) into (…, size), `up` the other way, and what comes out is added to `y`.
 #
 # </details>
 
@@ -322,6 +344,25 @@ def bottleneck_adapter(y, down, down_bias, up, up_bias):
     ### END SOLUTION
 
 
+# %%
+check.exercise("bottleneck_adapter", bottleneck_adapter)
+
+# %% [markdown]
+# *Medium, 7 minutes, importance 4 of 5.* Now its start: at first the adapter must change nothing, so that training begins at the pretrained model, and it must be able to learn.
+#
+# <details><summary>Hint 1</summary>
+#
+# If both matrices start at zero, whose gradient is a product with the other?
+#
+# </details>
+# <details><summary>Hint 2</summary>
+#
+# One of the two may be zero. Which one, so that the output is zero and the gradient of that one is not?
+#
+# </details>
+
+
+# %%
 def start_bottleneck(hidden, size):
     """Return down, its bias, up and its bias as an adapter begins."""
     ### BEGIN SOLUTION
@@ -329,9 +370,6 @@ def start_bottleneck(hidden, size):
     return first_down, torch.zeros(size), torch.zeros(hidden, size), torch.zeros(hidden)
     ### END SOLUTION
 
-
-# %%
-check.exercise("bottleneck_adapter", bottleneck_adapter)
 
 # %%
 check.exercise("start_bottleneck", start_bottleneck)

@@ -117,6 +117,8 @@ def described(architecture: str, config: Mapping[str, Any]) -> bool:
     if any(config.get(key) for key in _DROPOUTS):
         return False
     heads, activation = config.get("num_attention_heads"), config.get("hidden_act")
+    width = config.get("hidden_size") or config.get("n_embed")
+    width = width if isinstance(width, int) else 0
     return not {
         "llama": lambda: config.get("attention_bias") or config.get("mlp_bias")
         or activation not in (None, "silu"),
@@ -124,8 +126,7 @@ def described(architecture: str, config: Mapping[str, Any]) -> bool:
         or activation not in (None, *_GELU),
         "phi": lambda: config.get("qk_layernorm") or activation not in (None, "gelu_new", *_GELU)
         or config.get("num_key_value_heads") not in (None, heads),
-        "bloom": lambda: config.get("n_inner") not in (None, 4 * (config.get("hidden_size")
-                                                                  or config.get("n_embed") or 0)),
+        "bloom": lambda: config.get("n_inner") not in (None, 4 * width),
         "t5": lambda: config.get("feed_forward_proj", "relu") != "relu"
         or config.get("is_gated_act") or config.get("is_encoder_decoder") is False
         or config.get("relative_attention_num_buckets") not in (None, _BUCKETS)

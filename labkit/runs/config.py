@@ -61,8 +61,7 @@ class _What:
     double_quant: bool = True
     """with base nf4: quantise the scales of its blocks once more, 4.13 bits a weight, not 4.5"""
     task: str = "sft"
-    """what is learned: 'sft', the last turn; 'seq2seq', that by an encoder-decoder such as T5;
-    'pretrain', all text; 'dpo', better from worse"""
+    """what is learned: 'sft' answers, 'seq2seq' T5's, 'pretrain' all text, 'dpo' preferences"""
 
 
 _COLLECTED = (*methods.settings_of_training(), *task_settings.OF_TASKS)

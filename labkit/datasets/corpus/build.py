@@ -165,7 +165,7 @@ def _finished(out: Path, work: Path, identity: str) -> dict[str, Any] | None:
 def _take_up(work: Path, identity: str) -> None:
     """Keep the pieces of the same build, remove those of another."""
     plan = work / "plan"
-    if not plan.exists() or plan.read_text() != identity:
+    if not plan.exists() or plan.read_text(encoding="utf-8") != identity:
         for file in work.iterdir():
             if file.name != ".lock":
                 shutil.rmtree(file) if file.is_dir() else file.unlink()
