@@ -121,15 +121,20 @@ report.table(rows)
 # Compare with your orders. The numbers lie far apart, the memory hardly: the frozen model is the largest part, and what backward needs is kept whether few or many numbers are trained.
 
 # %%
+from itertools import pairwise
+
 for what, key, predicted in (
     ("numbers", "trained_parameters", predicted_numbers),
     ("memory", "peak_bytes", predicted_memory),
     ("time", "step_seconds", predicted_time),
     ("right answers", None, predicted_answers),
 ):  # fmt: skip
-    done = [row for row in rows if row["em"]]
-    order = sorted(done, key=lambda r: (r[key] or 0) if key else r["em"]["value"])
-    print(f"{what:<14}", " < ".join(row["arm"] for row in order))
+    found = {r["arm"]: (r[key] or 0) if key else r["em"]["value"] for r in rows if r["em"]}
+    order = sorted(found, key=found.get)
+    text = order[0]
+    for before, after in pairwise(order):
+        text += (" = " if found[before] == found[after] else " < ") + after
+    print(f"{what:<14}", text)
     print(f"{'predicted':<14}", predicted)
 
 # %% tags=["result"]
@@ -425,7 +430,7 @@ if ranks:
     print(f"one rate, {ranks['grid']['steps']} steps, alpha fixed")
 else:
     print("no record is here yet: `labkit bench methods --arms ranks --against rank-16` makes one")
-report.table(ranks["rows"]) if ranks else pandas.DataFrame()
+report.table(ranks["rows"]) if ranks else None
 
 # %% [markdown]
 # A rank that seems useless may only be scaled away, and a gain of rsLoRA may be one of the learning rate: at one rank, the two differ by a factor that another $\alpha$ gives as well. Where the intervals overlap, the rank is not what your result depends on; look at the data first.

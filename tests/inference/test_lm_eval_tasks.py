@@ -132,6 +132,16 @@ def test_a_task_nobody_has_is_a_sentence(tiny_llama: Path, runs: Path) -> None:
     assert not list(runs.glob("evaluations/*"))
 
 
+def test_nothing_is_asked_of_git(
+    tiny_llama: Path, few_reports: Path, runs: Path, monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path, capfd: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """A lesson's folder on a hub is no repository, and git would say so in a cell."""
+    monkeypatch.chdir(tmp_path)
+    run(tiny_llama, few_reports, "tables_choice", 1)
+    assert "git" not in capfd.readouterr().err
+
+
 def test_what_was_done_is_kept(tiny_llama: Path, few_reports: Path, runs: Path) -> None:
     first, _ = run(tiny_llama, few_reports, "tables_choice", 1)
     before = Path(first.results).stat().st_mtime_ns

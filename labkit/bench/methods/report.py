@@ -9,6 +9,7 @@ from labkit.errors import LabkitError, read_json
 
 if TYPE_CHECKING:
     import pandas
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MIB = 2**20
@@ -104,14 +105,36 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> tuple["Figure", str]:
                 color=plots.COLOURS["blue" if on_it else "black"],
                 markerfacecolor=plots.COLOURS["blue"] if on_it else "white",
             )  # fmt: skip
-            axes.annotate(row["arm"], (row[size] / MIB, value), xytext=(5, 4),
-                          textcoords="offset points", fontsize="small")  # fmt: skip
-        axes.set_xscale("log")
+        sizes = [row[size] for row in done]
+        axes.set_xscale("log" if sizes and max(sizes) > 10 * min(sizes) else "linear")
+        axes.margins(x=0.1)
         axes.set_xlabel(label)
         best = [row["arm"] for row in done if row["pareto"][size]]
         said.append(f"by {label.split(' (')[0]} {', '.join(best)}")
     panels[0].set_ylabel("exact match (% of questions), 95 %")
-    panels[0].set_title("Filled: nothing is as small and as good")
+    figure.suptitle("Filled: nothing is as small and as good")
+    figure.draw_without_rendering()  # so that it is known where the points lie
+    for axes, size in zip(panels, SIZES, strict=True):
+        _name(axes, [(row["arm"], row[size] / MIB, 100 * row["em"]["value"]) for row in done])
     scores = "; ".join(f"{row['arm']} {100 * row['em']['value']:.0f} %" for row in done)
     return figure, (f"Exact match of fine-tuning methods against memory and file size: {scores}. "
                     f"Best for their size: {'; '.join(said)}.")  # fmt: skip
+
+
+def _name(axes: "Axes", points: Sequence[tuple[str, float, float]]) -> None:
+    """Write a name beside each point, to the left on the right side, above names that are there."""
+    taken: list[tuple[float, float, float]] = []
+    for name, x, y in sorted(points, key=lambda point: point[1:]):
+        (across, height), (middle, _) = (
+            axes.transData.transform((x, y)), axes.transAxes.transform((0.5, 0))
+        )  # fmt: skip
+        left = across > middle
+        begin = across - 6.5 * len(name) - 8 if left else across + 8
+        end = begin + 6.5 * len(name)
+        up = 5.0
+        while any(begin < b and a < end and abs(height + up - at) < 13 for a, b, at in taken):
+            up += 13
+        taken.append((begin, end, height + up))
+        axes.annotate(name, (x, y), xytext=(-6 if left else 6, up * 72 / axes.figure.dpi),
+                      textcoords="offset points", ha="right" if left else "left",
+                      fontsize="small")  # fmt: skip

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 from labkit.checkpoints.exercises import Exercise, Student
+from labkit.quiet import quiet
 
 # prefix_attention(queries, keys, values, prefix_keys, prefix_values) -> like queries
 
@@ -78,10 +79,11 @@ def peft_layer() -> tuple[tuple[Any, ...], Any]:
         vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=1,
         num_attention_heads=4, num_key_value_heads=4,
     )  # fmt: skip
-    model = peft.get_peft_model(
-        LlamaForCausalLM(config).eval(),
-        peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
-    )
+    with quiet():
+        model = peft.get_peft_model(
+            LlamaForCausalLM(config).eval(),
+            peft.PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3),
+        )
     attention = model.get_base_model().model.layers[0].self_attn
     seen: dict[str, Any] = {}
 

@@ -168,7 +168,7 @@ def _run(
     generator: Any, task: str, loaded: Any, manager: Any, *, max_samples: int | None, quiet: bool
 ) -> dict[str, Any]:
     with _silent():
-        from lm_eval import simple_evaluate
+        from lm_eval import evaluator, simple_evaluate
         from lm_eval.models.huggingface import HFLM
 
         harness_model = HFLM(
@@ -179,6 +179,8 @@ def _run(
         say(f"{Path(generator.name).name}: {task}")
     # simple_evaluate takes tasks by name; these are loaded, with documents, already.
     manager.load = lambda names: loaded
+    # It asks git about the folder that we happen to be in, and git answers the terminal itself.
+    evaluator.get_git_commit_hash = lambda: None
     with _silent():
         found: dict[str, Any] | None = simple_evaluate(
             harness_model, tasks=[task], task_manager=manager, limit=max_samples,
