@@ -227,7 +227,7 @@ def optimizer_temporary_bytes(shape: Shape, settings: StepSettings, trainable: i
 
 def activation_bytes(shape: Shape, settings: StepSettings) -> int:
     """Return what the layers hold for backward at the end of the forward pass."""
-    tokens = settings.sequences * _length(settings)
+    tokens = settings.sequences * settings.positions
     full, residual = settings.tuner.trains_base, residual_bytes(shape, settings)
     # The final norm's fp32 copy; under full fine-tuning its output, which the head reads, as well.
     around: float = 4 * shape.hidden + (2 * residual * shape.hidden if full else 0)
@@ -252,7 +252,7 @@ def layer_temporary_bytes(shape: Shape, settings: StepSettings) -> int:
     Gradients of three rows of the MLP's width and of the residual stream; under checkpointing also
     all that the layer keeps, which is computed again.
     """
-    tokens, size = settings.sequences * _length(settings), BYTES[settings.dtype]
+    tokens, size = settings.sequences * settings.positions, BYTES[settings.dtype]
     rows = 3 * shape.mlp if "gate_proj" in {x.name for x in shape.linears} else 2 * shape.mlp
     made: float = tokens * (rows * size + 2 * size * shape.hidden)
     if settings.attention == "eager" and shape.heads > 1:
@@ -279,7 +279,7 @@ def logits_bytes(shape: Shape, settings: StepSettings) -> tuple[int, int]:
     products, and the gradient of the hidden states in fp32; a CPU, without TRL's kernel, has fp32
     copies of a tile besides (three going forward, seven and a mask going back).
     """
-    size, scored = BYTES[settings.dtype], settings.sequences * _scored(settings)
+    size, scored = BYTES[settings.dtype], settings.sequences * settings.scored_tokens
     hidden = scored * shape.hidden * size if settings.labelled_tokens is not None else 0
     if settings.loss == "chunked":
         folded = min(scored, TILE_TOKENS) * min(TILE_VOCABULARY, shape.vocab)
@@ -341,19 +341,6 @@ def kv_cache_bytes(settings: StepSettings, *, batch_size: int, tokens: int) -> i
     )
 
 
-def _length(settings: StepSettings) -> int:
-    virtual = settings.num_virtual_tokens if settings.tuner.virtual_tokens == "input" else 0
-    return settings.seq_len + virtual
-
-
-def _scored(settings: StepSettings) -> int:
-    if settings.target_len is not None:
-        return settings.target_len
-    if settings.labelled_tokens is not None or settings.loss == "chunked":
-        return min(settings.labelled_tokens or settings.seq_len, settings.seq_len - 1)
-    return _length(settings)
-
-
 def _largest_trained(shape: Shape, settings: StepSettings) -> int:
     if settings.tuner.trains_base:
         return max(shape.vocab * shape.hidden, *(x.inputs * x.outputs for x in shape.linears))
@@ -365,7 +352,7 @@ def _head_gradient(shape: Shape, settings: StepSettings) -> int:
     if not settings.tuner.trains_base or settings.loss == "chunked":
         return 0
     product = shape.vocab * shape.hidden if settings.autocast else 0
-    scored = settings.sequences * _scored(settings)
+    scored = settings.sequences * settings.scored_tokens
     return BYTES[settings.dtype] * (scored * shape.vocab + product)
 
 

@@ -178,6 +178,21 @@ class StepSettings:
         return self.batch_size * (1 if self.reference == "none" else 2)
 
     @property
+    def positions(self) -> int:
+        """Positions of a sequence, virtual tokens at the input included."""
+        virtual = self.num_virtual_tokens if self.tuner.virtual_tokens == "input" else 0
+        return self.seq_len + virtual
+
+    @property
+    def scored_tokens(self) -> int:
+        """Positions of a sequence that get logits."""
+        if self.target_len is not None:
+            return self.target_len
+        if self.labelled_tokens is not None or self.loss == "chunked":
+            return min(self.labelled_tokens or self.seq_len, self.seq_len - 1)
+        return self.positions
+
+    @property
     def target_share(self) -> float:
         """Tokens that a decoder writes for each that its encoder reads."""
         return (self.target_len or self.seq_len) / self.seq_len

@@ -44,7 +44,7 @@ TWICE = ("adapter_off", "copy")
 def step_flops(shape: Shape, settings: StepSettings) -> float:
     """Return the floating-point operations of one optimizer step on one device."""
     tokens = settings.sequences * settings.seq_len
-    scored = settings.sequences * _scored(settings)
+    scored = settings.sequences * settings.scored_tokens
     full = settings.tuner.trains_base
     passes = (6 if full else 4) + (2 if settings.gradient_checkpointing else 0)
     of_head = 6 if full else 4
@@ -69,7 +69,7 @@ def step_flops(shape: Shape, settings: StepSettings) -> float:
 def step_traffic_bytes(shape: Shape, settings: StepSettings) -> float:
     """Return the bytes that one optimizer step moves between its products, on one device."""
     tokens = settings.sequences * settings.seq_len
-    scored = settings.sequences * _scored(settings)
+    scored = settings.sequences * settings.scored_tokens
     again = 1.4 if settings.gradient_checkpointing else 1.0
     layers = PASSES * again * shape.layers * kept_per_token(shape, settings) * tokens
     logits = (6 if settings.loss == "chunked" else 40) * shape.vocab * scored
@@ -105,12 +105,6 @@ def step_seconds(shape: Shape, settings: StepSettings, device: Device) -> tuple[
         launches = LAUNCH_SECONDS * layers * per_layer * settings.gradient_accumulation_steps
     low = max(products + traffic, launches)
     return low, SPREAD * low
-
-
-def _scored(settings: StepSettings) -> int:
-    if settings.target_len is not None:
-        return settings.target_len
-    return min(settings.labelled_tokens or settings.seq_len, settings.seq_len)
 
 
 def _streamed_weights(shape: Shape, settings: StepSettings) -> float:
