@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from cut_off import cut_off_and_again, same_weights
 from torch import nn
 
 from labkit import methods
@@ -26,7 +26,7 @@ from labkit.models import load
 from labkit.models.layers import count_parameters
 from labkit.models.quantised import TrainedOn
 from labkit.runs.config import RunConfig
-from labkit.train import fast_step, trainer
+from labkit.train import fast_step
 from labkit.train.artifacts import save_model
 from labkit.train.run import train
 
@@ -104,23 +104,9 @@ def test_a_run_that_is_cut_off_ends_as_one_that_is_not(
     whole = train(config, quiet=True)
     assert whole.losses[-1] != whole.losses[0] and whole.summary["labelled_logits"]
 
-    class Cut(BaseException):
-        """What ends a process, as far as a test can."""
-
-    def cut(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == 3:
-            raise Cut
-        begin(self, args, state, control, **kwargs)
-
-    begin = trainer.MeterCallback.on_step_begin
-    monkeypatch.setenv("LABKIT_RUNS", str(tmp_path / "others"))
-    with monkeypatch.context() as patch, pytest.raises(Cut):
-        patch.setattr(trainer.MeterCallback, "on_step_begin", cut)
-        train(config, quiet=True)
-    again = train(config, quiet=True)
+    again = cut_off_and_again(config, tmp_path / "others", monkeypatch)
     assert again.losses == whole.losses
-    one, other = (load_file(r.model_path / "adapter_model.safetensors") for r in (whole, again))
-    assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+    one = same_weights(whole, again)
     # An adapter, never a full model: what is stored is what trains.
     stored = sum(tensor.numel() for tensor in one.values())
     assert stored == whole.summary["trainable_parameters"]

@@ -16,9 +16,7 @@ makes the committed record; `--only trained` (or another part) prints one part o
 A combination that cannot be has its reason in place of figures.
 """
 
-import argparse
 import itertools
-import json
 import multiprocessing
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -27,8 +25,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from labkit.bench.records.memory_validation import measured_rows, record, write
-from labkit.console import say
+from labkit.bench.records.memory_validation import compare, measured_rows, record
 from labkit.errors import LabkitError
 from labkit.memory.formula import analytic
 from labkit.memory.of_run import of_run
@@ -246,20 +243,8 @@ KINDS: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Compare the memory of all methods.")
-    parser.add_argument("--only", choices=KINDS, action="append", help="a part; all when left out")
-    parser.add_argument("--output", type=Path, help="where to write the record")
-    arguments = parser.parse_args()
-    parts: dict[str, list[dict[str, Any]]] = {}
-    for kind in arguments.only or KINDS:
-        parts[kind] = []
-        for row in KINDS[kind]():
-            parts[kind].append(row)
-            say(json.dumps(row))
-    found = {**record(parts), "command": COMMAND}
-    if arguments.output:
-        write(found, arguments.output)
-    print(json.dumps(found["summary"], indent=1))
+    compare("Compare the memory of all methods.", KINDS,
+            lambda parts: {**record(parts), "command": COMMAND})  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ import json
 import platform
 import statistics
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -268,21 +268,30 @@ def write(found: dict[str, Any], path: Path) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="Compare formula, trace, measurement and world.")
-    parser.add_argument("--only", choices=KINDS, action="append", help="a part; all when left out")
+def compare(
+    description: str,
+    kinds: Mapping[str, Callable[[], Iterator[dict[str, Any]]]],
+    record: Callable[[dict[str, list[dict[str, Any]]]], dict[str, Any]],
+) -> None:
+    """Make the rows that the command line asks for, show each, and write their record."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--only", choices=kinds, action="append", help="a part; all when left out")
     parser.add_argument("--output", type=Path, help="where to write the record")
     arguments = parser.parse_args()
     parts: dict[str, list[dict[str, Any]]] = {}
-    for kind in arguments.only or KINDS:
+    for kind in arguments.only or kinds:
         parts[kind] = []
-        for row in KINDS[kind]():
+        for row in kinds[kind]():
             parts[kind].append(row)
             say(json.dumps(row))
     found = record(parts)
     if arguments.output:
         write(found, arguments.output)
     print(json.dumps(found["summary"], indent=1))
+
+
+def main() -> None:
+    compare("Compare formula, trace, measurement and world.", KINDS, record)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import Any
 import peft
 import pytest
 import torch
-from safetensors.torch import load_file
+from cut_off import cut_off_and_again, same_weights
 from trl import DPOConfig, DPOTrainer
 
 from labkit.datasets.base import Cuts, Example
@@ -377,24 +377,10 @@ def test_a_run_that_is_cut_off_ends_as_one_that_is_not(
     config = preferences(**changes, max_steps=6, save_steps=2)
     whole = train(config, quiet=True)
 
-    class Cut(BaseException):
-        """What ends a process, as far as a test can."""
-
-    def cut(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == 3:
-            raise Cut
-        begin(self, args, state, control, **kwargs)
-
-    begin = trainer.MeterCallback.on_step_begin
-    monkeypatch.setenv("LABKIT_RUNS", str(tmp_path / "others"))
-    with monkeypatch.context() as patch, pytest.raises(Cut):
-        patch.setattr(trainer.MeterCallback, "on_step_begin", cut)
-        train(config, quiet=True)
-    again = train(config, quiet=True)
+    again = cut_off_and_again(config, tmp_path / "others", monkeypatch)
     assert again.losses == whole.losses
     assert [step["rewards"] for step in again.steps] == [step["rewards"] for step in whole.steps]
-    one, other = (load_file(next(r.model_path.glob("*.safetensors"))) for r in (whole, again))
-    assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+    same_weights(whole, again)
 
 
 def test_preferences_are_learned_recorded_and_shown(

@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from cut_off import cut_off_and_again, same_weights
 
 from labkit.datasets.base import Example
 from labkit.errors import LabkitError
 from labkit.models import load
 from labkit.runs import records
 from labkit.runs.config import RunConfig
-from labkit.train import fast_step, trainer
+from labkit.train import fast_step
 from labkit.train.run import encode_split, train
 from labkit.train.tasks import pretrain
 
@@ -163,24 +163,10 @@ def test_a_run_that_is_cut_off_ends_as_one_that_is_not(
     whole = train(config, quiet=True)
     assert whole.losses[-1] < whole.losses[0]
 
-    class Cut(BaseException):
-        """What ends a process, as far as a test can."""
-
-    def cut(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step == 3:
-            raise Cut
-        begin(self, args, state, control, **kwargs)
-
-    begin = trainer.MeterCallback.on_step_begin
-    monkeypatch.setenv("LABKIT_RUNS", str(tmp_path / "others"))
-    with monkeypatch.context() as patch, pytest.raises(Cut):
-        patch.setattr(trainer.MeterCallback, "on_step_begin", cut)
-        train(config, quiet=True)
-    again = train(config, quiet=True)
+    again = cut_off_and_again(config, tmp_path / "others", monkeypatch)
     assert again.losses == whole.losses
     assert [s["bits_per_byte"] for s in again.steps] == [s["bits_per_byte"] for s in whole.steps]
-    one, other = (load_file(next(r.model_path.glob("*.safetensors"))) for r in (whole, again))
-    assert one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
+    same_weights(whole, again)
 
 
 @pytest.mark.parametrize("changes", [{"model": "tiny-bloom"}, {"fast": False}],
