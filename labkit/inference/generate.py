@@ -276,7 +276,6 @@ def load_generator(name: str, *, dtype: str = "auto", exact: bool = False) -> Ge
 
     if not torch.cuda.is_available():
         keep_heap()
-        fast_step.group_queries()
     model = load.load_model(path, dtype=dtype)
     if load.quantisation(path) is None:
         # Adapters are stored in float32, but training multiplied them in the compute type too.
@@ -289,6 +288,8 @@ def load_generator(name: str, *, dtype: str = "auto", exact: bool = False) -> Ge
             if parameter.dtype == torch.float32:
                 parameter.data = parameter.data.to(model.get_input_embeddings().weight.dtype)
     fast_step.contiguous_head(model)
+    if not torch.cuda.is_available():
+        fast_step.group_queries(model)
     virtual_tokens.crop_logits(model)
     check_writes(name, model.config)
     if torch.cuda.is_available() and model.device.type != "cuda":

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import peft
 import pytest
 import torch
 from hypothesis import given
@@ -231,6 +232,42 @@ def test_an_adapter_answers_as_trained(tiny_run: Callable[..., Any], few_reports
     )
     half = load_generator("mine", dtype="bfloat16")
     assert {p.dtype for p in half.model.parameters()} == {torch.bfloat16}
+
+
+def heads_read(model: Any, monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """Return with how many key heads fused attention is called in a forward pass of `model`."""
+    fused, seen = torch.nn.functional.scaled_dot_product_attention, set()
+
+    def watched(query: Any, key: Any, *args: Any, **kwargs: Any) -> Any:
+        seen.add(key.shape[1])
+        return fused(query, key, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.functional, "scaled_dot_product_attention", watched)
+        model(input_ids=torch.tensor([[5, 6, 7, 8]] * 2),
+              attention_mask=torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]]))  # fmt: skip
+    return seen
+
+
+@pytest.mark.parametrize("adapter", [False, True], ids=["base", "adapter"])
+def test_writing_reads_each_key_head_once_and_no_other_model_of_the_process_does(
+    tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, adapter: bool
+) -> None:
+    """A training run gave other losses, by rounding, where its process had written before."""
+    model = load.load_model(tiny_llama, dtype="float32")
+    heads = model.config
+    copied, read_once = {heads.num_attention_heads}, {heads.num_key_value_heads}
+    assert copied != read_once
+    folder = tiny_llama
+    if adapter:
+        folder = tmp_path / "adapter"
+        config = peft.LoraConfig(r=2, target_modules=["q_proj"])
+        base = load.load_model(tiny_llama, dtype="float32")
+        peft.get_peft_model(base, config).save_pretrained(folder)
+        load.load_tokenizer(tiny_llama).save_pretrained(folder)
+    generator = load_generator(str(folder), dtype="float32")
+    assert heads_read(generator.model, monkeypatch) == read_once
+    assert heads_read(model, monkeypatch) == copied
 
 
 def test_a_reply_is_read_back_and_scored_as_the_score_does(few_reports: Path) -> None:
