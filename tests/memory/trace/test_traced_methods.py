@@ -69,7 +69,7 @@ def test_an_encoder_decoder_that_writes_little_is_traced_as_measured(method: str
 def test_its_formula_is_near_its_trace(method: str) -> None:
     """From a target of a few tokens to one as long as the text, at T5-large's widths."""
     chosen = METHODS.get(method, {"method": method})
-    for target, again in itertools.product((3, 128, 512), (False, True)):
+    for target, again in ((3, False), (512, False), (128, True)):
         try:
             settings = StepSettings(model="t5-large", batch_size=4, seq_len=512, padding=True,
                                     target_len=target, gradient_checkpointing=again,
