@@ -31,9 +31,8 @@ from labkit.runs import profiles
 
 profile = profiles.current()
 quick = profile.name == "smoke"
-fewer = {"max_steps": 1} if quick else {}
-lora_config = profiles.run_config("lora", **fewer)
-full_config = profiles.run_config("full", **fewer)
+lora_config = profiles.run_config("lora")
+full_config = profiles.run_config("full")
 eval_samples = profile.eval_samples
 samples_to_guess = [3] if quick else [3, 40, 100]
 prompt_tokens, new_tokens, repeats = (32, 4, 1) if quick else (512, 32, 3)
