@@ -1,7 +1,7 @@
 # make course   set up, fetch the model, run lessons 00 and 02, write site/index.html
 #               (LESSONS="03 05" runs these, LESSONS= all of them)
 # make test     set up, lint, type-check, run every test
-# make quick    lint, types, unit tests without training: about three minutes
+# make quick    lint, types, unit tests without training: about two minutes
 # make test-gpu kernels and memory on the CUDA card of this machine
 # make test-avx2 all tests, on this machine playing a processor with AVX2 alone
 # make test-hub a real JupyterHub, driven in a browser (needs Chromium and Node.js)

@@ -16,13 +16,26 @@ from labkit.models import registry, tiny
 from labkit.runs.config import RunConfig
 
 
+def slow() -> tuple[str, ...]:
+    """Return what `slow.txt` lists: rooms, files and tests."""
+    text = Path(__file__).with_name("slow.txt").read_text()
+    return tuple(line for line in text.splitlines() if line and not line.startswith("#"))
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Do not even import files that are slow as a whole where slow tests are left out."""
+    if config.option.markexpr != "not slow":
+        return None
+    name = collection_path.relative_to(config.rootpath).as_posix()
+    return True if name in slow() else None
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Mark what `slow.txt` lists as slow."""
-    text = Path(__file__).with_name("slow.txt").read_text()
-    slow = tuple(line for line in text.splitlines() if line and not line.startswith("#"))
+    listed = slow()
     for item in items:
         if any(item.nodeid.startswith((f"{s}/", f"{s}::", f"{s}[")) or item.nodeid == s
-               for s in slow):  # fmt: skip
+               for s in listed):  # fmt: skip
             item.add_marker(pytest.mark.slow)
 
 
