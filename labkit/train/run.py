@@ -296,7 +296,7 @@ def _train(session: Session) -> records.RunRecord:
     folder, callback, steps = session.prepared.folder, session.callback, session.inputs.steps
     meter, progress = callback.meter, callback.progress
     try:
-        with run_folder.saving_errors(folder):
+        with run_folder.saving_errors(folder), group.explained():
             with run_folder.graceful_interrupt(callback):
                 _take_steps(session)
             if callback.interrupted and len(meter.steps) < steps:

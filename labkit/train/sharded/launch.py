@@ -33,8 +33,6 @@ from labkit.runs import records
 from labkit.runs.config import RunConfig, from_mapping
 from labkit.train.sharded import deepspeed_file, group
 
-ENDED_BY_LAUNCHER = (-signal.SIGTERM,)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Nodes:
@@ -232,28 +230,24 @@ def _passed_on(said: Path) -> Iterator[None]:
 
 
 def _why(failures: Any, said: Path) -> BaseException:
-    """Return what ended a run: what a process said, or the signal that killed it."""
-    words = {}
-    for file in said.glob("*.json"):
-        words[int(file.stem)] = json.loads(file.read_text())
-    for kind in ("mistake", "interrupted", "crash"):
+    """Return what ended a run: the signal that killed a process, or what one said."""
+    words: dict[int, tuple[str, str]] = {
+        int(file.stem): tuple(json.loads(file.read_text())) for file in said.glob("*.json")
+    }
+    codes = {rank: failure.exitcode for rank, failure in failures.items()}
+    for rank, code in sorted(codes.items()):
+        if code < 0 and -code != signal.SIGTERM:
+            name = signal.Signals(-code).name
+            memory = ", as the system does where memory runs out" if name == "SIGKILL" else ""
+            return LabkitError(f"process {rank} was killed by {name}{memory}: the others were "
+                               "ended; run it again to go on from the last checkpoint")  # fmt: skip
+    # Who lost another process says only that: look for one that knows more.
+    for kind in ("mistake", "interrupted", "crash", "lost"):
         for rank, (found, text) in sorted(words.items()):
             if found == kind:
-                if kind == "interrupted":
-                    return KeyboardInterrupt()
-                return LabkitError(text) if kind == "mistake" else RuntimeError(
-                    f"process {rank} failed:\n{text}")  # fmt: skip
-    ends = {rank: failure.exitcode for rank, failure in failures.items()}
-    killed = {rank: code for rank, code in ends.items() if code < 0
-              and code not in ENDED_BY_LAUNCHER}  # fmt: skip
-    if killed:
-        rank, code = min(killed.items())
-        name = signal.Signals(-code).name
-        memory = ", as the system does where memory runs out" if name == "SIGKILL" else ""
-        return LabkitError(f"process {rank} was killed by {name}{memory}: the others were ended; "
-                           "run it again to go on from the last checkpoint")  # fmt: skip
-    if words:
-        return LabkitError(words[min(words)][1])
-    rank, code = min(ends.items())
+                if kind == "crash":
+                    return RuntimeError(f"process {rank} failed:\n{text}")
+                return KeyboardInterrupt() if kind == "interrupted" else LabkitError(text)
+    rank, code = min(codes.items())
     return LabkitError(f"process {rank} ended with exit code {code} and said nothing: run it again "
                        "to go on from the last checkpoint")  # fmt: skip

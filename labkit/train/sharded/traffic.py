@@ -15,10 +15,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-VOLUME = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1, "broadcast": 1}
+VOLUME = {"all_reduce": 2, "all_gather": 1, "reduce_scatter": 1, "reduce": 1, "broadcast": 1}
 """how often an exchange sends what it is given"""
 KINDS = (("allreduce", "all_reduce"), ("all_reduce", "all_reduce"), ("allgather", "all_gather"),
-         ("all_gather", "all_gather"), ("reduce_scatter", "reduce_scatter"),
+         ("all_gather", "all_gather"), ("reduce_scatter", "reduce_scatter"), ("reduce", "reduce"),
          ("broadcast", "broadcast"))  # fmt: skip
 """how its names begin, and what it is"""
 
