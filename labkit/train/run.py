@@ -104,8 +104,6 @@ def train(config: RunConfig, *, fresh: bool = False, quiet: bool = False) -> rec
             not enough memory.
     """
     config = launch.as_asked(config)
-    if launch.needed(config):
-        return launch.launch(train, config, fresh=fresh, quiet=quiet)
     group.join()
     prepared = group.as_first(lambda: prepare(config))
     done = None if fresh else group.as_first(lambda: records.find(prepared.sha256))
@@ -113,6 +111,8 @@ def train(config: RunConfig, *, fresh: bool = False, quiet: bool = False) -> rec
         if not quiet:
             say(f"{done.name}: already trained, here is its record (--fresh trains it again)")
         return done
+    if launch.needed(config):
+        return launch.launch(train, prepared.config, fresh=fresh, quiet=quiet)
     locked = run_folder.locked(prepared.folder) if group.first() else contextlib.nullcontext()
     with locked, shortage.explained(prepared.folder.name), group.explained():
         group.as_first(lambda: refuse_other(prepared, fresh=fresh))

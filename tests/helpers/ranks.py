@@ -68,3 +68,36 @@ def finish(started: list[BaseProcess], said: Path, seconds: float = 240) -> list
     for each in found:
         assert not (isinstance(each, dict) and "error" in each), each["error"]
     return found
+
+
+def train_all(settings: list[dict[str, Any]], runs: str, stop_at: int = 0) -> list[dict[str, Any]]:
+    """Train each of `settings` in this process group; return what their records say.
+
+    `stop_at`: a Ctrl-C comes in process 1, or in the only one, in that step.
+    """
+    import signal
+
+    from labkit.runs.config import from_mapping
+    from labkit.train import trainer
+    from labkit.train.run import train
+    from labkit.train.sharded import group
+
+    os.environ["LABKIT_RUNS"] = runs
+    original = trainer.LabTrainer.training_step
+
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.state.global_step + 1 == stop_at and group.rank() == group.size() - 1:
+            signal.raise_signal(signal.SIGINT)
+        return original(self, *args, **kwargs)
+
+    trainer.LabTrainer.training_step = step
+    found = []
+    try:
+        for each in settings:
+            record = train(from_mapping(each, where="test"), quiet=True)
+            found.append({"name": record.name, "losses": record.losses, "summary": record.summary,
+                          "steps": record.steps, "status": record.status})  # fmt: skip
+    finally:
+        trainer.LabTrainer.training_step = original
+        group.leave()
+    return found

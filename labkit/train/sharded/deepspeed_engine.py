@@ -96,13 +96,15 @@ class Zero:
 
     def held(self) -> Held:
         """Return what this process holds of weights, gradients and optimizer state."""
-        weights = [getattr(each, "ds_tensor", each) for each in self.model.parameters()]
-        whole = [each.grad for each in self.model.parameters() if each.grad is not None]
+        own = list(self.model.parameters())
+        # In stage 3 a weight is a shard, and for a while, or if it is small, all of it beside that.
+        weights = [*own, *(each.ds_tensor for each in own if hasattr(each, "ds_tensor"))]
+        whole = [each.grad for each in own if each.grad is not None]
         inner = self.engine.optimizer
         parts = tensors_of(getattr(inner, "averaged_gradients", None))
-        own = {each.data_ptr() for each in self.model.parameters()}
+        at = {each.data_ptr() for each in own}
         stepped = [each for some in self.optimizer.param_groups for each in some["params"]]
-        copies = [each for each in stepped if each.data_ptr() not in own]
+        copies = [each for each in stepped if each.data_ptr() not in at]
         return held(weights, [*whole, *parts], self.optimizer.state.values(), copies)
 
 

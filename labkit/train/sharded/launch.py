@@ -71,6 +71,8 @@ def over(nodes: Nodes) -> Iterator[None]:
 def as_asked(config: RunConfig) -> RunConfig:
     """Return a run's settings with what its DeepSpeed file and its launcher say.
 
+    Of a run over several machines, nproc becomes the number of all processes.
+
     Raises:
         LabkitError: they contradict the settings.
     """
@@ -85,6 +87,8 @@ def as_asked(config: RunConfig) -> RunConfig:
             raise LabkitError(f"nproc is {config.nproc}, and the launcher started {group.size()} "
                               "processes: leave nproc out")  # fmt: skip
         config = config.replace(nproc=group.size())
+    elif not group.inside():
+        config = config.replace(nproc=config.nproc * _NODES.get().nnodes)
     refuse(config)
     return config
 
@@ -117,7 +121,7 @@ def needed(config: RunConfig) -> bool:
 
 
 def launch(train: Callable[..., Any], config: RunConfig, **options: Any) -> records.RunRecord:
-    """Train in `config.nproc` processes here, and return the record.
+    """Train in this machine's part of `config.nproc` processes, and return the record.
 
     `train(config, **options)` runs in each of them.
 
@@ -125,8 +129,7 @@ def launch(train: Callable[..., Any], config: RunConfig, **options: Any) -> reco
         LabkitError: what a process raised, or that one was killed.
     """
     nodes = _NODES.get()
-    here = config.nproc
-    config = config.replace(nproc=here * nodes.nnodes)
+    here = config.nproc // nodes.nnodes
     with tempfile.TemporaryDirectory(prefix="labkit-") as folder:
         said = Path(folder)
         name = run(_work, train, config.to_dict(), options, said=said, nproc=here, nodes=nodes)

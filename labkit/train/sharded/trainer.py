@@ -44,6 +44,7 @@ class Sharded(Trainer):
     _traffic: Traffic | None = None
     _held: Held | None = None
     _steps_taken = 0
+    _evaluates = False
 
     def share(self, config: Any) -> None:
         """Train with the other processes of the group, if there are any, as `config` says."""
@@ -105,9 +106,17 @@ class Sharded(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: Any, device: Any) -> Any:
         items = super()._get_num_items_in_batch(batch_samples, device)
-        if not self.together or items is None:
+        if not self.together or items is None or self._evaluates:
             return items
         return torch.tensor(int(group.totals([float(items)])[0]), device=device)
+
+    def prediction_step(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate a batch, whose loss is the mean over its own labels."""
+        self._evaluates = True
+        try:
+            return super().prediction_step(*args, **kwargs)
+        finally:
+            self._evaluates = False
 
     def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume: Any) -> Any:
         if self.engine is None:
