@@ -18,9 +18,8 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch import nn
 from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_state_dict,
-    set_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -86,6 +85,10 @@ class FullyShard:
             fully_shard(layer, mesh=mesh, mp_policy=policy)
         fully_shard(self.model, mesh=mesh, mp_policy=policy)
         self.optimizer = trainer.create_optimizer()
+        # A group without weights, as that of norms beside LoRA, would come back without settings.
+        self.optimizer.param_groups[:] = [
+            each for each in self.optimizer.param_groups if each["params"]
+        ]
         # Automatic mixed precision, and no DistributedDataParallel around it.
         return trainer.accelerator.prepare_model(
             self.model, device_placement=False, evaluation_mode=True
@@ -102,15 +105,13 @@ class FullyShard:
 
     def save(self, folder: Path) -> None:
         """Write shards in the format of torch.distributed.checkpoint."""
-        model, optimizer = self._state()
-        dcp.save({"model": model, "optim": optimizer}, checkpoint_id=folder)
+        dcp.save(self._state(), checkpoint_id=folder)
 
     def load(self, folder: Path) -> None:
         """Read shards that any number of processes wrote."""
-        model, optimizer = self._state()
-        dcp.load({"model": model, "optim": optimizer}, checkpoint_id=folder)
-        set_state_dict(self.model, self.optimizer, model_state_dict=model,
-                       optim_state_dict=optimizer, options=self._options())  # fmt: skip
+        state = self._state()
+        dcp.load(state, checkpoint_id=folder)  # into the weights themselves
+        set_optimizer_state_dict(self.model, self.optimizer, state["optim"])
 
     def gather(self) -> None:
         """Put each trained weight together, one after the other, and keep it in process 0."""
@@ -128,12 +129,13 @@ class FullyShard:
         """Return what this process holds of weights, gradients and optimizer state."""
         return held_plainly(self.model.parameters(), self.optimizer)
 
-    def _state(self) -> tuple[dict[str, Any], Any]:
-        return get_state_dict(self.model, self.optimizer, options=self._options())
+    def _state(self) -> dict[str, Any]:
+        """Return what a checkpoint holds; what is frozen is in the model that training starts from.
 
-    def _options(self) -> StateDictOptions:
-        """Leave out what is frozen: it is in the model that training starts from."""
-        return StateDictOptions(ignore_frozen_params=True, strict=False)
+        A weight with two names has the first.
+        """
+        trained = {name: each for name, each in self.model.named_parameters() if each.requires_grad}
+        return {"model": trained, "optim": get_optimizer_state_dict(self.model, self.optimizer)}
 
 
 def engine_of(sharding: str, config: Any) -> Engine | None:
