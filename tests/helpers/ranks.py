@@ -96,7 +96,7 @@ def train_all(settings: list[dict[str, Any]], runs: str, stop_at: int = 0) -> li
         for each in settings:
             record = train(from_mapping(each, where="test"), quiet=True)
             found.append({"name": record.name, "losses": record.losses, "summary": record.summary,
-                          "steps": record.steps, "status": record.status})  # fmt: skip
+                          "predicted": record.predicted, "steps": record.steps, "status": record.status})  # fmt: skip
     finally:
         trainer.LabTrainer.training_step = original
         group.leave()

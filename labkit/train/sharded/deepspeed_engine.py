@@ -26,6 +26,8 @@ class Zero:
 
     def __init__(self, stage: int, config: Any) -> None:
         self.stage, self.config = stage, config
+        # It calls PyTorch by a name that PyTorch is about to drop.
+        warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.* is deprecated")
         if not torch.cuda.is_available():
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         os.environ.setdefault("DS_SKIP_CUDA_CHECK", "1")
@@ -41,14 +43,18 @@ class Zero:
     def prepare(self, trainer: Any) -> Any:
         """Share the trainer's model, give the trainer its optimizer, return what is called."""
         self.model: Any = trainer.model
-        settings = settings_of(self.config, self.stage, world=group.size(), bf16=trainer.args.bf16)
+        settings = settings_of(self.config, self.stage, world=group.size(), bf16=trainer.args.bf16,
+                               trained=trainer.elements[1])  # fmt: skip
         optimizer = trainer.create_optimizer()
+        # A minute of compiling, for an exchange that only inference uses.
+        self.deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         with quietly():
             self.deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo")
             self.engine, *_ = self.deepspeed.initialize(
                 model=self.model, optimizer=optimizer, config=settings
             )
         self.optimizer = optimizer
+        self.parts_gradients = bool(self.engine.zero_optimization_partition_gradients())
         trainer.optimizer = Stepping(optimizer, self.engine)
         return self.engine
 

@@ -211,7 +211,8 @@ class Sharded(Trainer):
         held_by = group.of_all(self._held)
         total, trained = self.elements
         local = [hasattr(each, "to_local") for each in self.model.parameters()]
-        found = ran(held_by, total=total, trained=trained, by_dtensor=any(local))
+        found = ran(held_by, total=total, trained=trained, by_dtensor=any(local),
+                    parts_gradients=getattr(self.engine, "parts_gradients", False))  # fmt: skip
         if found != self._asked and self._steps_taken == COUNTED_STEP and held_by[0].moment:
             say(f"sharding {self._asked} was asked for, and the tensors show {found}")
         return {
