@@ -55,6 +55,7 @@ class Nodes:
 
 
 ONE = Nodes()
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _NODES: ContextVar[Nodes] = ContextVar("nodes", default=ONE)
 
 
@@ -150,6 +151,7 @@ def run(function: Callable[..., Any], *args: Any, said: Path, nproc: int, nodes:
 
     `said` is an empty folder in which processes leave word.
     """
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -161,6 +163,7 @@ def run(function: Callable[..., Any], *args: Any, said: Path, nproc: int, nodes:
         min_nodes=nodes.nnodes,
         max_nodes=nodes.nnodes,
         nproc_per_node=nproc,
+        logs_specs=DefaultLogsSpecs(log_dir=str(said / "log")),
         run_id=uuid.uuid4().hex if alone else "labkit",
         rdzv_backend="c10d" if alone else "static",
         rdzv_endpoint="127.0.0.1:0" if alone else nodes.rdzv_endpoint,
@@ -224,7 +227,10 @@ def _work(train: Callable[..., Any], settings: dict[str, Any], options: dict[str
 
 @contextlib.contextmanager
 def _passed_on(said: Path) -> Iterator[None]:
-    """Hand a Ctrl-C to the processes, which stop by themselves after their step."""
+    """Hand a Ctrl-C to the processes, which stop by themselves after their step.
+
+    Signals that the launcher takes for itself, and keeps, are given back.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -234,11 +240,13 @@ def _passed_on(said: Path) -> Iterator[None]:
             with contextlib.suppress(OSError, ValueError):
                 os.kill(int(file.read_text()), signal.SIGINT)
 
-    before = signal.signal(signal.SIGINT, hand_on)
+    before = {each: signal.getsignal(each) for each in HANDLED}
+    signal.signal(signal.SIGINT, hand_on)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def _why(failures: Any, said: Path) -> BaseException:
