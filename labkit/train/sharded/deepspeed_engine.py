@@ -21,13 +21,17 @@ from labkit.train.sharded.deepspeed_file import settings_of
 from labkit.train.sharded.held import Held, held
 
 
+COPIES = ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat")
+"""Where the weights are that it steps in float32, in stages 1 and 2, and in stage 3."""
+
+
 class Zero:
     """DeepSpeed's engine around a trainer's model."""
 
     def __init__(self, stage: int, config: Any) -> None:
         self.stage, self.config = stage, config
-        # It calls PyTorch by a name that PyTorch is about to drop.
-        warnings.filterwarnings("ignore", message=".*all_gather_into_tensor.* is deprecated")
+        # It calls PyTorch by names that PyTorch is about to drop.
+        warnings.filterwarnings("ignore", message=".*_tensor. is deprecated. Please use .torch")
         if not torch.cuda.is_available():
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         os.environ.setdefault("DS_SKIP_CUDA_CHECK", "1")
@@ -108,10 +112,10 @@ class Zero:
         whole = [each.grad for each in own if each.grad is not None]
         inner = self.engine.optimizer
         parts = tensors_of(getattr(inner, "averaged_gradients", None))
-        at = {each.data_ptr() for each in own}
-        stepped = [each for some in self.optimizer.param_groups for each in some["params"]]
-        copies = [each for each in stepped if each.data_ptr() not in at]
-        return held(weights, [*whole, *parts], self.optimizer.state.values(), copies)
+        copies = tensors_of([getattr(inner, name, None) for name in COPIES])
+        at = {each.data_ptr() for each in weights}
+        others = {each.data_ptr(): each for each in copies if each.data_ptr() not in at}
+        return held(weights, [*whole, *parts], self.optimizer.state.values(), others.values())
 
 
 class Stepping(torch.optim.Optimizer):
@@ -122,7 +126,7 @@ class Stepping(torch.optim.Optimizer):
         self.wrapped, self.engine = optimizer, engine
         self.param_groups = optimizer.param_groups
 
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> None:
         """Step the shards, and gather weights where all processes have them."""
         self.engine.step()
 
