@@ -20,7 +20,6 @@ from labkit.train.sharded import group
 from labkit.train.sharded.deepspeed_file import settings_of
 from labkit.train.sharded.held import Held, held
 
-
 COPIES = ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat")
 """Where the weights are that it steps in float32, in stages 1 and 2, and in stage 3."""
 
