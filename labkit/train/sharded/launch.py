@@ -11,6 +11,7 @@ A Ctrl-C reaches them once; they finish their step, save, and end by themselves.
 """
 
 import contextlib
+import gc
 import json
 import logging
 import multiprocessing
@@ -155,8 +156,9 @@ def run(function: Callable[..., Any], *args: Any, said: Path, nproc: int, nodes:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # It would print a page for each process that ends badly.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    # They would print a page for each process that ends badly.
+    for name in ("torch.distributed.elastic", "torch.multiprocessing.spawn"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     multiprocessing.set_forkserver_preload(["labkit.train.run", "labkit.train.trainer"])
     alone = nodes.nnodes == 1
     how = LaunchConfig(
@@ -180,8 +182,11 @@ def run(function: Callable[..., Any], *args: Any, said: Path, nproc: int, nodes:
             results = elastic_launch(how, _begin)(dict(os.environ), os.getcwd(), said, function,
                                                   args)  # fmt: skip
     except ChildFailedError as error:
-        raise _why(error.failures, said) from None
-    return results[min(results)]
+        failures = error.failures
+    else:
+        return results[min(results)]
+    gc.collect()  # what the error held, the ports where processes met among it, is closed now
+    raise _why(failures, said)
 
 
 def _begin(
