@@ -30,6 +30,7 @@ from typing import Any
 
 from labkit.errors import LabkitError
 from labkit.machine import processes
+from labkit.methods import BASES
 from labkit.runs import records, task_settings
 from labkit.runs.config import RunConfig, from_mapping
 from labkit.train.sharded import deepspeed_file, group
@@ -103,20 +104,17 @@ def refuse(config: RunConfig) -> None:
             f"use_switchback keeps int8 copies of whole weights, which sharding {config.sharding} "
             "has none of: leave one of the two out"
         )
-    if config.base == "8bit" and gone:
+    shards = BASES[config.base].shards
+    if gone and config.sharding not in shards:
+        others = " or ".join(("none", *shards))
         raise LabkitError(
-            f"base 8bit keeps scales beside its weights that sharding {config.sharding} loses: use "
-            "base nf4, or sharding none"
+            f"weights of base {config.base} cannot be shared by sharding {config.sharding}: use "
+            f"sharding {others}, or another base"
         )
     if task_settings.reference_of(config) != "none" and gone:
         raise LabkitError(
             f"task {config.task} asks the reference outside the pass in which sharding "
             f"{config.sharding} puts weights together: use sharding none, zero1 or zero2"
-        )
-    if config.base != "plain" and config.sharding == "zero3":
-        raise LabkitError(
-            f"DeepSpeed does not shard the packed weights of base {config.base}: use sharding "
-            "fsdp2, or zero2"
         )
 
 
