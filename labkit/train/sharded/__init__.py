@@ -1,0 +1,1 @@
+"""Training spread over processes: its checkpoints, and what puts them together."""
