@@ -1,6 +1,7 @@
 """Say something to whoever started the program: stdout is for results, stderr for the rest."""
 
 import functools
+import os
 import sys
 from collections.abc import Callable
 
@@ -19,8 +20,11 @@ def run_tool(main: Callable[[], object]) -> None:
 def say(message: str) -> None:
     """Print one line about progress, at once: to stderr, since stdout is for results.
 
-    In a notebook it goes to stdout, because what goes to stderr looks like an error there.
+    In a notebook it goes to stdout, because what goes to stderr looks like an error there. Of
+    several processes that train together the first one speaks.
     """
+    if os.environ.get("RANK", "0") != "0" and "MASTER_ADDR" in os.environ:
+        return
     print(message, file=sys.stdout if in_notebook() else sys.stderr, flush=True)
 
 

@@ -162,6 +162,13 @@ def train(
     settings: Annotated[
         bool, typer.Option("--settings", help="list every setting with what it does, and stop")
     ] = False,
+    nnodes: Annotated[
+        int, typer.Option(help="machines, each of which trains with --nproc processes")
+    ] = 1,
+    node_rank: Annotated[int, typer.Option(help="which of the machines this is, from 0")] = 0,
+    rdzv_endpoint: Annotated[
+        str, typer.Option(help="HOST:PORT where machines meet, on machine 0")
+    ] = "",
     json_: Json = False,
 ) -> None:
     """Fine-tune: one run, resumable. Any setting can follow as --key value."""
@@ -176,13 +183,19 @@ def train(
         return
     loaded = load_config(config, _key_values(context.args))
     from labkit.train.run import train_repeatedly
+    from labkit.train.sharded import group, launch
 
     def score(record: records.RunRecord) -> None:
         from labkit.inference.evaluate import evaluate as evaluate_run
 
         evaluate_run(record.name, data=loaded.data)
 
-    runs = train_repeatedly(loaded, repeat=repeat, after=score if evaluate else None, fresh=fresh)
+    nodes = launch.Nodes(nnodes=nnodes, node_rank=node_rank, rdzv_endpoint=rdzv_endpoint)
+    with launch.over(nodes):
+        runs = train_repeatedly(loaded, repeat=repeat, fresh=fresh,
+                                after=score if evaluate and group.first() else None)  # fmt: skip
+    if not group.first():  # the first of the processes that a launcher started says the rest
+        return
     objects = [dataclasses.asdict(record) for record in runs]
     _emit(objects[0] if repeat == 1 else {"runs": objects}, json_,
           "\n".join(map(records.render, runs)))  # fmt: skip

@@ -71,6 +71,8 @@ def of_run(
         "optim": config.optim,
         "gradient_checkpointing": config.gradient_checkpointing,
         "gradient_accumulation_steps": config.gradient_accumulation_steps,
+        "num_gpus": config.nproc,
+        "sharding": config.sharding,
         "attention": "eager" if config.attn_implementation == "eager" else "sdpa",
         "loss": "full" if config.fast else "chunked",
     }

@@ -134,6 +134,14 @@ class RunConfig(_OfMethods):
     switchback_weight_gradient: Literal["torch", "tiles"] = "torch"
     """16-bit weight gradients as nn.Linear's, or faster ones that sum in another order"""
 
+    nproc: int = 1
+    """processes that share each step, one a GPU or as many as CPUs can feed; a batch in each"""
+    sharding: Literal["none", "fsdp2", "zero1", "zero2", "zero3"] = "none"
+    """what they share beside the batch: nothing, all (fsdp2, zero3), or optimizer state (zero1) and
+    gradients (zero2); zero is DeepSpeed's"""
+    deepspeed: str = ""
+    """JSON file of DeepSpeed's settings, whose stage is the sharding; "auto" in it means ours"""
+
     eval_steps: int = 0
     """loss on the development split every so many steps, outside the measured time; 0: never"""
     max_eval_samples: int | None = None
@@ -162,7 +170,7 @@ class RunConfig(_OfMethods):
         methods.check_run(self)
         task_settings.check_run(self)
         positive = ("per_device_train_batch_size", "save_steps", "gradient_accumulation_steps",
-                    "num_train_epochs", "max_length", "learning_rate")  # fmt: skip
+                    "num_train_epochs", "max_length", "learning_rate", "nproc")  # fmt: skip
         for key in positive:
             if not getattr(self, key) > 0:
                 raise LabkitError(f"{key} must be above 0, got {getattr(self, key)!r}")

@@ -37,15 +37,14 @@ RETIRED = {
     "save_strategy": "save_steps says how often",
     "dataloader_num_workers": "samples are tokenised before training starts",
     "remove_unused_columns": "only token ids and labels reach the trainer",
-    "deepspeed": "labkit train runs on one device",
-    "distributed": "labkit train runs on one device",
+    "distributed": "nproc says how many processes train",
     "use_unsloth": "fast: true is labkit's own faster step",
-    "local_rank": "labkit train runs on one device",
+    "local_rank": "the launcher's environment says it",
     "eval_file": "the development split belongs to the data set: eval_steps says how often",
     "tokenize_num_workers": "samples are tokenised before training starts",
     "logging_first_step": "every step is in the record",
     "logging_strategy": "every step is in the record",
-    "ddp_find_unused_parameters": "labkit train runs on one device",
+    "ddp_find_unused_parameters": "every trained weight is used",
 }
 """Keys that mean nothing here any more, with the reason."""
 

@@ -334,6 +334,10 @@ def render(record: RunRecord) -> str:
     beside = f" (predicted {predicted[1]} GiB)" if predicted else ""
     lines.append(f"  peak memory  {gib(peak.get('allocated'))} in tensors{beside}, "
                  f"{gib(peak.get('rss'))} resident")  # fmt: skip
+    if shared := summary.get("sharding"):
+        most = max((each for each in shared["peak_bytes"] if each), default=None)
+        lines.append(f"  shared       {shared['ran']} over {shared['processes']} processes, each "
+                     f"{gib(most)} in tensors or less")  # fmt: skip
     if total := summary.get("total_parameters"):
         lines.append(f"  trained      {summary['trainable_parameters']:,} of {total:,} parameters")
     for name, score in record.scores.items():

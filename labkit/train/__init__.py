@@ -7,6 +7,7 @@ artifacts   its files: checkpoint, weights
 tasks/      how an example becomes what is trained on, and how an answer is marked
 trainer     what labkit changes in transformers' Trainer, and the one of fine-tuning
 text_trainer, preference_trainer    those of pretraining and of preference tuning
+sharded/    several processes that share a step
 fast_step   what makes a step fast on the processor that is here
 """
 

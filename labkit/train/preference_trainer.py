@@ -18,6 +18,7 @@ from trl import DPOConfig, DPOTrainer
 from labkit.runs.config import RunConfig
 from labkit.runs.task_settings import reference_of
 from labkit.train import fast_step
+from labkit.train.sharded import group
 from labkit.train.trainer import Metered
 
 REWARDS = ("chosen", "rejected", "margins", "accuracies")
@@ -95,6 +96,7 @@ class PreferenceTrainer(Metered, DPOTrainer):
         with self._scoring():
             loss = super().compute_loss(model, inputs, *args, **kwargs)
         if training:
+            loss = loss / group.size()  # this process's share of the mean over pairs
             self.step_loss += float(loss.detach()) / self.current_gradient_accumulation_steps
         return loss
 

@@ -1,5 +1,6 @@
 """Identity of a run before it starts: model, data, content hash and folder."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,27 @@ def prepare(config: RunConfig) -> Prepared:
                     model_path=model_path, model=model, data=data)  # fmt: skip
 
 
+def _goes_on(old: records.RunRecord, prepared: Prepared) -> bool:
+    """Return whether an unfinished run is this one, with other processes for the same samples."""
+    new = prepared.config.to_dict()
+    shas = [
+        records.content_sha256(_together({**records.DEFAULTS, **config}), model=model, data=data,
+                               libraries=libraries)
+        for config, model, data, libraries in (
+            (old.config, old.model, old.data, old.versions),
+            (new, prepared.model, prepared.data, None),
+        )
+    ]  # fmt: skip
+    return old.status != "done" and shas[0] == shas[1]
+
+
+def _together(config: dict[str, Any]) -> dict[str, Any]:
+    """Return settings as those of one process that takes all samples of a step at once."""
+    names = ("per_device_train_batch_size", "gradient_accumulation_steps", "nproc")
+    samples = math.prod(config[name] for name in names)
+    return {**config, **dict.fromkeys(names, 1), names[0]: samples}
+
+
 def refuse_other(prepared: Prepared, *, fresh: bool) -> None:
     """Raise a LabkitError when the folder holds something this run must not replace."""
     folder = prepared.folder
@@ -57,7 +79,7 @@ def refuse_other(prepared: Prepared, *, fresh: bool) -> None:
     if fresh or not (folder / "record.json").exists():
         return
     old = records.load(folder)
-    if old.sha256 == prepared.sha256:
+    if old.sha256 == prepared.sha256 or _goes_on(old, prepared):
         return
     new = prepared.config.to_dict()
     before = {**records.DEFAULTS, **old.config}  # a record is older than some settings

@@ -21,7 +21,6 @@ one. Ctrl-C finishes the step, saves, and marks the record cancelled.
 
 import contextlib
 import dataclasses
-import math
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from typing import Any
 
 from labkit import methods
 from labkit.console import say
-from labkit.datasets import registry, templates
+from labkit.datasets import templates
 from labkit.errors import LabkitError
 from labkit.machine import hardware
 from labkit.machine.heap import keep_heap
@@ -48,6 +47,8 @@ from labkit.runs.progress import Progress
 from labkit.train import fast_step
 from labkit.train.artifacts import clear, newest_checkpoint, save_model
 from labkit.train.prepare import Prepared, prepare, refuse_other
+from labkit.train.rows import encode_split, total_steps
+from labkit.train.sharded import group, launch
 from labkit.train.tasks import Task, check_model, task_of
 
 
@@ -102,14 +103,20 @@ def train(config: RunConfig, *, fresh: bool = False, quiet: bool = False) -> rec
             other settings, a folder that cannot be written, a run that is being trained now, or
             not enough memory.
     """
-    prepared = prepare(config)
-    if not fresh and (done := records.find(prepared.sha256)) is not None:
+    config = launch.as_asked(config)
+    group.join()
+    prepared = group.as_first(lambda: prepare(config))
+    done = None if fresh else group.as_first(lambda: records.find(prepared.sha256))
+    if done is not None:
         if not quiet:
             say(f"{done.name}: already trained, here is its record (--fresh trains it again)")
         return done
-    with run_folder.locked(prepared.folder), shortage.explained(prepared.folder.name):
-        refuse_other(prepared, fresh=fresh)
-        return _run(prepared, fresh=fresh, quiet=quiet)
+    if launch.needed(config):
+        return launch.launch(train, prepared.config, fresh=fresh, quiet=quiet)
+    locked = run_folder.locked(prepared.folder) if group.first() else contextlib.nullcontext()
+    with locked, shortage.explained(prepared.folder.name), group.explained():
+        group.as_first(lambda: refuse_other(prepared, fresh=fresh))
+        return _run(prepared, fresh=fresh, quiet=quiet or not group.first())
 
 
 def train_repeatedly(
@@ -144,7 +151,7 @@ def _run(prepared: Prepared, *, fresh: bool, quiet: bool) -> records.RunRecord:
     arguments = _arguments(prepared, plan, inputs.task)
     trainable = _attach(prepared, plan, inputs.task)
     # Not before here: a mistake in the settings must not cost a run that is already there.
-    if fresh:
+    if fresh and group.first():
         clear(prepared.folder)
     session = _open(prepared, inputs, plan, arguments, trainable, quiet=quiet)
     return _train(session)
@@ -239,7 +246,7 @@ def _open(
     from labkit.train.trainer import MeterCallback, loggers, precision_kept
 
     config, folder = prepared.config, prepared.folder
-    checkpoint, steps_before = newest_checkpoint(folder)
+    checkpoint, steps_before = group.as_first(lambda: newest_checkpoint(folder))
     meter = Meter(steps_before)
     progress = Progress(total=inputs.steps, label=folder.name, quiet=quiet)
     for note in (*plan.notes, *inputs.task.notes(trainable.reference, config)):
@@ -262,12 +269,13 @@ def _open(
     if plan.labelled_logits and not labelled_logits:
         progress.say("this model changes its logits, so they are computed at every position")
     trainer.use(meter=meter, labelled_logits=labelled_logits)
+    trainer.share(config)
     if plan.compile_layers:
         fast_step.compile_layers(trainable.model)
         progress.say("compiling the decoder layers: the first step takes longer")
     if checkpoint:
         progress.say(f"going on from step {len(steps_before)}")
-    record = records.RunRecord(
+    record = _saved(records.RunRecord(
         id=records.new_id(), sha256=prepared.sha256, name=folder.name, status="running",
         started_at=records.now(), config=config.to_dict(), seed=config.seed,
         versions=records.versions(), hardware=hardware.describe(), model=prepared.model,
@@ -276,7 +284,7 @@ def _open(
                           attention=plan.attn_implementation, labelled_logits=labelled_logits,
                           grouped=plan.group_by_length, cuda=torch.cuda.is_available(),
                           encoder_decoder=inputs.task.encoder_decoder),
-    ).save()  # fmt: skip
+    ))  # fmt: skip
     return Session(prepared=prepared, inputs=inputs, plan=plan, trainable=trainable,
                    trainer=trainer, callback=callback, labelled_logits=labelled_logits,
                    checkpoint=checkpoint, steps_before=len(steps_before),
@@ -288,13 +296,13 @@ def _train(session: Session) -> records.RunRecord:
     folder, callback, steps = session.prepared.folder, session.callback, session.inputs.steps
     meter, progress = callback.meter, callback.progress
     try:
-        with run_folder.saving_errors(folder):
+        with run_folder.saving_errors(folder), group.explained():
             with run_folder.graceful_interrupt(callback):
                 _take_steps(session)
             if callback.interrupted and len(meter.steps) < steps:
                 progress.say(f"cancelled after step {len(meter.steps)}: run it again to go on")
                 return _close(session, "cancelled")
-            if session.prepared.config.keep_weights:
+            if session.prepared.config.keep_weights and session.trainer.gathered():
                 with quietly():
                     save_model(session.trainable.model, session.inputs.tokenizer,
                                folder / "model",
@@ -315,10 +323,12 @@ def _train(session: Session) -> records.RunRecord:
             raise LabkitError(
                 f"{session.checkpoint} is damaged ({reason}): use --fresh to train from the start"
             ) from error
-        clear(folder)
+        if group.first():
+            clear(folder)
         raise LabkitError(f"training cannot start with these settings: {reason}") from error
     done = _close(session, "done")
-    shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+    if group.first():
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     progress.done(done.summary)
     return done
 
@@ -345,30 +355,14 @@ def _close(session: Session, status: records.Status) -> records.RunRecord:
                "compiled": session.plan.compile_layers,
                "switchback_layers": trainable.switchback_layers,
                "labelled_logits": session.labelled_logits,
-               "eval_losses": on_development(session.trainer.state.log_history)}  # fmt: skip
-    return session.record.replace(status=status, steps=meter.steps, summary=summary).save()
+               "eval_losses": on_development(session.trainer.state.log_history),
+               **session.trainer.summary_of_sharing()}  # fmt: skip
+    return _saved(session.record.replace(status=status, steps=meter.steps, summary=summary))
 
 
-def encode_split(
-    tokenizer: Any, config: RunConfig, split: str, *, shared: bool
-) -> list[dict[str, Any]]:
-    """Return a split's examples as the run's task shows them to the trainer.
-
-    With `shared`, examples of one group share sequences.
-    """
-    examples = registry.examples(config.data, split, bad_rows=config.bad_rows)
-    most = {"train": config.max_train_samples, "dev": config.max_eval_samples}.get(split)
-    examples = examples[:most]
-    return task_of(config.data, config.task).rows(tokenizer, examples, config, shared=shared)
-
-
-def total_steps(config: RunConfig, samples: int) -> int:
-    """Return how many optimizer steps the run takes."""
-    if config.max_steps > 0:
-        return config.max_steps
-    batches = -(-samples // config.per_device_train_batch_size)
-    per_epoch = max(1, -(-batches // config.gradient_accumulation_steps))
-    return max(1, math.ceil(per_epoch * config.num_train_epochs))
+def _saved(record: records.RunRecord) -> records.RunRecord:
+    """Return a record, saved if this process is the one that writes."""
+    return record.save() if group.first() else record
 
 
 def _as_dataset(encoded: list[dict[str, Any]]) -> Any:

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+from labkit.train.sharded import group
 from labkit.train.trainer import LabTrainer
 
 
@@ -51,6 +52,6 @@ class TextTrainer(LabTrainer):
 
     def _bits_per_byte(self, training: bool) -> float:
         """Return what was seen since it was asked for last, in bits per byte."""
-        nats, text_bytes = self.seen[training]
+        nats, text_bytes = group.totals(self.seen[training])
         self.seen[training] = [0.0, 0]
         return nats / math.log(2) / max(text_bytes, 1)

@@ -19,7 +19,6 @@ from typing import Any, ClassVar
 import torch
 from transformers import (
     PrinterCallback,
-    Trainer,
     TrainerCallback,
     TrainerState,
     TrainingArguments,
@@ -37,6 +36,8 @@ from labkit.quiet import quiet
 from labkit.runs.config import RunConfig
 from labkit.runs.progress import Progress
 from labkit.train import fast_step
+from labkit.train.sharded import group
+from labkit.train.sharded.trainer import Sharded
 
 ENOUGH_POSITIONS = 64
 ON_DEVELOPMENT = {
@@ -68,7 +69,7 @@ class EpochSampler(LengthGroupedSampler):
         return super().__iter__()
 
 
-class Metered(Trainer):
+class Metered(Sharded):
     """What labkit changes in a trainer of TRL's, whatever the task; goes before it in the bases."""
 
     Arguments: ClassVar[type[TrainingArguments]]
@@ -121,7 +122,7 @@ class Metered(Trainer):
         data = self.train_dataset if train_dataset is None else train_dataset
         return EpochSampler(
             lengths=self.lengths(data),
-            group=self.args.train_batch_size * self.args.gradient_accumulation_steps,
+            group=self.args.train_batch_size * self.args.gradient_accumulation_steps * group.size(),
             seed=self.args.data_seed,
         )
 
@@ -144,6 +145,8 @@ class Metered(Trainer):
 
     def restore(self, checkpoint: str) -> None:
         """Load weights and history of a checkpoint without training on."""
+        if self.engine is not None:
+            self._prepare_for_training(self.args.max_steps, None, checkpoint)
         self._load_from_checkpoint(checkpoint)
         self.state = TrainerState.load_from_json(f"{checkpoint}/trainer_state.json")
 
@@ -184,8 +187,9 @@ class LabTrainer(Metered, SFTTrainer):
         self.see(inputs)
         if self.labelled_logits and not return_outputs:
             with self.accelerator.autocast():
-                loss = fast_step.labelled_loss(
-                    self.accelerator.unwrap_model(model), inputs, num_items_in_batch
+                base = self.accelerator.unwrap_model(model)
+                loss = self.through(
+                    model, lambda: fast_step.labelled_loss(base, inputs, num_items_in_batch)
                 )
         else:
             loss = super().compute_loss(
@@ -209,17 +213,26 @@ class MeterCallback(TrainerCallback):
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Start the clock."""
         self.began = True
+        self.trainer.step_begins()
         self.meter.begin_step()
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Look at what is held while gradients are there."""
+        self.trainer.gradients_are_there()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Stop the clock, report, and stop the run when Ctrl-C was pressed."""
         loss, self.trainer.step_loss = self.trainer.step_loss, 0.0
-        if not math.isfinite(loss):
+        entry = self.meter.end_step(state.global_step, loss)
+        self.interrupted = self.trainer.step_ends(entry, self.meter.peak_allocated,
+                                                  self.interrupted)  # fmt: skip
+        if not math.isfinite(entry["loss"]):
+            self.meter.steps.pop()
             raise LabkitError(
-                f"the loss is {loss} at step {state.global_step}: the run has diverged, so lower "
-                f"learning_rate, which is {args.learning_rate}"
+                f"the loss is {entry['loss']} at step {state.global_step}: the run has diverged, "
+                f"so lower learning_rate, which is {args.learning_rate}"
             )
-        self.meter.end_step(state.global_step, loss).update(self.trainer.step_metrics())
+        entry.update(self.trainer.step_metrics())
         self.progress.step(self.meter)
         if self.interrupted:
             control.should_save = True
@@ -243,6 +256,9 @@ class MeterCallback(TrainerCallback):
         """Mark the new checkpoint complete, then remove the older ones."""
         folder = Path(args.output_dir)
         newest = folder / f"checkpoint-{state.global_step}"
+        group.wait()  # all have written their part
+        if not group.first():
+            return
         write_json(newest / self.marker, self.meter.steps)
         for old in folder.glob("checkpoint-*"):
             if old != newest:
@@ -313,6 +329,7 @@ def trainer_arguments(
         report_to=[],
         disable_tqdm=True,
         dataloader_pin_memory=cuda,
+        ddp_find_unused_parameters=False,
         **kind.own_arguments(config),
     )
 

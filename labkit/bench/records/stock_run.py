@@ -29,7 +29,7 @@ from labkit.quiet import quiet_bitsandbytes
 from labkit.runs import records, run_folder
 from labkit.runs.config import RunConfig, load_config
 from labkit.train.prepare import prepare
-from labkit.train.run import encode_split
+from labkit.train.rows import encode_split
 
 
 def batches(config: RunConfig, model_path: Path) -> list[list[dict[str, Any]]]:

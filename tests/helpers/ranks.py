@@ -1,0 +1,103 @@
+"""Several processes that train together, forked from a server that has imported the libraries."""
+
+import json
+import multiprocessing
+import os
+import socket
+import sys
+import traceback
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+PRELOADED = ["labkit.train.run", "labkit.train.trainer", "labkit.train.sharded.engines"]
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def start(
+    function: Callable[..., Any], *args: Any, nproc: int, said: Path, **environment: str
+) -> list[BaseProcess]:
+    """Start `function(*args)` in `nproc` processes; what each returns is in `said`/RANK.json."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    shared = {**environment, "WORLD_SIZE": str(nproc), "LOCAL_WORLD_SIZE": str(nproc),
+              "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()),
+              "OMP_NUM_THREADS": "1"}  # fmt: skip
+    started = []
+    for rank in range(nproc):
+        own = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
+        process = context.Process(target=_begin, args=(own, sys.path, said, function, args))
+        process.start()
+        started.append(process)
+    return started
+
+
+def _begin(
+    environment: dict[str, str], path: list[str], said: Path, function: Any, args: Any
+) -> None:
+    import torch
+
+    os.environ.update(environment)
+    sys.path[:] = path
+    torch.set_num_threads(1)
+    rank = environment["RANK"]
+    try:
+        result: Any = function(*args)
+    except BaseException:
+        result = {"error": traceback.format_exc()}
+    (said / f"{rank}.json").write_text(json.dumps(result))
+
+
+def finish(started: list[BaseProcess], said: Path, seconds: float = 240) -> list[Any]:
+    """Return what the processes returned, once all have ended; what still runs is killed."""
+    for process in started:
+        process.join(seconds)
+    for process in started:
+        if process.is_alive():
+            process.kill()
+            process.join()
+    found = [json.loads((said / f"{rank}.json").read_text()) for rank in range(len(started))]
+    for each in found:
+        assert not (isinstance(each, dict) and "error" in each), each["error"]
+    return found
+
+
+def train_all(settings: list[dict[str, Any]], runs: str, stop_at: int = 0) -> list[dict[str, Any]]:
+    """Train each of `settings` in this process group; return what their records say.
+
+    `stop_at`: a Ctrl-C comes in process 1, or in the only one, in that step.
+    """
+    import signal
+
+    from labkit.runs.config import from_mapping
+    from labkit.train import trainer
+    from labkit.train.run import train
+    from labkit.train.sharded import group
+
+    os.environ["LABKIT_RUNS"] = runs
+    original = trainer.LabTrainer.training_step
+
+    def step(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.state.global_step + 1 == stop_at and group.rank() == group.size() - 1:
+            signal.raise_signal(signal.SIGINT)
+        return original(self, *args, **kwargs)
+
+    trainer.LabTrainer.training_step = step
+    found = []
+    try:
+        for each in settings:
+            record = train(from_mapping(each, where="test"), quiet=True)
+            found.append({"name": record.name, "losses": record.losses, "summary": record.summary,
+                          "steps": record.steps, "status": record.status})  # fmt: skip
+    finally:
+        trainer.LabTrainer.training_step = original
+        group.leave()
+    return found

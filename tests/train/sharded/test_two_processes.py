@@ -1,0 +1,220 @@
+"""Two processes that share a step end where one ends: losses, weights, what is held and sent.
+
+All settings are trained in one group of processes, one after the other: a group costs seconds. One
+process takes batches of twice the size, which are the same samples.
+"""
+
+import importlib.util
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ranks
+import torch
+from safetensors.torch import load_file
+
+from labkit.datasets import tatqa
+from labkit.runs import records
+from labkit.runs.config import RunConfig
+from labkit.train.run import train
+
+HAS_DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
+needs_deepspeed = pytest.mark.skipif(
+    not HAS_DEEPSPEED, reason="DeepSpeed, an extra, is not installed: ZeRO by it is not tested"
+)
+NAMES = ("weights", "gradients", "optimizer_state")
+WORK: dict[str, dict[str, Any]] = {
+    "lora": {"method": "lora"},
+    "full": {"method": "full", "learning_rate": 1e-3},
+    # 10 samples in batches of 4: the last of an epoch has 2, and 3 passes make a step.
+    "uneven": {"method": "full", "learning_rate": 1e-3, "share_prompts": False, "fast": False,
+               "max_train_samples": 10, "per_device_train_batch_size": 2,
+               "gradient_accumulation_steps": 2, "max_steps": 4},
+}  # fmt: skip
+SHARED: dict[str, tuple[str, dict[str, Any]]] = {
+    "none lora": ("lora", {}),
+    "none full": ("full", {}),
+    "none uneven": ("uneven", {}),
+    "fsdp2 lora": ("lora", {"sharding": "fsdp2"}),
+    "fsdp2 full": ("full", {"sharding": "fsdp2"}),
+    "fsdp2 uneven": ("uneven", {"sharding": "fsdp2"}),
+}
+if HAS_DEEPSPEED:
+    SHARED |= {
+        f"zero{stage} {work}": (work, {"sharding": f"zero{stage}"})
+        for stage in (1, 2, 3) for work in (("lora", "full", "uneven") if stage == 2 else ("full",))
+    } | {"zero3 lora": ("lora", {"sharding": "zero3"})}  # fmt: skip
+KEYS = [*SHARED, *(() if HAS_DEEPSPEED else ("zero1 full", "zero2 full", "zero3 full"))]
+each_way = pytest.mark.parametrize(
+    "way", [pytest.param(k, marks=needs_deepspeed) if k.startswith("zero") else k for k in KEYS]
+)
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Return a function from changes to the settings of a run of a second."""
+    folder = tmp_path_factory.mktemp("reports")
+    for split, count in {"train": 6, "dev": 2, "test": 2}.items():
+        reports = json.loads(tatqa.path_of("tables", split).read_text())[:count]
+        (folder / f"{split}.json").write_text(json.dumps(reports))
+
+    def of(**changes: Any) -> dict[str, Any]:
+        return {
+            "model": str(tiny_model("tiny-llama")), "data": str(folder), "max_steps": 3,
+            "per_device_train_batch_size": 1, "learning_rate": 1e-2, "dtype": "float32",
+            "torch_compile": "off", "save_steps": 100, "warmup_steps": 0,
+            "lr_scheduler_type": "constant", **changes,
+        }  # fmt: skip
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def alone(settings: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return the records of one process."""
+    found = {}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("LABKIT_RUNS", str(tmp_path_factory.mktemp("alone")))
+        for name, changes in WORK.items():
+            batch = 2 * changes.get("per_device_train_batch_size", 1)
+            values = settings(**{**changes, "name": name, "per_device_train_batch_size": batch})
+            record = train(RunConfig(**values), quiet=True)
+            found[name] = record, weights_in(record.model_path)
+    return found
+
+
+@pytest.fixture(scope="module")
+def together(settings: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Return what both processes say of each way, and its weights."""
+    runs, said = tmp_path_factory.mktemp("together"), tmp_path_factory.mktemp("said")
+    # DeepSpeed leaves weights below a threshold whole, all that a tiny model's layers have.
+    (said / "zero3.json").write_text(json.dumps({"zero_optimization": {
+        "stage": 3, "stage3_param_persistence_threshold": 0}}))  # fmt: skip
+    wanted = []
+    for way, (work, how) in SHARED.items():
+        if how.get("sharding") == "zero3":
+            how = {"deepspeed": str(said / "zero3.json")}
+        wanted.append(settings(**{**WORK[work], **how, "name": way.replace(" ", "-")}))
+    path = os.environ.get("PYTHONPATH", "")
+    started = ranks.start(ranks.train_all, wanted, str(runs), nproc=2, said=said, PYTHONPATH=path)
+    both = ranks.finish(started, said)
+    return {
+        way: ([each[index] for each in both],
+              weights_in(runs / way.replace(" ", "-") / "model"))
+        for index, way in enumerate(SHARED)
+    }  # fmt: skip
+
+
+def weights_in(folder: Path) -> dict[str, torch.Tensor]:
+    (file,) = folder.glob("*.safetensors")
+    return load_file(file)
+
+
+@each_way
+def test_losses_and_tokens_are_those_of_one_process(
+    way: str, alone: dict[str, Any], together: dict[str, Any]
+) -> None:
+    record, _ = alone[SHARED[way][0]]
+    for each in together[way][0]:
+        assert each["status"] == "done"
+        assert each["losses"] == pytest.approx(record.losses, abs=1e-5)
+        for name in ("tokens", "samples"):
+            assert [s[name] for s in each["steps"]] == [s[name] for s in record.steps]
+    assert record.losses[-1] != pytest.approx(record.losses[0], abs=1e-3), "nothing was learned"
+
+
+@each_way
+def test_weights_are_those_of_one_process(
+    way: str, alone: dict[str, Any], together: dict[str, Any]
+) -> None:
+    _, expected = alone[SHARED[way][0]]
+    _, found = together[way]
+    assert found.keys() == expected.keys()
+    for name, tensor in expected.items():
+        # Full models are saved in bfloat16, whose last digit may fall either way.
+        close = {"atol": 1e-5} if tensor.dtype == torch.float32 else {"atol": 1e-5, "rtol": 2**-7}
+        torch.testing.assert_close(found[name], tensor, **{"rtol": 0, **close})
+
+
+@each_way
+def test_what_ran_is_what_was_asked_for_and_each_has_its_share(
+    way: str, together: dict[str, Any]
+) -> None:
+    (first, second), _ = together[way]
+    asked = SHARED[way][1].get("sharding", "none")
+    sharding = first["summary"]["sharding"]
+    assert sharding == second["summary"]["sharding"], "both have to say the same of all"
+    assert sharding["ran"] == asked and sharding["processes"] == 2
+    total, trained = (first["summary"][f"{each}_parameters"] for each in ("total", "trainable"))
+    held = sharding["held_bytes"]
+    halved = {"none": (), "zero1": NAMES[2:], "zero2": NAMES[1:]}.get(asked, NAMES)
+    whole = {"weights": 4 * total, "gradients": 4 * trained, "optimizer_state": 8 * trained}
+    if asked.startswith("zero"):  # DeepSpeed steps a copy of the weights in float32
+        whole["optimizer_state"] += 4 * trained
+    if asked == "zero1":  # and has its part of the sum beside whole gradients
+        whole["gradients"] += 2 * trained
+    for name, size in whole.items():
+        found = [each[name] for each in held]
+        if name in halved:
+            assert sum(found) == pytest.approx(size, rel=0.01)
+            assert max(found) == pytest.approx(size / 2, rel=0.02)
+        else:
+            assert found == pytest.approx([size, size], rel=0.01)
+    assert len(sharding["peak_bytes"]) == 2 and all(sharding["peak_bytes"])
+
+
+@each_way
+def test_what_is_sent_is_the_formulas(
+    way: str, alone: dict[str, Any], together: dict[str, Any]
+) -> None:
+    """2Ψ where every process has all weights, 3Ψ where they are gathered; ZeRO, section 7."""
+    (first, _), _ = together[way]
+    work, how = SHARED[way]
+    asked = how.get("sharding", "none")
+    total, trained = (first["summary"][f"{each}_parameters"] for each in ("total", "trainable"))
+    passes = WORK[work].get("gradient_accumulation_steps", 1)
+    expected = 2 * trained
+    if asked in ("fsdp2", "zero3"):
+        expected = passes * (2 * total + trained)
+    if asked == "fsdp2":  # what is outside the layers stays gathered until the backward pass
+        _, weights = alone["full"]
+        expected -= passes * sum(w.numel() for name, w in weights.items() if "layers." not in name)
+    if asked == "zero2":  # whose gradients have a place in one process only, each pass
+        expected = (passes + 1) * trained
+    sent = first["summary"]["sharding"]["sent_bytes"]["step"]
+    assert sent == pytest.approx(4 * expected, rel=0.05)
+
+
+def test_resumed_by_another_number_of_processes(
+    settings: Any, tmp_path: Path, alone: dict[str, Any]
+) -> None:
+    """A Ctrl-C in one of two stops both after the step; one process goes on from their shards."""
+    runs, said = tmp_path / "runs", tmp_path / "said"
+    said.mkdir()
+    values = settings(**WORK["full"], name="mine", sharding="fsdp2")
+    path = os.environ.get("PYTHONPATH", "")
+    started = ranks.start(ranks.train_all, [values], str(runs), 2, nproc=2, said=said,
+                          PYTHONPATH=path)  # fmt: skip
+    both = [each[0] for each in ranks.finish(started, said)]
+    assert [each["status"] for each in both] == ["cancelled"] * 2
+    assert [len(each["losses"]) for each in both] == [2, 2]
+    checkpoint = runs / "mine" / "checkpoints" / "checkpoint-2"
+    assert (checkpoint / ".metadata").exists() and len(list(checkpoint.glob("*.distcp"))) == 2
+    started = ranks.start(ranks.train_all, [{**values, "per_device_train_batch_size": 2}],
+                          str(runs), nproc=1, said=said, PYTHONPATH=path)  # fmt: skip
+    ((resumed,),) = ranks.finish(started, said)
+    record, expected = alone["full"]
+    assert resumed["status"] == "done"
+    assert resumed["losses"] == pytest.approx(record.losses, abs=1e-5)
+    assert resumed["losses"][:2] == both[0]["losses"], "it began anew"
+    found = weights_in(runs / "mine" / "model")
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=2**-7, atol=1e-5)
+
+
+def test_a_record_of_one_process_says_nothing_of_sharing(alone: dict[str, Any]) -> None:
+    record, _ = alone["lora"]
+    assert isinstance(record, records.RunRecord) and "sharding" not in record.summary
