@@ -28,7 +28,7 @@ from labkit.files import appearing, free_folder
 from labkit.models import load, registry
 from labkit.runs import records
 from labkit.train.sharded import dcp_folder, deepspeed_folder, naming, torch_files
-from labkit.train.sharded.pieces import Whole, type_of, write
+from labkit.train.sharded.pieces import Whole, refuse_copies, type_of, write
 
 DTYPES = {name: getattr(torch, name) for name in load.DTYPES}
 BESIDE = ("config.json", "generation_config.json", "chat_template.jinja", "vocab.json",
@@ -94,6 +94,7 @@ def consolidate(
     else:
         tensors, stored_as = dcp_folder.read(place), dtype
     of = DTYPES.get(stored_as)
+    refuse_copies(tensors.values())
     named = naming.adapter(tensors)
     kind: Literal["model", "adapter"] = "adapter" if named else "model"
     config = _beside(folder, like, kind=kind)

@@ -9,7 +9,7 @@ the most there is at once is the largest of them.
 
 import itertools
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,19 @@ def stored_whole(stored: Stored) -> Whole:
     at = (0,) * len(stored.shape)
     return Whole(shape=stored.shape, dtype=stored.dtype,
                  pieces=(Piece(offsets=at, sizes=stored.shape, stored=stored),))  # fmt: skip
+
+
+def refuse_copies(tensors: Iterable[Whole]) -> None:
+    """Raise `LabkitError` where two files hold the same: one is a copy, put in another's place."""
+    held: dict[Path, set[tuple[int, int]]] = {}
+    for stored in (piece.stored for whole in tensors for piece in whole.pieces):
+        held.setdefault(stored.file, set()).add((stored.checksum, stored.count))
+    first: dict[frozenset[tuple[int, int]], Path] = {}
+    for file, contents in sorted(held.items()):
+        other = first.setdefault(frozenset(contents), file)
+        if other != file:
+            raise LabkitError(f"{file} holds the same as {other.name}: the shards are not of one "
+                              "checkpoint")  # fmt: skip
 
 
 def same(one: Whole, other: Whole) -> bool:

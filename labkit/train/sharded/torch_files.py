@@ -42,6 +42,8 @@ class Stored:
     dtype: torch.dtype
     shape: tuple[int, ...]
     stride: tuple[int, ...]
+    checksum: int
+    """of the storage, as the archive has it"""
 
     @property
     def count(self) -> int:
@@ -241,7 +243,7 @@ class _Reader(_Unpickler):
             return BYTES_TYPES.get(word) or getattr(torch, word.lower())
         return super().find_class(module, name)
 
-    def persistent_load(self, pid: Any) -> tuple[str, int, torch.dtype]:
+    def persistent_load(self, pid: Any) -> tuple[zipfile.ZipInfo, int, torch.dtype]:
         """Return a storage's entry, where its first byte is in the file, and its type."""
         _, dtype, key, *_ = pid
         info = self.zipped.getinfo(f"{self.prefix}data/{key}")
@@ -249,14 +251,15 @@ class _Reader(_Unpickler):
             handle.seek(self.part[0] + info.header_offset)
             header = handle.read(30)
         name, more = (int.from_bytes(header[at : at + 2], "little") for at in (26, 28))
-        return info.filename, self.part[0] + info.header_offset + 30 + name + more, dtype
+        return info, self.part[0] + info.header_offset + 30 + name + more, dtype
 
     def _tensor(
-        self, storage: tuple[str, int, torch.dtype], offset: int, shape: Any, stride: Any, *_: Any
-    ) -> Stored:
+        self, storage: tuple[zipfile.ZipInfo, int, torch.dtype], offset: int, shape: Any,
+        stride: Any, *_: Any,
+    ) -> Stored:  # fmt: skip
         entry, position, dtype = storage
         return Stored(
-            file=self.file, entry=entry, archive=self.part,
+            file=self.file, entry=entry.filename, archive=self.part, checksum=entry.CRC,
             position=position + offset * dtype.itemsize, dtype=dtype,
             shape=tuple(shape), stride=tuple(stride),
         )  # fmt: skip
