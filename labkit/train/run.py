@@ -185,7 +185,8 @@ def _plan(prepared: Prepared, inputs: Inputs) -> fast_step.Plan:
     plan = fast_step.plan(prepared.config, steps=inputs.steps, longest=longest,
                           cuda=torch.cuda.is_available(), model_type=inputs.model_type,
                           encoder_decoder=inputs.task.encoder_decoder)  # fmt: skip
-    if not inputs.task.compiles and prepared.config.torch_compile == "auto":
+    plain = inputs.task.compiles and not group.inside()  # several processes have yet to be tried
+    if not plain and prepared.config.torch_compile == "auto":
         plan = dataclasses.replace(plan, compile_layers=False)
     if plan.keep_heap:
         keep_heap()
@@ -269,7 +270,7 @@ def _open(
     if plan.labelled_logits and not labelled_logits:
         progress.say("this model changes its logits, so they are computed at every position")
     trainer.use(meter=meter, labelled_logits=labelled_logits)
-    trainer.share(config)
+    trainer.share(config, counted=not plan.compile_layers)
     if plan.compile_layers:
         fast_step.compile_layers(trainable.model)
         progress.say("compiling the decoder layers: the first step takes longer")

@@ -29,7 +29,7 @@ from typing import Any
 
 from labkit.errors import LabkitError
 from labkit.machine import processes
-from labkit.runs import records
+from labkit.runs import records, task_settings
 from labkit.runs.config import RunConfig, from_mapping
 from labkit.train.sharded import deepspeed_file, group
 
@@ -106,6 +106,11 @@ def refuse(config: RunConfig) -> None:
             f"base 8bit keeps scales beside its weights that sharding {config.sharding} loses: use "
             "base nf4, or sharding none"
         )
+    if task_settings.reference_of(config) != "none" and gone:
+        raise LabkitError(
+            f"task {config.task} asks the reference outside the pass in which sharding "
+            f"{config.sharding} puts weights together: use sharding none, zero1 or zero2"
+        )
     if config.base != "plain" and config.sharding == "zero3":
         raise LabkitError(
             f"DeepSpeed does not shard the packed weights of base {config.base}: use sharding "
@@ -128,8 +133,12 @@ def launch(train: Callable[..., Any], config: RunConfig, **options: Any) -> reco
     Raises:
         LabkitError: what a process raised, or that one was killed.
     """
+    import torch
+
     nodes = _NODES.get()
     here = config.nproc // nodes.nnodes
+    if 0 < (cards := torch.cuda.device_count()) < here:
+        raise LabkitError(f"nproc {here} is more than the {cards} GPUs that this machine has")
     with tempfile.TemporaryDirectory(prefix="labkit-") as folder:
         said = Path(folder)
         name = run(_work, train, config.to_dict(), options, said=said, nproc=here, nodes=nodes)

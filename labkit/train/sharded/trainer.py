@@ -20,6 +20,7 @@ from torch.utils.data import RandomSampler
 from transformers import Trainer
 from transformers.trainer import SCHEDULER_NAME
 
+from labkit.console import say
 from labkit.train.sharded import group
 from labkit.train.sharded.held import Held, held_plainly, ran
 from labkit.train.sharded.shares import SharedLoader, Shares, Unlabelled
@@ -45,10 +46,16 @@ class Sharded(Trainer):
     _held: Held | None = None
     _steps_taken = 0
     _evaluates = False
+    _looks = False
+    _counts = True
+    _asked = "none"
 
-    def share(self, config: Any) -> None:
-        """Train with the other processes of the group, if there are any, as `config` says."""
-        self.together = group.inside()
+    def share(self, config: Any, *, counted: bool = True) -> None:
+        """Train with the other processes of the group, if there are any, as `config` says.
+
+        What they send is not `counted` where layers are compiled, which the counting undoes.
+        """
+        self.together, self._counts, self._asked = group.inside(), counted, config.sharding
         if not self.together:
             return
         from labkit.train.sharded import engines
@@ -165,13 +172,14 @@ class Sharded(Trainer):
     def step_begins(self) -> None:
         """Count what is sent, in a process's first steps."""
         self._steps_taken += 1
-        if self.together and self._steps_taken <= COUNTED_STEP:
+        self._looks = self.together and self._steps_taken <= COUNTED_STEP
+        if self._looks and self._counts:
             self._traffic = Traffic()
             self._traffic.__enter__()
 
     def gradients_are_there(self) -> None:
         """Look at what this process holds before the optimizer steps and drops gradients."""
-        if self._traffic is not None:
+        if self._looks:
             self._look()
 
     def step_ends(self, entry: dict[str, Any], peak: int | None, stop: bool) -> bool:
@@ -183,9 +191,10 @@ class Sharded(Trainer):
             return stop
         if self._traffic is not None:
             self._traffic.__exit__(None, None, None)
+        if self._looks:
             self._look()
-            self.found = self._say(self._traffic)
-            self._traffic = None
+            self.found = self._say()
+        self._traffic = None
         found = group.rows([*(entry[name] for name in ADDED_UP), peak or 0, stop])
         for name, values in zip(ADDED_UP, zip(*found, strict=True), strict=False):
             entry[name] = type(entry[name])(sum(values))
@@ -197,19 +206,23 @@ class Sharded(Trainer):
                if self.engine is None else self.engine.held())  # fmt: skip
         self._held = now if self._held is None else now.larger(self._held)
 
-    def _say(self, traffic: Traffic) -> dict[str, Any]:
+    def _say(self) -> dict[str, Any]:
         """Return what processes hold and send, for the record; all of them have to ask."""
         held_by = group.of_all(self._held)
         total, trained = self.elements
         local = [hasattr(each, "to_local") for each in self.model.parameters()]
+        found = ran(held_by, total=total, trained=trained, by_dtensor=any(local))
+        if found != self._asked and self._steps_taken == COUNTED_STEP and held_by[0].moment:
+            say(f"sharding {self._asked} was asked for, and the tensors show {found}")
         return {
-            "ran": ran(held_by, total=total, trained=trained, by_dtensor=any(local)),
+            "ran": found,
             "processes": group.size(),
             "held_bytes": [
                 {"weights": each.weights_bytes, "gradients": each.gradients_bytes,
                  "optimizer_state": each.optimizer_state_bytes} for each in held_by
             ],
-            "sent_bytes": {"step": traffic.volume, **traffic.bytes},
+            "sent_bytes": None if self._traffic is None
+            else {"step": self._traffic.volume, **self._traffic.bytes},
         }  # fmt: skip
 
     def gathered(self) -> bool:

@@ -60,7 +60,8 @@ def test_machines_that_cannot_meet_are_refused(nodes: dict[str, int], words: str
     ("changes", "words"),
     [({"use_switchback": True, "sharding": "fsdp2"}, "use_switchback"),
      ({"base": "8bit", "sharding": "fsdp2"}, "base nf4"),
-     ({"base": "nf4", "sharding": "zero3"}, "does not shard the packed weights")],
+     ({"base": "nf4", "sharding": "zero3"}, "does not shard the packed weights"),
+     ({"task": "dpo", "sharding": "fsdp2"}, "asks the reference outside")],
 )  # fmt: skip
 def test_what_cannot_be_shared_is_refused_before_anything_starts(
     changes: dict[str, object], words: str
