@@ -33,7 +33,10 @@ def save(
             state |= {"partition_count": ranks}
             flat = torch.cat([_share(each, rank, ranks) for each in trained.values()])
             half = len(flat) // 2  # sub-groups: a weight may lie in two
-            state |= {"fp32_flat_groups": [flat[:half].clone(), flat[half:].clone()]}
+            groups = [flat[:half].clone(), flat[half:].clone()]
+            for each in groups:  # as DeepSpeed's have: pickled otherwise than bare tensors
+                each.ds_attribute = 1  # type: ignore[attr-defined]
+            state |= {"fp32_flat_groups": groups}
         else:
             flat = torch.cat([each.flatten() for each in trained.values()])
             each = math.ceil(len(flat) / (2 * ranks)) * 2

@@ -238,6 +238,8 @@ class _Reader(_Unpickler):
             return self._tensor
         if module == "torch._utils" and name.startswith("_rebuild_parameter"):
             return lambda data, *_: data
+        if name == "_rebuild_from_type_v2":  # a tensor that somebody gave attributes
+            return lambda function, kind, arguments, state: function(*arguments)
         if module in ("torch", "torch.storage") and name.endswith("Storage"):
             word = name.removesuffix("Storage")
             return BYTES_TYPES.get(word) or getattr(torch, word.lower())
