@@ -68,6 +68,7 @@ def memory_rows() -> Iterator[dict[str, Any]]:
             "traced_gib": round(size, 3),
             "analytic_gib": round(formula.peak_bytes / GIB, 3),
             "error": round(size / row["peak_gib"] - 1, 4),
+            "explain": row.get("explain"),
         }
 
 
