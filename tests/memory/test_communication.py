@@ -43,8 +43,11 @@ def test_fsdp2_keeps_what_is_outside_the_layers_between_the_passes():
 
 
 def test_accumulation_repeats_what_is_not_kept():
-    once, four = ({name: exchange(step(name, gradient_accumulation_steps=times), SIZES)
-                   for name in ("none", "zero1", "zero2", "zero3")} for times in (1, 4))  # fmt: skip
+    names = ("none", "zero1", "zero2", "zero3")
+    once, four = (
+        {name: exchange(step(name, gradient_accumulation_steps=times), SIZES) for name in names}
+        for times in (1, 4)
+    )
     assert four["none"] == once["none"] and four["zero1"] == once["zero1"]
     assert four["zero2"] == Exchange(
         gathered=once["zero2"].gathered, reduced=4 * once["zero2"].reduced

@@ -4,7 +4,8 @@
 
 makes the committed record (minutes on two cores); `--only time` prints one part of it:
 
-* `memory` traces a card's peak where a source states what it takes (`data/sharding_published.json`);
+* `memory` traces a card's peak where a source states what that takes, in
+  `data/sharding_published.json`;
 * `time` asks whether published times of a step lie in the range with communication;
 * `fits` traces the full fine-tune of Llama 3 8B on four A100 of 40 GB, by sharding, batch and
   checkpointing, with the range of its time on 2, 4 and 8 of them, and LoRA on one beside it.

@@ -135,9 +135,7 @@ def _explained(settings: StepSettings) -> Iterator[None]:
         ) from error
 
 
-def _whole(
-    settings: StepSettings, *, extrapolate: bool
-) -> "tuple[_Traced, int, tuple[int, ...]]":
+def _whole(settings: StepSettings, *, extrapolate: bool) -> "tuple[_Traced, int, tuple[int, ...]]":
     """Return the trace on a device with everything, the model's layers and those traced."""
     config = load_config(settings)
     depth = depth_of(config)

@@ -27,6 +27,7 @@ from labkit.errors import LabkitError, nearest, read_json
 from labkit.files import appearing, free_folder
 from labkit.models import load, registry
 from labkit.runs import records
+from labkit.runs.run_folder import COMPLETE
 from labkit.train.sharded import dcp_folder, deepspeed_folder, naming, torch_files
 from labkit.train.sharded.pieces import Whole, refuse_copies, type_of, write
 
@@ -162,7 +163,9 @@ def _newest(given: Path) -> Path:
         raise LabkitError(f"{given} is neither a folder nor a run: name a checkpoint")
     numbers = {int(match[1]): each for each in (folder / "checkpoints").glob("checkpoint-*")
                if (match := re.fullmatch(r"checkpoint-(\d+)", each.name))}  # fmt: skip
-    return numbers[max(numbers)] if numbers else folder
+    # One that was cut off while it was written has no marker yet.
+    whole = [number for number, each in numbers.items() if (each / COMPLETE).is_file()]
+    return numbers[max(whole or numbers)] if numbers else folder
 
 
 def _found(folder: Path, tag: str | None) -> tuple[Path, Literal["dcp", "deepspeed"]]:

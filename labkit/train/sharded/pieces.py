@@ -105,10 +105,10 @@ def stored_whole(stored: Stored) -> Whole:
 
 def refuse_copies(tensors: Iterable[Whole]) -> None:
     """Raise `LabkitError` where two files hold the same: one is a copy, put in another's place."""
-    held: dict[Path, set[tuple[int, int]]] = {}
+    held: dict[Path, set[tuple[int, ...]]] = {}
     for stored in (piece.stored for whole in tensors for piece in whole.pieces):
-        held.setdefault(stored.file, set()).add((stored.checksum, stored.count))
-    first: dict[frozenset[tuple[int, int]], Path] = {}
+        held.setdefault(stored.file, set()).add((stored.checksum, stored.position, stored.count))
+    first: dict[frozenset[tuple[int, ...]], Path] = {}
     for file, contents in sorted(held.items()):
         other = first.setdefault(frozenset(contents), file)
         if other != file:

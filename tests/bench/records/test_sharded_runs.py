@@ -64,7 +64,8 @@ def test_traces_and_formulas_are_still_those_of_the_record():
         assert formula is not None
         assert formula.peak_bytes == row["analytic_bytes"]
     settings = next(settings for settings in sharded_runs.question()
-                    if settings.sharding == "fsdp2" and settings.gradient_checkpointing)  # fmt: skip
+                    if settings.sharding == "fsdp2"
+                    and settings.gradient_checkpointing)  # fmt: skip
     (row,) = [r for r in ROWS["fits"] if r["sharding"] == "fsdp2" and r["batch_size"] == 1
               and r["gradient_checkpointing"]]  # fmt: skip
     assert trace(settings).peak_bytes == row["peak_bytes"]

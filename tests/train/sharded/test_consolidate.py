@@ -244,6 +244,17 @@ def test_damaged_shards_of_zero_are_named(stage, tmp_path):
     refused("nowhere", "global_step2", tag="nowhere")
 
 
+def test_a_run_s_newest_whole_checkpoint_is_taken(saved, tmp_path):
+    places = [tmp_path / "run" / "checkpoints" / f"checkpoint-{n}" for n in (2, 10, 12)]
+    for place in places:
+        shutil.copytree(saved / "columns", place)
+    for place in places[:2]:
+        (place / "labkit_steps.json").write_text("[]")
+    (places[2] / ".metadata").unlink()  # cut off
+    made = consolidate(tmp_path / "run", tmp_path / "out")
+    assert made.checkpoint == str(places[1])
+
+
 def test_an_output_that_holds_something_stays(saved, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
