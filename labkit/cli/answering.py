@@ -1,4 +1,4 @@
-"""Define the commands infer, eval, parity, merge and quantize, without importing torch."""
+"""Define infer, eval, parity, merge, consolidate and quantize, without importing torch."""
 
 import dataclasses
 import sys
@@ -172,6 +172,51 @@ def merge(
     made = export.merge(run, out, dtype=dtype)
     emit(made.to_json(), json_, f"{made.out}: {made.base} with its {made.method} adapter added, "
          f"{made.bytes / 2**20:,.0f} MiB in {made.dtype}")  # fmt: skip
+
+
+def consolidate(
+    checkpoint: Annotated[
+        str, typer.Argument(help="a sharded checkpoint's folder, or a run, whose newest is taken")
+    ],
+    out: Out,
+    tag: Annotated[
+        str | None, typer.Option("--tag", "-t", help="DeepSpeed's, such as global_step10; latest")
+    ] = None,
+    dtype: Annotated[
+        str,
+        typer.Option(help="auto (as stored; of DeepSpeed float32), bfloat16, float16, float32"),
+    ] = "auto",
+    max_shard_size: Annotated[
+        str, typer.Option("--max-shard-size", "--max_shard_size", help="most bytes of a file")
+    ] = "5GB",
+    exclude_frozen: Annotated[
+        bool,
+        typer.Option(
+            "--exclude-frozen-parameters", "--exclude_frozen_parameters", help="trained ones only"
+        ),
+    ] = False,
+    safe: Annotated[
+        bool,
+        typer.Option("--safe-serialization", "--safe_serialization", help="always so", hidden=True),
+    ] = True,
+    like: Annotated[
+        str | None, typer.Option(help="model or adapter whose configuration goes beside it")
+    ] = None,
+    show: Annotated[bool, typer.Option("-d", "--show", help="name each tensor")] = False,
+    json_: Json = False,
+) -> None:
+    """Put a sharded checkpoint of torch or DeepSpeed together, in safetensors that load anywhere.
+
+    Memory stays at the largest tensor. The options of DeepSpeed's zero_to_fp32.py are understood.
+    """
+    from labkit.console import say
+    from labkit.train.sharded import consolidate as consolidate_
+
+    made = consolidate_.consolidate(
+        checkpoint, out, tag=tag, dtype=dtype, max_shard_size=max_shard_size, like=like,
+        exclude_frozen=exclude_frozen, told=say if show else lambda line: None,
+    )  # fmt: skip
+    emit(made.to_json(), json_, consolidate_.render(made))
 
 
 def quantize(

@@ -59,6 +59,10 @@ def estimate(
     loss: Loss = None,
     sharding: Sharding = None,
     num_gpus: Annotated[int | None, typer.Option(help="devices")] = None,
+    link: Annotated[
+        str | None,
+        typer.Option(help="what joins them: pcie-4, nvlink-3 …; what such cards come with"),
+    ] = None,
     master_weights: MasterWeights = None,
     adapter_dtype: AdapterDtype = None,
     attention: Attention = None,
@@ -96,7 +100,7 @@ def estimate(
     if config is not None:
         run = load_config(config, overrides)
         result = estimates.estimate_run(
-            run, device=device or "a100-80gb", model=model, method=method,
+            run, device=device or "a100-80gb", link=link, model=model, method=method,
             gradient_checkpointing=gradient_checkpointing, **choices,
         )  # fmt: skip
     else:
@@ -108,9 +112,9 @@ def estimate(
         choices["batch_size"] = batch_size = 1 if batch_size is None else batch_size
         choices["seq_len"] = seq_len = 1024 if seq_len is None else seq_len
         if method is None:
-            if measure or timeline is not None:
+            if measure or timeline is not None or link is not None:
                 raise LabkitError(
-                    "--measure and --timeline show one step: choose a --method for it"
+                    "--measure, --timeline and --link are of one step: choose a --method for it"
                 )
             again = None if gradient_checkpointing is None else (gradient_checkpointing,)
             devices = (device,) if device else estimates.COMMON_GPUS
@@ -121,7 +125,7 @@ def estimate(
                  json_, text)  # fmt: skip
             return
         result = estimates.estimate(
-            model, method=method, device=device or "a100-80gb",
+            model, method=method, device=device or "a100-80gb", link=link,
             gradient_checkpointing=gradient_checkpointing, **choices,
         )  # fmt: skip
     if measure:

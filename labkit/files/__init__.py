@@ -5,6 +5,7 @@ from labkit.files.local import (
     appearing,
     cache_dir,
     fingerprint,
+    free_folder,
     lock_folder,
     locked,
     name_user,
@@ -18,7 +19,7 @@ from labkit.files.local import (
 )
 
 __all__ = [
-    "appearing", "cache_dir", "download", "fingerprint", "hub_errors", "lock_folder", "locked",
-    "name_user", "pip_download", "progress_bar", "refuse_unless", "sha256_file", "take_lock",
-    "write_json", "write_text", "writing",
+    "appearing", "cache_dir", "download", "fingerprint", "free_folder", "hub_errors", "lock_folder",
+    "locked", "name_user", "pip_download", "progress_bar", "refuse_unless", "sha256_file",
+    "take_lock", "write_json", "write_text", "writing",
 ]  # fmt: skip

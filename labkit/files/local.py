@@ -214,6 +214,19 @@ def appearing(path: Path, *, keep_first: bool = False) -> Iterator[Path]:
                 parent.rmdir()
 
 
+def free_folder(out: str | Path) -> Path:
+    """Return the absolute path of a folder to write; LabkitError when it holds something."""
+    out = Path(out).expanduser().absolute()
+    try:
+        if out.is_dir() and any(out.iterdir()):
+            raise LabkitError(f"{out} is not empty: choose a folder that is new or empty")
+        if out.exists() and not out.is_dir():
+            raise LabkitError(f"{out} is a file: choose a folder that is new or empty")
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        raise LabkitError(f"{out} cannot be written: {error.strerror}") from None
+    return out
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text in UTF-8, whole or not at all; LabkitError as `appearing`."""
     with appearing(path) as partial:

@@ -35,7 +35,7 @@ from typing import Any
 from labkit import methods
 from labkit.datasets import encode, tatqa
 from labkit.errors import LabkitError, nearest
-from labkit.files import appearing
+from labkit.files import appearing, free_folder
 from labkit.inference.cost import label_of
 from labkit.inference.evaluate import Metrics, evaluate
 from labkit.inference.generate import MAX_NEW_TOKENS, load_generator, model_path
@@ -113,7 +113,7 @@ def merge(run: str, out: str | Path, *, dtype: str = "bfloat16") -> Merged:
         raise LabkitError(f"dtype {dtype!r} is not known: {nearest(dtype, load.DTYPES)}")
     path = model_path(run)
     kind = _mergeable(path)
-    out = _free_folder(out)
+    out = free_folder(out)
     with _model_appearing(out) as partial:
         _merge_into(partial, path, dtype=dtype)
     return Merged(run=run, out=str(out), base=registry.name_of(load.base_folder(path)),
@@ -134,7 +134,7 @@ def quantize(run: str, out: str | Path, *, to: str) -> Quantised:
     _refuse_quantised(path, run)
     if load.adapter_config(path) is not None:
         _mergeable(path)
-    out = _free_folder(out)
+    out = free_folder(out)
     with _model_appearing(out) as partial, tempfile.TemporaryDirectory(dir=out.parent) as merged:
         plain = path
         if load.adapter_config(path) is not None:
@@ -284,18 +284,6 @@ def _logits(model: Any) -> Any:
     decoder = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
     with torch.inference_mode():
         return model(input_ids=ids, **decoder).logits
-
-
-def _free_folder(out: str | Path) -> Path:
-    out = Path(out).expanduser().absolute()
-    try:
-        if out.is_dir() and any(out.iterdir()):
-            raise LabkitError(f"{out} is not empty: choose a folder that is new or empty")
-        if out.exists() and not out.is_dir():
-            raise LabkitError(f"{out} is a file: choose a folder that is new or empty")
-    except OSError as error:  # a name that is too long, a folder that may not be read
-        raise LabkitError(f"{out} cannot be written: {error.strerror}") from None
-    return out
 
 
 @contextlib.contextmanager

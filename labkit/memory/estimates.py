@@ -23,16 +23,19 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from labkit.errors import LabkitError
+from labkit.machine import links
 from labkit.machine.arithmetic import device, of_step
 from labkit.machine.datasheets import GIB, Device
 from labkit.machine.hardware import gpus
+from labkit.machine.links import Link
 from labkit.memory.activations import attention_of
 from labkit.memory.architectures import shape_of
+from labkit.memory.communication import told
 from labkit.memory.formula import Analytic, analytic, evaluation_bytes, kv_cache_bytes
 from labkit.memory.of_run import of_run
 from labkit.memory.settings import StepSettings, given, on_quantised
 from labkit.memory.step.imports import import_libraries
-from labkit.memory.step_time import step_seconds
+from labkit.memory.step_time import exchanged, step_seconds
 from labkit.methods import names
 from labkit.runs.config import RunConfig
 
@@ -83,10 +86,13 @@ class Estimate:
     kv_cache_bytes: int | None
     """of generation with the same batch and length"""
     step_seconds: tuple[float, float] | None
+    """with what several devices exchange, from hidden behind the rest to beside nothing"""
     total_parameters: int
     trainable_parameters: int
     wall_seconds: float
     """what this estimate took"""
+    communication: dict[str, Any] | None = None
+    """of several devices: link, bytes that each sends in a step, seconds beside nothing else"""
     timeline: tuple[tuple[str, dict[str, int]], ...] = field(default=(), repr=False)
     """phases of the step in order, each with its parts at its highest moment"""
 
@@ -117,6 +123,7 @@ class Estimate:
             "trainable_parameters": self.trainable_parameters,
             "settings": dataclasses.asdict(settings),
             "assumed": assumed(settings),
+            "communication": self.communication,
         }
 
 
@@ -140,38 +147,44 @@ def assumed(settings: StepSettings) -> dict[str, Any]:
     }
 
 
-def estimate(model: str, *, device: str = "a100-80gb", **choices: Any) -> Estimate:
+def estimate(
+    model: str, *, device: str = "a100-80gb", link: str | None = None, **choices: Any
+) -> Estimate:
     """Return the memory and time of one training step of `model` on `device`, allocating nothing.
 
     `choices` are fields of `StepSettings`: method, batch_size, seq_len, dtype, optim, lora_r,
-    lora_target_modules, gradient_checkpointing, loss, sharding, num_gpus … Raises `LabkitError`
+    lora_target_modules, gradient_checkpointing, loss, sharding, num_gpus … `link` joins several
+    devices, by a name of `links.LINKS`; None: what such cards come with. Raises `LabkitError`
     for an unknown model, device or field, and for combinations that exclude each other.
     """
-    return estimate_on(find_device(device), model, **choices)
+    return estimate_on(find_device(device), model, link=link, **choices)
 
 
-def estimate_on(card: Device, model: str, **choices: Any) -> Estimate:
+def estimate_on(card: Device, model: str, *, link: str | None = None, **choices: Any) -> Estimate:
     """Return what `estimate` does, on a device that need not be in the table."""
-    return estimate_step(settings_for(card, model, **choices), card)
+    return estimate_step(settings_for(card, model, **choices), card, link=link)
 
 
-def estimate_run(config: RunConfig, *, device: str = "a100-80gb", **choices: Any) -> Estimate:
+def estimate_run(
+    config: RunConfig, *, device: str = "a100-80gb", link: str | None = None, **choices: Any
+) -> Estimate:
     """Return the memory and time of a step that `labkit train` would make of `config`.
 
-    `choices` are fields of `StepSettings` that replace what follows from the configuration. Raises
-    `LabkitError` as `estimate` does, and as `of_run`.
+    `link` is as in `estimate`, `choices` are fields of `StepSettings` that replace what follows
+    from the configuration. Raises `LabkitError` as `estimate` does, and as `of_run`.
     """
     card = find_device(device)
     choices.setdefault("compute_capability", card.compute_capability)
-    return estimate_step(of_run(config, target=target_of(card), **choices), card)
+    return estimate_step(of_run(config, target=target_of(card), **choices), card, link=link)
 
 
-def estimate_step(settings: StepSettings, card: Device) -> Estimate:
+def estimate_step(settings: StepSettings, card: Device, *, link: str | None = None) -> Estimate:
     """Return the memory and time of the step of `settings` on `card`."""
     began = time.perf_counter()
+    joined = links.between(card, settings.num_gpus, link)
     formula = analytic(settings)
     traced = _traced(settings)
-    result = _combine(settings, card, formula, traced)
+    result = _combine(settings, card, formula, traced, joined)
     return dataclasses.replace(result, wall_seconds=round(time.perf_counter() - began, 3))
 
 
@@ -220,7 +233,7 @@ def needed(peak_bytes: int, settings: StepSettings) -> int:
 
 
 def _combine(
-    settings: StepSettings, card: Device, formula: Analytic | None, traced: Any
+    settings: StepSettings, card: Device, formula: Analytic | None, traced: Any, link: Link | None
 ) -> Estimate:
     if formula and formula.total_parameters != traced.total_parameters:
         formula = None  # a variant that the formulas do not describe: its weights are not theirs
@@ -255,7 +268,8 @@ def _combine(
         kv_cache_bytes=kv_cache_bytes(
             settings, batch_size=settings.batch_size, tokens=settings.seq_len
         ),
-        step_seconds=step_seconds(shape, settings, card) if shape else None,
+        step_seconds=step_seconds(shape, settings, card, link) if shape else None,
+        communication=told(exchanged(shape, settings), link) if shape and link else None,
         total_parameters=traced.total_parameters,
         trainable_parameters=traced.trainable_parameters,
         wall_seconds=0.0,

@@ -119,7 +119,7 @@ def _sharded(
     phases: dict[str, int],
     trainable: int,
 ) -> tuple[dict[str, int], dict[str, int]]:
-    sizes = _sizes(shape, trainable)
+    sizes = sizes_of(shape, trainable)
     changed = {}
     for name, value in phases.items():
         # Gradients are all there at the end; before that none is counted beyond the head's.
@@ -134,7 +134,8 @@ def _sharded(
     return shard(settings, sizes, parts, optimizer=False), changed
 
 
-def _sizes(shape: Shape, trainable: int) -> Sizes:
+def sizes_of(shape: Shape, trainable: int) -> Sizes:
+    """Return the elements of a model as sharding sees them."""
     outside = shape.vocab * shape.hidden * (1 if shape.tied else 2)
     layer = (parameters(shape) - outside) // shape.layers
     root = parameters(shape) - shape.layers * layer
@@ -319,7 +320,7 @@ def evaluation_bytes(settings: StepSettings, *, batch_size: int) -> int | None:
     held = weight_bytes(shape, settings) + added * BYTES[settings.added_dtype]
     held += copied_bytes(shape, settings) + optimizer_state_bytes(shape, settings, trainable)
     if settings.sharding != "none":
-        states = state_bytes(settings, _sizes(shape, trainable))
+        states = state_bytes(settings, sizes_of(shape, trainable))
         held = sum(states.values()) - states["gradients"]
     return held + max(logits, rows)
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from labkit.datasets.encode import IGNORED
 from labkit.errors import LabkitError
+from labkit.machine import links
 from labkit.machine.arithmetic import device
 from labkit.machine.datasheets import Device
 from labkit.memory.architectures import shape_of
@@ -87,7 +88,7 @@ def predict(
         if card is None:
             found["reason"] = "the rates of this GPU are not known"
         else:
-            low, high = step_seconds(shape, step, card)
+            low, high = step_seconds(shape, step, card, links.of_device(card))
             found["step_seconds"] = {"low": low, "high": high}
     # A run that cannot be predicted is still a run.
     except LabkitError as error:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from labkit.machine.datasheets import GIB
+from labkit.machine.links import LINKS
 from labkit.memory.estimates import (
     LABELS,
     Estimate,
@@ -93,11 +94,27 @@ def render(result: Estimate) -> str:
         )
     if result.step_seconds:
         low, high = result.step_seconds
+        beside = ", and what the devices exchange" if result.communication else ""
         lines.append(
             f"step time: {_seconds(low)} to {_seconds(high)} (matrix products at "
-            f"{MATMUL_SHARE:.0%} of the peak rate, traffic and launches; up to {SPREAD} times that)"
+            f"{MATMUL_SHARE:.0%} of the peak rate, traffic and launches; up to {SPREAD} times that"
+            f"{beside})"
         )
+    if result.communication:
+        lines.append(_exchanged(result.communication))
+    elif settings.num_gpus > 1:
+        lines.append("communication is not in it: no link is known between such devices")
     return "\n".join(lines)
+
+
+def _exchanged(told: dict[str, Any]) -> str:
+    """Return in words what a device sends, and how long that takes beside nothing else."""
+    sent, seconds = told["bytes"], told["seconds"]
+    return (
+        f"each device sends {gib(sent['gathered'])} GiB of weights and {gib(sent['reduced'])} GiB "
+        f"of gradients a step, {_seconds(seconds['low'])} to {_seconds(seconds['high'])} over "
+        f"{LINKS[told['link']].label}"
+    )
 
 
 def _assumed(result: Estimate) -> str:

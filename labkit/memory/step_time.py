@@ -20,14 +20,20 @@ Three things take the rest of the time, and a percentage of peak FLOP/s says not
 So the lower end of the range is the sum of the first two, or the third where that is longer, and
 one pass of the optimizer over its state. Real runs lie above it by what is not modelled: imperfect
 overlap, small products, power limits, data loading. Published runs give the width: `SPREAD`.
+
+Several devices exchange weights and gradients besides (`communication`): the lower end hides it
+behind the rest wherever it is shorter, the upper end adds it. What they shard of the optimizer's
+state each steps alone.
 """
 
 from labkit.machine.datasheets import Device
+from labkit.machine.links import Link
+from labkit.memory import communication
 from labkit.memory.activations import kept_per_token
 from labkit.memory.architectures import Shape, adapted, block_weights, parameters
-from labkit.memory.formula import added_parameters, optimizer_state_bytes
+from labkit.memory.formula import added_parameters, optimizer_state_bytes, sizes_of
 from labkit.memory.settings import BYTES, StepSettings
-from labkit.memory.sharding import trained_bytes
+from labkit.memory.sharding import state_bytes, trained_bytes
 
 MATMUL_SHARE = 0.7
 BANDWIDTH_SHARE = 0.8
@@ -78,15 +84,20 @@ def step_traffic_bytes(shape: Shape, settings: StepSettings) -> float:
         micro += 2 / PASSES * layers + _streamed_weights(shape, settings)
     total = parameters(shape)
     trainable = total if settings.tuner.trains_base else added_parameters(shape, settings)
-    state = optimizer_state_bytes(shape, settings, trainable)
-    step = 2 * state + 3 * trained_bytes(settings) * trainable
+    state, own = optimizer_state_bytes(shape, settings, trainable), float(trainable)
+    if settings.sharding != "none":
+        own /= settings.num_gpus
+        state = state_bytes(settings, sizes_of(shape, trainable))["optimizer_state"]
+    step = 2 * state + 3 * trained_bytes(settings) * own
     return micro * settings.gradient_accumulation_steps + step
 
 
-def step_seconds(shape: Shape, settings: StepSettings, device: Device) -> tuple[float, float]:
+def step_seconds(
+    shape: Shape, settings: StepSettings, device: Device, link: Link | None = None
+) -> tuple[float, float]:
     """Return the lowest and the highest time that one optimizer step should take, in seconds.
 
-    Sharded or not, it is the time of one device; communication between devices is not in it.
+    `link` joins the devices; without one, what they exchange is not in the time.
     """
     products = step_flops(shape, settings) / (MATMUL_SHARE * device.peak_flops(settings.dtype))
     bandwidth = BANDWIDTH_SHARE * device.bandwidth_bytes_per_second
@@ -104,7 +115,17 @@ def step_seconds(shape: Shape, settings: StepSettings, device: Device) -> tuple[
             per_layer *= 4 / 3  # forward is a third of forward and backward
         launches = LAUNCH_SECONDS * layers * per_layer * settings.gradient_accumulation_steps
     low = max(products + traffic, launches)
-    return low, SPREAD * low
+    if link is None or settings.num_gpus == 1:
+        return low, SPREAD * low
+    fast, slow = communication.seconds(exchanged(shape, settings), link)
+    return max(low, fast), SPREAD * low + slow
+
+
+def exchanged(shape: Shape, settings: StepSettings) -> communication.Exchange:
+    """Return what a device sends to others in one optimizer step."""
+    total = parameters(shape)
+    trainable = total if settings.tuner.trains_base else added_parameters(shape, settings)
+    return communication.exchange(settings, sizes_of(shape, trainable))
 
 
 def _streamed_weights(shape: Shape, settings: StepSettings) -> float:

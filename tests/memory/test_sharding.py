@@ -1,11 +1,14 @@
 """Sharded states against the figures of the ZeRO paper and against one another."""
 
+import dataclasses
+
 import pytest
 
+from labkit.errors import LabkitError
 from labkit.memory.formula import analytic
 from labkit.memory.settings import StepSettings
 from labkit.memory.sharding import Sizes, state_bytes
-from labkit.memory.trace.tracing import trace
+from labkit.memory.trace.tracing import trace, trace_shardings
 
 PAPER = Sizes(total=7_500_000_000, trainable=7_500_000_000, layer=200_000_000, root=100_000_000)
 
@@ -59,3 +62,12 @@ def test_data_parallel_copies_exchange_gradients_through_buckets_of_their_size()
         alone, several = column(one), column(two)
         assert several.parts["sharding_buffers"] == 4 * alone.trainable_parameters
         assert several.peak_bytes - alone.peak_bytes == 4 * alone.trainable_parameters
+
+
+def test_shardings_traced_together_are_those_traced_alone():
+    settings = StepSettings(model="tiny-llama", method="full", num_gpus=4, seq_len=64)
+    together = trace_shardings(settings, ["zero1", "zero3", "fsdp2"])
+    for name, found in together.items():
+        assert found == trace(dataclasses.replace(settings, sharding=name))
+    with pytest.raises(LabkitError, match="by itself"):
+        trace_shardings(settings, ["none"])

@@ -204,7 +204,9 @@ def t5_large_rows() -> Iterator[dict[str, Any]]:
     names = [name for name in in_training()
              if METHODS[name].trains_base or METHODS[name].virtual_tokens]  # fmt: skip
     for device, (batch, length), method in itertools.product(*ON_A100, names):
-        size = {"batch_size": batch, "seq_len": length, "target_len": TARGET, "padding": True}
+        size: dict[str, Any] = {
+            "batch_size": batch, "seq_len": length, "target_len": TARGET, "padding": True,
+        }  # fmt: skip
         found = estimate("t5-large", device=device, method=method, **size)
         formula, traced = found.peak_bytes["analytic"], found.peak_bytes["traced"]
         assert traced is not None

@@ -46,7 +46,7 @@ def published_rows(path: Path | None = None) -> Iterator[dict[str, Any]]:
 
     table = json.loads((path or DATA / "memory_published.json").read_text(encoding="utf-8"))
     with tempfile.TemporaryDirectory() as folder:
-        models = _folders(table.get("configs", {}), Path(folder))
+        models = folders(table.get("configs", {}), Path(folder))
         for row in table["rows"]:
             settings = row_settings(row, model=models.get(row["model"]))
             traced = trace(settings)
@@ -67,7 +67,7 @@ def published_rows(path: Path | None = None) -> Iterator[dict[str, Any]]:
             }
 
 
-def _folders(configs: dict[str, Any], parent: Path) -> dict[str, str]:
+def folders(configs: dict[str, Any], parent: Path) -> dict[str, str]:
     """Write configurations of models outside the registry; return the folder of each."""
     folders = {}
     for name, config in configs.items():

@@ -22,6 +22,8 @@ What a GPU does differently is gathered in `gpu_paths`; its allocator rounds up 
 """
 
 import dataclasses
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,9 +101,30 @@ def trace(settings: StepSettings, *, extrapolate: bool = True) -> Trace:
     `extrapolate=False` traces every layer. Raises `LabkitError` for an unknown model or for
     settings that its architecture cannot follow.
     """
+    with _explained(settings):
+        return _result(settings, *_whole(settings, extrapolate=extrapolate))
+
+
+def trace_shardings(settings: StepSettings, shardings: Iterable[str]) -> dict[str, Trace]:
+    """Return the traces of a step under several shardings, in the time of one.
+
+    Sharded steps compute alike and differ in what a device holds, which is worked out afterwards;
+    `none`, under which labkit trains with autocast, is not among them. Raises `LabkitError` as
+    `trace`.
+    """
+    steps = {name: dataclasses.replace(settings, sharding=name) for name in shardings}
+    if "none" in steps:
+        raise LabkitError("a step without sharding computes otherwise: trace it by itself")
+    with _explained(settings):
+        whole = _whole(next(iter(steps.values())), extrapolate=True)
+        return {name: _result(each, *whole) for name, each in steps.items()}
+
+
+@contextmanager
+def _explained(settings: StepSettings) -> Iterator[None]:
     try:
         with collector_paused():
-            return _trace(settings, extrapolate=extrapolate)
+            yield
     except LabkitError:
         raise
     except Exception as error:
@@ -112,7 +135,8 @@ def trace(settings: StepSettings, *, extrapolate: bool = True) -> Trace:
         ) from error
 
 
-def _trace(settings: StepSettings, *, extrapolate: bool) -> Trace:
+def _whole(settings: StepSettings, *, extrapolate: bool) -> "tuple[_Traced, int, tuple[int, ...]]":
+    """Return the trace on a device with everything, the model's layers and those traced."""
     config = load_config(settings)
     depth = depth_of(config)
     at_depth = _trace_at
@@ -124,8 +148,8 @@ def _trace(settings: StepSettings, *, extrapolate: bool) -> Trace:
         pairs = [tuple(_at_place(each, name, depth) for each in traced) for name in names]
         times = (depth - SHALLOW[0]) / (SHALLOW[1] - SHALLOW[0])
         whole = _extrapolate(names, pairs, traced, times)
-        return _result(settings, whole, depth, SHALLOW)
-    return _result(settings, at_depth(settings, depth), depth, (depth,))
+        return whole, depth, SHALLOW
+    return at_depth(settings, depth), depth, (depth,)
 
 
 @dataclass(frozen=True, kw_only=True)

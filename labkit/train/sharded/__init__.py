@@ -7,4 +7,6 @@ engines, deepspeed_engine    who shares what; without them each process has ever
 held      what a process was found to hold
 trainer   what these change in transformers' Trainer
 traffic   count what is sent
+consolidate    put a checkpoint's parts together; from dcp_folder or deepspeed_folder, whose
+          torch_files are read piece by piece and named as naming says
 """
