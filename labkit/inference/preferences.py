@@ -6,6 +6,8 @@
 Nobody has to be asked which answer is better: the gold answer says so, and both come from the model
 that is to be tuned. So what DPO changes is what the model says when it says it, and not its style.
 A question that is answered right every time, or never, gives no pair: it has nothing to tell apart.
+With `gold` one that is never answered right gives its gold answer as the chosen one, which is then
+no answer of the model's.
 
 Answers are drawn from the model's own distribution, at temperature 1 as they are. Both lie in
 `runs/preferences/KEY/`, as rows that `task: dpo` reads; the key is a hash of all they depend on.
@@ -74,6 +76,7 @@ def make(
     seed: int = 0,
     max_length: int = 1024,
     max_new_tokens: int = MAX_NEW_TOKENS,
+    gold: bool = False,
     dtype: str = "auto",
     quiet: bool = False,
 ) -> Preferences:
@@ -93,7 +96,16 @@ def make(
         raise LabkitError(f"temperature must be above 0, or all answers are one, got {temperature}")
     dataset, path = datasets.find(data)
     dtype = arithmetic.resolve(dtype)
-    settings = [dict(questions), answers, temperature, seed, max_length, max_new_tokens, dtype]
+    settings = [
+        dict(questions),
+        answers,
+        temperature,
+        seed,
+        max_length,
+        max_new_tokens,
+        gold,
+        dtype,
+    ]
     folder = _place(model, dataset, path, list(questions), settings)
     if (kept := _kept(folder)) is not None:
         return dataclasses.replace(kept, model=model, source=data, data=f"jsonl:{folder}")
@@ -123,7 +135,7 @@ def make(
                 [_right(dataset, data, e, text) for text in each]
                 for e, each in zip(fitting, texts, strict=True)
             ]
-            rows = rows_of(fitting, texts, right)
+            rows = rows_of(fitting, texts, right, gold=gold)
             if not rows:
                 raise LabkitError(
                     f"no question of {data}/{split} was answered both right and wrong by {model}: "
@@ -223,11 +235,17 @@ def form_of(
 
 
 def rows_of(
-    examples: Sequence[Example], texts: Sequence[Sequence[str]], right: Sequence[Sequence[bool]]
+    examples: Sequence[Example],
+    texts: Sequence[Sequence[str]],
+    right: Sequence[Sequence[bool]],
+    *,
+    gold: bool = False,
 ) -> list[dict[str, Any]]:
     """Return {uid, prompt [turns], chosen, rejected} of each question that gives a pair."""
     rows = []
     for example, each, marks in zip(examples, texts, right, strict=True):
+        if gold and not any(marks):
+            each, marks = [*each, example.answer], [*marks, True]
         if found := pair(each, marks):
             rows.append({"uid": example.uid, "prompt": list(example.messages[:-1]),
                          "chosen": found[0], "rejected": found[1]})  # fmt: skip

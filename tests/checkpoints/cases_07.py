@@ -144,7 +144,7 @@ def records(a_record):
     tuned("before", reference="precomputed")
     tuned("unfinished", status="cancelled")
     a_record("chosen-alone", peak=900, data="jsonl:pairs")
-    a_record("start", peak=900)
+    a_record("start", peak=900, model="tiny-llama")  # what the others began from
     for first, second, (value, low, high) in DIFFERENCES:
         measurements.keep("difference", {"value": value, "low": low, "high": high, "n": 240},
                           first=first, second=second, data="tables")  # fmt: skip

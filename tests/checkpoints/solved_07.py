@@ -1,9 +1,50 @@
 """Lesson 07: right functions, and wrong ones with what is said of them."""
 
+import math
+from collections import Counter
+
 import torch
 from torch.nn import functional
 
-from labkit.checkpoints.lessons.exercises_07 import reference_answer_logp, reference_dpo_loss
+from labkit.checkpoints.lessons.exercises_07 import (
+    reference_answer_logp,
+    reference_dpo_loss,
+    reference_pull,
+)
+from labkit.inference.preferences import pair
+
+
+def by_counting(texts, right):
+    sides = [[t for t, r in zip(texts, right, strict=True) if r is side] for side in (True, False)]
+    return [max(side, key=side.count) for side in sides] if all(sides) else None
+
+
+def first_of_each(texts, right):
+    if all(right) or not any(right):
+        return None
+    return texts[right.index(True)], texts[right.index(False)]
+
+
+def most_frequent_of_all(texts, right):
+    if all(right) or not any(right):
+        return None
+    chosen = texts[right.index(True)]
+    return chosen, next(t for t, _ in Counter(texts).most_common() if t != chosen)
+
+
+def of_either(texts, right, *, chosen=Counter.most_common, rejected=Counter.most_common):
+    good = Counter(t for t, r in zip(texts, right, strict=True) if r)
+    bad = Counter(t for t, r in zip(texts, right, strict=True) if not r)
+    return (chosen(good)[0][0], rejected(bad)[0][0]) if good and bad else None
+
+
+def last_of_equals(counted):
+    places = {text: place for place, text in enumerate(counted)}
+    return sorted(counted.items(), key=lambda item: (-item[1], -places[item[0]]))
+
+
+def rarest(counted):
+    return counted.most_common()[::-1]
 
 
 def gathered(logits, ids, prompt_length):
@@ -47,11 +88,28 @@ def margin(c, r, rc, rr):
 
 
 RIGHT = {
+    "pair_of": [pair, by_counting, of_either],
+    "pull": [reference_pull,
+             lambda m, b: b / (1 + math.exp(b * m)) if b * m < 500 else 0.0,
+             lambda m, b: b * torch.sigmoid(torch.tensor(-b * m, dtype=torch.float64))],
     "answer_logp": [reference_answer_logp, gathered, token_by_token],
     "dpo_loss": [reference_dpo_loss, sigmoid_of_margin, two_classes],
-}
+}  # fmt: skip
 
 WRONG = [
+    ("pair_of", lambda t, r: by_counting(t, [not each for each in r]), "right one comes first"),
+    ("pair_of", lambda t, r: (t[r.index(True)], t[r.index(False)]), "there is no pair.*ValueError"),
+    ("pair_of", first_of_each, "the most frequent is rejected"),
+    ("pair_of", lambda t, r: of_either(t, r, rejected=rarest), "the most frequent is rejected"),
+    ("pair_of", most_frequent_of_all, "the most frequent is (rejected|chosen)"),
+    ("pair_of", lambda t, r: of_either(t, r, chosen=rarest), "the most frequent is chosen"),
+    ("pair_of", lambda t, r: of_either(t, r, chosen=last_of_equals), "it is the first"),
+    ("pull", lambda m, b: 1 / (1 + math.exp(b * m)), "half of beta"),
+    ("pull", lambda m, b: b, "half of beta"),
+    ("pull", lambda m, b: b / (1 + math.exp(-b * m)), "hardly pulled"),
+    ("pull", lambda m, b: b / 2 * (1 if m <= 0 else 0), "with nearly beta"),
+    ("pull", lambda m, b: b / (1 + math.exp(m)), "the loss's derivative"),
+    ("pull", lambda m, b: b / (1 + math.exp(b * m)), "a margin of thousands.*OverflowError"),
     ("answer_logp", logp_mistake(log=False), "costs log of their number"),
     ("answer_logp", logp_mistake(mean=True), "costs log of their number"),
     ("answer_logp", logp_mistake(start=0), "costs log of their number"),

@@ -110,6 +110,17 @@ def test_pairs_are_counted_and_right_by_the_official_score(
                                                                 for e in asked[2::3]]  # fmt: skip
 
 
+def test_with_gold_a_question_that_is_never_answered_right_has_its_gold_answer_chosen(
+    few_reports: Path,
+) -> None:
+    asked = registry.examples(str(few_reports), "train")[:2]
+    texts, right = [["no", "no"], ["no", asked[1].answer]], [[False, False], [False, True]]
+    (usual,) = preferences.rows_of(asked, texts, right)
+    assert usual["uid"] == asked[1].uid
+    rows = preferences.rows_of(asked, texts, right, gold=True)
+    assert [(row["chosen"], row["rejected"]) for row in rows] == [(e.answer, "no") for e in asked]
+
+
 def test_what_was_made_is_returned_and_other_settings_make_anew(
     made: preferences.Preferences, tiny_llama: Path, few_reports: Path,
     monkeypatch: pytest.MonkeyPatch,

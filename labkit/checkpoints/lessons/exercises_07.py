@@ -1,4 +1,4 @@
-"""Exercises of lesson 07: the log-probability of an answer, and DPO's loss.
+"""Exercises of lesson 07: a pair of answers, their log-probability, DPO's loss and its pull.
 
 Shape suffixes: N pairs, T tokens of prompt and answer, V vocabulary.
 """
@@ -10,7 +10,40 @@ from functools import cache
 from typing import Any
 
 from labkit.checkpoints.exercises import Exercise, Student
+from labkit.inference.preferences import pair
 from labkit.quiet import quiet
+
+# pair_of(texts, right) -> (chosen, rejected) or None
+
+
+def _pair(*cases: str) -> Callable[[Student], bool]:
+    """Compare on answers of one letter; capital letters are right."""
+
+    def holds(student: Student) -> bool:
+        for case in cases:
+            right = [letter.isupper() for letter in case]
+            found = student(list(case), list(right))
+            if (tuple(found) if found else None) != pair(list(case), right):
+                return False
+        return True
+
+    return holds
+
+
+PAIR_OF = Exercise(
+    signature="pair_of(texts, right)",
+    parameters=2,
+    properties=(
+        ("of one right and one wrong answer the right one comes first", _pair("Ab", "bA")),
+        (
+            "without a right answer, or without a wrong one, there is no pair",
+            _pair("ab", "AB", "aaa"),
+        ),
+        ("of several wrong answers the most frequent is rejected", _pair("Abcc", "bccA", "cbAbcb")),
+        ("of several right answers the most frequent is chosen", _pair("AABc", "BAAc", "cABAcB")),
+        ("of equally frequent ones it is the first", _pair("CAbd", "dbAC", "bdAAdb")),
+    ),
+)
 
 # answer_logp(logits, ids, prompt_length) -> a number
 
@@ -171,4 +204,55 @@ DPO_LOSS = Exercise(
     modules=("torch", "trl", "datasets"),
 )  # fmt: skip
 
-EXERCISES = {"answer_logp": ANSWER_LOGP, "dpo_loss": DPO_LOSS}
+# pull(margin, beta) -> a number
+
+
+def reference_pull(margin: float, beta: float) -> float:
+    """Return β·σ(-β·margin), by which a step raises log π(chosen) and lowers log π(rejected)."""
+    return beta * (1 - math.tanh(beta * margin / 2)) / 2
+
+
+def _pull(*cases: tuple[float, float]) -> Callable[[Student], bool]:
+    def holds(student: Student) -> bool:
+        return all(
+            math.isclose(float(student(*case)), reference_pull(*case), rel_tol=1e-6, abs_tol=1e-12)
+            for case in cases
+        )
+
+    return holds
+
+
+def _as_gradient(student: Student) -> bool:
+    """It is minus the derivative of the loss by log π(chosen)."""
+    import torch
+
+    for margin, beta in ((2.5, 0.3), (-4.0, 0.1)):
+        chosen = torch.tensor([margin], dtype=torch.float64, requires_grad=True)
+        nothing = torch.zeros(1, dtype=torch.float64)
+        reference_dpo_loss(chosen, nothing, nothing, nothing, beta).backward()
+        if not math.isclose(float(student(margin, beta)), -float(chosen.grad), rel_tol=1e-6):
+            return False
+    return True
+
+
+PULL = Exercise(
+    signature="pull(margin, beta)",
+    parameters=2,
+    properties=(
+        ("at a margin of 0, where training begins, it is half of beta",
+         _pull((0.0, 0.1), (0.0, 2.0))),
+        ("a pair that is told apart well is hardly pulled at any more", _pull((80.0, 0.5))),
+        ("a pair that is the wrong way round is pulled with nearly beta", _pull((-80.0, 0.5))),
+        ("in between it is minus the loss's derivative by log p of the chosen answer",
+         _as_gradient),
+        ("a margin of thousands gives a number", _pull((9000.0, 1.0), (-9000.0, 1.0))),
+    ),
+    modules=("torch",),
+)  # fmt: skip
+
+EXERCISES = {
+    "pair_of": PAIR_OF,
+    "answer_logp": ANSWER_LOGP,
+    "dpo_loss": DPO_LOSS,
+    "pull": PULL,
+}

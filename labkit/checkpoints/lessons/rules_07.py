@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
-from labkit.checkpoints.lessons.rules_06 import better
+from labkit.checkpoints.lessons.rules_06 import compared
 from labkit.checkpoints.rules import (
     Evidence,
     Finding,
@@ -160,4 +160,4 @@ def _rewards(run: RunRecord | None) -> dict[str, float] | None:
     return found
 
 
-RULES = {"07.1": moved, "07.2": better, "07.3": reference, "07.4": held_back}
+RULES = {"07.1": moved, "07.2": compared, "07.3": reference, "07.4": held_back}
