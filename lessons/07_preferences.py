@@ -366,7 +366,7 @@ pandas.DataFrame(forms).T
 # Three short runs that differ in that alone:
 
 # %%
-measure = {**settings, "eval_steps": 0, "max_steps": 2, "keep_weights": False}
+measure = {**settings, "eval_steps": 0, "max_steps": 4, "keep_weights": False}
 by_reference = {
     kind: train(profiles.run_config("dpo", **measure, reference=kind))
     for kind in ("adapter_off", "copy", "precomputed")

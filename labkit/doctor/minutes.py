@@ -124,7 +124,7 @@ def work(profile: profiles.Profile) -> dict[str, Work]:
             fixed=40 if smoke else 120, runs=4 + len(PREFERENCE_BETAS),
             lora_tokens=measured * (
                 60 * TOKENS_A_STEP / 2
-                + (40 * len(PREFERENCE_BETAS) + 3 * 2) * 2 * 2 * TOKENS_A_SAMPLE * 1.5
+                + (40 * len(PREFERENCE_BETAS) + 3 * 4) * 2 * 2 * TOKENS_A_SAMPLE * 1.5
                 + 40 * 2 * TOKENS_A_SAMPLE
                 + 40 * 2 * TOKENS_A_SAMPLE * (len(PREFERENCE_BETAS) + 1 / 4)
             ),

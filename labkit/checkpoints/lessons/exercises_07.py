@@ -3,10 +3,13 @@
 Shape suffixes: N pairs, T tokens of prompt and answer, V vocabulary.
 """
 
+import contextlib
+import io
 import math
 import tempfile
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from labkit.checkpoints.exercises import Exercise, Student
@@ -119,20 +122,21 @@ def reference_dpo_loss(
     return functional.softplus(-beta * margin_N).mean()
 
 
-Four = list[list[float]]
+Rows = list[list[float]]
 
 
-def _given(rows: Four) -> list[Any]:
+def _given(rows: Rows) -> list[Any]:
     import torch
 
     return [torch.tensor(row, dtype=torch.float64) for row in rows]
 
 
-def _loss(rows: Four, beta: float = 0.1) -> Callable[[Student], bool]:
+def _loss(rows: Rows, beta: float = 0.1) -> Callable[[Student], bool]:
     """Compare with the reference on log-probabilities of policy and reference, a list each."""
 
     def holds(student: Student) -> bool:
-        expected = float(reference_dpo_loss(*_given(rows), beta))
+        chosen, rejected, ref_chosen, ref_rejected = _given(rows)
+        expected = float(reference_dpo_loss(chosen, rejected, ref_chosen, ref_rejected, beta))
         return math.isclose(float(student(*_given(rows), beta)), expected, rel_tol=1e-6)
 
     return holds
@@ -159,8 +163,9 @@ def of_trl() -> tuple[list[Any], float, float]:
     beta = 0.3
     rows = [{"prompt": f"{a} + {b} =", "chosen": f" {a + b}", "rejected": f" {a * b} or so"}
             for a, b in ((2, 3), (7, 8), (5, 40))]  # fmt: skip
-    with tempfile.TemporaryDirectory() as folder, quiet():
-        path = tiny.build_tiny("tiny-llama", f"{folder}/model")
+    bars = contextlib.redirect_stderr(io.StringIO())
+    with tempfile.TemporaryDirectory() as folder, quiet(), bars:
+        path = tiny.build_tiny("tiny-llama", Path(folder) / "model")
         policy, reference = (load.load_model(path, dtype="float32") for _ in range(2))
         draw = torch.Generator().manual_seed(2)
         with torch.no_grad():

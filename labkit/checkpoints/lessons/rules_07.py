@@ -45,7 +45,7 @@ def moved(values: Values, evidence: Evidence) -> Iterator[Finding]:
             yield Finding("consistent", "first_loss is that of the record")
         else:
             yield Finding("contradicts", "first_loss is not that of the record")
-    margin = last and last["margins"]
+    margin = last["margins"] if last else None
     yield from compare("margin", values["margin"], margin, "the mean margin of the last ten steps")
     beta = run and number(run.config, "beta")
     if values["margin"] is not None and beta and abs(values["margin"] / beta) < 60:
@@ -88,9 +88,9 @@ def reference(values: Values, evidence: Evidence) -> Iterator[Finding]:
             yield from compare("share_of_weights", values["share_of_weights"], share,
                                "copy_mib over the weights in the type of the run")  # fmt: skip
     if None not in (values["large_parameters"], values["large_bits"], values["large_copy_gb"]):
-        size = BYTES[values["large_bits"]]
+        expected = values["large_parameters"] * BYTES[values["large_bits"]]
         yield from compare(
-            "large_copy_gb", values["large_copy_gb"], values["large_parameters"] * size,
+            "large_copy_gb", values["large_copy_gb"], expected,
             "large_parameters times the bytes of each",
             0.05 if values["large_bits"] == "16 bits" else QUANTISED,
         )  # fmt: skip
@@ -122,10 +122,10 @@ def held_back(values: Values, evidence: Evidence) -> Iterator[Finding]:
             each = [list(compare(f"{side}_words", values[f"{side}_words"], words,
                                  "your measurement")) for words in kept]  # fmt: skip
             yield from closest(each, f"answers of {side}_run")
-    nats = values["low_nats"], values["high_nats"]
-    if values["went_further"] is not None and None not in nats:
-        further = "lower beta" if nats[0] > nats[1] else "higher beta"
-        if values["went_further"] == further or nats[0] == nats[1]:
+    lower, higher = values["low_nats"], values["high_nats"]
+    if None not in (values["went_further"], lower, higher):
+        further = "lower beta" if lower > higher else "higher beta"
+        if values["went_further"] == further or lower == higher:
             yield Finding("consistent", "went_further is the run with more nats")
         else:
             yield Finding("contradicts", "went_further is the run with fewer nats")
