@@ -216,17 +216,17 @@ settings = {
 tuned = train(profiles.run_config("dpo", **settings, beta=betas[0]))
 
 # %%
-import math
+from math import exp, log, log1p
 
-print(f"first loss {tuned.losses[0]:.6f}, ln 2 is {math.log(2):.6f}")
+print(f"first loss {tuned.losses[0]:.6f}, ln 2 is {log(2):.6f}")
 print(f"you predicted {predicted_first_loss}")
 
 # %% [markdown]
-# Both rewards are differences of a number with itself, so they are 0, the margin is 0, and $-\log \sigma(0) = \ln 2$. A first loss that is something else is a mistake that you see before it costs you anything: a reference that is not the model you start from. Dropout in the policy would do it, or an adapter whose start is not zero, as a prefix drawn at random.
+# Both rewards are differences of a number with itself, so they are 0, the margin is 0, and $-\log \sigma(0) = \ln 2$. A first loss that is something else is a mistake that you see before it costs you anything: a reference that is not the model you start from. An adapter whose start is not zero does that, as a prefix that is drawn at random, and so would dropout in the policy alone, which is why it is off here.
 
 # %% tags=["nbval-check-output"]
 for size in (-40, -10, 0, 10, 40):
-    loss = math.log1p(math.exp(-0.1 * size))
+    loss = log1p(exp(-0.1 * size))
     print(f"margin of {size:>4} nats, at beta 0.1: loss {loss:.4f}")
 
 # %% tags=["result"]
@@ -264,6 +264,9 @@ preferences_shown.tuned({"DPO": tuned})
 
 
 # %%
+import math
+
+
 def pull(margin, beta):
     """Return minus the derivative of a pair's loss by log p of its chosen answer."""
     ### BEGIN SOLUTION
@@ -400,7 +403,7 @@ for kind in peaks:
 pandas.DataFrame(rows).T
 
 # %% [markdown]
-# The notes from which this course grew repeat a claim of TRL's authors: a model of **20 billion** parameters, tuned on preferences on a card with 24 GB. They stored the base in 8 bits and switched the adapter off. Arithmetic first: how many GB is a byte for each of 20 billion parameters, and how much does that leave? Then the trace, of a model as wide as Llama 2 13B and deep enough:
+# The notes from which this course grew repeat a claim of TRL's authors: a model of **20 billion** parameters, tuned with RLHF on a card with 24 GB. They merged a first adapter, stored the base in 8 bits, took it for the reference with the second adapter switched off, tried that on such a card, and ran the whole training on an A100. Arithmetic first: how many GB is a byte for each of 20 billion parameters, and how much does that leave? Then the trace, of a model as wide as Llama 2 13B and deep enough:
 
 # %%
 twenty = {"config_overrides": {"num_hidden_layers": 62}, "gradient_checkpointing": True}
@@ -497,5 +500,6 @@ check(
 # - R. Rafailov et al., *Direct Preference Optimization: Your Language Model is Secretly a Reward Model*, 2023, [arXiv:2305.18290](https://arxiv.org/abs/2305.18290).
 # - R. Y. Pang et al., *Iterative Reasoning Preference Optimization*, 2024, [arXiv:2404.19733](https://arxiv.org/abs/2404.19733): pairs of a model's own answers, labelled by whether they are right.
 # - M. G. Azar et al., *A General Theoretical Paradigm to Understand Learning from Human Preferences*, 2023, [arXiv:2310.12036](https://arxiv.org/abs/2310.12036): what happens where preferences are certain, and IPO.
+# - E. Beeching et al., *Fine-tuning 20B LLMs with RLHF on a 24GB consumer GPU*, 2023, [huggingface.co/blog/trl-peft](https://huggingface.co/blog/trl-peft).
 # - L. Gao et al., *Scaling Laws for Reward Model Overoptimization*, 2022, [arXiv:2210.10760](https://arxiv.org/abs/2210.10760).
 # - L. Ouyang et al., *Training language models to follow instructions with human feedback*, 2022, [arXiv:2203.02155](https://arxiv.org/abs/2203.02155).

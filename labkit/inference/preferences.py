@@ -9,7 +9,7 @@ A question that is answered right every time, or never, gives no pair: it has no
 With `gold` one that is never answered right gives its gold answer as the chosen one, which is then
 no answer of the model's.
 
-Answers are drawn from the model's own distribution, at temperature 1 as they are. Both lie in
+Answers are drawn from the model's own distribution, at temperature 1 as it is. Pairs lie in
 `runs/preferences/KEY/`, as rows that `task: dpo` reads; the key is a hash of all they depend on.
 
 Source: on-policy pairs labelled by a checker, as in Pang et al. 2024, arXiv:2404.19733.
