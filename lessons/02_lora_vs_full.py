@@ -717,6 +717,34 @@ print(f"batch {batch // 2}, 2 accumulated: {halves / token_time(plain['LoRA']) -
 # Each is a field of `RunConfig` with a line of explanation: `labkit train --settings` lists them all.
 
 # %% [markdown]
+# ### Somebody else's run, on cards of their own
+#
+# `finetome` is a shipped configuration of a chat run on FineTome's conversations: rank and alpha both 16, no dropout, five steps of warm-up, two conversations at a time, four times. The lab that it comes from noted how many steps a minute its cards took, and nothing about the length of a conversation. Turn the question round: at which length would that be so? Steps a minute, as a range from arithmetic and traffic:
+
+# %% tags=["nbval-check-output"]
+from labkit.machine.datasheets import DEVICES
+from labkit.memory.architectures import shape_of
+from labkit.memory.of_run import of_run
+from labkit.memory.step_time import step_seconds
+from labkit.runs.config import load_config
+
+chat = load_config("finetome").replace(base="nf4")
+noted = {
+    "rtx-2060s": ("llama-3.2-1b", 24),
+    "rtx-3070": ("llama-3.2-1b", 26),
+    "quadro-rtx-5000": ("llama-3.2-3b", 3),
+}
+for card, (name, a_minute) in noted.items():
+    print(f"{card}, {name}: noted {a_minute} steps a minute")
+    for length in (256, 512, 1024, 2048):
+        step = of_run(chat.replace(model=name), seq_len=length, dtype="float16")
+        low, high = step_seconds(shape_of(step), step, DEVICES[card])
+        print(f"   {length:>5} tokens: {60 / high:5.1f} to {60 / low:5.1f}")
+
+# %% [markdown]
+# Two of the notes are what conversations of a few hundred tokens take. The third is in no row. The same notes say that an epoch of its 12,500 steps took 18 hours: divide, and you have another number of steps a minute. Which of the two lies in a row that the other cards agree with? A note that contradicts itself is still worth something, if you ask what else would have to be so.
+
+# %% [markdown]
 # ## Measure: one report, three models
 #
 # Numbers hide what a model does. Take a question, and read what each model writes.

@@ -179,6 +179,7 @@ FIGURES: dict[str, tuple[Callable[[Path], Shown], ...]] = {
     "04": (int8_ratios,),
     "05": (trained_scores,),
     "06": (traced_against_measured,),
+    "07": (traced_against_measured,),
 }
 
 

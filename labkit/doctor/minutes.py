@@ -36,6 +36,8 @@ TOKENS_A_SAMPLE = 240
 """of a question with a report of its own"""
 STEPS = 300
 QUESTIONS = 720
+PREFERENCE_BETAS = (0.1, 0.02)
+"""of lesson 07, a run for each"""
 TRAFFIC_A_TOKEN = {"bfloat16": 56e6, "float32": 75e6}
 FLOPS_A_QUESTION = 23e9
 TRAIN_START = 8.0
@@ -115,6 +117,19 @@ def work(profile: profiles.Profile) -> dict[str, Work]:
             fixed=40 if smoke else 120, runs=4,
             lora_tokens=measured * 4 * (5 if smoke else 60) * TOKENS_A_STEP / 2,
             questions=4 * (1 if smoke else 240 + 8),
+        ),
+        # Three kinds of steps: the start's, on reports; pairs, which the reference reads as well;
+        # the chosen answers alone. A look at the development pairs is half of two such readings.
+        "07": Work(
+            fixed=40 if smoke else 120, runs=4 + len(PREFERENCE_BETAS),
+            lora_tokens=measured * (
+                60 * TOKENS_A_STEP / 2
+                + (40 * len(PREFERENCE_BETAS) + 3 * 4) * 2 * 2 * TOKENS_A_SAMPLE * 1.5
+                + 40 * 2 * TOKENS_A_SAMPLE
+                + 40 * 2 * TOKENS_A_SAMPLE * (len(PREFERENCE_BETAS) + 1 / 4)
+            ),
+            # Of a drawn answer the report is read once for all of a question's, in the fast type.
+            questions=4 if smoke else 3 * 240 + 3 * 60 / 2 + 4 * (240 + 90) / 2,
         ),
         "A1": Work(fixed=10, lora_tokens=stages, processes=1,
                    compiled_runs=0 if smoke else 1),

@@ -9,7 +9,7 @@ single time and copied to every question; those of worked examples serve all rep
                                             └─────► question 2 ──► answer 2
 
 Prompts in a batch are padded on the left, so that every last token is a real one. Greedy
-decoding of the same batches gives the same answers; nothing is sampled.
+decoding of the same batches gives the same answers; `choice` says when it is not greedy.
 
 Across *different* batches arithmetic matters. A bfloat16 result has 8 bits of mantissa, so two
 tokens that are nearly equally likely change places with the order of a sum: with a model that is
@@ -26,7 +26,7 @@ Shape suffixes: G groups, N prompts; tokens: V virtual, C common, P prefix, S re
 """
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ SEQUENCES_PER_BATCH = 96
 PROMPT_MAX_LENGTH = 2048
 MOST_KEPT = 20
 """replies of one comparison that are kept: who asks for more wants a score"""
+GREEDY = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
 STAGE_TOKENS = 8
 """New tokens after which finished answers leave a batch; most of them are shorter."""
 
@@ -60,6 +61,8 @@ class Generator:
     name: str
     tokenizer: Any = field(repr=False)
     model: Any = field(repr=False)
+    choice: Mapping[str, Any] = field(default_factory=lambda: GREEDY, repr=False)
+    """how a next token is chosen, in transformers' words"""
 
     @property
     def reader(self) -> Any:
@@ -213,10 +216,7 @@ class Generator:
                 attention_mask=mask_NT,
                 past_key_values=cache,
                 max_new_tokens=stage,
-                do_sample=False,
-                temperature=None,
-                top_p=None,
-                top_k=None,
+                **self.choice,
                 pad_token_id=self.tokenizer.pad_token_id,
                 return_dict_in_generate=True,
             )

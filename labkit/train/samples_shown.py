@@ -14,9 +14,14 @@ from labkit.datasets.base import DataSet, Example, Reading
 from labkit.datasets.tatqa import Sample
 from labkit.errors import LabkitError
 from labkit.models import load
+from labkit.models import registry as registry_of_models
 from labkit.runs.config import RunConfig
-from labkit.train.tasks import sft
+from labkit.train import fast_step
+from labkit.train.tasks import dpo, pretrain, sft, task_of
 
+ANSWERS = ("chosen", "rejected")
+FEWEST_PAIRS, MOSTLY = 20, 0.9
+NOTHING_CUT: dict[str, Any] = {"paragraphs": [], "rows": 0}
 MOST_CHECKED = 200
 LINE = 100
 
@@ -27,13 +32,18 @@ def show(config: RunConfig, *, count: int = 3, split: str = "train") -> dict[str
     Keys: model, data, split, max_length, template (whether the tokenizer has one), template_name,
     samples [{uid, length, trained, end_token, end_trained, tokens [{id, text, trained}], cut
     {paragraphs, rows, answers}}], checked (how many samples the warnings are about), damaged (a
-    sentence for each row that cannot be trained on), warnings [sentence].
+    sentence for each row that cannot be trained on), warnings [sentence]. A pair of answers is two
+    samples, with `answer`, chosen or rejected; one of running text has `texts`, how many it holds,
+    and each of its tokens `text_number`.
 
     Raises LabkitError for a model or data set that is not there, or a sample that does not fit.
     """
     if count < 1:
         raise LabkitError(f"--n {count} shows nothing: ask for 1 or more")
+    if config.task in OF_TASKS:
+        task_of(config.data, config.task)  # refuses data that is for another task
     tokenizer = templates.use(load.load_tokenizer(config.model), config.template_name)
+    own: list[str] | None = None
     dataset, path = registry.find(config.data)
     if dataset.scored_as == registry.TATQA.scored_as:
         pool = tatqa.samples(registry.reports(config.data, split))
@@ -45,11 +55,13 @@ def show(config: RunConfig, *, count: int = 3, split: str = "train") -> dict[str
         damaged = found.damaged if found else []
         examples = found.examples if found else dataset.load(path, split)
         examples = examples[: config.max_train_samples]
-        read = [
-            row for example in examples[: _looked_at(count)]
-            for row in _rows(tokenizer, example, config)
-        ]  # fmt: skip
+        looked_at = examples[: _looked_at(count)]
+        if config.task in OF_TASKS:
+            read, own = OF_TASKS[config.task](tokenizer, looked_at, config)
+        else:
+            read = [row for each in looked_at for row in _rows(tokenizer, each, config)]
         leaks = _same_questions(dataset, path, split, examples)
+    shown = count * (2 if read and "answer" in read[0] else 1)
     return {
         "model": config.model,
         "data": config.data,
@@ -57,10 +69,10 @@ def show(config: RunConfig, *, count: int = 3, split: str = "train") -> dict[str
         "max_length": config.max_length,
         "template": bool(tokenizer.chat_template),
         "template_name": config.template_name,
-        "samples": read[:count],
+        "samples": read[:shown],
         "checked": len(read),
         "damaged": damaged,
-        "warnings": [*warnings_of(read), *_damage(damaged), *leaks],
+        "warnings": [*(warnings_of(read) if own is None else own), *_damage(damaged), *leaks],
     }
 
 
@@ -82,6 +94,65 @@ def _rows(tokenizer: Any, example: Example, config: RunConfig) -> list[dict[str,
         | {"cut": {"paragraphs": [], "rows": 0, "answers": lost}}
         for row in rows
     ]
+
+
+def _pairs(
+    tokenizer: Any, examples: Sequence[Example], config: RunConfig
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return both answers of each pair as samples, the chosen one first, and what is wrong."""
+    read = []
+    for example in examples:
+        try:
+            (row,) = dpo.rows(tokenizer, [example], config, shared=False)
+        except LabkitError:
+            if config.bad_rows == "refuse":
+                raise
+            continue
+        prompt = row["prompt_ids"]
+        for name in ANSWERS:
+            answer = row[f"{name}_ids"]
+            labels = [encode.IGNORED] * len(prompt) + answer
+            read.append(described(tokenizer, example.uid, prompt + answer, labels)
+                        | {"answer": name, "cut": NOTHING_CUT})  # fmt: skip
+    return read, [*warnings_of(read), *_told_by_length(read)]
+
+
+def _told_by_length(read: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a sentence where the chosen answers are nearly all the longer ones, or the shorter."""
+    lengths = [(a["trained"], b["trained"]) for a, b in zip(read[::2], read[1::2], strict=True)]
+    if len(lengths) < FEWEST_PAIRS:
+        return []
+    found = []
+    for word, longer in (("longer", True), ("shorter", False)):
+        count = sum(a != b and (a > b) == longer for a, b in lengths)
+        if count >= MOSTLY * len(lengths):
+            found.append(f"the chosen answer is the {word} one in {count} of {len(lengths)} pairs: "
+                         "length alone tells them apart, so a model may learn that")  # fmt: skip
+    return found
+
+
+def _texts(
+    tokenizer: Any, examples: Sequence[Example], config: RunConfig
+) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return sequences of running text with the number of each token's text, and what is wrong."""
+    model_type = load.config_of(str(registry_of_models.resolve(config.model))).model_type
+    shared = fast_step.shares_prompts(config, model_type)
+    read = []
+    for number, row in enumerate(pretrain.rows(tokenizer, examples, config, shared=shared), 1):
+        sample = described(tokenizer, f"sequence {number}", row["input_ids"], row["labels"])
+        of_text = row.get("segment_ids") or [1] * len(row["input_ids"])
+        for token, text in zip(sample["tokens"], of_text, strict=True):
+            token["text_number"] = text
+        read.append(sample | {"texts": max(of_text), "cut": NOTHING_CUT})
+    ends = sum(token["id"] == tokenizer.eos_token_id and token["trained"]
+               for sample in read for token in sample["tokens"])  # fmt: skip
+    if ends >= len(examples):
+        return read, []
+    return read, [f"{len(examples) - ends} of {len(examples)} texts have no end token with a "
+                  "label, so the model is not taught where they end"]  # fmt: skip
+
+
+OF_TASKS = {dpo.DPO.name: _pairs, pretrain.PRETRAIN.name: _texts}
 
 
 def _damage(damaged: Sequence[str]) -> list[str]:
@@ -215,9 +286,16 @@ def render(found: dict[str, Any]) -> str:
     lines = [f"{found['model']} on {found['data']}/{found['split']}, max_length "
              f"{found['max_length']}, {template}"]  # fmt: skip
     for sample in found["samples"]:
-        lines += ["", f"{sample['uid']}: {sample['length']} tokens, {sample['trained']} trained, "
+        kind = f", {sample['answer']}" if "answer" in sample else ""
+        several = f", {sample['texts']} texts" if "texts" in sample else ""
+        lines += ["", f"{sample['uid']}{kind}: {sample['length']} tokens{several}, "
+                  f"{sample['trained']} trained, "
                   f"end token {sample['end_token'] or '–'}"]  # fmt: skip
+        before = 1
         for token in sample["tokens"]:
+            if token.get("text_number", before) != before:
+                before = token["text_number"]
+                lines.append(f"--- text {before}: sees none of the above, positions from 0")
             label = token["id"] if token["trained"] else "–"
             lines.append(f"{token['id']:>8}  {label:>8}  {token['text']!r}")
         cut = sample["cut"]

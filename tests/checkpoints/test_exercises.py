@@ -24,6 +24,7 @@ from labkit.checkpoints.lessons.exercises_06 import (
     reference_prefix_attention,
     reference_to_nf4,
 )
+from labkit.checkpoints.lessons.exercises_07 import of_trl, reference_dpo_loss
 from labkit.errors import LabkitError
 from labkit.models import bottleneck
 
@@ -493,3 +494,10 @@ def test_the_reference_bottleneck_is_the_layer_that_is_trained():
     x = torch.randn(4, 6)
     expected = reference_bottleneck(base(x), down.weight, down.bias, up.weight, up.bias)
     torch.testing.assert_close(layer(x), expected)
+
+
+def test_the_reference_loss_of_preferences_is_that_of_trl_s_trainer():
+    logps, beta, theirs = of_trl()
+    assert float(reference_dpo_loss(*logps, beta)) == pytest.approx(theirs, abs=1e-6)
+    assert abs(theirs - np.log(2)) > 0.01
+    assert all(len(each) == 3 for each in logps)

@@ -4,6 +4,7 @@ Processes are real and so are the signals. They are forked from a server that ha
 libraries once, so that a process costs a moment and not ten seconds.
 """
 
+import json
 import multiprocessing
 import os
 import signal
@@ -136,7 +137,24 @@ WAYS = {
     "stock order of the data": {"fast": False, "lora_dropout": 0.3},
     "shared prompts, cosine": {"share_prompts": True, "max_train_samples": 24,
                                "lr_scheduler_type": "cosine"},
+    "preferences": {"task": "dpo", "data": "pairs.jsonl", "beta": 0.5},
+    "texts, packed": {"task": "pretrain", "data": "texts.jsonl", "share_prompts": True,
+                      "max_length": 48},
 }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with made-up pairs of answers, and with texts of unlike length."""
+    folder = tmp_path_factory.mktemp("files")
+    things = [f"{word} {number}" for word in ("costs", "net sales") for number in range(10)]
+    pairs = [{"prompt": f"What of {thing}?", "chosen": f"{thing} rose", "rejected": "nobody knows"}
+             for thing in things]  # fmt: skip
+    texts = [{"text": f"In the year {thing} rose. " * (1 + place % 3)}
+             for place, thing in enumerate(things)]  # fmt: skip
+    for name, rows in (("pairs", pairs), ("texts", texts)):
+        (folder / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
 
 
 @pytest.mark.parametrize("changes", WAYS.values(), ids=WAYS.keys())
@@ -146,10 +164,12 @@ def test_killed_and_started_again_ends_with_the_same_weights(
     runs: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
+    files: Path,
     changes: dict[str, Any],
 ) -> None:
     """Killed from outside in the second epoch, once a checkpoint of it is there."""
-    config = long_run(**changes)
+    named = {"data": f"jsonl:{files / changes['data']}"} if "data" in changes else {}
+    config = long_run(**{**changes, **named})
     process = start(config)
     wait_for(
         lambda: list(runs.glob(f"mine/checkpoints/checkpoint-8/{run_folder.COMPLETE}")), process

@@ -182,3 +182,77 @@ def test_a_conversation_in_train_and_test_is_said(tmp_path: Path, tiny_llama: Pa
     config = RunConfig(model=str(tiny_llama), data=f"jsonl:{tmp_path}")
     (warning,) = show.show(config)["warnings"]
     assert "1 questions of train stand in test as well (test.jsonl line 1 first)" in warning
+
+
+# --- pairs and running text ----------------------------------------------------------------
+
+
+def of_rows(tmp_path: Path, rows: list[dict[str, str]]) -> str:
+    for split in tatqa.SPLITS:
+        named = [{key: f"{value} ({split})" if key in ("prompt", "text") else value
+                  for key, value in row.items()} for row in rows]  # fmt: skip
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(map(json.dumps, named)))
+    return f"jsonl:{tmp_path}"
+
+
+def test_a_pair_is_shown_with_the_labels_of_both_answers(tmp_path: Path, tiny_llama: Path) -> None:
+    rows = [{"prompt": f"Sales in {year}?", "chosen": f"{year}.5", "rejected": "nobody knows it"}
+            for year in (2018, 2019, 2020)]  # fmt: skip
+    config = RunConfig(model=str(tiny_llama), data=of_rows(tmp_path, rows), task="dpo")
+    found = show.show(config, count=2)
+    assert [(s["uid"], s["answer"]) for s in found["samples"]] == [
+        (f"train.jsonl line {line}", answer) for line in (1, 2) for answer in ("chosen", "rejected")
+    ]
+    said = ["".join(t["text"] for t in s["tokens"] if t["trained"]) for s in found["samples"]]
+    assert said[:2] == ["2018.5<|im_end|>", "nobody knows it<|im_end|>"]
+    prompts = [[t["id"] for t in s["tokens"] if not t["trained"]] for s in found["samples"]]
+    assert prompts[0] == prompts[1] != prompts[2] == prompts[3]
+    assert all(sample["end_trained"] for sample in found["samples"]) and not found["warnings"]
+    assert "train.jsonl line 2, rejected: " in show.render(found)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "rejected", "says"),
+    [("yes", "no, and a long word more", "the shorter one in 20 of 20"),
+     ("yes, and a long word more", "no", "the longer one in 20 of 20"), ("yes", "no", None)],
+)  # fmt: skip
+def test_pairs_that_length_tells_apart_are_warned_of(
+    tmp_path: Path, tiny_llama: Path, chosen: str, rejected: str, says: str | None
+) -> None:
+    tokenizer = load_tokenizer(tiny_llama)
+    if says is None:  # as many tokens, whatever the tokenizer
+        rejected = tokenizer.decode(tokenizer(chosen)["input_ids"][::-1])
+    rows = [{"prompt": f"Is {n} odd?", "chosen": chosen, "rejected": rejected} for n in range(20)]
+    config = RunConfig(model=str(tiny_llama), data=of_rows(tmp_path, rows), task="dpo")
+    warnings = show.show(config)["warnings"]
+    assert (warnings == []) if says is None else (len(warnings) == 1 and says in warnings[0])
+    assert show.show(config.replace(max_train_samples=19))["warnings"] == []
+
+
+def test_texts_in_one_sequence_are_shown_with_their_boundaries(
+    tmp_path: Path, tiny_llama: Path
+) -> None:
+    texts = ["Sales rose.", "Costs fell in 2019."]
+    config = RunConfig(model=str(tiny_llama), data=of_rows(tmp_path, [{"text": t} for t in texts]),
+                       task="pretrain", max_length=64)  # fmt: skip
+    found = show.show(config, count=9)
+    (together,) = found["samples"]
+    assert not found["warnings"] and together["texts"] == 2
+    eos = load_tokenizer(tiny_llama).eos_token
+    for number in (1, 2):
+        tokens = [t for t in together["tokens"] if t["text_number"] == number]
+        said = "".join(t["text"] for t in tokens)
+        assert any(said == f"{text} (train){eos}" for text in texts)
+        assert [t["trained"] for t in tokens] == [False] + [True] * (len(tokens) - 1)
+    text = show.render(found)
+    assert text.count("--- text 2: sees none of the above") == 1
+    apart = show.show(config.replace(packing=False), count=9)
+    assert [sample["texts"] for sample in apart["samples"]] == [1, 1]
+    assert "--- text" not in show.render(apart)
+
+
+def test_data_of_another_task_is_refused(folder: Path, tiny_llama: Path) -> None:
+    for task in ("dpo", "pretrain"):
+        config = RunConfig(model=str(tiny_llama), data=str(folder), task=task)
+        with pytest.raises(LabkitError, match=f"is for the task 'sft', not '{task}'"):
+            show.show(config)

@@ -56,10 +56,15 @@ def cost(values: Values, evidence: Evidence) -> Iterator[Finding]:
 
 def better(values: Values, evidence: Evidence) -> Iterator[Finding]:
     """Check 06.2: difference and interval are those of the comparison that was made."""
+    yield from one_model(first_run=values["first_run"], second_run=values["second_run"])
+    yield from compared(values, evidence)
+
+
+def compared(values: Values, evidence: Evidence) -> Iterator[Finding]:
+    """Check a difference of two runs and its interval; they may have begun at different weights."""
     runs = values["first_run"], values["second_run"]
     if None not in runs and runs[0].name == runs[1].name:
         yield Finding("contradicts", "first_run and second_run are the same run")
-    yield from one_model(first_run=runs[0], second_run=runs[1])
     ends = values["difference_low"], values["difference_high"]
     yield from _in_order(values["difference"], ends, "difference", within=TENTH)
     if None not in runs:
