@@ -346,7 +346,7 @@ found = {"untouched": read_by(sizes["model"])}
 found |= {name: read_by(run.name) for name, run in runs.items()}
 
 # %%
-for first, second in (("raw", "filtered"), ("raw", "deduplicated"), ("filtered", "deduplicated")):
+for first, second in combinations(("raw", "filtered", "deduplicated"), 2):
     values = cleaning.compare_bits(found[first][0], found[second][0], judged)
     names = {"first": runs[first].name, "second": runs[second].name}
     measurements.keep("cleaning", values, **names)

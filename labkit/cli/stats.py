@@ -32,5 +32,6 @@ def stats(
     from labkit.significance import compare as significance
     from labkit.significance import show
 
-    outcome = significance.compare(a, b, *(more or []), alpha=alpha, margin=margin, output_dir=output_dir)
+    outcome = significance.compare(a, b, *(more or []), alpha=alpha, margin=margin,
+                                   output_dir=output_dir)  # fmt: skip
     emit(outcome.to_json(), json_, f"{show.render(outcome)}\nfigure and numbers in {output_dir}")

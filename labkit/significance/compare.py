@@ -50,8 +50,8 @@ def compare(
     runs = isinstance(side_a[0], Run)
     if runs and margin is not None:
         raise LabkitError("--margin is for scores: these are times")
-    found = _compare_runs(side_a, side_b, alpha) if runs else (  # type: ignore[arg-type]
-        _compare_answers(side_a, side_b, alpha, margin))  # type: ignore[arg-type]  # fmt: skip
+    found = (_compare_runs(side_a, side_b, alpha) if runs else
+             _compare_answers(side_a, side_b, alpha, margin))  # fmt: skip
     rows = found["results"]
     for row, adjusted in zip(rows, stats.holm([r["p_value"] for r in rows]), strict=True):
         row["p_holm"], row["significant"] = adjusted, adjusted < alpha

@@ -23,11 +23,15 @@ def record(less=0.1, *, rounds=6, control=0.0):
             times = {"linear": 2.0, "switchback": 2.0 * (1 - less), "linear_again": 2 + control}
             for shift, (arm, seconds) in enumerate(times.items()):
                 wobble = math.exp(noise[(place + shift * 2 + number) % len(noise)])
+                timed = [9.0, 9.0, seconds * wobble, seconds * wobble]
                 runs.append({"data_set": data_set, "round": place, "position": shift, "arm": arm,
-                             "seconds": [9.0, 9.0, seconds * wobble, seconds * wobble]})  # fmt: skip
+                             "seconds": timed})  # fmt: skip
     right = {"untouched": "0011" * 25, "linear": "0111" * 25, "switchback": "0111" * 24 + "1011"}
-    scores = [{"data_set": data_set if arm != "untouched" else "", "arm": arm, "task": "x",
-               "right": right[arm]} for data_set in three_data_sets.DATA_SETS for arm in right]  # fmt: skip
+    scores = [
+        {"data_set": "" if arm == "untouched" else data_set, "arm": arm, "task": "x",
+         "right": right[arm]}
+        for data_set in three_data_sets.DATA_SETS for arm in right
+    ]  # fmt: skip
     plan = {"data": dict.fromkeys(three_data_sets.DATA_SETS, "y"), "tasks": ["x"], "margin": 0.05}
     return {"facts": {"hardware": {"cpu": "a processor"}}, "plan": plan, "runs": runs,
             "scores": scores}  # fmt: skip
