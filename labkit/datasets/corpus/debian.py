@@ -39,9 +39,9 @@ def fetch() -> Path:
         say(f"{NAME} is there: {target}")
         return target
     if missing := [tool for tool in TOOLS if shutil.which(tool) is None]:
-        raise LabkitError(f"{NAME} are packages of Debian, and there is no "
-                          f"{' and no '.join(missing)} here: build from a folder of your own instead"
-                          )  # fmt: skip
+        tools = " and no ".join(missing)
+        raise LabkitError(f"{NAME} are packages of Debian, and there is no {tools} here: build "
+                          "from a folder of your own instead")  # fmt: skip
     with appearing(target) as partial, tempfile.TemporaryDirectory() as scratch:
         partial.mkdir()
         for package in PACKAGES:
