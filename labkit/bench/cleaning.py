@@ -110,7 +110,7 @@ def config(file: Path, model: str, tokens: int, **changes: Any) -> RunConfig:
     """Return the run that reads about so many tokens of a file of texts, once."""
     settings = {
         "model": model, "data": str(file), "task": "pretrain", "max_length": 256,
-        "per_device_train_batch_size": 4, "learning_rate": 5e-4, "eval_steps": 0,
+        "per_device_train_batch_size": 4, "learning_rate": 1e-3, "eval_steps": 0,
         "name": f"text-{file.stem}",
     } | changes  # fmt: skip
     step = settings["max_length"] * settings["per_device_train_batch_size"]
@@ -243,5 +243,5 @@ def sizes_of_profile() -> dict[str, Any]:
     if profiles.current().name == "smoke":
         return {"megabytes": 0.25, "tokens": 2_048, "texts": 6, "items": 8, "copies": 4,
                 "model": profiles.current().probe["model"]}  # fmt: skip
-    return {"megabytes": 1.0, "tokens": 24_576, "texts": 48, "items": 48, "copies": 4,
+    return {"megabytes": 1.0, "tokens": 24_576, "texts": 48, "items": 48, "copies": 6,
             "model": profiles.model()}  # fmt: skip
