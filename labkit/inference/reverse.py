@@ -22,7 +22,7 @@ from labkit.datasets.base import Example
 from labkit.datasets.corpus.language import CYRILLIC
 from labkit.datasets.corpus.words import numbers
 from labkit.errors import LabkitError, parse_json
-from labkit.files import locked, write_text
+from labkit.files import write_text
 
 Ask = Callable[[Sequence[Example]], Sequence[str]]
 """Returns what a model answers to the last turn of each conversation."""
@@ -62,23 +62,22 @@ def reverse(source: Path, out: Path, ask: Ask, *, most: int | None = None) -> Re
     if not rows:
         raise LabkitError(f"{source} has no rows to write instructions for")
     part = out.with_name(f"{out.name}.part")
-    with locked(part, "writing instructions"):
-        done = _done(part, rows)
-        while len(done) < len(rows):
-            batch = rows[len(done) : len(done) + AT_ONCE]
-            answers = ask([_question(row, place) for place, row in enumerate(batch)])
-            for row, answer in zip(batch, answers, strict=True):
-                request = answer.strip().strip("\"'«»“”").strip()
-                done.append({"of": row["id"], "request": request, "why": why_not(request, row)})
-            write_text(part, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in done))
-            say(f"{len(done)} of {len(rows)} texts")
-        lines = [json.dumps(_row(row, each["request"]), ensure_ascii=False) + "\n"
-                 for row, each in zip(rows, done, strict=True) if not each["why"]]  # fmt: skip
-        if not lines:
-            raise LabkitError("no text was given a request that can stand: try another model, or "
-                              f"look at what this one wrote, in {part}")  # fmt: skip
-        write_text(out, "".join(lines))
-        part.unlink()
+    done = _done(part, rows)
+    while len(done) < len(rows):
+        batch = rows[len(done) : len(done) + AT_ONCE]
+        answers = ask([_question(row, place) for place, row in enumerate(batch)])
+        for row, answer in zip(batch, answers, strict=True):
+            request = answer.strip().strip("\"'«»“”").strip()
+            done.append({"of": row["id"], "request": request, "why": why_not(request, row)})
+        write_text(part, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in done))
+        say(f"{len(done)} of {len(rows)} texts")
+    lines = [json.dumps(_row(row, each["request"]), ensure_ascii=False) + "\n"
+             for row, each in zip(rows, done, strict=True) if not each["why"]]  # fmt: skip
+    if not lines:
+        raise LabkitError("no text was given a request that can stand: try another model, or "
+                          f"look at what this one wrote, in {part}")  # fmt: skip
+    write_text(out, "".join(lines))
+    part.unlink()
     return Reversed(written=len(lines), refused=dict(Counter(e["why"] for e in done if e["why"])))
 
 

@@ -39,9 +39,9 @@ def measure(
     """
     corpus = folder / "corpus"
     generate(corpus, megabytes, seed, every)
-    report = build([corpus / "raw"], folder / "out", Settings(
-        form="text", languages=("ru", "en"), against=("tables",), near=NEAR,
-        fractions=(1.0, 0.0, 0.0)))  # fmt: skip
+    settings = Settings(form="text", languages=("ru", "en"), against=("tables",), near=NEAR,
+                        fractions=(1.0, 0.0, 0.0))  # fmt: skip
+    report = build([corpus / "raw"], folder / "out", settings, workers=1)
     kept = _rows(folder / "out" / "train.jsonl")
     truth = _rows(corpus / "truth.jsonl")
     return {
@@ -96,7 +96,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure and write the record."""
     parser = argparse.ArgumentParser(prog="python -m labkit.bench.records.builder")
     parser.add_argument("--output", type=Path, required=True)
-    parser.add_argument("--megabytes", type=float, default=20.0)
+    parser.add_argument("--megabytes", type=float, default=6.0)
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory() as folder:
         found = measure(Path(folder), given.megabytes)
