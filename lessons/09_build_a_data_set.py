@@ -282,7 +282,7 @@ check.exercise("candidates", candidates)
 # %%
 from labkit.checkpoints.lessons.exercises_09 import factors, hashed
 
-texts = cleaning.built_texts(folder / "filtered")[: 60 if sizes["texts"] < 10 else 200]
+texts = cleaning.built_texts(folder / "filtered")[: sizes["compared"]]
 try:
     signed = [signature(hashed(text), *factors()) for text in texts]
     pairs = sorted(candidates(signed, 5))

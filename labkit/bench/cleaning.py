@@ -239,9 +239,9 @@ def compare_choices(
 
 
 def sizes_of_profile() -> dict[str, Any]:
-    """Return how much of the lesson is run: megabytes, tokens, texts, items, copies, the model."""
+    """Return how much of the lesson is run: megabytes, tokens, texts, items, the model …"""
     if profiles.current().name == "smoke":
-        return {"megabytes": 0.25, "tokens": 2_048, "texts": 6, "items": 8, "copies": 4,
-                "model": profiles.current().probe["model"]}  # fmt: skip
-    return {"megabytes": 1.0, "tokens": 24_576, "texts": 48, "items": 48, "copies": 6,
-            "model": profiles.model()}  # fmt: skip
+        return {"megabytes": 0.25, "compared": 60, "tokens": 2_048, "texts": 6, "items": 8,
+                "copies": 4, "model": profiles.current().probe["model"]}  # fmt: skip
+    return {"megabytes": 1.0, "compared": 200, "tokens": 24_576, "texts": 48, "items": 48,
+            "copies": 6, "model": profiles.model()}  # fmt: skip
