@@ -127,9 +127,11 @@ def read_pairs(pairs: Sequence[tuple[Path, Path]]) -> tuple[str, list[Any], list
                               "compare two of a kind")  # fmt: skip
     names = Counter(name for _, sides in found for name in {_name(each) for each in sides[0]})
     for pair_name, sides in found:
+        # What only one side of a pair has must not meet its like in another pair.
+        apart = len(found) > 1 and len({frozenset(map(_name, side)) for side in sides}) > 1
         for side in sides:
             side[:] = [_renamed(each, f"{pair_name} {_name(each)}".strip())
-                       if names[_name(each)] > 1 else each for each in side]  # fmt: skip
+                       if apart or names[_name(each)] > 1 else each for each in side]  # fmt: skip
     first_sides, second_sides = ([each for _, sides in found for each in sides[place]]
                                  for place in (0, 1))  # fmt: skip
     return kind, first_sides, second_sides

@@ -450,3 +450,18 @@ def test_pairs_are_two_sides_each_and_of_one_kind(sides, tmp_path: Path) -> None
         compare(a, b, b, b)
     with pytest.raises(LabkitError, match="A holds labkit run records and D holds Trainer logs"):
         compare(a, b, a, other)
+
+
+def test_what_one_side_lacks_is_not_taken_from_another_pair(sides, tmp_path: Path) -> None:
+    a, b = sides(0.1)
+    c, d = (side.rename(tmp_path / f"{side.name}2") for side in (a, b))
+    a, b = sides(0.1, seed=2)
+    for folder in (a, d):
+        for file in folder.rglob("record.json"):
+            values = json.loads(file.read_text())
+            values["data"]["name"] = "other"
+            write(file, values)
+    with pytest.raises(
+        LabkitError, match="A was trained on A/B other, C/D tables and B on A/B tab"
+    ):
+        compare(a, b, c, d)
