@@ -57,9 +57,10 @@ def test_the_variables_reach_the_run(said):
 
 
 def test_further_words_go_to_train_and_scores_can_be_left_out(said):
-    (only,) = said("--max-steps", "5", USE_SWICHBACK="false", NUM_FTUNES="1", EVAL_TASKS="none")
+    (only,) = said("--weight-decay", "0.1", USE_SWICHBACK="false", NUM_FTUNES="1",
+                   MAX_STEPS="5", EVAL_TASKS="none")  # fmt: skip
     run = settings_of(only)
-    assert run.max_steps == 5 and not run.use_switchback
+    assert (run.max_steps, run.weight_decay) == (5, 0.1) and not run.use_switchback
 
 
 def test_one_run_is_scored_by_its_name(said):

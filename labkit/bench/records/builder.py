@@ -11,7 +11,7 @@ many of the planted test items were found. The counts are the same on every mach
 import argparse
 import json
 import tempfile
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from labkit.files import write_json
 
 NEAR = 0.8
 """Jaccard index from which two texts are to be found alike."""
-CLEAN = ("clean", "mojibake", "lookalikes", "pii", "questions")
+GOOD = ("clean", "mojibake", "lookalikes", "pii", "questions")
 """Kinds of texts that should stay, as they are or repaired."""
 
 
@@ -35,7 +35,7 @@ def measure(
     """Write a corpus, build it, and return what was planted and what stayed.
 
     settings, facts, counts (read, removed by filter, exact, near, kept), kinds {kind: [planted,
-    stayed]}, pairs [[likeness, both stayed]], items [planted, found].
+    stayed]}, pairs [[likeness, both stayed]], items [planted, found], lost.
     """
     corpus = folder / "corpus"
     generate(corpus, megabytes, seed, every)
@@ -63,7 +63,10 @@ def _rows(file: Path) -> list[dict[str, Any]]:
 def held_against(
     truth: Sequence[Mapping[str, Any]], stayed: set[str], found: Sequence[str]
 ) -> dict[str, Any]:
-    """Return kinds, pairs and items of what is known of every text and what stayed of them."""
+    """Return kinds, pairs, items and lost of what is known of every text and what stayed of them.
+
+    `lost` counts the good texts that are gone, and of which no copy stayed.
+    """
     place = {each["id"]: each["source"] for each in truth}
     planted = Counter(each["kind"] for each in truth)
     still = Counter(each["kind"] for each in truth if each["source"] in stayed)
@@ -71,24 +74,30 @@ def held_against(
         [each["jaccard"], {each["source"], place[each["of"]]} <= stayed]
         for each in truth if each["kind"] == "near"
     ]  # fmt: skip
+    copies = defaultdict(set)
+    for each in truth:
+        if each["kind"] in ("near", "exact"):
+            copies[each["of"]].add(each["source"])
+    lost = [each["id"] for each in truth if each["kind"] in GOOD
+            and not ({each["source"]} | copies[each["id"]]) & stayed]  # fmt: skip
     items = {each["of"] for each in truth if each["kind"] == "contaminated"}
     return {
         "kinds": {kind: [planted[kind], still[kind]] for kind in sorted(planted)},
-        "pairs": pairs, "items": [len(items), len(items & set(found))],
+        "pairs": pairs, "items": [len(items), len(items & set(found))], "lost": len(lost),
     }  # fmt: skip
 
 
 def conclude(found: Mapping[str, Any]) -> dict[str, float]:
-    """Return recall and precision of near-duplicates, the share of items found, of clean kept."""
+    """Return recall and precision of near-duplicates, and shares of items found and good kept."""
     alike = [both for likeness, both in found["pairs"] if likeness >= NEAR]
     apart = [likeness for likeness, both in found["pairs"] if not both]
     planted, items = found["items"]
-    good = [found["kinds"][kind] for kind in CLEAN if kind in found["kinds"]]
+    good = sum(found["kinds"][kind][0] for kind in GOOD if kind in found["kinds"])
     return {
         "near_recall": 1 - sum(alike) / max(1, len(alike)),
         "near_precision": sum(likeness >= NEAR for likeness in apart) / max(1, len(apart)),
         "items_found": items / max(1, planted),
-        "clean_kept": sum(stay for _, stay in good) / max(1, sum(count for count, _ in good)),
+        "good_kept": 1 - found["lost"] / max(1, good),
     }
 
 

@@ -10,7 +10,7 @@
 #     labkit stats runs/oasst1-linear runs/oasst1-int8
 #
 # in folders of their own if LABKIT_RUNS is set to one for each. What follows the script's name goes
-# to `labkit train`, such as --max-steps 100.
+# to `labkit train`, such as --weight-decay 0.1.
 set -eu
 
 MODEL_NAME_OR_PATH=${MODEL_NAME_OR_PATH:-smollm2-135m-instruct}
@@ -22,6 +22,7 @@ BS=${BS:-8}                                     # sequences in a step on one dev
 GRAD_ACC=${GRAD_ACC:-1}
 LR=${LR:-5e-5}
 NUM_EPOCHS=${NUM_EPOCHS:-1}
+MAX_STEPS=${MAX_STEPS:--1}                      # -1: so many epochs instead
 MAX_LENGTH=${MAX_LENGTH:-512}
 SEED=${SEED:-42}
 EVAL_TASKS=${EVAL_TASKS:-hellaswag,boolq,swag,winogrande,xwinograd_en}   # none: leave it out
@@ -30,7 +31,7 @@ labkit train --config full --task sft \
     --model "$MODEL_NAME_OR_PATH" --data "$FT_DATASET" --name "$OUTPUT_MODEL_NAME" \
     --use-switchback "$USE_SWICHBACK" --repeat "$NUM_FTUNES" --seed "$SEED" \
     --per-device-train-batch-size "$BS" --gradient-accumulation-steps "$GRAD_ACC" \
-    --learning-rate "$LR" --num-train-epochs "$NUM_EPOCHS" --max-steps -1 \
+    --learning-rate "$LR" --num-train-epochs "$NUM_EPOCHS" --max-steps "$MAX_STEPS" \
     --max-length "$MAX_LENGTH" "$@"
 
 [ "$EVAL_TASKS" = none ] && exit 0

@@ -111,7 +111,7 @@ def test_nothing_is_run_twice_and_the_record_names_no_folder(
     monkeypatch.setattr(paired, "in_fresh_process", here)
     monkeypatch.setattr(three_data_sets, "_right", lambda model, task, questions: "01" * 10)
     plan = three_data_sets.Plan(model=str(tiny_llama), data={"longform": "instructions"}, pairs=2,
-                                steps=3, batch_size=2, max_length=64, min_features=0)  # fmt: skip
+                                steps=3, batch_size=2, max_length=192, min_features=0)  # fmt: skip
     found = three_data_sets.measure(plan, tmp_path / "kept.json")
     assert called == [f"longform-{arm}-{n}" for n, order in enumerate(
         paired.orders(three_data_sets.ARMS, 2)) for arm in order]  # fmt: skip
