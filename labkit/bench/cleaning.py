@@ -108,7 +108,7 @@ def write_tokens(
 
 def config(file: Path, model: str, tokens: int, **changes: Any) -> RunConfig:
     """Return the run that reads about so many tokens of a file of texts, once."""
-    settings = {
+    settings: dict[str, Any] = {
         "model": model, "data": str(file), "task": "pretrain", "max_length": 256,
         "per_device_train_batch_size": 4, "learning_rate": 1e-3, "eval_steps": 0,
         "name": f"text-{file.stem}",

@@ -117,8 +117,8 @@ def read_pairs(pairs: Sequence[tuple[Path, Path]]) -> tuple[str, list[Any], list
                               "one side, and is always made")  # fmt: skip
         sides: list[list[Any]] = []
         for letter, path in zip(letters, pair, strict=True):
-            kinds[letter], side = read(letter, path)
-            sides.append(list(side))
+            kinds[letter], held = read(letter, path)
+            sides.append(list(held))
         found.append(("/".join(letters), sides))
     first, kind = next(iter(kinds.items()))
     for letter, other in kinds.items():

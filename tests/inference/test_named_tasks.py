@@ -93,7 +93,6 @@ def test_each_task_asks_what_its_authors_ask_and_knows_what_is_right(outcomes):
         lines = Path(outcome.predictions).read_text().splitlines()
         assert len(lines) == 2 and outcome.metrics["acc"]["value"] in (0.0, 1.0)
         for line in map(json.loads, lines):
-            asked = [(each["arg_0"], each["arg_1"]) for each in line["arguments"].values()]
-            assert asked == expected, task
+            assert list(map(tuple, line["arguments"])) == expected, task
             said = [float(score) for score, _ in line["filtered_resps"]]
             assert line["acc"] == (max(range(len(said)), key=said.__getitem__) == right), task

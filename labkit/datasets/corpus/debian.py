@@ -54,10 +54,10 @@ def _unpack(package: str, scratch: Path, target: Path) -> None:
     place = scratch / package
     place.mkdir()
     _run(["apt-get", "download", package], place, package)
-    (archive,) = sorted(place.glob("*.deb"))[:1] or [None]
-    if archive is None:
+    archives = sorted(place.glob("*.deb"))
+    if not archives:
         raise LabkitError(f"apt-get gave no file for {package}: run `apt-get update` first")
-    _run(["dpkg-deb", "-x", archive.name, "content"], place, package)
+    _run(["dpkg-deb", "-x", archives[0].name, "content"], place, package)
     shutil.copytree(place / "content" / "usr" / "share", target, ignore=_left_out)
     statements = sorted(target.rglob("copyright"))
     if not statements:
