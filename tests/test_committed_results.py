@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from labkit import stats
-from labkit.bench.records import equal_quality
+from labkit.bench.records import builder, equal_quality
 from labkit.bench.switchback.grid import name_of
 
 ROOT = Path(__file__).parents[1]
@@ -281,3 +281,21 @@ def test_batches_are_so_much_faster_than_one_by_one():
     again = concluded(found)
     assert again["ratio"] == pytest.approx(found["ratio"]) and again["ratio"]["low"] >= 4
     assert again["a_a"]["low"] <= 1 <= again["a_a"]["high"] or found["a_a_p_value"] >= 0.05
+
+
+BUILDER = json.loads((RESULTS / "builder.json").read_text())
+
+
+def test_a_build_finds_what_was_planted_in_its_corpus():
+    found = builder.conclude(BUILDER)
+    assert found["near_recall"] >= 0.95 and found["near_precision"] >= 0.95
+    assert found["items_found"] == 1.0 and found["good_kept"] >= 0.99
+    alike = [likeness for likeness, _ in BUILDER["pairs"] if likeness >= builder.NEAR]
+    assert len(alike) >= 40 and BUILDER["items"][0] >= 30
+
+
+def test_the_counts_of_a_build_add_up():
+    counts = BUILDER["counts"]
+    gone = sum(counts["removed"].values()) + counts["exact"] + counts["near"]
+    assert counts["read"] - gone == counts["kept"]
+    assert sum(stayed for _, stayed in BUILDER["kinds"].values()) == counts["kept"]

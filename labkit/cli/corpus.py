@@ -125,3 +125,27 @@ def _counter(model: str) -> Callable[[list[str]], list[int]]:
 
     tokenizer = load_tokenizer(model)
     return lambda texts: [len(ids) for ids in tokenizer(texts)["input_ids"]]
+
+
+def reverse(
+    source: Annotated[Path, typer.Argument(help="JSON lines with text: build with --form text")],
+    out: Annotated[Path, typer.Argument(help="file to write, JSON lines of messages")],
+    model: Annotated[str, typer.Option(help="who writes the requests: a model, or a run")],
+    server: Annotated[
+        str, typer.Option(help="ask the model of an OpenAI-compatible server, at its /v1")
+    ] = "",
+    most: Annotated[int | None, typer.Option(min=1, help="only the first so many texts")] = None,
+    json_: Json = False,
+) -> None:
+    """Write to each text the request that it would answer, by a model of your choice (LongForm).
+
+    Cut off, the same command goes on where it stopped.
+    """
+    import dataclasses
+
+    from labkit.inference import reverse as reversing
+
+    found = reversing.reverse(source, out, reversing.asking(model, server), most=most)
+    refused = ", ".join(f"{count} {why}" for why, count in found.refused.items()) or "none"
+    emit(dataclasses.asdict(found), json_,
+         f"{out}: {found.written:,} rows; requests that cannot stand: {refused}")  # fmt: skip

@@ -1,4 +1,4 @@
-"""Define the commands of `labkit data`: show, list, and audit from `corpus`."""
+"""Define the commands of `labkit data`: show, list, and audit and reverse from `corpus`."""
 
 from typing import Annotated
 
@@ -54,3 +54,4 @@ def list_(json_: Json = False) -> None:
 
 
 app.command()(corpus.audit)
+app.command()(corpus.reverse)

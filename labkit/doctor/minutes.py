@@ -40,6 +40,12 @@ PREFERENCE_BETAS = (0.1, 0.02)
 """of lesson 07, a run for each"""
 TRAFFIC_A_TOKEN = {"bfloat16": 56e6, "float32": 75e6}
 FLOPS_A_QUESTION = 23e9
+TEXT_TOKENS = 24_576
+"""of a run of lesson 09"""
+ALL_LEARNED = 1.3
+"""a token with a label takes the head's 28 million weights three times more"""
+TEXT_FLOPS = 2 * (BLOCK_WEIGHTS + 28.3e6)
+"""a token that is read"""
 TRAIN_START = 8.0
 """seconds until a training run's first step: tokenising, loading, the trainer"""
 PROCESS_START = 12.0
@@ -130,6 +136,12 @@ def work(profile: profiles.Profile) -> dict[str, Work]:
             ),
             # Of a drawn answer the report is read once for all of a question's, in the fast type.
             questions=4 if smoke else 3 * 240 + 3 * 60 / 2 + 4 * (240 + 90) / 2,
+        ),
+        # Four runs that learn every token; five models read 48 paragraphs and 192 short choices.
+        "09": Work(
+            fixed=40 if smoke else 150, runs=4,
+            lora_tokens=0.0 if smoke else 4 * TEXT_TOKENS * ALL_LEARNED,
+            questions=0 if smoke else 5 * (48 * 150 + 192 * 30) * TEXT_FLOPS / FLOPS_A_QUESTION,
         ),
         "A1": Work(fixed=10, lora_tokens=stages, processes=1,
                    compiled_runs=0 if smoke else 1),

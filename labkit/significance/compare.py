@@ -20,7 +20,7 @@ from labkit import plots, stats
 from labkit.errors import LabkitError
 from labkit.files import write_json
 from labkit.significance.lm_eval import Answers
-from labkit.significance.read import KINDS, Run, read
+from labkit.significance.read import Run, read_pairs
 from labkit.significance.show import Conclusion, Row, draw
 
 EXAMPLE_EFFECT = 0.03
@@ -29,14 +29,14 @@ TOLERANCE = {"FLOPs": 0.1, "samples": 0.01, "tokens a step": 0.01}
 
 
 def compare(
-    a: Path,
-    b: Path,
-    *,
+    *sides: Path,
     alpha: float = 0.05,
     margin: float | None = None,
     output_dir: Path | None = None,
 ) -> Conclusion:
-    """Compare two sides; with `output_dir`, write stats.json and stats.png.
+    """Compare two sides, or several pairs A B C D …; with `output_dir`, write stats.json and .png.
+
+    Pairs are compared each for itself, and their p-values adjusted together.
 
     Raises LabkitError for what cannot be compared (see `read`), and for too little of it.
     """
@@ -44,23 +44,20 @@ def compare(
         raise LabkitError(f"--alpha {alpha} is not an error rate: use one such as 0.05")
     if margin is not None and not 0 < margin < 1:
         raise LabkitError(f"--margin {margin} is not a share: 0.02 stands for 2 percentage points")
-    (kind, side_a), (kind_b, side_b) = read("A", a), read("B", b)
-    if kind != kind_b:
-        raise LabkitError(
-            f"A holds {KINDS[kind]} and B holds {KINDS[kind_b]}: compare two of a kind"
-        )
-    if a.resolve() == b.resolve():
-        raise LabkitError(f"A and B are both {a}: a control splits one side, and is always made")
+    if len(sides) < 2 or len(sides) % 2:
+        raise LabkitError(f"{len(sides)} sides are no pairs: give A B, or A B C D and so on")
+    kind, side_a, side_b = read_pairs(list(zip(sides[::2], sides[1::2], strict=True)))
     runs = isinstance(side_a[0], Run)
     if runs and margin is not None:
         raise LabkitError("--margin is for scores: these are times")
-    found = _compare_runs(side_a, side_b, alpha) if runs else (  # type: ignore[arg-type]
-        _compare_answers(side_a, side_b, alpha, margin))  # type: ignore[arg-type]  # fmt: skip
+    found = (_compare_runs(side_a, side_b, alpha) if runs else
+             _compare_answers(side_a, side_b, alpha, margin))  # fmt: skip
     rows = found["results"]
     for row, adjusted in zip(rows, stats.holm([r["p_value"] for r in rows]), strict=True):
         row["p_holm"], row["significant"] = adjusted, adjusted < alpha
         row["sentence"] = (_run_sentence if runs else _answer_sentence)(row, alpha, len(rows))
-    outcome = Conclusion(kind=kind, alpha=alpha, margin=margin, a=str(a), b=str(b), **found,
+    a, b = (" ".join(map(str, sides[place::2])) for place in (0, 1))
+    outcome = Conclusion(kind=kind, alpha=alpha, margin=margin, a=a, b=b, **found,
                          sentence=" ".join(row["sentence"] for row in rows))  # fmt: skip
     if output_dir is not None:
         figure, alt = draw(outcome)

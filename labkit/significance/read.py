@@ -19,7 +19,9 @@ between all runs of a data set (model, data, batch, steps, hardware, FLOPs), and
 agree within a side and may differ between sides: the settings that are compared.
 """
 
-from collections.abc import Iterator
+import dataclasses
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,6 +99,52 @@ def read(side: str, path: Path) -> tuple[str, list[Run] | list[Answers]]:
     if kind in ("record", "trainer"):
         items_found = _by_data_set(_once(items_found), path, kind)
     return kind, items_found
+
+
+def read_pairs(pairs: Sequence[tuple[Path, Path]]) -> tuple[str, list[Any], list[Any]]:
+    """Read pairs of sides, A B, C D, …; return their kind, and what A, C, … and B, D, … hold.
+
+    Where two pairs have runs of one name, or answers to one task, each is named after its pair.
+
+    Raises LabkitError where a pair is one side twice, and for sides of several kinds; see `read`.
+    """
+    found = []
+    kinds: dict[str, str] = {}
+    for number, pair in enumerate(pairs):
+        letters = [chr(ord("A") + 2 * number + place) for place in (0, 1)]
+        if pair[0].resolve() == pair[1].resolve():
+            raise LabkitError(f"{letters[0]} and {letters[1]} are both {pair[0]}: a control splits "
+                              "one side, and is always made")  # fmt: skip
+        sides: list[list[Any]] = []
+        for letter, path in zip(letters, pair, strict=True):
+            kinds[letter], held = read(letter, path)
+            sides.append(list(held))
+        found.append(("/".join(letters), sides))
+    first, kind = next(iter(kinds.items()))
+    for letter, other in kinds.items():
+        if other != kind:
+            raise LabkitError(f"{first} holds {KINDS[kind]} and {letter} holds {KINDS[other]}: "
+                              "compare two of a kind")  # fmt: skip
+    names = Counter(name for _, sides in found for name in {_name(each) for each in sides[0]})
+    for pair_name, sides in found:
+        # What only one side of a pair has must not meet its like in another pair.
+        apart = len(found) > 1 and len({frozenset(map(_name, side)) for side in sides}) > 1
+        for side in sides:
+            side[:] = [_renamed(each, f"{pair_name} {_name(each)}".strip())
+                       if apart or names[_name(each)] > 1 else each for each in side]  # fmt: skip
+    first_sides, second_sides = ([each for _, sides in found for each in sides[place]]
+                                 for place in (0, 1))  # fmt: skip
+    return kind, first_sides, second_sides
+
+
+def _name(found: Run | Answers) -> str:
+    return found.data if isinstance(found, Run) else found.task
+
+
+def _renamed(found: Run | Answers, name: str) -> Run | Answers:
+    if isinstance(found, Run):
+        return dataclasses.replace(found, data=name)
+    return dataclasses.replace(found, task=name)
 
 
 def _files(folder: Path) -> list[Path]:
@@ -220,8 +268,6 @@ _ONE_A_FOLDER = ("trainer_state.json", "train_results.json", "all_results.json",
 
 
 def _by_data_set(runs: list[Run], root: Path, kind: str) -> list[Run]:
-    import dataclasses
-
     if root.is_file() or kind == "record":
         return runs
     parts = [run.file.relative_to(root).parts for run in runs]

@@ -80,7 +80,10 @@ def a_record(
         versions={"torch": "2"},
         hardware={"cores": 2},
         model={"name": config.model, "sha256": f"sha of {config.model}"},
-        data={"name": "tables", "sha256": "d"},
+        data={
+            "name": config.data,
+            "sha256": "d" if config.data == "tables" else f"sha of {config.data}",
+        },
         steps=[{"step": i, "loss": loss} for i, loss in enumerate(losses, start=1)],
         summary={
             "step_seconds_median": step,

@@ -414,3 +414,54 @@ def test_a_kept_comparison_is_concluded_anew_and_shown(tmp_path: Path) -> None:
     expected = [100 * test["difference"]["value"] for test in [*found["seeds"], found["all"]]]
     assert points == pytest.approx(expected)
     assert "other minus one" in axes.get_xlabel() and "90 %" in axes.get_xlabel()
+
+
+@pytest.mark.parametrize("own_name", [True, False], ids=["two data sets", "one data set twice"])
+def test_pairs_are_compared_each_for_itself_and_adjusted_together(
+    own_name: bool, sides, tmp_path: Path
+) -> None:
+    pairs, alone = [], []
+    for number, effect in enumerate((0.1, 0.0)):
+        for side in sides(effect, config={"use_switchback": True}, seed=number):
+            moved = side.rename(tmp_path / f"{side.name}{number}")
+            pairs.append(moved)
+            for file in moved.rglob("record.json"):
+                values = json.loads(file.read_text())
+                values["data"]["name"] = f"set{number * own_name}"
+                write(file, values)
+        alone += compare(*pairs[-2:]).results
+    outcome = compare(*pairs)
+    found = {row["name"]: row for row in outcome.results}
+    expected = ["set0", "set1"] if own_name else ["A/B set0", "C/D set0"]
+    assert list(found) == expected
+    for row, name in zip(alone, expected, strict=True):
+        for key in ("ratio", "p_value", "seconds", "n"):
+            assert found[name][key] == row[key]
+    assert [row["p_holm"] for row in outcome.results] == stats.holm([r["p_value"] for r in alone])
+    assert outcome.a.split() == [str(pairs[0]), str(pairs[2])]
+
+
+def test_pairs_are_two_sides_each_and_of_one_kind(sides, tmp_path: Path) -> None:
+    a, b = sides(0.1)
+    other = write(tmp_path / "log" / "trainer_state.json", log(60.0)).parent
+    with pytest.raises(LabkitError, match="3 sides are no pairs: give A B"):
+        compare(a, b, a)
+    with pytest.raises(LabkitError, match="C and D are both"):
+        compare(a, b, b, b)
+    with pytest.raises(LabkitError, match="A holds labkit run records and D holds Trainer logs"):
+        compare(a, b, a, other)
+
+
+def test_what_one_side_lacks_is_not_taken_from_another_pair(sides, tmp_path: Path) -> None:
+    a, b = sides(0.1)
+    c, d = (side.rename(tmp_path / f"{side.name}2") for side in (a, b))
+    a, b = sides(0.1, seed=2)
+    for folder in (a, d):
+        for file in folder.rglob("record.json"):
+            values = json.loads(file.read_text())
+            values["data"]["name"] = "other"
+            write(file, values)
+    with pytest.raises(
+        LabkitError, match="A was trained on A/B other, C/D tables and B on A/B tab"
+    ):
+        compare(a, b, c, d)

@@ -4,15 +4,14 @@ from collections.abc import Iterator
 from typing import Any
 
 from labkit import methods
+from labkit.checkpoints.lessons.intervals import as_interval_says, as_kept, in_interval
 from labkit.checkpoints.rules import (
-    CLOSE,
     Evidence,
     Finding,
     Values,
     a_run,
     compare,
     differences,
-    number,
     one_model,
     positive,
     reasoned,
@@ -66,15 +65,15 @@ def compared(values: Values, evidence: Evidence) -> Iterator[Finding]:
     if None not in runs and runs[0].name == runs[1].name:
         yield Finding("contradicts", "first_run and second_run are the same run")
     ends = values["difference_low"], values["difference_high"]
-    yield from _in_order(values["difference"], ends, "difference", within=TENTH)
+    yield from in_interval(values["difference"], ends, "difference", within=TENTH)
     if None not in runs:
         kept = [
             m["values"] for m in evidence.measured("difference")
             if [m["settings"].get(k) for k in ("first", "second")] == [r.name for r in runs]
         ]  # fmt: skip
         fields = {"difference": "value", "difference_low": "low", "difference_high": "high"}
-        yield from _as_kept(values, fields, kept, "comparison of these two runs", within=TENTH)
-    yield from _verdict(values, ends, above="second is better", below="first is better")
+        yield from as_kept(values, fields, kept, "comparison of these two runs", within=TENTH)
+    yield from as_interval_says(values, ends, above="second is better", below="first is better")
     yield from reasoned(values)
 
 
@@ -128,58 +127,16 @@ def forgotten(values: Values, evidence: Evidence) -> Iterator[Finding]:
     change = None
     if None not in (values["bits_before"], values["bits_after"]):
         change = values["bits_after"] - values["bits_before"]
-    yield from _in_order(change, ends, "change", within=2 * THOUSANDTH)
+    yield from in_interval(change, ends, "change", within=2 * THOUSANDTH)
     if run is not None:
         kept = [m["values"] for m in evidence.measured("forgetting")
                 if m["settings"].get("run") == run.name]  # fmt: skip
         fields = {"bits_before": "before", "bits_after": "after", "change_low": "low",
                   "change_high": "high"}  # fmt: skip
-        yield from _as_kept(values, fields, kept, "measurement of this run's text",
+        yield from as_kept(values, fields, kept, "measurement of this run's text",
                             within=THOUSANDTH)  # fmt: skip
-    yield from _verdict(values, ends, above="it forgot", below="it improved")
+    yield from as_interval_says(values, ends, above="it forgot", below="it improved")
     yield from reasoned(values)
-
-
-def _in_order(
-    value: float | None, ends: tuple[float | None, float | None], what: str, *, within: float
-) -> Iterator[Finding]:
-    low, high = ends
-    if low is None or high is None:
-        return
-    if low > high:
-        yield Finding("contradicts", f"{what}_low is above {what}_high")
-    elif value is not None and not low - within <= value <= high + within:
-        yield Finding("contradicts", f"the {what} does not lie within its interval")
-
-
-def _as_kept(
-    values: Values, fields: dict[str, str], kept: list[dict[str, Any]], what: str, *, within: float
-) -> Iterator[Finding]:
-    """Hold each field against the measurements that are kept; any of them will do."""
-    if not kept:
-        yield Finding("missing", f"no {what} is kept: run the lesson's cell for it")
-        return
-    for field, name in fields.items():
-        if values[field] is None:
-            continue
-        measured = [found for each in kept if (found := number(each, name)) is not None]
-        if any(abs(values[field] - m) <= max(within, CLOSE * abs(m)) for m in measured):
-            yield Finding("consistent", f"{field} is that of your {what}")
-        else:
-            yield Finding("contradicts", f"{field} is not that of your {what}")
-
-
-def _verdict(
-    values: Values, ends: tuple[float | None, float | None], *, above: str, below: str
-) -> Iterator[Finding]:
-    low, high = ends
-    if values["verdict"] is None or low is None or high is None:
-        return
-    said = above if low > 0 else below if high < 0 else "not told apart"
-    if values["verdict"] == said:
-        yield Finding("consistent", "verdict is what the interval says")
-    else:
-        yield Finding("contradicts", "verdict is not what the interval says")
 
 
 RULES = {"06.1": cost, "06.2": better, "06.3": counts, "06.4": forgotten}

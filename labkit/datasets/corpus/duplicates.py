@@ -32,12 +32,12 @@ Pair = tuple[int, int]
 
 
 @cache
-def _permutations() -> tuple[Array, Array]:
-    """Return datasketch's a and b, a column each: a place of the signature is min(a h + b)."""
+def permutations() -> tuple[Array, Array]:
+    """Return datasketch's a and b: place k of the signature is the least a[k] h + b[k] mod 2^32."""
     from datasketch import MinHash
 
     a, b = MinHash(BANDS * ROWS, seed=SEED, scheme="affine32").permutations
-    return a[:, None], b[:, None]
+    return a, b
 
 
 @cache
@@ -45,16 +45,21 @@ def _weights() -> Hashes:
     return np.random.default_rng(SEED).integers(1, 2**63, ROWS, dtype=np.uint64) | np.uint64(1)
 
 
+def mixed(shingles: Hashes) -> Array:
+    """Return a set's numbers of 32 bits, stirred so that numbers near each other are not."""
+    halves = (shingles >> np.uint64(32)).astype(np.uint32)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):  # MurmurHash3's last step
+        halves = (halves ^ (halves >> np.uint32(shift))) * np.uint32(factor)
+    return halves
+
+
 def signature(shingles: Hashes) -> Array:
     """Return the MinHash signature of a set, the very one that datasketch gives its high halves.
 
     datasketch itself takes a list of Python's numbers, four times as long as this.
     """
-    mixed = (shingles >> np.uint64(32)).astype(np.uint32)
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):  # MurmurHash3's last step
-        mixed = (mixed ^ (mixed >> np.uint32(shift))) * np.uint32(factor)
-    a, b = _permutations()
-    least: Array = (a * mixed + b).min(axis=1)
+    a, b = permutations()
+    least: Array = (a[:, None] * mixed(shingles) + b[:, None]).min(axis=1)
     return least
 
 

@@ -13,7 +13,8 @@ embedded questions as multiple choice and as generation (scored as TAT-QA is, so
 `labkit eval --task tatqa` gives), and `general_text`, plain prose on everyday things. Fine-tuning
 on tables should raise the first two; how much the perplexity of the third rises is what it
 forgot. Every task of lm-eval's own works by its name (`hellaswag`, `boolq`, `swag`,
-`winogrande`, `xwinograd_en` …) where its data can be reached.
+`winogrande`, `xwinograd_en` …) where its data can be reached: on the Hub, or as a copy in the
+published form, in a folder of the data set's name (`Rowan/hellaswag`) below the current one.
 
 Tasks are asked as their YAML has them, without a chat template, except `tables_answer`, which is
 asked as labkit asks. Result files are lm-eval's own: `results.json` and `samples_TASK.jsonl`.

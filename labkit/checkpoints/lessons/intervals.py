@@ -1,0 +1,50 @@
+"""Rules about a difference with its interval, which several lessons ask for."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from labkit.checkpoints.rules import CLOSE, Finding, Values, number
+
+
+def in_interval(
+    value: float | None, ends: tuple[float | None, float | None], what: str, *, within: float
+) -> Iterator[Finding]:
+    """Require the ends of an interval in order, and its value between them."""
+    low, high = ends
+    if low is None or high is None:
+        return
+    if low > high:
+        yield Finding("contradicts", f"{what}_low is above {what}_high")
+    elif value is not None and not low - within <= value <= high + within:
+        yield Finding("contradicts", f"the {what} does not lie within its interval")
+
+
+def as_kept(
+    values: Values, fields: dict[str, str], kept: list[dict[str, Any]], what: str, *, within: float
+) -> Iterator[Finding]:
+    """Hold each field against the measurements that are kept; any of them will do."""
+    if not kept:
+        yield Finding("missing", f"no {what} is kept: run the lesson's cell for it")
+        return
+    for field, name in fields.items():
+        if values[field] is None:
+            continue
+        measured = [found for each in kept if (found := number(each, name)) is not None]
+        if any(abs(values[field] - m) <= max(within, CLOSE * abs(m)) for m in measured):
+            yield Finding("consistent", f"{field} is that of your {what}")
+        else:
+            yield Finding("contradicts", f"{field} is not that of your {what}")
+
+
+def as_interval_says(
+    values: Values, ends: tuple[float | None, float | None], *, above: str, below: str
+) -> Iterator[Finding]:
+    """Require the verdict of an interval: above zero, below it, or not told apart."""
+    low, high = ends
+    if values["verdict"] is None or low is None or high is None:
+        return
+    said = above if low > 0 else below if high < 0 else "not told apart"
+    if values["verdict"] == said:
+        yield Finding("consistent", "verdict is what the interval says")
+    else:
+        yield Finding("contradicts", "verdict is not what the interval says")
