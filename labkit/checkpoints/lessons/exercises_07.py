@@ -43,7 +43,7 @@ PAIR_OF = Exercise(
             _pair("ab", "AB", "aaa"),
         ),
         ("of several wrong answers the most frequent is rejected", _pair("Abcc", "bccA", "cbAbcb")),
-        ("of several right answers the most frequent is chosen", _pair("AABc", "BAAc", "cABAcB")),
+        ("of several right answers the most frequent is chosen", _pair("AABc", "BAAc", "cABAcA")),
         ("of equally frequent ones it is the first", _pair("CAbd", "dbAC", "bdAAdb")),
     ),
 )
@@ -160,7 +160,7 @@ def of_trl() -> tuple[list[Any], float, float]:
 
     from labkit.models import load, tiny
 
-    beta = 0.3
+    beta = 0.7
     rows = [{"prompt": f"{a} + {b} =", "chosen": f" {a + b}", "rejected": f" {a * b} or so"}
             for a, b in ((2, 3), (7, 8), (5, 40))]  # fmt: skip
     bars = contextlib.redirect_stderr(io.StringIO())
@@ -170,7 +170,7 @@ def of_trl() -> tuple[list[Any], float, float]:
         draw = torch.Generator().manual_seed(2)
         with torch.no_grad():
             for weight in policy.parameters():
-                weight += 0.05 * torch.randn(weight.shape, generator=draw)
+                weight += 0.3 * torch.randn(weight.shape, generator=draw)
         trainer = DPOTrainer(
             model=policy, ref_model=reference, train_dataset=datasets.Dataset.from_list(rows),
             processing_class=load.load_tokenizer(path),
