@@ -351,8 +351,8 @@ for first, second in combinations(("raw", "filtered", "deduplicated"), 2):
     names = {"first": runs[first].name, "second": runs[second].name}
     measurements.keep("cleaning", values, **names)
     ends = f"{values['low']:+.4f} to {values['high']:+.4f}"
-    print(f"{names['first']} → {names['second']}: {values['first']:.4f} → "
-          f"{values['second']:.4f} bits per byte, change {values['value']:+.4f} ({ends})")  # fmt: skip
+    print(f"{names['first']} → {names['second']}: change {values['value']:+.4f} ({ends})")
+    print(f"   {values['first']:.4f} → {values['second']:.4f} bits per byte")
 before = cleaning.compare_bits(found["untouched"][0], found["raw"][0], judged)
 print(f"untouched: {before['first']:.4f}")
 

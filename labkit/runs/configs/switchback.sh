@@ -5,12 +5,13 @@
 #     MODEL_NAME_OR_PATH=/models/tinyllama-1.1b FT_DATASET=oasst1:/data/oasst1 BS=64 \
 #         USE_SWICHBACK=true NUM_FTUNES=10 OUTPUT_MODEL_NAME=oasst1-int8 sh switchback.sh
 #
-# Twice, with USE_SWICHBACK=false and another OUTPUT_MODEL_NAME in between, gives both sides of
+# Run it with USE_SWICHBACK=false and =true, each below a folder of its own (LABKIT_RUNS=linear,
+# LABKIT_RUNS=int8), and for several data sets, then compare: alternate them where times count.
 #
-#     labkit stats runs/oasst1-linear runs/oasst1-int8
+#     labkit stats linear int8
+#     labkit stats oasst1/linear oasst1/int8 longform/linear longform/int8 ru/linear ru/int8
 #
-# in folders of their own if LABKIT_RUNS is set to one for each. What follows the script's name goes
-# to `labkit train`, such as --weight-decay 0.1.
+# What follows the script's name goes to `labkit train`, such as --weight-decay 0.1.
 set -eu
 
 MODEL_NAME_OR_PATH=${MODEL_NAME_OR_PATH:-smollm2-135m-instruct}
