@@ -18,7 +18,8 @@ models loop over the tokens; for them the same is done along the length.
 
 **For a GPU, without one.** Fake tensors live on the `cpu` device, because a CPU build of PyTorch
 cannot even pretend to have another; that device takes the flash-attention path as a GPU does.
-What a GPU does differently is gathered in `gpu_paths`; its allocator rounds up to 512 bytes.
+What kernels take inside themselves, and what a GPU does differently, is gathered in `cpu_paths` and
+`gpu_paths`; a GPU's allocator rounds up to 512 bytes.
 """
 
 import dataclasses
@@ -37,7 +38,7 @@ from labkit.memory.step.build import build_step, depth_of, load_config
 from labkit.memory.step.imports import collector_paused
 from labkit.memory.step.quantised import NF4Linear
 from labkit.memory.step.training_step import layer_stacks
-from labkit.memory.trace import gpu_paths
+from labkit.memory.trace import cpu_paths, gpu_paths
 from labkit.memory.trace.tracker import PARTS, StorageTracker, Window, replay
 from labkit.quiet import quiet
 
@@ -178,7 +179,7 @@ def _trace_at(settings: StepSettings, depth: int) -> _Traced:
         )
         tracker = StorageTracker(
             round_to=gpu_paths.GRANULARITY if on_gpu else 1,
-            workspaces=gpu_paths.workspaces() if on_gpu else None,
+            workspaces=(gpu_paths if on_gpu else cpu_paths).workspaces(),
         )
         trainable = step.trainable()
         with mode, tracker:
