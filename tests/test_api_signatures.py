@@ -50,6 +50,18 @@ def defaults(cls: type) -> dict[str, Any]:
         ("_load_from_checkpoint", ["self", "resume_from_checkpoint", "model"]),
         ("compute_loss", ["self", "model", "inputs", "return_outputs", "num_items_in_batch"]),
         ("training_step", ["self", "model", "inputs", "num_items_in_batch"]),
+        # What several processes change (labkit.train.sharded.trainer).
+        ("get_train_dataloader", ["self"]),
+        ("_get_num_items_in_batch", ["self", "batch_samples", "device"]),
+        (
+            "_prepare_for_training",
+            ["self", "max_steps", "train_dataloader", "resume_from_checkpoint"],
+        ),
+        ("_clip_grad_norm", ["self", "model"]),
+        ("_get_grad_norm", ["self", "model", "grad_norm"]),
+        ("save_model", ["self", "output_dir", "_internal_call"]),
+        ("_save_optimizer_and_scheduler", ["self", "output_dir"]),
+        ("prediction_step", ["self", "model", "inputs", "prediction_loss_only", "ignore_keys"]),
     ],
 )
 def test_methods_of_the_trainer_that_we_override(name: str, expected: list[str]) -> None:

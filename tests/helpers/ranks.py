@@ -56,7 +56,7 @@ def _begin(
     (said / f"{rank}.json").write_text(json.dumps(result))
 
 
-def finish(started: list[BaseProcess], said: Path, seconds: float = 240) -> list[Any]:
+def finish(started: list[BaseProcess], said: Path, seconds: float = 600) -> list[Any]:
     """Return what the processes returned, once all have ended; what still runs is killed."""
     for process in started:
         process.join(seconds)
