@@ -23,6 +23,8 @@ class Base:
     """of a weight in a linear layer; 16: whatever type the method asks for"""
     keeps_inputs: bool = False
     """whether its products keep their input for backward on their own (MatMul8bitLt)"""
+    shards: tuple[str, ...] = ("fsdp2", "zero3")
+    """ways to share weights among processes that its weights survive"""
     launches: int = 0
     """kernels a layer launches on a GPU on top of a plain base's"""
 
@@ -52,8 +54,10 @@ BASES = {
     base.name: base
     for base in (
         Base(name="plain", bits=16),
-        Base(name="8bit", bits=8, keeps_inputs=True, launches=140),
-        Base(name="nf4", bits=4, launches=40),
+        # Scales hang on its parameters, and are lost when these are cut.
+        Base(name="8bit", bits=8, keeps_inputs=True, launches=140, shards=()),
+        # DeepSpeed takes packed bytes for weights.
+        Base(name="nf4", bits=4, launches=40, shards=("fsdp2",)),
     )
 }
 SHORTHANDS = {"qlora": ("lora", "nf4"), "8bit": ("lora", "8bit")}

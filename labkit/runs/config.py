@@ -137,8 +137,7 @@ class RunConfig(_OfMethods):
     nproc: int = 1
     """processes that share each step, one a GPU or as many as CPUs can feed; a batch in each"""
     sharding: Literal["none", "fsdp2", "zero1", "zero2", "zero3"] = "none"
-    """what they share beside the batch: nothing, all (fsdp2, zero3), or optimizer state (zero1) and
-    gradients (zero2); zero is DeepSpeed's"""
+    """what they share: no state, all (fsdp2, zero3), Adam's (zero1), and gradients (zero2)"""
     deepspeed: str = ""
     """JSON file of DeepSpeed's settings, whose stage is the sharding; "auto" in it means ours"""
 

@@ -336,7 +336,7 @@ def render(record: RunRecord) -> str:
                  f"{gib(peak.get('rss'))} resident")  # fmt: skip
     if shared := summary.get("sharding"):
         most = max((each for each in shared["peak_bytes"] if each), default=None)
-        lines.append(f"  shared       {shared['ran']} over {shared['processes']} processes, each "
+        lines.append(f"  processes    {shared['processes']}, sharding {shared['ran']}, each "
                      f"{gib(most)} in tensors or less")  # fmt: skip
     if total := summary.get("total_parameters"):
         lines.append(f"  trained      {summary['trainable_parameters']:,} of {total:,} parameters")

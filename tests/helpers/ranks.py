@@ -95,8 +95,8 @@ def train_all(settings: list[dict[str, Any]], runs: str, stop_at: int = 0) -> li
     try:
         for each in settings:
             record = train(from_mapping(each, where="test"), quiet=True)
-            found.append({"name": record.name, "losses": record.losses, "summary": record.summary,
-                          "steps": record.steps, "status": record.status})  # fmt: skip
+            said = ("name", "losses", "summary", "predicted", "steps", "status")
+            found.append({name: getattr(record, name) for name in said})
     finally:
         trainer.LabTrainer.training_step = original
         group.leave()

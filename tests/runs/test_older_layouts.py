@@ -129,6 +129,7 @@ def test_an_older_layout_trains_what_it_asks_or_is_refused(tmp_path: Path, numbe
     assert config.warmup_steps == values.get("warmup_ratio", values.get("warmup_steps"))
     assert config.gradient_checkpointing is truth(values["gradient_checkpointing"])
     assert config.optim == values["optim"].replace("adamw_hf", "adamw_torch_fused")
+    assert config.deepspeed == values.get("deepspeed", "")
     if config.method == "lora":
         found = {"lora_rank": config.r, "lora_alpha": config.lora_alpha,
                  "lora_dropout": config.lora_dropout}  # fmt: skip
@@ -139,7 +140,7 @@ def test_an_older_layout_trains_what_it_asks_or_is_refused(tmp_path: Path, numbe
         (line,) = [text for text in said if f" {key} is ignored: " in text]
         assert len(line.splitlines()) == 1
     looked_at = {"model_name_or_path", "train_file", "template_name", "train_mode", "task_type",
-                 "beta", "warmup_ratio", *EVERY, *LORA}  # fmt: skip
+                 "beta", "warmup_ratio", "deepspeed", *EVERY, *LORA}  # fmt: skip
     assert set(values) <= looked_at | set(RETIRED)
 
 

@@ -70,7 +70,7 @@ def test_an_older_project_s_file_is_the_training_it_was_there(tmp_path: Path) ->
         per_device_train_batch_size=3, gradient_accumulation_steps=5, learning_rate=3e-4,
         max_length=700, save_steps=200, lr_scheduler_type="cosine", warmup_steps=0.02, r=24,
         lora_alpha=12, lora_dropout=0.01, gradient_checkpointing=True, seed=7, weight_decay=0.1,
-        report_to="tensorboard", max_grad_norm=0.5,
+        report_to="tensorboard", max_grad_norm=0.5, deepspeed="ds.json",
     )  # fmt: skip
 
 

@@ -20,12 +20,17 @@ from labkit.train.sharded import group
 from labkit.train.sharded.deepspeed_file import settings_of
 from labkit.train.sharded.held import Held, held
 
+COPIES = ("single_partition_of_fp32_groups", "fp32_partitioned_groups_flat")
+"""Where the weights are that it steps in float32, in stages 1 and 2, and in stage 3."""
+
 
 class Zero:
     """DeepSpeed's engine around a trainer's model."""
 
     def __init__(self, stage: int, config: Any) -> None:
         self.stage, self.config = stage, config
+        # It calls PyTorch by names that PyTorch is about to drop.
+        warnings.filterwarnings("ignore", message=".*_tensor. is deprecated. Please use .torch")
         if not torch.cuda.is_available():
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         os.environ.setdefault("DS_SKIP_CUDA_CHECK", "1")
@@ -41,14 +46,18 @@ class Zero:
     def prepare(self, trainer: Any) -> Any:
         """Share the trainer's model, give the trainer its optimizer, return what is called."""
         self.model: Any = trainer.model
-        settings = settings_of(self.config, self.stage, world=group.size(), bf16=trainer.args.bf16)
+        settings = settings_of(self.config, self.stage, world=group.size(), bf16=trainer.args.bf16,
+                               trained=trainer.elements[1])  # fmt: skip
         optimizer = trainer.create_optimizer()
+        # A minute of compiling, for an exchange that only inference uses.
+        self.deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         with quietly():
             self.deepspeed.init_distributed("nccl" if torch.cuda.is_available() else "gloo")
             self.engine, *_ = self.deepspeed.initialize(
                 model=self.model, optimizer=optimizer, config=settings
             )
         self.optimizer = optimizer
+        self.parts_gradients = bool(self.engine.zero_optimization_partition_gradients())
         trainer.optimizer = Stepping(optimizer, self.engine)
         return self.engine
 
@@ -102,10 +111,10 @@ class Zero:
         whole = [each.grad for each in own if each.grad is not None]
         inner = self.engine.optimizer
         parts = tensors_of(getattr(inner, "averaged_gradients", None))
-        at = {each.data_ptr() for each in own}
-        stepped = [each for some in self.optimizer.param_groups for each in some["params"]]
-        copies = [each for each in stepped if each.data_ptr() not in at]
-        return held(weights, [*whole, *parts], self.optimizer.state.values(), copies)
+        copies = tensors_of([getattr(inner, name, None) for name in COPIES])
+        at = {each.data_ptr() for each in weights}
+        others = {each.data_ptr(): each for each in copies if each.data_ptr() not in at}
+        return held(weights, [*whole, *parts], self.optimizer.state.values(), others.values())
 
 
 class Stepping(torch.optim.Optimizer):
@@ -116,7 +125,7 @@ class Stepping(torch.optim.Optimizer):
         self.wrapped, self.engine = optimizer, engine
         self.param_groups = optimizer.param_groups
 
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> None:
         """Step the shards, and gather weights where all processes have them."""
         self.engine.step()
 

@@ -9,12 +9,16 @@ from typing import Any
 
 from labkit.errors import LabkitError, read_json
 
+BUCKET_ELEMENTS = 500_000_000
+"""What DeepSpeed allocates for gradients on their way, however few there are."""
 OURS = ("optimizer", "scheduler")
 """Sections that say again what the run's settings say."""
 
 
-def settings_of(config: Any, stage: int, *, world: int, bf16: bool) -> dict[str, Any]:
+def settings_of(config: Any, stage: int, *, world: int, bf16: bool, trained: int) -> dict[str, Any]:
     """Return DeepSpeed's settings for a run: those of its file, with the run's in its blanks.
+
+    `trained` is the number of trained weights; larger buckets for their gradients are not made.
 
     Raises:
         LabkitError: the file is no JSON object, or contradicts the run.
@@ -44,7 +48,8 @@ def settings_of(config: Any, stage: int, *, world: int, bf16: bool) -> dict[str,
         check_section(config, key, file.get(key))
     kept = {key: value for key, value in file.items() if key not in (*said, *OURS)}
     zero = {
-        "overlap_comm": False, "stage3_gather_16bit_weights_on_model_save": False,
+        "reduce_bucket_size": min(BUCKET_ELEMENTS, trained), "overlap_comm": False,
+        "stage3_gather_16bit_weights_on_model_save": False,
         **without_auto(kept.pop("zero_optimization", {})), "stage": stage,
     }  # fmt: skip
     return {**without_auto(kept), **said, "zero_optimization": zero,

@@ -62,16 +62,20 @@ def held_plainly(parameters: Iterable[torch.Tensor], optimizer: Any) -> Held:
     return held(found, gradients, optimizer.state.values())
 
 
-def ran(held_by: Iterable[Held], *, total: int, trained: int, by_dtensor: bool) -> str:
+def ran(
+    held_by: Iterable[Held], *, total: int, trained: int, by_dtensor: bool, parts_gradients: bool
+) -> str:
     """Return the sharding that the tensors show, from what each process holds.
 
     `total` are the elements of all weights of the model, `trained` those of the trained ones, and
     `by_dtensor` that weights are PyTorch's distributed tensors. A process with all of something
-    shares it with nobody, whatever was asked for.
+    shares it with nobody, whatever was asked for. `parts_gradients` is the engine's word for one
+    thing that tensors do not show: before its step ZeRO drops gradients of others in stage 1 as in
+    2, and only in 2 while they are computed.
     """
     found = list(held_by)
     if max(each.weights for each in found) < total:
         return "fsdp2" if by_dtensor else "zero3"
     if 0 < max(each.moment for each in found) < trained:
-        return "zero2" if max(each.gradients for each in found) < trained else "zero1"
+        return "zero2" if parts_gradients else "zero1"
     return "none"

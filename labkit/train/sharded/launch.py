@@ -11,6 +11,7 @@ A Ctrl-C reaches them once; they finish their step, save, and end by themselves.
 """
 
 import contextlib
+import gc
 import json
 import logging
 import multiprocessing
@@ -29,6 +30,7 @@ from typing import Any
 
 from labkit.errors import LabkitError
 from labkit.machine import processes
+from labkit.methods import BASES
 from labkit.runs import records, task_settings
 from labkit.runs.config import RunConfig, from_mapping
 from labkit.train.sharded import deepspeed_file, group
@@ -55,6 +57,7 @@ class Nodes:
 
 
 ONE = Nodes()
+HANDLED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _NODES: ContextVar[Nodes] = ContextVar("nodes", default=ONE)
 
 
@@ -101,20 +104,17 @@ def refuse(config: RunConfig) -> None:
             f"use_switchback keeps int8 copies of whole weights, which sharding {config.sharding} "
             "has none of: leave one of the two out"
         )
-    if config.base == "8bit" and gone:
+    shards = BASES[config.base].shards
+    if gone and config.sharding not in shards:
+        others = " or ".join(("none", *shards))
         raise LabkitError(
-            f"base 8bit keeps scales beside its weights that sharding {config.sharding} loses: use "
-            "base nf4, or sharding none"
+            f"weights of base {config.base} cannot be shared by sharding {config.sharding}: use "
+            f"sharding {others}, or another base"
         )
     if task_settings.reference_of(config) != "none" and gone:
         raise LabkitError(
             f"task {config.task} asks the reference outside the pass in which sharding "
             f"{config.sharding} puts weights together: use sharding none, zero1 or zero2"
-        )
-    if config.base != "plain" and config.sharding == "zero3":
-        raise LabkitError(
-            f"DeepSpeed does not shard the packed weights of base {config.base}: use sharding "
-            "fsdp2, or zero2"
         )
 
 
@@ -150,17 +150,20 @@ def run(function: Callable[..., Any], *args: Any, said: Path, nproc: int, nodes:
 
     `said` is an empty folder in which processes leave word.
     """
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # It would print a page for each process that ends badly.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    # They would print a page for each process that ends badly.
+    for name in ("torch.distributed.elastic", "torch.multiprocessing.spawn"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     multiprocessing.set_forkserver_preload(["labkit.train.run", "labkit.train.trainer"])
     alone = nodes.nnodes == 1
     how = LaunchConfig(
         min_nodes=nodes.nnodes,
         max_nodes=nodes.nnodes,
         nproc_per_node=nproc,
+        logs_specs=DefaultLogsSpecs(log_dir=str(said / "log")),
         run_id=uuid.uuid4().hex if alone else "labkit",
         rdzv_backend="c10d" if alone else "static",
         rdzv_endpoint="127.0.0.1:0" if alone else nodes.rdzv_endpoint,
@@ -177,8 +180,11 @@ def run(function: Callable[..., Any], *args: Any, said: Path, nproc: int, nodes:
             results = elastic_launch(how, _begin)(dict(os.environ), os.getcwd(), said, function,
                                                   args)  # fmt: skip
     except ChildFailedError as error:
-        raise _why(error.failures, said) from None
-    return results[min(results)]
+        failures = error.failures
+    else:
+        return results[min(results)]
+    gc.collect()  # what the error held, the ports where processes met among it, is closed now
+    raise _why(failures, said)
 
 
 def _begin(
@@ -224,7 +230,10 @@ def _work(train: Callable[..., Any], settings: dict[str, Any], options: dict[str
 
 @contextlib.contextmanager
 def _passed_on(said: Path) -> Iterator[None]:
-    """Hand a Ctrl-C to the processes, which stop by themselves after their step."""
+    """Hand a Ctrl-C to the processes, which stop by themselves after their step.
+
+    Signals that the launcher takes for itself, and keeps, are given back.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -234,11 +243,13 @@ def _passed_on(said: Path) -> Iterator[None]:
             with contextlib.suppress(OSError, ValueError):
                 os.kill(int(file.read_text()), signal.SIGINT)
 
-    before = signal.signal(signal.SIGINT, hand_on)
+    before = {each: signal.getsignal(each) for each in HANDLED}
+    signal.signal(signal.SIGINT, hand_on)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for each, handler in before.items():
+            signal.signal(each, handler)
 
 
 def _why(failures: Any, said: Path) -> BaseException:

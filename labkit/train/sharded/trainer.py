@@ -192,8 +192,7 @@ class Sharded(Trainer):
         if self._traffic is not None:
             self._traffic.__exit__(None, None, None)
         if self._looks:
-            self._look()
-            self.found = self._say()
+            self.found = self._say(self._look())
         self._traffic = None
         found = group.rows([*(entry[name] for name in ADDED_UP), peak or 0, stop])
         for name, values in zip(ADDED_UP, zip(*found, strict=True), strict=False):
@@ -201,17 +200,20 @@ class Sharded(Trainer):
         self.peaks = [int(each[-2]) or None for each in found]
         return any(each[-1] for each in found)
 
-    def _look(self) -> None:
+    def _look(self) -> Held:
+        """Return the most that this process was found to hold of each, now or before."""
         now = (held_plainly(self.model.parameters(), self.optimizer)
                if self.engine is None else self.engine.held())  # fmt: skip
         self._held = now if self._held is None else now.larger(self._held)
+        return self._held
 
-    def _say(self) -> dict[str, Any]:
+    def _say(self, held: Held) -> dict[str, Any]:
         """Return what processes hold and send, for the record; all of them have to ask."""
-        held_by = group.of_all(self._held)
+        held_by = group.of_all(held)
         total, trained = self.elements
         local = [hasattr(each, "to_local") for each in self.model.parameters()]
-        found = ran(held_by, total=total, trained=trained, by_dtensor=any(local))
+        found = ran(held_by, total=total, trained=trained, by_dtensor=any(local),
+                    parts_gradients=getattr(self.engine, "parts_gradients", False))  # fmt: skip
         if found != self._asked and self._steps_taken == COUNTED_STEP and held_by[0].moment:
             say(f"sharding {self._asked} was asked for, and the tensors show {found}")
         return {

@@ -31,13 +31,13 @@ def written(folder: Path, **changes: Any) -> RunConfig:
 
 
 def test_blanks_are_filled_with_the_run_and_the_rest_is_kept(tmp_path: Path) -> None:
-    found = settings_of(written(tmp_path), 3, world=4, bf16=True)
+    found = settings_of(written(tmp_path), 3, world=4, bf16=True, trained=1000)
     assert found["train_batch_size"] == 3 * 2 * 4
     assert found["train_micro_batch_size_per_gpu"] == 3 and found["bf16"] == {"enabled": True}
     assert found["gradient_accumulation_steps"] == 2 and found["gradient_clipping"] == 1.0
     zero = found["zero_optimization"]
     assert zero["stage"] == 3 and zero["overlap_comm"] is True
-    assert "stage3_prefetch_bucket_size" not in zero
+    assert "stage3_prefetch_bucket_size" not in zero and zero["reduce_bucket_size"] == 1000
     assert zero["offload_optimizer"] == {"device": "none"}
     assert "optimizer" not in found, "labkit hands it over"
     assert "auto" not in json.dumps(found)
@@ -57,7 +57,7 @@ def test_what_contradicts_the_run_is_one_sentence(
     tmp_path: Path, changes: dict[str, Any], words: str
 ) -> None:
     with pytest.raises(LabkitError, match=words) as caught:
-        settings_of(written(tmp_path, **changes), 3, world=4, bf16=True)
+        settings_of(written(tmp_path, **changes), 3, world=4, bf16=True, trained=1000)
     assert "\n" not in str(caught.value) and "ds.json" in str(caught.value)
 
 

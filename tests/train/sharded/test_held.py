@@ -13,19 +13,22 @@ def holding(weights: int, gradients: int, moment: int) -> Held:
 
 
 @pytest.mark.parametrize(
-    ("weights", "gradients", "moment", "by_dtensor", "expected"),
-    [(100, 60, 60, False, "none"), (100, 60, 30, False, "zero1"), (100, 30, 30, False, "zero2"),
-     (50, 30, 30, False, "zero3"), (50, 30, 30, True, "fsdp2"),
+    ("weights", "moment", "by_dtensor", "parts_gradients", "expected"),
+    [(100, 60, False, False, "none"), (100, 30, False, False, "zero1"),
+     (100, 30, False, True, "zero2"), (50, 30, False, True, "zero3"),
+     (50, 30, True, False, "fsdp2"),
+     # An engine's word counts for nothing where every process has everything.
+     (100, 60, True, True, "none"),
      # No state to tell by: nothing is claimed.
-     (100, 60, 0, False, "none"),
-     # ZeRO-1 keeps whole gradients and its part of their sum.
-     (100, 90, 30, False, "zero1")],
+     (100, 0, False, True, "none")],
 )  # fmt: skip
 def test_the_sharding_is_what_no_process_has_all_of(
-    weights: int, gradients: int, moment: int, by_dtensor: bool, expected: str
+    weights: int, moment: int, by_dtensor: bool, parts_gradients: bool, expected: str
 ) -> None:
-    both = [holding(weights, gradients, moment), holding(weights // 2, gradients // 2, moment // 2)]
-    assert ran(both, total=100, trained=60, by_dtensor=by_dtensor) == expected
+    both = [holding(weights, 60, moment), holding(weights // 2, 60, moment // 2)]
+    found = ran(both, total=100, trained=60, by_dtensor=by_dtensor,
+                parts_gradients=parts_gradients)  # fmt: skip
+    assert found == expected
 
 
 def test_bytes_and_elements_of_an_adam_step() -> None:

@@ -59,8 +59,8 @@ def test_machines_that_cannot_meet_are_refused(nodes: dict[str, int], words: str
 @pytest.mark.parametrize(
     ("changes", "words"),
     [({"use_switchback": True, "sharding": "fsdp2"}, "use_switchback"),
-     ({"base": "8bit", "sharding": "fsdp2"}, "base nf4"),
-     ({"base": "nf4", "sharding": "zero3"}, "does not shard the packed weights"),
+     ({"base": "8bit", "sharding": "fsdp2"}, "use sharding none, or another base"),
+     ({"base": "nf4", "sharding": "zero3"}, "use sharding none or fsdp2"),
      ({"task": "dpo", "sharding": "fsdp2"}, "asks the reference outside")],
 )  # fmt: skip
 def test_what_cannot_be_shared_is_refused_before_anything_starts(
