@@ -160,7 +160,7 @@ def of_trl() -> tuple[list[Any], float, float]:
 
     from labkit.models import load, tiny
 
-    beta = 0.7
+    beta = 0.1
     rows = [{"prompt": f"{a} + {b} =", "chosen": f" {a + b}", "rejected": f" {a * b} or so"}
             for a, b in ((2, 3), (7, 8), (5, 40))]  # fmt: skip
     bars = contextlib.redirect_stderr(io.StringIO())
