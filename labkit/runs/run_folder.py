@@ -38,11 +38,26 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-        if folder not in before and not (folder / "record.json").exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            if folder.parent not in before:
-                with contextlib.suppress(OSError):  # another run began meanwhile
-                    folder.parent.rmdir()
+        _remove_unused(folder, before)
+
+
+@contextlib.contextmanager
+def given_out(folder: Path) -> Iterator[None]:
+    """Clear the run's folder away after processes that were ended before they could."""
+    before = [path for path in (folder, folder.parent) if path.exists()]
+    try:
+        yield
+    finally:
+        _remove_unused(folder, before)
+
+
+def _remove_unused(folder: Path, before: list[Path]) -> None:
+    """Remove a folder that came after `before` and holds no record."""
+    if folder not in before and not (folder / "record.json").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        if folder.parent not in before:
+            with contextlib.suppress(OSError):  # another run began meanwhile
+                folder.parent.rmdir()
 
 
 @contextlib.contextmanager

@@ -112,7 +112,8 @@ def train(config: RunConfig, *, fresh: bool = False, quiet: bool = False) -> rec
             say(f"{done.name}: already trained, here is its record (--fresh trains it again)")
         return done
     if launch.needed(config):
-        return launch.launch(train, prepared.config, fresh=fresh, quiet=quiet)
+        with run_folder.given_out(prepared.folder):
+            return launch.launch(train, prepared.config, fresh=fresh, quiet=quiet)
     locked = run_folder.locked(prepared.folder) if group.first() else contextlib.nullcontext()
     with locked, shortage.explained(prepared.folder.name), group.explained():
         group.as_first(lambda: refuse_other(prepared, fresh=fresh))
