@@ -150,7 +150,7 @@ def run(function: Callable[..., Any], *args: Any, said: Path, nproc: int, nodes:
 
     `said` is an empty folder in which processes leave word.
     """
-    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs
+    from torch.distributed.elastic.multiprocessing import DefaultLogsSpecs, SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -181,6 +181,10 @@ def run(function: Callable[..., Any], *args: Any, said: Path, nproc: int, nodes:
                                                   args)  # fmt: skip
     except ChildFailedError as error:
         failures = error.failures
+    except SignalException as ended:
+        name = signal.Signals(ended.sigval).name
+        raise LabkitError(f"ended by {name}, and all its processes with it: run it again, and it "
+                          "goes on from its last checkpoint") from None  # fmt: skip
     else:
         return results[min(results)]
     gc.collect()  # what the error held, the ports where processes met among it, is closed now

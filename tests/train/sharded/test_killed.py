@@ -98,3 +98,20 @@ def test_a_mistake_in_the_processes_is_one_sentence_and_leaves_nothing(
         train(config, quiet=True)
     assert "\n" not in str(caught.value)
     assert not (runs / "mine").exists() and not left_in(words)
+
+
+def test_the_launcher_that_is_told_to_end_ends_all_in_a_sentence(
+    tiny_run: Run, runs: Path, words: Path
+) -> None:
+    config = tiny_run(name="mine", nproc=2, per_device_train_batch_size=1, max_steps=4000)
+
+    def end() -> None:
+        limit = time.monotonic() + 120
+        while len(pids(words)) < 2 and time.monotonic() < limit:
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=end).start()
+    with pytest.raises(LabkitError, match="ended by SIGTERM") as caught:
+        train(config, quiet=True)
+    assert "\n" not in str(caught.value) and not left_in(words)
