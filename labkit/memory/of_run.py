@@ -72,7 +72,7 @@ def of_run(
         "gradient_checkpointing": config.gradient_checkpointing,
         "gradient_accumulation_steps": config.gradient_accumulation_steps,
         "num_gpus": config.nproc,
-        "sharding": config.sharding,
+        "sharding": config.sharding if config.nproc > 1 else "none",
         "attention": "eager" if config.attn_implementation == "eager" else "sdpa",
         "loss": "full" if config.fast else "chunked",
     }

@@ -38,6 +38,7 @@ MAPPED: dict[str, tuple[Any, str, Any]] = {
     "adapter_layers": (2, "adapter_layers", 2),
     "bottleneck_size": (8, "bottleneck_size", 8),
     "bottleneck_after": (("mlp",), "bottleneck_after", ("mlp",)),
+    "nproc": (4, "num_gpus", 4),
 }
 
 
@@ -64,12 +65,19 @@ NO_MATTER = {
     "torch_compile": "on", "bias": "all",
     "switchback_min_features": 8, "switchback_weight_scale": "tensor",
     "switchback_weight_gradient": "tiles",
+    "sharding": "fsdp2",  # alone: there is nobody to share with
+    "deepspeed": "zero.json",  # whose stage the launcher makes the sharding of
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("key", NO_MATTER)
 def test_other_settings_leave_the_step_alone(key: str) -> None:
     assert of_run(RunConfig(**{key: NO_MATTER[key]})) == of_run(RunConfig())
+
+
+def test_several_processes_share_what_they_are_asked_to() -> None:
+    step = of_run(RunConfig(nproc=2, sharding="fsdp2"))
+    assert (step.num_gpus, step.sharding) == (2, "fsdp2")
 
 
 def test_no_setting_is_forgotten() -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from labkit.checkpoints.exercises import Exercise, Student
 from labkit.inference.preferences import pair
-from labkit.quiet import quiet
+from labkit.quiet import quiet, quiet_bitsandbytes
 
 # pair_of(texts, right) -> (chosen, rejected) or None
 
@@ -156,9 +156,11 @@ def of_trl() -> tuple[list[Any], float, float]:
     """
     import datasets
     import torch
-    from trl import DPOConfig, DPOTrainer
 
     from labkit.models import load, tiny
+
+    quiet_bitsandbytes()  # TRL imports it, and what a cell of points prints is read as points
+    from trl import DPOConfig, DPOTrainer
 
     beta = 0.1
     rows = [{"prompt": f"{a} + {b} =", "chosen": f" {a + b}", "rejected": f" {a * b} or so"}
