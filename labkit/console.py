@@ -1,9 +1,19 @@
-"""Say something to whoever started the program: stdout is for results, stderr for the rest."""
+"""Say something to whoever started the program, and let libraries say less.
 
+stdout is for results, stderr for the rest. transformers warns through its own logger, draws a bar
+for every file it reads, and bitsandbytes prints at its first import about kernels that no run of
+the course calls. None of it is about the student's work, and nbval compares what cells print.
+Errors are never hidden, and nothing is hidden during training.
+"""
+
+import contextlib
 import functools
+import io
+import logging
 import os
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 
 from labkit.errors import LabkitError
 
@@ -37,3 +47,42 @@ def say_once(message: str) -> None:
 def in_notebook() -> bool:
     """Return whether this code runs in a Jupyter kernel."""
     return "ipykernel" in sys.modules and hasattr(sys.stdout, "pub_thread")
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep libraries' advice and progress bars out of a notebook; errors still come through.
+
+    Used around loading only: warnings during training are the student's to see.
+    """
+    from transformers.utils import logging as hf_logging
+
+    verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    bitsandbytes_log = logging.getLogger("bitsandbytes")
+    level = bitsandbytes_log.level
+    hf_logging.set_verbosity_error()
+    hf_logging.disable_progress_bar()
+    bitsandbytes_log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        hf_logging.set_verbosity(verbosity)
+        if bars:
+            hf_logging.enable_progress_bar()
+        bitsandbytes_log.setLevel(level)
+
+
+def quiet_bitsandbytes() -> None:
+    """Import bitsandbytes, whose first import prints about kernels that no course run needs."""
+    captured = io.StringIO()
+    with (
+        contextlib.suppress(ImportError),
+        quiet(),
+        contextlib.redirect_stdout(captured),
+        contextlib.redirect_stderr(captured),
+    ):
+        import bitsandbytes  # noqa: F401
+    # It tells at every int8 product that its input is cast to float16, as the method has it.
+    logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)

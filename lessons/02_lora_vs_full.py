@@ -309,10 +309,10 @@ print(f"{theirs.summary['trainable_parameters']:,} trained, losses", theirs.loss
 
 # %%
 from labkit import methods
+from labkit.console import quiet
 from labkit.datasets import encode, tatqa
 from labkit.datasets.answers import format_answer
 from labkit.datasets.registry import reports
-from labkit.quiet import quiet
 from labkit.train import by_hand
 
 tokenizer = load.load_tokenizer(hand_config.model)

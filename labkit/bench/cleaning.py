@@ -22,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from labkit import stats
+from labkit.console import quiet
 from labkit.datasets.corpus import readers, sources, synthetic
 from labkit.datasets.corpus.sources import Refused
 from labkit.datasets.corpus.synthetic_faults import passages_of_tests
 from labkit.errors import LabkitError
 from labkit.files import write_text
 from labkit.inference.generate import Generator
-from labkit.quiet import quiet
 from labkit.runs import profiles
 from labkit.runs.config import RunConfig
 

@@ -101,9 +101,9 @@ def variants(model: str, adapter: str) -> Iterator[tuple[str, Generator]]:
     here; where that is float32, the merged model in bfloat16 is one more, smaller and slower.
     """
     from labkit import methods
+    from labkit.console import quiet, quiet_bitsandbytes
     from labkit.machine import arithmetic
     from labkit.models import load
-    from labkit.quiet import quiet, quiet_bitsandbytes
 
     quiet_bitsandbytes()
     dtype = arithmetic.resolve("auto")
@@ -145,7 +145,7 @@ def cost(
 
     Rates are medians of `repeats` passes over one sequence, after one that is not counted.
     """
-    from labkit.quiet import quiet
+    from labkit.console import quiet
 
     model = generator.model
     with quiet():  # int8 says at every layer that it computes in another type

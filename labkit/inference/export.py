@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit import methods
+from labkit.console import quiet
 from labkit.datasets import encode, tatqa
 from labkit.errors import LabkitError, nearest
 from labkit.files import appearing, free_folder
@@ -42,7 +43,6 @@ from labkit.inference.generate import MAX_NEW_TOKENS, load_generator, model_path
 from labkit.machine import arithmetic
 from labkit.models import adapters, load, registry
 from labkit.models.layers import weights_bytes
-from labkit.quiet import quiet
 
 FORMATS = ("8bit", "nf4")
 SUM_TOLERANCE = 1e-3

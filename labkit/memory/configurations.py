@@ -52,7 +52,7 @@ def whole_config(architecture: str, config: Mapping[str, Any], name: str) -> Any
     """
     import transformers
 
-    from labkit.quiet import quiet
+    from labkit.console import quiet
 
     try:
         with quiet():

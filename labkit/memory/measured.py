@@ -15,12 +15,12 @@ from dataclasses import dataclass, field
 
 import torch
 
+from labkit.console import quiet
 from labkit.errors import LabkitError
 from labkit.machine.cpu_allocator import CpuRecorder
 from labkit.memory.settings import StepSettings
 from labkit.memory.step.build import build_step, load_config
 from labkit.memory.step.training_step import Step
-from labkit.quiet import quiet
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from labkit.console import quiet
 from labkit.errors import LabkitError, brief, said
-from labkit.quiet import quiet
 
 FILES = ("adapter_model.safetensors", "adapter_model.bin")
 _ROOM = ("LORA", "ADALORA", "PREFIX_TUNING", "PROMPT_TUNING", "P_TUNING")

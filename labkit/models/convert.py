@@ -28,7 +28,7 @@ import signal
 import sys
 from pathlib import Path
 
-from labkit.quiet import quiet
+from labkit.console import quiet
 
 
 def convert_gguf(gguf_file: Path, folder: Path, config: dict) -> None:

@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from labkit.console import quiet, quiet_bitsandbytes
 from labkit.errors import LabkitError, brief, nearest, read_json, said
 from labkit.models import adapter_weights, adapters, bottleneck, quantised, registry
-from labkit.quiet import quiet, quiet_bitsandbytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

@@ -13,9 +13,9 @@ import random
 from pathlib import Path
 from typing import Any
 
+from labkit.console import quiet
 from labkit.errors import LabkitError, nearest
 from labkit.files import appearing
-from labkit.quiet import quiet
 
 VOCAB_SIZE = 768
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

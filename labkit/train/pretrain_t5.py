@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from labkit.console import quiet
 from labkit.errors import LabkitError
 from labkit.files import appearing
 from labkit.machine import arithmetic
-from labkit.quiet import quiet
 from labkit.runs.progress import Progress
 
 SIZES = {"d_model": 192, "d_kv": 32, "d_ff": 512, "num_layers": 3, "num_heads": 6}

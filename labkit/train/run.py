@@ -28,7 +28,8 @@ from pathlib import Path
 from typing import Any
 
 from labkit import methods
-from labkit.console import say
+from labkit.console import quiet as quietly
+from labkit.console import quiet_bitsandbytes, say
 from labkit.datasets import templates
 from labkit.errors import LabkitError
 from labkit.machine import hardware
@@ -39,8 +40,6 @@ from labkit.memory.process import shortage
 from labkit.models import load
 from labkit.models.layers import count_parameters
 from labkit.models.quantised import refuse_odd_widths
-from labkit.quiet import quiet as quietly
-from labkit.quiet import quiet_bitsandbytes
 from labkit.runs import records, run_folder
 from labkit.runs.config import RunConfig
 from labkit.runs.progress import Progress

@@ -28,11 +28,11 @@ from transformers.trainer_utils import SchedulerType
 from transformers.training_args import OptimizerNames
 from trl import SFTConfig, SFTTrainer
 
+from labkit.console import quiet
 from labkit.errors import LabkitError, nearest
 from labkit.files import write_json
 from labkit.machine import arithmetic
 from labkit.machine.meter import Meter
-from labkit.quiet import quiet
 from labkit.runs.config import RunConfig
 from labkit.runs.progress import Progress
 from labkit.train import fast_step

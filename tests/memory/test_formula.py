@@ -144,9 +144,9 @@ def test_cache_and_evaluation_are_rows_of_their_own():
 def test_an_evaluation_batch_takes_what_it_takes_for_real(method):
     import torch
 
+    from labkit.console import quiet
     from labkit.machine.cpu_allocator import CpuRecorder
     from labkit.memory.measured import real_step
-    from labkit.quiet import quiet
 
     settings = StepSettings(
         model="smollm2-135m-instruct", method=method, batch_size=2, seq_len=128, target="cpu"

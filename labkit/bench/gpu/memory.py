@@ -178,9 +178,9 @@ def sentence(error: BaseException) -> str:
 
 
 def _step(settings: dict[str, Any], card: Card) -> dict[str, Any]:
+    from labkit.console import quiet
     from labkit.memory.measured import measure_step, real_step
     from labkit.memory.settings import StepSettings
-    from labkit.quiet import quiet
 
     step = real_step(StepSettings(**settings, target=card.target))  # type: ignore[arg-type]
     found = measure_step(step)
@@ -287,9 +287,9 @@ REHEARSED_LARGEST = 5
 def _fits(settings: dict[str, Any], card: Card, tried: dict[int, bool], batch: int) -> bool:
     import torch
 
+    from labkit.console import quiet
     from labkit.memory.measured import real_step
     from labkit.memory.settings import StepSettings
-    from labkit.quiet import quiet
 
     if batch in tried:
         return tried[batch]

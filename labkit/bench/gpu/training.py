@@ -56,7 +56,7 @@ def _model(card: Card) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from labkit.quiet import quiet
+    from labkit.console import quiet
 
     config = LlamaConfig(**sizes(card), tie_word_embeddings=False, use_cache=False,
                          attn_implementation="sdpa")  # fmt: skip

@@ -20,14 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from labkit.bench import paired
-from labkit.console import run_tool, say
+from labkit.console import quiet_bitsandbytes, run_tool, say
 from labkit.datasets import encode, tatqa
 from labkit.datasets.tatqa import Sample
 from labkit.errors import LabkitError
 from labkit.files import write_json
 from labkit.inference import export
 from labkit.inference.generate import MAX_NEW_TOKENS, Generator, load_generator
-from labkit.quiet import quiet_bitsandbytes
 
 ARITHMETIC: dict[str, dict[str, Any]] = {
     "float32": {"dtype": "float32"},

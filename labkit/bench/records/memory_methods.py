@@ -124,8 +124,8 @@ def trained_peak(values: dict[str, Any]) -> int:
 
     For a process that holds nothing else.
     """
+    from labkit.console import quiet
     from labkit.machine.cpu_allocator import CpuRecorder
-    from labkit.quiet import quiet
 
     config = from_mapping(values, where="row")
     with quiet():

@@ -19,13 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from labkit.bench.step import compare
-from labkit.console import run_tool, say
+from labkit.console import quiet_bitsandbytes, run_tool, say
 from labkit.datasets import encode, tatqa
 from labkit.errors import LabkitError
 from labkit.machine import hardware
 from labkit.methods import METHODS
 from labkit.models import load
-from labkit.quiet import quiet_bitsandbytes
 from labkit.runs import records, run_folder
 from labkit.runs.config import RunConfig, load_config
 from labkit.train.prepare import prepare

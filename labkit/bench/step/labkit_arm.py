@@ -44,11 +44,11 @@ def main(spec: dict[str, Any]) -> dict[str, Any]:
 
     from labkit import methods
     from labkit.bench.step.profile import Profiled
+    from labkit.console import quiet, quiet_bitsandbytes
     from labkit.machine.heap import keep_heap
     from labkit.machine.meter import Meter
     from labkit.methods.base import cast_inputs
     from labkit.models import load
-    from labkit.quiet import quiet, quiet_bitsandbytes
     from labkit.runs.progress import Progress
     from labkit.train import fast_step
     from labkit.train.trainer import LabTrainer, MeterCallback, trainer_arguments

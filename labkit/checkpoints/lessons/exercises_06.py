@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from labkit.checkpoints.exercises import Exercise, Student
-from labkit.quiet import quiet
+from labkit.console import quiet
 
 # prefix_attention(queries, keys, values, prefix_keys, prefix_values) -> like queries
 

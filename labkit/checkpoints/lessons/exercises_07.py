@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from labkit.checkpoints.exercises import Exercise, Student
+from labkit.console import quiet, quiet_bitsandbytes
 from labkit.inference.preferences import pair
-from labkit.quiet import quiet, quiet_bitsandbytes
 
 # pair_of(texts, right) -> (chosen, rejected) or None
 

@@ -304,7 +304,7 @@ def _offline(yes: bool) -> Iterator[None]:
 @contextlib.contextmanager
 def _silent() -> Iterator[None]:
     """Keep lm-eval's log and bars out of stdout and stderr; errors are raised all the same."""
-    from labkit.quiet import quiet
+    from labkit.console import quiet
 
     logger = logging.getLogger("lm_eval")
     level = logger.level

@@ -270,9 +270,9 @@ def _start_everything(settings: StepSettings) -> None:
     """Import what a step imports, start its threads, and run it once on a tiny model."""
     import torch
 
+    from labkit.console import quiet
     from labkit.machine import cpu_allocator  # noqa: F401
     from labkit.memory.measured import real_step
-    from labkit.quiet import quiet
 
     step = real_step(
         dataclasses.replace(
@@ -314,8 +314,8 @@ def _limited(limit: int | None, settings: StepSettings) -> Iterator[None]:
 
 
 def _measure(settings: StepSettings, task: dict[str, Any]) -> dict[str, Any]:
+    from labkit.console import quiet
     from labkit.memory.measured import real_step, step_peak
-    from labkit.quiet import quiet
 
     seconds = []
     counted = reset_peak_rss()

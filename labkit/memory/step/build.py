@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from labkit.console import quiet, quiet_bitsandbytes
 from labkit.errors import LabkitError, nearest
 from labkit.memory.architectures import check_method, check_target, config_folder
 from labkit.memory.configurations import read_config, whole_config
@@ -23,7 +24,6 @@ from labkit.memory.step.training_step import Step
 from labkit.methods.base import cast_inputs
 from labkit.models import registry
 from labkit.models.layers import linear_names
-from labkit.quiet import quiet, quiet_bitsandbytes
 
 Allocate = Callable[[Sequence[int], torch.dtype], torch.Tensor]
 

@@ -52,7 +52,7 @@ def import_libraries() -> None:
             import transformers.loss.loss_utils
         import transformers.models.auto.modeling_auto  # noqa: F401
 
-        from labkit.quiet import quiet_bitsandbytes
+        from labkit.console import quiet_bitsandbytes
 
         with replaced(torch, "compile", functools.partial(_at_first_call, torch.compile)):
             quiet_bitsandbytes()

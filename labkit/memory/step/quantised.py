@@ -120,7 +120,7 @@ def quantise_linears(model: Any, settings: StepSettings) -> None:
     The head stays as it is, and so do layers that transformers keeps in fp32 for their range
     (T5's `wo`).
     """
-    from labkit.quiet import quiet_bitsandbytes
+    from labkit.console import quiet_bitsandbytes
 
     quiet_bitsandbytes()
     head = model.get_output_embeddings()

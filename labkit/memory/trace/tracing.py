@@ -31,6 +31,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from labkit.console import quiet
 from labkit.errors import LabkitError
 from labkit.memory.settings import StepSettings
 from labkit.memory.sharding import Sizes, shard
@@ -40,7 +41,6 @@ from labkit.memory.step.quantised import NF4Linear
 from labkit.memory.step.training_step import layer_stacks
 from labkit.memory.trace import cpu_paths, gpu_paths
 from labkit.memory.trace.tracker import PARTS, StorageTracker, Window, replay
-from labkit.quiet import quiet
 
 SHALLOW = (3, 4)
 SHORT = (8, 16)

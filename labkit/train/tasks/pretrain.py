@@ -20,10 +20,10 @@ differ. An end token has bits and no bytes.
 from collections.abc import Sequence
 from typing import Any
 
+from labkit.console import quiet
 from labkit.datasets import encode, sharing
 from labkit.datasets.base import DataSet, Example
 from labkit.errors import LabkitError
-from labkit.quiet import quiet
 from labkit.runs.config import RunConfig
 from labkit.train.tasks.base import Task
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from labkit.quiet import quiet_bitsandbytes
+from labkit.console import quiet_bitsandbytes
 
 quiet_bitsandbytes()
 functional = pytest.importorskip("bitsandbytes.functional")
