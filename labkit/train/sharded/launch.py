@@ -202,7 +202,7 @@ def _begin(
     os.environ.clear()
     os.environ.update({**environment, **ours})
     os.chdir(folder)
-    (said / f"{group.rank()}.pid").write_text(str(os.getpid()))
+    (said / f"{group.rank()}.pid").write_text(str(os.getpid()), encoding="utf-8")
     try:
         return function(*args)
     except BaseException as error:
@@ -211,7 +211,7 @@ def _begin(
                 "interrupted" if isinstance(error, KeyboardInterrupt) else "crash")  # fmt: skip
         text = str(error) if kind in ("lost", "mistake") else traceback.format_exc()
         partial = said / f"{group.rank()}.partial"
-        partial.write_text(json.dumps([kind, text]))
+        partial.write_text(json.dumps([kind, text]), encoding="utf-8")
         partial.rename(said / f"{group.rank()}.json")
         sys.stdout.flush()
         sys.stderr.flush()
@@ -245,7 +245,7 @@ def _passed_on(said: Path) -> Iterator[None]:
     def hand_on(signum: int, frame: Any) -> None:
         for file in said.glob("*.pid"):
             with contextlib.suppress(OSError, ValueError):
-                os.kill(int(file.read_text()), signal.SIGINT)
+                os.kill(int(file.read_text(encoding="utf-8")), signal.SIGINT)
 
     before = {each: signal.getsignal(each) for each in HANDLED}
     signal.signal(signal.SIGINT, hand_on)
@@ -259,7 +259,8 @@ def _passed_on(said: Path) -> Iterator[None]:
 def _why(failures: Any, said: Path) -> BaseException:
     """Return what ended a run: the signal that killed a process, or what one said."""
     words: dict[int, tuple[str, str]] = {
-        int(file.stem): tuple(json.loads(file.read_text())) for file in said.glob("*.json")
+        int(file.stem): tuple(json.loads(file.read_text(encoding="utf-8")))
+        for file in said.glob("*.json")
     }
     codes = {rank: failure.exitcode for rank, failure in failures.items()}
     for rank, code in sorted(codes.items()):
