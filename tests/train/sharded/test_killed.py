@@ -5,7 +5,8 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 
 import psutil
@@ -23,13 +24,13 @@ Run = Callable[..., RunConfig]
 
 
 @pytest.fixture
-def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Return the folder in which launched processes leave word."""
-    folder = tmp_path / "words"
-    folder.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    return folder
+def words(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return the folder in which launched processes leave word: a short path, as sockets need."""
+    get_temp_dir()  # multiprocessing keeps the first one that it is given
+    with tempfile.TemporaryDirectory(prefix="words-") as folder, monkeypatch.context() as patched:
+        patched.setattr(tempfile, "tempdir", folder)
+        patched.setenv("OMP_NUM_THREADS", "1")
+        yield Path(folder)
 
 
 def pids(words: Path) -> dict[int, int]:
