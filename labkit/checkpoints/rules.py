@@ -64,6 +64,13 @@ class Evidence:
         self.used_measurements += [each for each in found if each not in self.used_measurements]
         return found
 
+    def values_of(self, kind: str, **runs: RunRecord) -> list[dict[str, Any]]:
+        """Return what was measured of one kind for these runs, each by its part in it."""
+        return [
+            each["values"] for each in self.measured(kind)
+            if all(each["settings"].get(part) == run.name for part, run in runs.items())
+        ]  # fmt: skip
+
     @property
     def records(self) -> list[RunRecord]:
         """Every finished run, oldest first."""
@@ -130,20 +137,24 @@ def one_model(**runs: RunRecord | None) -> Iterator[Finding]:
         yield Finding("contradicts", f"the runs are of different models: {models}")
 
 
-def close(claimed: float, measured: float, within: float = CLOSE) -> bool:
-    """Return whether a claimed value is the measured one, within a student's rounding."""
-    return abs(claimed - measured) <= within * abs(measured) + 1e-12
+def close(claimed: float, measured: float, within: float = CLOSE, *, least: float = 0.0) -> bool:
+    """Return whether a claimed value is the measured one, within a student's rounding.
+
+    `within` is a share of the measured value, `least` an amount that is always allowed.
+    """
+    return abs(claimed - measured) <= max(within * abs(measured), least) + 1e-12
 
 
 def compare(
-    name: str, claimed: float | None, measured: float | None, source: str, within: float = CLOSE
-) -> Iterator:
-    """Yield a finding about one number against the one that `source` gives."""
+    name: str, claimed: float | None, measured: float | None, source: str, within: float = CLOSE,
+    *, least: float = 0.0,
+) -> Iterator[Finding]:  # fmt: skip
+    """Yield a finding about one number against the one that `source` gives, by `close`."""
     if claimed is None:
         return
     if measured is None:
         yield Finding("missing", f"{name} cannot be checked: {source} was not measured")
-    elif close(claimed, measured, within):
+    elif close(claimed, measured, within, least=least):
         yield Finding("consistent", f"{name} is {source}")
     else:
         side = "above" if claimed > measured else "below"
@@ -176,13 +187,16 @@ def positive(values: Values, *names: str) -> Iterator[Finding]:
             yield Finding("contradicts", f"{name} is not above zero")
 
 
+def finished(name: str, run: RunRecord | None) -> Iterator[Finding]:
+    """Refuse a named run that did not come to its end."""
+    if run is not None and run.status != "done":
+        yield Finding("contradicts", f"{name} is not finished: its record says {run.status}")
+
+
 def a_run(name: str, run: RunRecord | None, method: str) -> Iterator[Finding]:
     """Check that a named run is finished and of the method that is asked about."""
-    if run is None:
-        return
-    if run.status != "done":
-        yield Finding("contradicts", f"{name} is not finished: its record says {run.status}")
-    if run.config.get("method") != method:
+    yield from finished(name, run)
+    if run is not None and run.config.get("method") != method:
         yield Finding("contradicts", f"{name} is not a run with method: {method}")
 
 

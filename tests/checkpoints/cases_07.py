@@ -22,8 +22,8 @@ TABLE = {
     "07.1": (
         MOVED,
         [
-            ({"first_loss": 0.42}, "first_loss is not that of the record"),
-            ({"first_loss": 0.0}, "first_loss is not that of the record"),
+            ({"first_loss": 0.42}, "first_loss is below that of the record"),
+            ({"first_loss": 0.0}, "first_loss is below that of the record"),
             ({"margin": 0.6}, "margin is below the mean margin"),
             ({"margin": 12.0}, "margin is above the mean margin"),
             ({"odds_factor": 3.32}, "odds_factor is below what margin and beta give"),

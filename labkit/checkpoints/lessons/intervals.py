@@ -3,7 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
-from labkit.checkpoints.rules import CLOSE, Finding, Values, number
+from labkit.checkpoints.rules import Evidence, Finding, Values, close, number, reasoned
+
+TENTH = 0.06
+"""of a percentage point, as a student rounds it"""
+THOUSANDTH = 0.0006
+"""of a bit per byte"""
 
 
 def in_interval(
@@ -30,7 +35,7 @@ def as_kept(
         if values[field] is None:
             continue
         measured = [found for each in kept if (found := number(each, name)) is not None]
-        if any(abs(values[field] - m) <= max(within, CLOSE * abs(m)) for m in measured):
+        if any(close(values[field], m, least=within) for m in measured):
             yield Finding("consistent", f"{field} is that of your {what}")
         else:
             yield Finding("contradicts", f"{field} is not that of your {what}")
@@ -48,3 +53,18 @@ def as_interval_says(
         yield Finding("consistent", "verdict is what the interval says")
     else:
         yield Finding("contradicts", "verdict is not what the interval says")
+
+
+def compared(values: Values, evidence: Evidence) -> Iterator[Finding]:
+    """Check a difference of two runs and its interval; they may have begun at different weights."""
+    runs = values["first_run"], values["second_run"]
+    if None not in runs and runs[0].name == runs[1].name:
+        yield Finding("contradicts", "first_run and second_run are the same run")
+    ends = values["difference_low"], values["difference_high"]
+    yield from in_interval(values["difference"], ends, "difference", within=TENTH)
+    if None not in runs:
+        kept = evidence.values_of("difference", first=runs[0], second=runs[1])
+        fields = {"difference": "value", "difference_low": "low", "difference_high": "high"}
+        yield from as_kept(values, fields, kept, "comparison of these two runs", within=TENTH)
+    yield from as_interval_says(values, ends, above="second is better", below="first is better")
+    yield from reasoned(values)

@@ -4,12 +4,13 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from labkit.checkpoints.lessons.intervals import TENTH
 from labkit.checkpoints.rules import (
-    CLOSE,
     Evidence,
     Finding,
     Values,
     a_run,
+    close,
     closest,
     compare,
     number,
@@ -22,7 +23,6 @@ from labkit.runs.records import RunRecord
 
 NEAR = 0.005
 ROUNDED = 0.006
-TENTH = 0.06
 TIE = 0.01
 FORMS = {"bf16": "merged, bf16", "int8": "merged, 8-bit", "nf4": "merged, nf4"}
 
@@ -172,27 +172,18 @@ def _interval(values: Values, evidence: Evidence) -> Iterator[Finding]:
     runs = [values["lora_run"], values["full_run"]]
     if None in runs:
         return
-    kept = [
-        m["values"]
-        for m in evidence.measured("difference")
-        if [m["settings"].get(k) for k in ("first", "second")] == [r.name for r in runs]
-    ]
+    kept = evidence.values_of("difference", first=runs[0], second=runs[1])
     if not kept:
         yield Finding("missing", "difference_low and difference_high cannot be checked: no "
                       "comparison of these two runs is kept")  # fmt: skip
         return
     for end in ("low", "high"):
         measured, name = [number(each, end) for each in kept], f"difference_{end}"
-        if any(m is not None and _near(values[name], m) for m in measured):
+        if any(m is not None and close(values[name], m, least=TENTH) for m in measured):
             yield Finding("consistent", f"{name} is the {end} end of your comparison's interval")
         else:
             yield Finding("contradicts", f"{name} is not the {end} end of the interval that your "
                           "comparison of these runs has")  # fmt: skip
-
-
-def _near(claimed: float, measured: float) -> bool:
-    """Return whether a number in percentage points is the measured one, rounded to a tenth."""
-    return abs(claimed - measured) <= max(TENTH, CLOSE * abs(measured))
 
 
 def cache(values: Values, evidence: Evidence) -> Iterator[Finding]:

@@ -4,7 +4,13 @@ from collections.abc import Iterator
 from typing import Any
 
 from labkit import methods
-from labkit.checkpoints.lessons.intervals import as_interval_says, as_kept, in_interval
+from labkit.checkpoints.lessons.intervals import (
+    THOUSANDTH,
+    as_interval_says,
+    as_kept,
+    compared,
+    in_interval,
+)
 from labkit.checkpoints.rules import (
     Evidence,
     Finding,
@@ -12,16 +18,13 @@ from labkit.checkpoints.rules import (
     a_run,
     compare,
     differences,
+    finished,
     one_model,
     positive,
     reasoned,
 )
 from labkit.runs.records import RunRecord
 
-TENTH = 0.06
-"""of a percentage point, as a student rounds it"""
-THOUSANDTH = 0.0006
-"""of a bit per byte"""
 OF_METHODS = {"method", "base", "double_quant"} | {
     name for settings in methods.settings_of_training() for name in settings.names()
 }
@@ -32,8 +35,7 @@ def cost(values: Values, evidence: Evidence) -> Iterator[Finding]:
     lora, other = values["lora_run"], values["other_run"]
     yield from a_run("lora_run", lora, "lora")
     yield from positive(values, "trained_ratio", "memory_ratio", "time_ratio")
-    if other is not None and other.status != "done":
-        yield Finding("contradicts", f"other_run is not finished: its record says {other.status}")
+    yield from finished("other_run", other)
     yield from one_model(lora_run=lora, other_run=other)
     if lora is not None and other is not None:
         between = differences(lora, other)
@@ -57,24 +59,6 @@ def better(values: Values, evidence: Evidence) -> Iterator[Finding]:
     """Check 06.2: difference and interval are those of the comparison that was made."""
     yield from one_model(first_run=values["first_run"], second_run=values["second_run"])
     yield from compared(values, evidence)
-
-
-def compared(values: Values, evidence: Evidence) -> Iterator[Finding]:
-    """Check a difference of two runs and its interval; they may have begun at different weights."""
-    runs = values["first_run"], values["second_run"]
-    if None not in runs and runs[0].name == runs[1].name:
-        yield Finding("contradicts", "first_run and second_run are the same run")
-    ends = values["difference_low"], values["difference_high"]
-    yield from in_interval(values["difference"], ends, "difference", within=TENTH)
-    if None not in runs:
-        kept = [
-            m["values"] for m in evidence.measured("difference")
-            if [m["settings"].get(k) for k in ("first", "second")] == [r.name for r in runs]
-        ]  # fmt: skip
-        fields = {"difference": "value", "difference_low": "low", "difference_high": "high"}
-        yield from as_kept(values, fields, kept, "comparison of these two runs", within=TENTH)
-    yield from as_interval_says(values, ends, above="second is better", below="first is better")
-    yield from reasoned(values)
 
 
 def counts(values: Values, evidence: Evidence) -> Iterator[Finding]:
@@ -129,8 +113,7 @@ def forgotten(values: Values, evidence: Evidence) -> Iterator[Finding]:
         change = values["bits_after"] - values["bits_before"]
     yield from in_interval(change, ends, "change", within=2 * THOUSANDTH)
     if run is not None:
-        kept = [m["values"] for m in evidence.measured("forgetting")
-                if m["settings"].get("run") == run.name]  # fmt: skip
+        kept = evidence.values_of("forgetting", run=run)
         fields = {"bits_before": "before", "bits_after": "after", "change_low": "low",
                   "change_high": "high"}  # fmt: skip
         yield from as_kept(values, fields, kept, "measurement of this run's text",

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
-from labkit.checkpoints.lessons.rules_06 import compared
+from labkit.checkpoints.lessons.intervals import compared
 from labkit.checkpoints.rules import (
     Evidence,
     Finding,
@@ -14,6 +14,7 @@ from labkit.checkpoints.rules import (
     closest,
     compare,
     differences,
+    finished,
     number,
     one_model,
     positive,
@@ -39,12 +40,9 @@ def moved(values: Values, evidence: Evidence) -> Iterator[Finding]:
     run: RunRecord | None = values["run"]
     yield from _preference_run("run", run)
     last = _rewards(run)
-    if run is not None and run.losses and values["first_loss"] is not None:
-        off = abs(values["first_loss"] - run.losses[0])
-        if off <= FIRST_LOSS:
-            yield Finding("consistent", "first_loss is that of the record")
-        else:
-            yield Finding("contradicts", "first_loss is not that of the record")
+    if run is not None and run.losses:
+        yield from compare("first_loss", values["first_loss"], run.losses[0],
+                           "that of the record", 0, least=FIRST_LOSS)  # fmt: skip
     margin = last["margins"] if last else None
     yield from compare("margin", values["margin"], margin, "the mean margin of the last ten steps")
     beta = run and number(run.config, "beta")
@@ -117,8 +115,7 @@ def held_back(values: Values, evidence: Evidence) -> Iterator[Finding]:
                            "minus the mean reward of rejected answers, divided by beta",
                            0.06)  # fmt: skip
         if run is not None and values[f"{side}_words"] is not None:
-            kept = [number(m["values"], "words") for m in evidence.measured("answers_of")
-                    if m["settings"].get("run") == run.name]  # fmt: skip
+            kept = [number(each, "words") for each in evidence.values_of("answers_of", run=run)]
             each = [list(compare(f"{side}_words", values[f"{side}_words"], words,
                                  "your measurement")) for words in kept]  # fmt: skip
             yield from closest(each, f"answers of {side}_run")
@@ -133,11 +130,8 @@ def held_back(values: Values, evidence: Evidence) -> Iterator[Finding]:
 
 
 def _preference_run(name: str, run: RunRecord | None) -> Iterator[Finding]:
-    if run is None:
-        return
-    if run.status != "done":
-        yield Finding("contradicts", f"{name} is not finished: its record says {run.status}")
-    if run.config.get("task") != PREFERENCES:
+    yield from finished(name, run)
+    if run is not None and run.config.get("task") != PREFERENCES:
         yield Finding("contradicts", f"{name} is not a run with task: {PREFERENCES}")
 
 

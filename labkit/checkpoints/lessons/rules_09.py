@@ -2,7 +2,13 @@
 
 from collections.abc import Iterator
 
-from labkit.checkpoints.lessons.intervals import as_interval_says, as_kept, in_interval
+from labkit.checkpoints.lessons.intervals import (
+    TENTH,
+    THOUSANDTH,
+    as_interval_says,
+    as_kept,
+    in_interval,
+)
 from labkit.checkpoints.rules import (
     COUNTED,
     Evidence,
@@ -11,6 +17,7 @@ from labkit.checkpoints.rules import (
     closest,
     compare,
     differences,
+    finished,
     number,
     one_model,
     positive,
@@ -18,10 +25,6 @@ from labkit.checkpoints.rules import (
 )
 from labkit.runs.records import RunRecord
 
-THOUSANDTH = 0.0006
-"""of a bit per byte, as a student rounds it"""
-TENTH = 0.06
-"""of a percentage point"""
 HUNDREDTH = 0.006
 """of a probability"""
 COUNTS = {"texts_read": "read", "removed_by_filters": "removed", "exact_duplicates": "exact",
@@ -40,8 +43,9 @@ def built(values: Values, evidence: Evidence) -> Iterator[Finding]:
             yield Finding("consistent", "read, removed, duplicates and kept add up")
     if values["kept"] is not None and values["texts_read"]:
         share = 100 * values["kept"] / values["texts_read"]
-        yield from _near("survived", values["survived"], share, 10 * TENTH,
-                         "the share that kept and texts_read give")  # fmt: skip
+        yield from compare("survived", values["survived"], share,
+                           "the share that kept and texts_read give", 0,
+                           least=10 * TENTH)  # fmt: skip
     yield from closest(
         [
             [found for name, key in COUNTS.items()
@@ -64,9 +68,7 @@ def pays(values: Values, evidence: Evidence) -> Iterator[Finding]:
         change = values["bits_second"] - values["bits_first"]
         yield from in_interval(change, ends, "difference", within=2 * THOUSANDTH)
     if first is not None and second is not None:
-        kept = [each["values"] for each in evidence.measured("cleaning")
-                if [each["settings"].get(k) for k in ("first", "second")]
-                == [first.name, second.name]]  # fmt: skip
+        kept = evidence.values_of("cleaning", first=first, second=second)
         fields = {"bits_first": "first", "bits_second": "second", "difference_low": "low",
                   "difference_high": "high"}  # fmt: skip
         yield from as_kept(values, fields, kept, "comparison of these two runs", within=THOUSANDTH)
@@ -81,12 +83,14 @@ def bands(values: Values, evidence: Evidence) -> Iterator[Finding]:
     if b is not None and r is not None and 0 < b <= 10**6 and 0 < r <= 10**4:
         for name, s in (("found_at_80", 0.8), ("found_at_50", 0.5)):
             expected = 1 - (1 - s**r) ** b
-            yield from _near(name, values[name], expected, HUNDREDTH, "what bands and rows give")
+            yield from compare(name, values[name], expected, "what bands and rows give", 0,
+                               least=HUNDREDTH)  # fmt: skip
         half = (1 - 0.5 ** (1 / b)) ** (1 / r)
-        yield from _near("half_at", values["half_at"], half, HUNDREDTH, "what bands and rows give")
+        yield from compare("half_at", values["half_at"], half, "what bands and rows give", 0,
+                           least=HUNDREDTH)  # fmt: skip
         error = (0.8 * 0.2 / (b * r)) ** 0.5
-        yield from _near("error_at_80", values["error_at_80"], error, HUNDREDTH / 2,
-                         "that of so many places")  # fmt: skip
+        yield from compare("error_at_80", values["error_at_80"], error,
+                           "that of so many places", 0, least=HUNDREDTH / 2)  # fmt: skip
     yield from reasoned(values)
 
 
@@ -103,9 +107,7 @@ def leaked(values: Values, evidence: Evidence) -> Iterator[Finding]:
         change = values["planted_leaked"] - values["planted_clean"]
         yield from in_interval(change, ends, "change", within=2 * TENTH)
     if clean is not None and leak is not None:
-        kept = [each["values"] for each in evidence.measured("leak")
-                if [each["settings"].get(k) for k in ("clean", "leaked")]
-                == [clean.name, leak.name]]  # fmt: skip
+        kept = evidence.values_of("leak", clean=clean, leaked=leak)
         fields = {**{name: name for name in scores}, "change_low": "low", "change_high": "high"}
         yield from as_kept(values, fields, kept, "comparison of these two runs", within=TENTH)
     yield from as_interval_says(values, ends, above="the leak raised the score",
@@ -116,8 +118,7 @@ def leaked(values: Values, evidence: Evidence) -> Iterator[Finding]:
 def _of_data_alone(**runs: RunRecord | None) -> Iterator[Finding]:
     """Require two finished runs of one model and the same settings on different data."""
     for name, run in runs.items():
-        if run is not None and run.status != "done":
-            yield Finding("contradicts", f"{name} is not finished: its record says {run.status}")
+        yield from finished(name, run)
     yield from one_model(**runs)
     (first_name, first), (second_name, second) = runs.items()
     if first is None or second is None:
@@ -128,18 +129,6 @@ def _of_data_alone(**runs: RunRecord | None) -> Iterator[Finding]:
     if elsewhere := sorted(between - {"data", "model", "seed"}):
         yield Finding("contradicts", f"{first_name} and {second_name} differ in more than their "
                       f"data: {', '.join(elsewhere)}")  # fmt: skip
-
-
-def _near(
-    name: str, claimed: float | None, expected: float, within: float, source: str
-) -> Iterator[Finding]:
-    if claimed is None:
-        return
-    if abs(claimed - expected) <= within:
-        yield Finding("consistent", f"{name} is {source}")
-    else:
-        side = "above" if claimed > expected else "below"
-        yield Finding("contradicts", f"{name} is {side} {source}")
 
 
 RULES = {"09.1": built, "09.2": pays, "09.3": bands, "09.4": leaked}
