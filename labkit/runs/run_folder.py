@@ -43,12 +43,19 @@ def locked(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def given_out(folder: Path) -> Iterator[None]:
-    """Clear the run's folder away after processes that were ended before they could."""
+    """Clear the run's folder away after processes that were ended before they could.
+
+    One that another run took meanwhile stays.
+    """
+    import filelock
+
     before = [path for path in (folder, folder.parent) if path.exists()]
     try:
         yield
     finally:
-        _remove_unused(folder, before)
+        if folder not in before and folder.exists() and not (folder / "record.json").exists():
+            with contextlib.suppress(filelock.Timeout), lock_folder(folder, timeout=0):
+                _remove_unused(folder, before)
 
 
 def _remove_unused(folder: Path, before: list[Path]) -> None:
