@@ -314,7 +314,7 @@ for name, found in sources.items():
     print(f"{name:<13}{len(found):>6,} texts, {have:,} tokens written")
 
 # %%
-from labkit.train.run import train
+from labkit.train import train
 
 runs = {}
 for name in sources:

@@ -109,7 +109,7 @@ def test_a_command_names_the_extra_that_it_lacks(
     tmp_path: Path,
 ) -> None:  # fmt: skip
     done = subprocess.run(
-        [sys.executable, "-m", "labkit.cli", *command],
+        [sys.executable, "-m", "labkit", *command],
         env={**os.environ, **without(library), "LABKIT_RUNS": str(tmp_path / "runs")},
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip

@@ -37,6 +37,7 @@ from labkit.datasets.registry import reports
 from labkit.datasets.report_questions import worked_examples
 from labkit.datasets.tatqa import Sample
 from labkit.errors import LabkitError
+from labkit.inference import decoding
 from labkit.inference.batching import batches, fit_tokenizer, pad_left
 from labkit.inference.replies import Reply, read_reply
 from labkit.inference.show import SideBySide
@@ -265,7 +266,6 @@ def load_generator(name: str, *, dtype: str = "auto", exact: bool = False) -> Ge
     from labkit.machine import arithmetic
     from labkit.machine.heap import keep_heap
     from labkit.models import load
-    from labkit.train import fast_step
 
     path = model_path(name)
     import torch
@@ -287,9 +287,9 @@ def load_generator(name: str, *, dtype: str = "auto", exact: bool = False) -> Ge
         for parameter in model.parameters():
             if parameter.dtype == torch.float32:
                 parameter.data = parameter.data.to(model.get_input_embeddings().weight.dtype)
-    fast_step.contiguous_head(model)
+    decoding.contiguous_head(model)
     if not torch.cuda.is_available():
-        fast_step.group_queries(model)
+        decoding.group_queries(model)
     virtual_tokens.crop_logits(model)
     check_writes(name, model.config)
     if torch.cuda.is_available() and model.device.type != "cuda":

@@ -62,7 +62,7 @@ def download() -> None:
 @modal.web_server(PORT, startup_timeout=10 * MINUTES)
 def serve() -> None:
     """Start the server; Modal passes requests on once the port answers."""
-    command = ["python", "-m", "labkit.cli", "serve", *SERVED, "--host", "0.0.0.0"]
+    command = ["python", "-m", "labkit", "serve", *SERVED, "--host", "0.0.0.0"]
     subprocess.Popen([*command, "--port", str(PORT), "--idle-minutes", "0"])
 
 

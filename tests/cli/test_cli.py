@@ -226,7 +226,7 @@ def test_an_unknown_command_is_one_line(here: Path, capfd: pytest.CaptureFixture
 def test_debug_shows_where_it_happened(here: Path) -> None:
     with pytest.raises(LabkitError, match="no run 'nope'"):
         program.main(["runs", "rm", "nope", "--debug"])
-    command = [sys.executable, "-m", "labkit.cli", "runs", "rm", "nope"]
+    command = [sys.executable, "-m", "labkit", "runs", "rm", "nope"]
     shown = subprocess.run([*command, "--debug"], capture_output=True, text=True)
     assert shown.returncode != 0 and "Traceback" in shown.stderr and "records.py" in shown.stderr
     plain = subprocess.run(command, capture_output=True, text=True)
@@ -268,7 +268,7 @@ def test_an_older_file_s_keys_are_explained_in_a_line_each(here: Path) -> None:
     old = {"logging_steps": 5, "optim": "adamw_hf", "lora_rank": "many"}
     (here / "seed.json").write_text(json.dumps(old))
     found = subprocess.run(
-        [sys.executable, "-m", "labkit.cli", "train", "--config", "seed.json"],
+        [sys.executable, "-m", "labkit", "train", "--config", "seed.json"],
         capture_output=True, text=True,
     )  # fmt: skip
     assert (found.returncode, found.stdout) == (2, "")

@@ -32,7 +32,7 @@ ANSWER_SECONDS = 180
 def chat() -> Iterator[str]:
     """Start `labkit chat` as a user does; give its address; end it with Ctrl-C."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "labkit.cli", "chat", *MODELS, "--port", "0", "--json",
+        [sys.executable, "-m", "labkit", "chat", *MODELS, "--port", "0", "--json",
          "--idle-minutes", "15"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, "HF_HUB_OFFLINE": "1"},

@@ -620,7 +620,7 @@ def test_the_example_for_modal_compiles_and_names_what_modal_documents():
     assert [d.split("(")[0] for d in decorators["serve"]] == \
         ["app.function", "modal.concurrent", "modal.web_server"]  # fmt: skip
     assert (
-        "labkit.cli" in source
+        '"-m", "labkit", "serve"' in source
         and (Path(server.__file__).parents[2] / "requirements.lock").is_file()
     )
 

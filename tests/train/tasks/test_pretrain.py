@@ -16,7 +16,8 @@ from labkit.models import load
 from labkit.runs import records
 from labkit.runs.config import RunConfig
 from labkit.train import fast_step
-from labkit.train.run import encode_split, train
+from labkit.train.rows import encode_split
+from labkit.train.run import train
 from labkit.train.tasks import pretrain
 
 pytestmark = pytest.mark.usefixtures("runs", "few_objects")
