@@ -1,9 +1,9 @@
 """Say something to whoever started the program, and let libraries say less.
 
-stdout is for results, stderr for the rest. transformers warns through its own logger, draws a bar
-for every file it reads, and bitsandbytes prints at its first import about kernels that no run of
-the course calls. None of it is about the student's work, and nbval compares what cells print.
-Errors are never hidden, and nothing is hidden during training.
+stdout is for results, stderr for the rest. transformers warns through its own logger and draws a
+bar for every file it reads, datasets one for every pass over rows, and bitsandbytes prints at its
+first import about kernels that no run of the course calls. None of it is about the student's work,
+and nbval compares what cells print. Errors are never hidden, and nothing is hidden during training.
 """
 
 import contextlib
@@ -14,6 +14,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from labkit.errors import LabkitError
 
@@ -58,10 +59,14 @@ def quiet() -> Iterator[None]:
     from transformers.utils import logging as hf_logging
 
     verbosity, bars = hf_logging.get_verbosity(), hf_logging.is_progress_bar_enabled()
+    datasets: Any = sys.modules.get("datasets")  # one that is not there yet draws nothing
+    counts = datasets is not None and not datasets.are_progress_bars_disabled()
     bitsandbytes_log = logging.getLogger("bitsandbytes")
     level = bitsandbytes_log.level
     hf_logging.set_verbosity_error()
     hf_logging.disable_progress_bar()
+    if counts:
+        datasets.disable_progress_bars()
     bitsandbytes_log.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
@@ -71,6 +76,8 @@ def quiet() -> Iterator[None]:
         hf_logging.set_verbosity(verbosity)
         if bars:
             hf_logging.enable_progress_bar()
+        if counts:
+            datasets.enable_progress_bars()
         bitsandbytes_log.setLevel(level)
 
 

@@ -3,8 +3,6 @@
 Shape suffixes: N pairs, T tokens of prompt and answer, V vocabulary.
 """
 
-import contextlib
-import io
 import math
 import tempfile
 from collections.abc import Callable
@@ -165,8 +163,7 @@ def of_trl() -> tuple[list[Any], float, float]:
     beta = 0.1
     rows = [{"prompt": f"{a} + {b} =", "chosen": f" {a + b}", "rejected": f" {a * b} or so"}
             for a, b in ((2, 3), (7, 8), (5, 40))]  # fmt: skip
-    bars = contextlib.redirect_stderr(io.StringIO())
-    with tempfile.TemporaryDirectory() as folder, quiet(), bars:
+    with tempfile.TemporaryDirectory() as folder, quiet():
         path = tiny.build_tiny("tiny-llama", Path(folder) / "model")
         policy, reference = (load.load_model(path, dtype="float32") for _ in range(2))
         draw = torch.Generator().manual_seed(2)

@@ -74,17 +74,11 @@ def _parts(tokenizer: Any, example: Example, max_length: int) -> list[dict[str, 
 
 
 def _packed(parts: Sequence[dict[str, list[int]]], max_length: int) -> list[dict[str, Any]]:
-    from datasets import Dataset, are_progress_bars_disabled, utils
+    from datasets import Dataset
     from trl import pack_dataset
 
-    bars = not are_progress_bars_disabled()
-    utils.disable_progress_bars()  # of a step that takes milliseconds
-    try:
-        with quiet():
-            packed = pack_dataset(Dataset.from_list(list(parts)), max_length, strategy="bfd")
-    finally:
-        if bars:
-            utils.enable_progress_bars()
+    with quiet():
+        packed = pack_dataset(Dataset.from_list(list(parts)), max_length, strategy="bfd")
     return [
         {
             "input_ids": row["input_ids"],
