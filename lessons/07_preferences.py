@@ -236,6 +236,8 @@ figure, alt = preferences_shown.rewards(tuned)
 plots.show(figure, alt=alt)
 
 # %%
+print(f"you predicted that the chosen answer becomes {predicted_chosen}, "
+      f"and {predicted_accuracy} of the development pairs")  # fmt: skip
 preferences_shown.tuned({"DPO": tuned})
 
 # %% [markdown]

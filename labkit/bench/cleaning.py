@@ -75,9 +75,11 @@ def paragraphs(texts: Iterable[str], seed: int) -> list[str]:
 
 
 def write_texts(file: Path, texts: Iterable[str]) -> None:
-    """Write texts as JSON lines."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, "".join(json.dumps({"text": t}, ensure_ascii=False) + "\n" for t in texts))
+    """Write texts as JSON lines; a file that holds them stays, and so does what was built of it."""
+    lines = "".join(json.dumps({"text": t}, ensure_ascii=False) + "\n" for t in texts)
+    if not file.exists() or file.read_bytes() != lines.encode():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_text(file, lines)
 
 
 def write_tokens(
@@ -111,7 +113,7 @@ def config(file: Path, model: str, tokens: int, **changes: Any) -> RunConfig:
     settings: dict[str, Any] = {
         "model": model, "data": str(file), "task": "pretrain", "max_length": 256,
         "per_device_train_batch_size": 4, "learning_rate": 1e-3, "eval_steps": 0,
-        "name": f"text-{file.stem}",
+        "name": f"{file.parent.name}-{file.stem}",
     } | changes  # fmt: skip
     step = settings["max_length"] * settings["per_device_train_batch_size"]
     return RunConfig().replace(max_steps=max(1, tokens // step), **settings)

@@ -45,17 +45,17 @@ def tuned(runs: Mapping[str, RunRecord]) -> "pandas.DataFrame":
         looked = (run.summary.get("eval_losses") or [{}])[-1].get("preference_accuracy")
         rows[label] = {
             "first loss": f"{run.losses[0]:.4f}",
-            "chosen": f"{mean['chosen']:+.2f}", "rejected": f"{mean['rejected']:+.2f}",
-            "margin": f"{mean['margins']:+.2f}",
-            "nats, chosen": f"{mean['chosen'] / run.config['beta']:+.1f}",
-            "nats, rejected": f"{mean['rejected'] / run.config['beta']:+.1f}",
+            "chosen": f"{mean['chosen']:+z.2f}", "rejected": f"{mean['rejected']:+z.2f}",
+            "margin": f"{mean['margins']:+z.2f}",
+            "nats, chosen": f"{mean['chosen'] / run.config['beta']:+z.1f}",
+            "nats, rejected": f"{mean['rejected'] / run.config['beta']:+z.1f}",
             "development pairs": "–" if looked is None else f"{looked:.0%}",
         }  # fmt: skip
     return pandas.DataFrame(rows).T
 
 
 def rewards(run: RunRecord) -> tuple["Figure", str]:
-    """Draw rewards and margin of a run against its steps, and what share of pairs is told apart.
+    """Draw rewards and margin of a run against its steps.
 
     Returns the figure and its alternative text. Steps are thin, means of the last five bold.
     """
@@ -69,9 +69,10 @@ def rewards(run: RunRecord) -> tuple["Figure", str]:
         smooth = [fmean(values[max(0, i - WINDOW) : i]) for i in range(1, len(values) + 1)]
         axes.plot(steps, values, color=colour, alpha=0.25, linewidth=0.8, linestyle="-", marker="")
         axes.plot(steps, smooth, color=colour, linestyle=line, marker="", label=label)
-        said.append(f"{label} ends at {smooth[-1]:+.2f}")
+        said.append(f"{label} ends at {smooth[-1]:+z.2f}")
     axes.axhline(0, color="#333333", linewidth=0.8)
-    axes.set_xlabel("optimizer step")
+    axes.set_xlabel(f"optimizer step (thin: each; bold: mean of the last {WINDOW})")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_ylabel("reward: β · (log π − log π_ref)")
     axes.set_title("Rewards begin at 0: the policy is the reference")
     axes.legend()

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 
 import pytest
 import torch
@@ -60,6 +61,18 @@ def test_rows_end_at_line_ends_alone(tmp_path):
     assert [row["text"] for row in cleaning.rows(tmp_path / "x.jsonl")] == [
         "one\x85two\u2028three", "four",
     ]  # fmt: skip
+
+
+def test_a_file_that_holds_the_texts_already_is_left_alone(tmp_path):
+    """A build knows its sources by their time: a cell that is run again finds it finished."""
+    file = tmp_path / "x.jsonl"
+    cleaning.write_texts(file, ["one", "two"])
+    os.utime(file, (1, 1))
+    cleaning.write_texts(file, ["one", "two"])
+    assert file.stat().st_mtime == 1
+    cleaning.write_texts(file, ["one", "three"])
+    assert file.stat().st_mtime > 1
+    assert [row["text"] for row in cleaning.rows(file)] == ["one", "three"]
 
 
 def test_raw_texts_are_those_of_the_corpus_and_what_is_damaged_ends_it_for_nobody(tmp_path):
@@ -124,5 +137,6 @@ def test_a_leak_is_the_change_on_planted_items():
 def test_a_run_reads_the_file_once_in_whole_steps(tmp_path):
     file = tmp_path / "raw.jsonl"
     config = cleaning.config(file, "tiny-llama", 8 * 1024)
-    assert config.max_steps == 8 and config.task == "pretrain" and config.name == "text-raw"
+    assert config.max_steps == 8 and config.task == "pretrain"
+    assert config.name == f"{tmp_path.name}-raw"
     assert json.loads(json.dumps(config.data)) == str(file)
