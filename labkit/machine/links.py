@@ -3,9 +3,10 @@
 Makers add both directions up ("600 GB/s" of an A100); what a collective operation is limited by is
 one of them. A ring moves data to one neighbour and takes as much from another at the same time, so
 half of the headline is the rate it can reach. PCIe loses 2 of 130 bits to its encoding, and packet
-headers on top; measured bandwidth of NCCL's ring (`busbw` of nccl-tests) is `SHARE` of these rates:
-about 230 of 300 GB/s on NVLink 3, 360 of 450 on NVLink 4, and between 12 and 26 of 31.5 GB/s on
-PCIe 4, the low end where cards cannot reach each other and go through the processor's memory.
+headers on top. NVLink's protocol takes about a fifth: NCCL's ring reaches 370 of NVLink 4's
+450 GB/s (its maintainer in NVIDIA/nccl-tests, issue 212), and on A100 users measured about 200 of
+300 (issues 149 and 178). `SHARE` is the range; its lower end is an assumption, for cards that
+cannot reach each other and go through the processor's memory.
 
 The tests recompute each rate from lanes or links and the rate of one.
 """
