@@ -3,6 +3,7 @@
 import ast
 import re
 import tomllib
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -34,7 +35,7 @@ def listed() -> list[str]:
 
 def own_files() -> set[str]:
     """Return the files of labkit without the faces and the stubs of `python -m`."""
-    stubs = ("__init__.py", "cli/__main__.py", "course/__main__.py")
+    stubs = ("__init__.py", "course/__main__.py")
     paths = {str(p.relative_to(PACKAGE)) for p in PACKAGE.rglob("*") if p.is_file()}
     return {path for path in paths if "__pycache__" not in path and not path.endswith(stubs)}
 
@@ -47,8 +48,8 @@ def test_every_file_of_labkit_is_listed_once_and_nothing_else():
     entries = listed()
     for entry in entries:
         assert matches(entry), f"CONTRIBUTING.md lists labkit/{entry}, which does not exist"
-    counts = {path: sum(path in matches(entry) for entry in entries) for path in own_files()}
-    missing = sorted(path for path, count in counts.items() if count == 0)
+    counts = Counter(path for entry in entries for path in matches(entry))
+    missing = sorted(own_files() - counts.keys())
     assert not missing, f"add a line to CONTRIBUTING.md for {', '.join(missing)}"
     assert not {path for path, count in counts.items() if count > 1}
 
