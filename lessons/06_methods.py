@@ -414,7 +414,7 @@ import pandas
 pandas.DataFrame(beside).T
 
 # %% [markdown]
-# The adapter and LoRA took the time that arithmetic says, and their memory is a little higher than traced: samples had up to 256 tokens, and the trace takes 200. Full fine-tuning did not. It needs one product more than LoRA, so half as much time again, and four cards should make it faster. So the method alone does not explain its time. The likely rest is the way it was made to fit: weights, gradients and moments travel between cards, or to the host's memory, at every micro-batch. *LoRA is ten times as fast* is a statement about that program. Time is in the range of the arithmetic or it has a reason, and the reason is what you want to know.
+# The adapter and LoRA took a time that arithmetic allows, and full fine-tuning did not. All three took more memory than traced. One reason is length: samples had up to 256 tokens, and the trace takes 200. Another may be what was counted, since a card shows all that the allocator reserved (lesson 01). Now the time. Full fine-tuning needs one product more than LoRA, so half as much time again, and four cards should make it faster. So the method alone does not explain its time. The likely rest is the way it was made to fit: weights, gradients and moments travel between cards, or to the host's memory, at every micro-batch. *LoRA is ten times as fast* is a statement about that program. Time is in the range of the arithmetic or it has a reason, and the reason is what you want to know.
 #
 # ## Measure: rank, and how it is scaled
 #

@@ -418,11 +418,12 @@ for base, length in (("8bit", 512), ("8bit", 64), ("nf4", 512))[: 1 if quick els
         "parameters": f"{found.total_parameters / 1e9:.1f} billion",
         "traced peak": f"{found.peak_bytes['traced'] / 1e9:.1f} GB",
         "of the card's": f"{found.device_bytes / 1e9:.1f} GB", "fits": found.fits,
+        "a second base": f"{found.at_peak['weights'] / 1e9:.1f} GB more",
     }  # fmt: skip
 pandas.DataFrame(rows).T
 
 # %% [markdown]
-# Whether the claim holds hangs on what it does not say, the length of an answer with its prompt; in 4 bits there is room. With a copied reference it is out of reach either way. The trick is not quantisation alone: it is that **the reference is already there**.
+# Whether the claim holds hangs on what it does not say, the length of an answer with its prompt; in 4 bits there is room. A copied reference would add the last column: in 8 bits that is out of reach at any length, and in 4 bits it fills nearly all of the card. The trick is not quantisation alone: it is that **the reference is already there**.
 
 # %% [markdown]
 # ## Checkpoint
