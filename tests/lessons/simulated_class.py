@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -170,23 +170,32 @@ def _slower(value: Any, factor: float, name: str = "") -> Any:
     return value * factor if timed else value
 
 
-def notebooks(student: Student, lessons: Sequence[str], gradebook: Path) -> dict[str, bytes]:
+def texts(lessons: Sequence[str], gradebook: Path) -> dict[str, tuple[str, str]]:
+    """Return each lesson's notebook as it was given out, and with every exercise solved."""
+    found = {}
+    for place in sorted((gradebook / "source").iterdir()):
+        stem = place.name
+        if stem[:2] not in lessons:
+            continue
+        copy = nbformat.read(gradebook / "release" / stem / f"{stem}.ipynb", as_version=4)
+        given_out = nbformat.writes(copy)
+        written = nbformat.read(place / f"{stem}.ipynb", as_version=4)
+        mine = {c.metadata.nbgrader.grade_id: c.source for c in written.cells
+                if c.metadata.get("nbgrader", {}).get("solution")}  # fmt: skip
+        for cell in copy.cells:
+            if cell.metadata.get("nbgrader", {}).get("solution"):
+                cell.source = mine[cell.metadata.nbgrader.grade_id]
+        found[stem] = (given_out, nbformat.writes(copy))
+    return found
+
+
+def notebooks(student: Student, every: Mapping[str, tuple[str, str]]) -> dict[str, bytes]:
     """Return the notebooks that a student hands in."""
     solved = student.kind not in ("invented", "silent")
     found = {}
-    every = sorted(path.name for path in (gradebook / "source").iterdir())
-    stems = [stem for stem in every if stem[:2] in lessons]
-    for stem in stems:
-        copy = nbformat.read(gradebook / "release" / stem / f"{stem}.ipynb", as_version=4)
-        if solved:
-            written = nbformat.read(gradebook / "source" / stem / f"{stem}.ipynb", as_version=4)
-            mine = {c.metadata.nbgrader.grade_id: c.source for c in written.cells
-                    if c.metadata.get("nbgrader", {}).get("solution")}  # fmt: skip
-            for cell in copy.cells:
-                if cell.metadata.get("nbgrader", {}).get("solution"):
-                    cell.source = mine[cell.metadata.nbgrader.grade_id]
-        text = nbformat.writes(copy)
-        cut = student.kind == "broken" and stem == stems[0]
+    for stem, (given_out, written) in every.items():
+        text = written if solved else given_out
+        cut = student.kind == "broken" and not found
         found[f"{stem}.ipynb"] = (text[:-CUT] if cut else text).encode()
     return found
 
@@ -254,12 +263,13 @@ def simulate(folder: Path, count: int, lessons: Sequence[str], *, workers: int =
             config.write(f"c.Exchange.cache = {str(folder / 'cache')!r}\n")
         release.nbgrader("release_assignment", "lessons", cwd=gradebook)
     with timed("students"):
+        every = texts(lessons, gradebook)
         for student in outcome.students:
             home = homes / student.plain
             home.mkdir(parents=True)
             if student.kind != "silent":
                 work(student, home, lessons, cases)
-            for name, content in notebooks(student, lessons, gradebook).items():
+            for name, content in notebooks(student, every).items():
                 (home / name).write_bytes(content)
             if not student.on_platform:
                 hand_in_on_hub(student, home, exchange / "labkit" / "inbound")
@@ -289,7 +299,29 @@ def simulate(folder: Path, count: int, lessons: Sequence[str], *, workers: int =
     return outcome
 
 
-def main() -> None:
+def wanting(outcome: Outcome) -> list[str]:
+    """Return what did not come out as it has to, a sentence each."""
+    said = []
+    for student in outcome.students:
+        row = outcome.marks.get(student.login)
+        if row is None or not (row["mark"] or row["reasons"]):
+            said.append(f"{student.login} ({student.kind}) has neither a mark nor a reason")
+    question, name = MISCONCEPTION
+    planted = {student.login for student in outcome.of("mistaken")}
+    first = next(iter(outcome.wrong.get(question, ())), None)
+    if first is None or not first.sentence.startswith(name) or set(first.students) != planted:
+        said.append(f"{question}: the page does not show {name} first, with those who have it")
+    who = {student.number: student.login for student in outcome.students}
+    copies = {frozenset((who[s.number], who[s.number - 2])) for s in outcome.of("copied")}
+    if {frozenset((pair.one, pair.other)) for pair in outcome.alike} != copies:
+        said.append("explanations that are alike are not those of who copied and from whom")
+    flagged = {each.submission.student for each in outcome.graded if each.flags}
+    if not set().union(*copies) <= flagged:
+        said.append("records that two students share were not reported")
+    return said
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--students", type=int, default=80)
     parser.add_argument("--lessons", nargs="*", default=sorted({q[:2] for q in load_questions()}))
@@ -301,17 +333,14 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         outcome = simulate(folder.resolve(), options.students, options.lessons,
                            workers=options.workers)  # fmt: skip
-    rows = [outcome.marks[student.login] for student in outcome.students]
-    silent = [row["student"] for row in rows if not row["mark"] and not row["reasons"]]
-    question, _ = MISCONCEPTION
-    found = outcome.wrong[question][0] if outcome.wrong.get(question) else None
-    print(f"{len(outcome.marks)} students; without mark and reason: {len(silent)}")
-    if found:
-        print(
-            f"{question}: {found.count} of {len(outcome.of('mistaken'))} planted: {found.sentence}"
-        )
+    said = wanting(outcome)
+    print(*said, sep="\n", end="\n" if said else "")
+    marked = sum(bool(row["mark"]) for row in outcome.marks.values())
+    print(f"{len(outcome.students)} students, {marked} with a mark, the others with a reason"
+          if not said else f"{len(said)} things are not as they have to be")  # fmt: skip
     print(f"{sum(outcome.seconds.values()):.0f} s in all")
+    return 1 if said else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
