@@ -460,7 +460,7 @@ for name, (widths, layers) in shapes.items() if layer_written else ():
 # %% [markdown]
 # You may know the factor 34 per hidden element (Korthikanti et al. 2022). It is GPT-2's, with LayerNorm in 16 bits and an MLP of two matrices. The rule is the same, the layer is another.
 #
-# **Gradient checkpointing** keeps $2h$ bytes per token and layer, the layer's input, and computes the rest again in the backward pass, for one layer at a time. It buys this memory with one more forward pass.
+# **Gradient checkpointing** keeps $2h$ bytes per token and layer, the layer's input, and computes the rest again in the backward pass, for one layer at a time. It buys this memory with one more forward pass. (Nothing is written to disk: the checkpoints that a training saves are another thing.)
 
 # %% [markdown]
 # ## Explain: the logits

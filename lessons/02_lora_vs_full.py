@@ -485,7 +485,7 @@ print(f"exact match: LoRA {lora_em['value']:.0%}, full {full_em['value']:.0%}")
 # %% [markdown]
 # This is no forecast of the score: a model writes its most likely token, so it is right more often than it is sure. But it says why two losses that look alike can belong to different scores.
 #
-# Is full fine-tuning better, then? What was compared is two *runs*: one seed, and one learning rate each. A rate that is a little off for one of the two could make the whole difference. A short probe says how much it matters. Before you run it: which of the three rates below gives LoRA the lowest development loss after a few steps?
+# Is full fine-tuning better, then? What was compared is two *runs*: one **seed**, from which all that is random in a run is drawn, and one learning rate each. A rate that is a little off for one of the two could make the whole difference. A short probe says how much it matters. Before you run it: which of the three rates below gives LoRA the lowest development loss after a few steps?
 
 # %%
 rates = [lora_config.learning_rate * factor for factor in (1 / 3, 1, 3)]
@@ -742,7 +742,7 @@ for card, (name, a_minute) in noted.items():
         print(f"   {length:>5} tokens: {60 / high:5.1f} to {60 / low:5.1f}")
 
 # %% [markdown]
-# Two of the notes are what conversations of a few hundred tokens take. The third is in no row. The same notes say that an epoch of its 12,500 steps took 18 hours: divide, and you have another number of steps a minute. Which of the two lies in a row that the other cards agree with?
+# Two of the notes are what conversations of a few hundred tokens take. The third is in no row. The same notes say that an **epoch**, one pass over all its conversations, has 12,500 steps and took 18 hours: divide, and you have another number of steps a minute. Which of the two lies in a row that the other cards agree with?
 
 # %% [markdown]
 # ## Measure: one report, three models

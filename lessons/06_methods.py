@@ -84,7 +84,7 @@ for name in ("smollm2-135m-instruct", "llama-2-7b"):
 # %% [markdown]
 # ## Measure: four methods, the same tokens
 #
-# Each trains on the same batches in the same order, then answers the same questions of the test split. Learning rates are those that a short search on the development split found for the record; one rate for all would decide the comparison before it begins, since a method that trains few numbers wants large steps.
+# Each trains on the same batches in the same order, then answers the same questions of the test split. Learning rates are those that a short search on the development split found for the record of the course, or usual ones where no record is kept; one rate for all would decide the comparison before it begins, since a method that trains few numbers wants large steps.
 
 # %%
 from pathlib import Path
@@ -118,6 +118,8 @@ rows = conclude.conclude(measured)
 report.table(rows)
 
 # %% [markdown]
+# `difference` and `verdict` compare exact match with LoRA's, question by question, and `p` goes with them. `choice` asks some questions on reports as multiple choice, without the chat template, before and after; `bits per byte` asks what was forgotten, below. `saved` is the file that is kept; `rate` is the learning rate, and `search` the time it took to find.
+#
 # Compare with your orders. The numbers lie far apart, the memory hardly: the frozen model is the largest part, and what backward needs is kept whether few or many numbers are trained.
 
 # %%
@@ -178,7 +180,7 @@ for row in rows:
 # %% [markdown]
 # ## The record: every method, several seeds
 #
-# `labkit bench methods` made the same comparison with more methods, a search for each rate, and three seeds of the main five. Its intervals count seeds as well as questions. Its p-values, the chances of a difference at least as large where there is none, are raised for the number of methods that are asked about at once (Holm's method, as in lesson 04).
+# `labkit bench methods` makes the same comparison with more methods, a search for each rate, and three seeds of the main five. Where a record of it is kept, the next cell shows it. Its intervals count seeds as well as questions. Its p-values, the chances of a difference at least as large where there is none, are raised for the number of methods that are asked about at once (Holm's method, as in lesson 04).
 
 # %%
 if record:

@@ -132,24 +132,50 @@ def work(student: Student, home: Path, lessons: Sequence[str], cases: Any) -> No
     # Who copies has the files of the one two places before, who is honest.
     source = student.number - 2 if student.kind == "copied" else student.number
     if student.kind != "invented":
-        with runs_in(home / "runs"):
-            for lesson in lessons:
-                cases.do_lesson(lesson)
+        for lesson in lessons:
+            with tempfile.TemporaryDirectory() as folder:
+                with runs_in(Path(folder)):
+                    cases.do_lesson(lesson)
+                _take(Path(folder), home / "runs", lesson)
         for place in (home / "runs").rglob("*.json"):
             _make_own(place, source)
     given = {}
-    for name in load_questions():
+    for name, question in load_questions().items():
         if name[:2] in lessons:
             fields = dict(cases.TABLE[name][0])
             if fields.get("model") == "{model}":
                 fields |= {"model": EMBEDDED, "weights_bytes": 2 * 134_515_008,
                            "float32_bytes": 4 * 134_515_008}  # fmt: skip
+            for field_ in question.fields:
+                if field_.type == "run":
+                    fields[field_.name] = f"{name[:2]}-{fields[field_.name]}"
             if student.kind == "mistaken" and name == MISCONCEPTION[0]:
                 fields["states_gib"] = fields["states_gb"]
             text = explanation(f"{source} {name}")
             fields["explanation"] = exchanged(text) if student.kind == "copied" else text
             given[name] = {"fields": fields, "recorded_at": "2026-09-01T10:00:00+00:00"}
     (home / "answers.json").write_text(json.dumps({"schema": 1, "answers": given}))
+
+
+def _take(runs: Path, to: Path, lesson: str) -> None:
+    """Move the files of one lesson to a student's, with its number before the name of each run.
+
+    Runs of two lessons may have one name in the cases of the tests, and are not the same run.
+    """
+    named = {place.parent.name for place in runs.glob("*/record.json")}
+    for place in sorted(runs.rglob("*.json")):
+        value, folder = json.loads(place.read_text()), place.parent.relative_to(runs)
+        if place.name == "record.json":
+            folder = Path(f"{lesson}-{folder}")
+            value["name"] = value["config"]["name"] = folder.name
+            value["id"] = f"{lesson}-{value['id']}"
+        elif "values" in value:
+            for key, each in value["settings"].items():
+                if isinstance(each, str) and each in named:
+                    value["settings"][key] = f"{lesson}-{each}"
+        name = place.name if place.name == "record.json" else f"{place.stem}-{lesson}.json"
+        (to / folder).mkdir(parents=True, exist_ok=True)
+        (to / folder / name).write_text(json.dumps(value))
 
 
 def _make_own(place: Path, number: int) -> None:
@@ -315,9 +341,19 @@ def wanting(outcome: Outcome) -> list[str]:
     copies = {frozenset((who[s.number], who[s.number - 2])) for s in outcome.of("copied")}
     if {frozenset((pair.one, pair.other)) for pair in outcome.alike} != copies:
         said.append("explanations that are alike are not those of who copied and from whom")
-    flagged = {each.submission.student for each in outcome.graded if each.flags}
-    if not set().union(*copies) <= flagged:
-        said.append("records that two students share were not reported")
+    # Records of the tests are toys, so much else of them is reported as well.
+    sharing = {each.submission.student for each in outcome.graded
+               if any(flag.startswith("the same ") for flag in each.flags)}  # fmt: skip
+    if sharing != set().union(*copies):
+        said.append("what is reported as shared is not that of who copied")
+    for each in outcome.graded:
+        (kind,) = [s.kind for s in outcome.students if s.login == each.submission.student]
+        allowed = {"honest": (), "late": (), "copied": (), "mistaken": (question,)}.get(kind)
+        wrong = [asked for asked, mark in each.marks.items()
+                 if mark.state not in ("consistent", "unanswered") and allowed is not None
+                 and asked not in allowed]  # fmt: skip
+        if wrong:
+            said.append(f"{each.submission.student} ({kind}) is not right in {', '.join(wrong)}")
     return said
 
 

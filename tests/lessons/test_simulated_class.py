@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from labkit.checkpoints.alike import ALIKE
+from labkit.checkpoints.marks import Mark
 
 LESSONS = ("00", "01")
 
@@ -50,11 +51,15 @@ def test_what_does_not_come_out_is_said(outcome):
     first = outcome.students[0].login
     question, _ = simulation.MISCONCEPTION
     nothing = {"mark": "", "reasons": ""}
+    unflagged = [replace(each, flags=[]) for each in outcome.graded]
+    wrong = [replace(each, marks={**each.marks, "00.1": Mark(state="contradicts")})
+             if each.submission.student == first else each for each in outcome.graded]  # fmt: skip
     broken = {
         "neither a mark nor a reason": {"marks": {**outcome.marks, first: nothing}},
         "does not show": {"wrong": {**outcome.wrong, question: []}},
-        "not those of who copied": {"alike": outcome.alike[1:]},
-        "share were not reported": {"graded": [replace(g, flags=[]) for g in outcome.graded]},
+        "not those of who copied": {"alike": []},
+        "reported as shared": {"graded": unflagged},
+        f"{first} (honest) is not right in 00.1": {"graded": wrong},
     }
     for sentence, changes in broken.items():
         (said,) = simulation.wanting(replace(outcome, **changes))
