@@ -268,7 +268,7 @@ one_sample = {
 }
 for label, result in one_sample.items():
     print(f"{label:36}{result.peak_bytes['traced'] / GIB:6.1f} GiB, {result.wall_seconds:.1f} s")
-print("predicted:", predicted_full_gib, predicted_lora_gib)
+print(f"predicted: full {predicted_full_gib}, LoRA {predicted_lora_gib} GiB")
 
 # %% [markdown]
 # Hold the first line against the rule:
@@ -460,7 +460,7 @@ for name, (widths, layers) in shapes.items() if layer_written else ():
 # %% [markdown]
 # You may know the factor 34 per hidden element (Korthikanti et al. 2022). It is GPT-2's, with LayerNorm in 16 bits and an MLP of two matrices. The rule is the same, the layer is another.
 #
-# **Gradient checkpointing** keeps $2h$ bytes per token and layer, the layer's input, and computes the rest again in the backward pass, for one layer at a time. It buys this memory with one more forward pass.
+# **Gradient checkpointing** keeps $2h$ bytes per token and layer, the layer's input, and computes the rest again in the backward pass, for one layer at a time. It buys this memory with one more forward pass. (Nothing is written to disk: the checkpoints that a training saves are another thing.)
 
 # %% [markdown]
 # ## Explain: the logits
@@ -493,7 +493,7 @@ for label, change in {
 # %% [markdown]
 # ## Explain: the optimizer's hidden copy
 #
-# AdamW's step can be run in three ways that compute the same and differ in memory. The **loop** works on one tensor after the other. **foreach**, PyTorch's default on a GPU, works on all tensors at once and makes a copy of them all on the way: the root of the second moment. The **fused** kernel, which transformers takes unless you say otherwise, makes none.
+# AdamW's step can be run in three ways that compute the same and differ in memory. The **loop** works on one tensor after the other. **foreach**, PyTorch's default on a GPU, works on all tensors at once and makes a copy of them all on the way: the root of the second moment. The **fused** way, which transformers takes unless you say otherwise, is a single **kernel**, a program that runs on the GPU from beginning to end (nothing to do with a notebook's kernel), and makes none.
 
 # %%
 sixteen_bit = dataclasses.replace(

@@ -98,7 +98,7 @@ predicted_memory_ratio = None
 #
 # ### Tokens and labels
 #
-# *Easy, 5 minutes; essential.* Many fine-tunes that go wrong without an error go wrong here. `prompt` and `answer` are texts, the prompt with all marks of the chat template. Return two lists of the same length: the ids of prompt, answer and end token, and the labels. Labels are the ids themselves, and −100, which cross-entropy skips, on the prompt.
+# *Easy, 5 minutes; very important.* Many fine-tunes that go wrong without an error go wrong here. `prompt` and `answer` are texts, the prompt with all marks of the chat template. Return two lists of the same length: the ids of prompt, answer and end token, and the labels. Labels are the ids themselves, and −100, which cross-entropy skips, on the prompt.
 #
 # <details><summary>Hint 1: two texts, two calls</summary>
 #
@@ -132,7 +132,7 @@ labels_written
 # %% [markdown]
 # ### One adapted layer
 #
-# *Easy, 10 minutes; essential.* Write the forward pass of one adapted layer. `x` has shape (…, n), `W` is (m, n), `A` is (r, n), `B` is (m, r). Rows of `x` are samples, so the layer computes `x @ W.T`. Never build the full update `B @ A`: it is as large as `W`.
+# *Easy, 10 minutes; very important.* Write the forward pass of one adapted layer. `x` has shape (…, n), `W` is (m, n), `A` is (r, n), `B` is (m, r). Rows of `x` are samples, so the layer computes `x @ W.T`. Never build the full update `B @ A`: it is as large as `W`.
 #
 # <details><summary>Hint 1: two thin products</summary>
 #
@@ -189,7 +189,7 @@ count_written
 # %% [markdown]
 # ### Into the model
 #
-# *Medium, 15 minutes; essential.* `LoRALinear` makes a layer of your function. Write `add_lora`: freeze the whole model, replace every linear layer but the output head `lm_head` by a `LoRALinear`, and return the list of the parameters that are trained. $A$ starts as PEFT starts it, by `torch.nn.init.kaiming_uniform_(A, a=5**0.5)`, and $B$ at zero.
+# *Medium, 15 minutes; very important.* `LoRALinear` makes a layer of your function. Write `add_lora`: freeze the whole model, replace every linear layer but the output head `lm_head` by a `LoRALinear`, and return the list of the parameters that are trained. $A$ starts as PEFT starts it, by `torch.nn.init.kaiming_uniform_(A, a=5**0.5)`, and $B$ at zero.
 #
 # <details><summary>Hint 1: walk and replace</summary>
 #
@@ -243,7 +243,7 @@ adapters_written
 # %% [markdown]
 # ### The loop
 #
-# *Hard, 20 minutes; essential.* `batches` yields (ids, labels, mask), each of shape (batch, length). For each batch: the mean cross-entropy over the places that have a label, backward, the gradients of all `weights` together scaled down to length 1 where they are longer, one step of AdamW without weight decay, and the gradients cleared. Return the loss of each batch, taken before its step, as floats. The model is called as `model(input_ids=ids, attention_mask=mask).logits`; the logits at a place predict the token *after* it.
+# *Hard, 20 minutes; very important.* `batches` yields (ids, labels, mask), each of shape (batch, length). For each batch: the mean cross-entropy over the places that have a label, backward, the gradients of all `weights` together scaled down to length 1 where they are longer, one step of AdamW without weight decay, and the gradients cleared. Return the loss of each batch, taken before its step, as floats. The model is called as `model(input_ids=ids, attention_mask=mask).logits`; the logits at a place predict the token *after* it.
 #
 # <details><summary>Hint 1: the shift</summary>
 #
@@ -485,7 +485,7 @@ print(f"exact match: LoRA {lora_em['value']:.0%}, full {full_em['value']:.0%}")
 # %% [markdown]
 # This is no forecast of the score: a model writes its most likely token, so it is right more often than it is sure. But it says why two losses that look alike can belong to different scores.
 #
-# Is full fine-tuning better, then? What was compared is two *runs*: one seed, and one learning rate each. A rate that is a little off for one of the two could make the whole difference. A short probe says how much it matters. Before you run it: which of the three rates below gives LoRA the lowest development loss after a few steps?
+# Is full fine-tuning better, then? What was compared is two *runs*: one **seed**, from which all that is random in a run is drawn, and one learning rate each. A rate that is a little off for one of the two could make the whole difference. A short probe says how much it matters. Before you run it: which of the three rates below gives LoRA the lowest development loss after a few steps?
 
 # %%
 rates = [lora_config.learning_rate * factor for factor in (1 / 3, 1, 3)]
@@ -663,7 +663,7 @@ wide, narrow = (small_peaks[f"small step, {dtype}"] for dtype in ("float32", "bf
 print(f"small step: float32 over bfloat16  {wide / narrow - 1:>+6.0%}")
 
 # %% [markdown]
-# - **Rank** adds 16 bytes for each number it adds, and a few activations of width $r$. Next to the frozen model that is little, until the rank is large.
+# - **Rank** adds 16 bytes of weight, gradient and means for each number it adds, and a few activations of width $r$. Next to the frozen model that is little, until the rank is large.
 # - **Target modules**: fewer adapters mean fewer trained numbers and fewer activations kept for them.
 # - **Precision**: in float32 the frozen weights and the activations take twice the bytes.
 # - **Gradient checkpointing** keeps one activation per block and computes the forward pass a second time while going backward. That is one more product on top of three in full fine-tuning, and on top of two in LoRA.
@@ -703,7 +703,7 @@ print(f"batch {batch // 2}, 2 accumulated: {halves / token_time(plain['LoRA']) -
 # | `target_modules` | which linear layers get an adapter; all of them usually beats a larger rank on two | with the adapters |
 # | `bias` | trains bias vectors too; then the base differs from the original even with adapters off | hardly any |
 # | `use_rslora` | scales by $\alpha / \sqrt{r}$, so that the update does not shrink as r grows | none |
-# | `loftq_config` | with a quantised base: starts A and B at the rounding error of the quantisation instead of zero | none while training |
+# | `loftq_config` | with a quantised base: starts $BA$ at what it can hold of the quantisation's rounding error, and not at zero | none while training |
 # | `gradient_checkpointing` | keeps block inputs only, computes the rest again | far fewer activations |
 # | `per_device_train_batch_size` | sequences per forward pass; a sequence is a report with its questions | activations grow with it |
 # | `gradient_accumulation_steps` | passes summed before a step: a larger batch for the optimizer, not for memory | none |
@@ -719,7 +719,7 @@ print(f"batch {batch // 2}, 2 accumulated: {halves / token_time(plain['LoRA']) -
 # %% [markdown]
 # ### Somebody else's run, on cards of their own
 #
-# `finetome` is a shipped configuration of a chat run on FineTome's conversations: rank and alpha both 16, no dropout, five steps of warm-up, two conversations at a time, four times. The lab that it comes from noted how many steps a minute its cards took, and nothing about the length of a conversation. Turn the question round: at which length would that be so? Steps a minute, as a range from arithmetic and traffic:
+# `finetome` is a shipped configuration of a chat run on FineTome's conversations; its file says what each setting is for. The lab that it comes from noted how many steps a minute its cards took (`data/time_published.json` has the notes), and nothing about the length of a conversation. Turn the question round: at which length would that be so? Steps a minute, as a range from arithmetic and traffic:
 
 # %% tags=["nbval-check-output"]
 from labkit.machine.datasheets import DEVICES
@@ -742,7 +742,7 @@ for card, (name, a_minute) in noted.items():
         print(f"   {length:>5} tokens: {60 / high:5.1f} to {60 / low:5.1f}")
 
 # %% [markdown]
-# Two of the notes are what conversations of a few hundred tokens take. The third is in no row. The same notes say that an epoch of its 12,500 steps took 18 hours: divide, and you have another number of steps a minute. Which of the two lies in a row that the other cards agree with? A note that contradicts itself is still worth something, if you ask what else would have to be so.
+# Two of the notes are what conversations of a few hundred tokens take. The third is in no row. The same notes say that an **epoch**, one pass over all its conversations, has 12,500 steps and took 18 hours: divide, and you have another number of steps a minute. Which of the two lies in a row that the other cards agree with?
 
 # %% [markdown]
 # ## Measure: one report, three models

@@ -216,7 +216,7 @@ plots.show(figure, alt=figures.draw_noise(axes, ordinary, with_outlier))
 # %% [markdown]
 # ## Explain: six decibels
 #
-# A rounding error is spread evenly over one step, so its variance is step² / 12. Relative to numbers of spread $\sigma$ that is
+# A rounding error is spread evenly over one step, so its variance is step² / 12. Relative to numbers of **spread** $\sigma$, their root mean square, that is
 #
 # $$ \frac{\mathrm{noise}}{\mathrm{signal}} = \frac{1}{12} \left( \frac{\mathrm{absmax}}{127 \, \sigma} \right)^2 $$
 #

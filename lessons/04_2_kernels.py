@@ -221,7 +221,7 @@ print("predicted:", predicted_full_ceiling, predicted_frozen_ceiling)
 # %% [markdown]
 # ## Exercise: the kernel
 #
-# *Medium, 15 minutes; useful.* On a GPU quantisation is a **kernel**. In Triton you write what *one program* does, and the program is started once for each row. It addresses memory by hand: a pointer plus an offset in elements.
+# *Medium, 15 minutes; useful.* On a GPU quantisation is a **kernel**, a program that the GPU runs many times at once (not the kernel of a notebook). In Triton you write what *one program* does, and the program is started once for each row. It addresses memory by hand: a pointer plus an offset in elements.
 #
 # - `x_ptr`, `q_ptr`, `absmax_ptr` point to the first element of x (M × K), q (int8, M × K) and absmax (float32, M).
 # - Row r of x begins `r * stride_x` elements after its first; row r of q begins `r * K` after.
@@ -262,7 +262,7 @@ def quantize_rowwise_kernel(x_ptr, q_ptr, absmax_ptr, K, stride_x, BLOCK_K: tl.c
 
 
 # %% [markdown]
-# No GPU is needed to check it. Triton's **interpreter** runs the kernel with NumPy, program by program, and every memory access is compared with the tensors it was given. Then the **compiler** turns the same source into machine code for two generations of NVIDIA GPUs, where its registers can be counted. A `print` inside the kernel works.
+# No GPU is needed to check it. Triton's **interpreter** runs the kernel with NumPy, program by program, and every memory access is compared with the tensors it was given. Then the **compiler** turns the same source into machine code for two generations of NVIDIA GPUs, where its registers can be counted: `sm_80` is the A100's, `sm_90` the H100's. A `print` inside the kernel works.
 
 # %% tags=["nbval-check-output"]
 from labkit.switchback.teaching.kernel_check import check_quantize_rowwise

@@ -145,7 +145,7 @@ figure, axes = plots.new_figure(1, 2, width=9, height=3.8)
 plots.show(figure, alt=figures.draw_published(axes, layer_ratios, training_ratios))
 
 # %% [markdown]
-# Read the left half from left to right. Quantising takes time in proportion to the *size* of the matrices, and int8 saves time in proportion to the *work* of their product, so wide layers and many tokens gain most, and a narrow layer with few tokens loses. The gap between the halves is the second lesson: a whole training also has attention, norms, an optimizer, data, and Python, none of which is any faster. A layer's ratio says what is possible, a training's ratio what you get.
+# Read the left half from left to right. Quantising takes time in proportion to the *size* of the matrices, and int8 saves time in proportion to the *work* of their product, so wide layers and many tokens gain most, and a narrow layer with few tokens loses. Now compare the two halves. A whole training also has attention, norms, an optimizer, data, and Python, none of which is any faster: a layer's ratio says what is possible, a training's ratio what you get.
 
 # %% [markdown]
 # ## Measure: the same on a card of today
@@ -226,6 +226,10 @@ for mode in ("full", "frozen"):
     print(f"    against {best['baseline']}; int8 wins at", end=" ")
     print(sum(report.verdict(row) == "faster" for row in rows), "and loses at", end=" ")
     print(sum(report.verdict(row) == "slower" for row in rows), f"of {len(rows)} sizes")
+for row in outcome["rows"]:
+    square = row["in_features"] == row["out_features"] and row["weight_scale"] == "row"
+    if square and row["mode"] == "full":
+        print(f"{bench.name_of(row)}: {interval(row['ratio'])}")
 print("predicted:", predicted_ratio_256_tokens, predicted_ratio_4096_tokens)
 
 # %% [markdown]

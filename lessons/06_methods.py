@@ -26,8 +26,8 @@
 #
 # | method | trains | where |
 # |---|---|---|
-# | prompt tuning | embeddings of tokens that no text has | before the input |
-# | prefix tuning | keys and values of such tokens | before those of the text, in every layer |
+# | prompt tuning | embeddings of **virtual tokens**, which no text has | before the input |
+# | prefix tuning | keys and values of virtual tokens | before those of the text, in every layer |
 # | LLaMA-Adapter | tokens of every layer behind a gate that starts at zero | beside attention |
 # | (IA)³ | three vectors a layer | stretch keys, values and the MLP's inner row |
 # | bottleneck adapters | two thin layers with a nonlinearity between | after attention and after the MLP |
@@ -84,7 +84,7 @@ for name in ("smollm2-135m-instruct", "llama-2-7b"):
 # %% [markdown]
 # ## Measure: four methods, the same tokens
 #
-# Each trains on the same batches in the same order, then answers the same questions of the test split. Learning rates are those that a short search on the development split found for the record; one rate for all would decide the comparison before it begins, since a method that trains few numbers wants large steps.
+# Each trains on the same batches in the same order, then answers the same questions of the test split. Learning rates are those that a short search on the development split found for the record of the course, or usual ones where no record is kept; one rate for all would decide the comparison before it begins, since a method that trains few numbers wants large steps.
 
 # %%
 from pathlib import Path
@@ -118,6 +118,8 @@ rows = conclude.conclude(measured)
 report.table(rows)
 
 # %% [markdown]
+# `difference` and `verdict` compare exact match with LoRA's, question by question, and `p` goes with them. `choice` asks some questions on reports as multiple choice, without the chat template, before and after; `bits per byte` asks what was forgotten, below. `saved` is the file that is kept; `rate` is the learning rate, and `search` the time it took to find.
+#
 # Compare with your orders. The numbers lie far apart, the memory hardly: the frozen model is the largest part, and what backward needs is kept whether few or many numbers are trained.
 
 # %%
@@ -178,7 +180,7 @@ for row in rows:
 # %% [markdown]
 # ## The record: every method, several seeds
 #
-# `labkit bench methods` made the same comparison with more methods, a search for each rate, and three seeds of the main five. Its intervals count seeds as well as questions, and its p-values are Holm's, because many methods are asked about at once.
+# `labkit bench methods` makes the same comparison with more methods, a search for each rate, and three seeds of the main five. Where a record of it is kept, the next cell shows it. Its intervals count seeds as well as questions. Its p-values, the chances of a difference at least as large where there is none, are raised for the number of methods that are asked about at once (Holm's method, as in lesson 04).
 
 # %%
 if record:
@@ -189,13 +191,13 @@ else:
 report.table(record["rows"] if record else rows)
 
 # %% [markdown]
-# Read it from the right question. *Is anything better than LoRA?* is a question of the verdict, not of the first column. *What do I get for my memory?* is one of the figure above: a method that is not on the front is beaten by another that is as small and better.
+# Ask one question at a time. *Is anything better than LoRA?* is answered by the verdict, and not by the first column. *What do I get for my memory?* is answered by the figure above: a hollow point is beaten by another method that is as small and better.
 #
 # ## Explain: where the numbers are, and what it costs
 #
 # **Virtual tokens cost attention.** Every query reads $n$ keys more in every layer, for ever; a prompt also takes $n$ positions of the context. Nothing merges, because no weight can hold a position.
 #
-# **Bottleneck adapters cost latency.** Two small products and a nonlinearity follow each other after every sublayer. They are few operations in a row of many, and at one token a step what counts is how many there are, not how large. A nonlinearity lies between the two matrices, so they can't be merged.
+# **Bottleneck adapters cost latency.** Two small products and a nonlinearity come after every **sublayer**, that is after attention and after the MLP, and each waits for the one before. When a model writes one token at a time, the number of operations counts, and hardly their size. A nonlinearity lies between the two matrices, so they can't be merged.
 #
 # **(IA)³ is three vectors.** They scale rows that are there, so they merge for nothing, and there is nothing to pay afterwards. What three vectors a layer cannot express, it does not learn.
 #
@@ -205,7 +207,7 @@ report.table(record["rows"] if record else rows)
 #
 # ## Exercise: attention with a prefix
 #
-# *Medium, 15 minutes, importance 4 of 5.* Write causal attention in which every query also reads a prefix of keys and values. The check ends with a layer of Llama into which PEFT put its prefix.
+# *Medium, 15 minutes; important.* Write causal attention in which every query also reads a prefix of keys and values. The check ends with a layer of Llama into which PEFT put its prefix.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -254,7 +256,7 @@ for place, value in enumerate(NF4):
     print(f"{place:>2}  {value:+.4f}  " + " " * round(30 + 30 * value) + "|")
 
 # %% [markdown]
-# *Medium, 10 minutes, importance 4 of 5.* Write the way there. A block of zeros must come back as zeros.
+# *Medium, 10 minutes; important.* Write the way there. A block of zeros must come back as zeros.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -283,7 +285,7 @@ def to_nf4(weights):
 check.exercise("to_nf4", to_nf4)
 
 # %% [markdown]
-# *Easy, 5 minutes, importance 3 of 5.* And the way back, which QLoRA goes for each product with a weight.
+# *Easy, 5 minutes; useful.* And the way back, which QLoRA goes for each product with a weight.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -326,7 +328,7 @@ except NotImplementedError:
 # %% [markdown]
 # ## Exercise: a bottleneck adapter that begins as nothing
 #
-# *Easy, 8 minutes, importance 4 of 5.* With $y$ the output of a sublayer, $y' = y + W_2\,\mathrm{GELU}(W_1 y + b_1) + b_2$. Write it.
+# *Easy, 8 minutes; important.* With $y$ the output of a sublayer, $y' = y + W_2\,\mathrm{GELU}(W_1 y + b_1) + b_2$. GELU is the nonlinear function, a smoothed $\max(0, x)$. Write the adapter.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -353,7 +355,7 @@ def bottleneck_adapter(y, down, down_bias, up, up_bias):
 check.exercise("bottleneck_adapter", bottleneck_adapter)
 
 # %% [markdown]
-# *Medium, 7 minutes, importance 4 of 5.* Now its start: at first the adapter must change nothing, so that training begins at the pretrained model, and it must be able to learn.
+# *Medium, 7 minutes; important.* Now its start: at first the adapter must change nothing, so that training begins at the pretrained model, and it must be able to learn.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -414,7 +416,7 @@ import pandas
 pandas.DataFrame(beside).T
 
 # %% [markdown]
-# The adapter and LoRA took the time that arithmetic says, and their memory is a little higher than traced: samples had up to 256 tokens, and the trace takes 200. Full fine-tuning did not. It needs one product more than LoRA, so half as much time again, and four cards should make it faster; what took so long was not the method but the way it was made to fit: weights, gradients and moments that travel between cards, or to the host's memory, at every micro-batch. *LoRA is ten times as fast* is a statement about that program. Time is in the range of the arithmetic or it has a reason, and the reason is what you want to know.
+# The adapter and LoRA took a time that arithmetic allows, and full fine-tuning did not. All three took more memory than traced. One reason is length: samples had up to 256 tokens, and the trace takes 200. Another may be what was counted, since a card shows all that the allocator reserved (lesson 01). Now the time. Full fine-tuning needs one product more than LoRA, so half as much time again, and four cards should make it faster. So the method alone does not explain its time. The likely rest is the way it was made to fit: weights, gradients and moments travel between cards, or to the host's memory, at every micro-batch. *LoRA is ten times as fast* is a statement about that program. Time is in the range of the arithmetic or it has a reason, and the reason is what you want to know.
 #
 # ## Measure: rank, and how it is scaled
 #

@@ -26,7 +26,7 @@
 #
 # Supervised fine-tuning raises the probability of right answers. It never sees a wrong one. A model that is right half of the time has a lot to tell you about being wrong: ask it several times, mark the answers, and you have pairs of a right answer and a wrong one, both its own.
 #
-# Reinforcement learning from human feedback trains a reward model on such pairs, and then the model on the reward. **Direct preference optimisation** (DPO) needs no reward model. It takes for the reward of an answer $y$ to a prompt $x$ by how much the model finds it likelier than the model it started from, the **reference**:
+# Reinforcement learning from human feedback (RLHF) trains a reward model on such pairs, and then the model on the reward. **Direct preference optimisation** (DPO) needs no reward model. It takes for the reward of an answer $y$ to a prompt $x$ by how much the model that is trained, the **policy** $\pi$, finds it likelier than the model it started from, the **reference** $\pi_{\mathrm{ref}}$:
 #
 # $$ r(x, y) = \beta \, (\log \pi(y \mid x) - \log \pi_{\mathrm{ref}}(y \mid x)) $$
 #
@@ -34,7 +34,7 @@
 #
 # $$ \mathrm{loss} = -\log \sigma(r(x, c) - r(x, w)) $$
 #
-# with $w$ for the rejected answer. The difference of the two rewards is the **margin**; $\beta$ says how dear it is to leave the reference.
+# with $w$ for the rejected answer and $\sigma(z) = 1 / (1 + e^{-z})$. The difference of the two rewards is the **margin**; $\beta$ says what it costs to leave the reference.
 
 # %% tags=["parameters"]
 from labkit.runs import profiles
@@ -80,7 +80,7 @@ if not merged.is_dir():
     export.merge(start.name, merged)
 
 # %% [markdown]
-# Now it is asked questions that it was not trained on, several times each, and its answers are drawn as likely as it finds them. The official score marks them. Where one was right and one was wrong, that is a pair. Where all were right, or none, there is nothing to prefer.
+# Now it is asked questions that it was not trained on, several times each. An answer is drawn token by token, each with the probability that the model gives it, so answers differ. The official score marks them. Where one was right and one was wrong, that is a pair. Where all were right, or none, there is nothing to prefer.
 #
 # The labels are true: a right answer is right, whoever likes it. That is what makes the effect measurable here. Preferences of people are opinions, and their effect is another opinion.
 
@@ -106,7 +106,7 @@ for example in registry.examples(pairs.data, "train")[:2]:
 # %% [markdown]
 # ## Exercise: a pair
 #
-# *Easy, 5 minutes, importance 3 of 5.* You have the texts that were drawn for one question, and for each whether it is right. Which two make the pair? Take of each kind the most frequent, since it is what the model says most, and of equally frequent ones the first.
+# *Easy, 5 minutes; useful.* You have the texts that were drawn for one question, and for each whether it is right. Which two make the pair? Take of each kind the most frequent, since it is what the model says most, and of equally frequent ones the first.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -143,7 +143,7 @@ check.exercise("pair_of", pair_of)
 # %% [markdown]
 # ## Exercise: how likely is an answer?
 #
-# *Medium, 10 minutes, importance 5 of 5.* Everything in DPO is made of $\log \pi(y \mid x)$: the sum, over the tokens of the answer, of the log-probability of each after all that stands before it. Write it for one sequence, from the model's logits.
+# *Medium, 10 minutes; very important.* Everything in DPO is made of $\log \pi(y \mid x)$: the sum, over the tokens of the answer, of the log-probability of each after all that stands before it. Write it for one sequence, from the model's logits.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -175,7 +175,7 @@ check.exercise("answer_logp", answer_logp)
 # %% [markdown]
 # ## Exercise: the loss, in five lines
 #
-# *Medium, 10 minutes, importance 5 of 5.* You have the log-probabilities of both answers, of the policy and of the reference, for a batch of pairs. Write the loss. The check ends with what TRL's own trainer computes.
+# *Medium, 10 minutes; very important.* You have the log-probabilities of both answers, of the policy and of the reference, for a batch of pairs. Write the loss. The check ends with what TRL's own trainer computes.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -252,7 +252,7 @@ preferences_shown.tuned({"DPO": tuned})
 #
 # ## Exercise: who is pulled at?
 #
-# *Medium, 7 minutes, importance 4 of 5.* The derivative of the loss by $\log \pi(c \mid x)$ says how hard a pair pulls. Work it out, and write it as a function of the margin in nats, before $\beta$: $m = \log\frac{\pi(c)}{\pi_{\mathrm{ref}}(c)} - \log\frac{\pi(w)}{\pi_{\mathrm{ref}}(w)}$. Return the pull, which is positive.
+# *Medium, 7 minutes; important.* The derivative of the loss by $\log \pi(c \mid x)$ says how hard a pair pulls. Work it out, and write it as a function of the margin in nats, before $\beta$: $m = \log\frac{\pi(c)}{\pi_{\mathrm{ref}}(c)} - \log\frac{\pi(w)}{\pi_{\mathrm{ref}}(w)}$. Return the pull, which is positive.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -288,7 +288,7 @@ check.exercise("pull", pull)
 #
 # ## Measure: fine-tuning on the chosen answers alone
 #
-# What do the rejected answers add? The same pairs, the same steps, without them: supervised fine-tuning on what was chosen. An example of preferences is one of fine-tuning as well.
+# What do the rejected answers add? The same pairs, the same steps, without them: supervised fine-tuning on what was chosen.
 
 # %%
 learning = {"task": "sft", "share_prompts": False, "torch_compile": "off"}
@@ -419,11 +419,12 @@ for base, length in (("8bit", 512), ("8bit", 64), ("nf4", 512))[: 1 if quick els
         "parameters": f"{found.total_parameters / 1e9:.1f} billion",
         "traced peak": f"{found.peak_bytes['traced'] / 1e9:.1f} GB",
         "of the card's": f"{found.device_bytes / 1e9:.1f} GB", "fits": found.fits,
+        "a second base": f"{found.at_peak['weights'] / 1e9:.1f} GB more",
     }  # fmt: skip
 pandas.DataFrame(rows).T
 
 # %% [markdown]
-# Whether the claim holds hangs on what it does not say, the length of an answer with its prompt; in 4 bits there is room. With a copied reference it is out of reach either way. The trick is not quantisation alone: it is that **the reference is already there**.
+# Whether the claim holds hangs on what it does not say, the length of an answer with its prompt; in 4 bits there is room. A copied reference would add the last column: in 8 bits that is out of reach at any length, and in 4 bits it fills nearly all of the card. The trick is not quantisation alone: it is that **the reference is already there**.
 
 # %% [markdown]
 # ## Checkpoint

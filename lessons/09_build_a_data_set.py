@@ -24,7 +24,7 @@
 #
 # **What to take from this lesson: look at the text before you write a filter, at what a filter removed before you trust it, and at a measurement before you say that it paid.**
 #
-# A data set is made by taking away. Pages come with mojibake, menus, the same article four times, telephone numbers, a language nobody asked for, and now and then a question of the test that you mean to score with. Below is a corpus that a program wrote, half Russian and half English: its words mean nothing, and its faults are those of real pages, of which it says where they are. So you can count what a builder finds.
+# A data set is made by taking away. Pages come with **mojibake**, which is text that was decoded by the wrong table of characters, with menus, the same article four times, telephone numbers, a language nobody asked for, and now and then a question of the test that you mean to score with. Below is a corpus that a program wrote, half Russian and half English: its words mean nothing, its faults are those of real pages, and a list says where each fault is. So you can count what a builder finds.
 
 # %% tags=["parameters"]
 from labkit.bench import cleaning
@@ -67,7 +67,7 @@ predicted_gain = None  # percent fewer bits after clean text than after raw
 # %% [markdown]
 # ## Measure: build
 #
-# `labkit build-dataset SOURCE… OUT` repairs, filters, masks, compares and splits; here it is called from Python. It is built twice: with near-duplicates left in, and without. Copies of the very same words go either way.
+# `labkit build-dataset SOURCE… OUT` repairs, filters, masks, compares and splits; here it is called from Python. It is built twice: with near-duplicates left in (no two texts are alike by more than 1, so `near=1.01` finds none), and without. Exact copies are removed both times.
 
 # %%
 from labkit.datasets.corpus.build import build
@@ -148,11 +148,11 @@ for each in cleaning.rows(corpus / "truth.jsonl"):
 pandas.DataFrame(kinds).T
 
 # %% [markdown]
-# Texts of `clean`, of mojibake, look-alike letters and personal data should stay, repaired; of a pair of duplicates one stays, and it need not be the one that was written first. A question of taste is `questions`: text for pretraining keeps them, instructions are made of them.
+# Texts of `clean`, of mojibake, look-alike letters and personal data should stay, repaired; of a pair of duplicates one stays, and it need not be the one that was written first. What to do with `questions` depends on the purpose: text for pretraining keeps them, a set of instructions is made from them.
 #
 # ## Explain: near-duplicates without comparing all pairs
 #
-# Two texts are alike by the Jaccard index of their sets of five words in a row: what both have, over what either has. With a million texts there are half a million million pairs. **MinHash** signs each set with a few numbers: for each of many functions $a_k x + b_k$ the least value that any member gets. Two sets have the same least value exactly when the member that has it is in both, which happens with the probability of their Jaccard index $s$. The share of places that agree estimates it, with a standard deviation of $\sqrt{s(1-s)/k}$ for $k$ places.
+# Two texts are alike by the Jaccard index of their sets of five words in a row: what both have, over what either has. With a million texts there are half a million million pairs. **MinHash** signs each set with a few numbers: for each of many functions $a_i x + b_i$ the least value that any member gets. Two sets have the same least value exactly when the member that has it is in both, which happens with the probability of their Jaccard index $s$. The share of places that agree estimates it, with a standard deviation of $\sqrt{s(1-s)/k}$ for $k$ places.
 #
 # **Bands** save the comparing. Cut the signature into $b$ bands of $r$ places and put each text into a bucket a band. Only texts that share a bucket are compared: a pair becomes a candidate with probability $1-(1-s^r)^b$, a curve as steep as a step.
 
@@ -166,7 +166,7 @@ for tenth in range(1, 11):
 # %% [markdown]
 # ## Exercise: near-duplicates by hand
 #
-# *Easy, 5 minutes, importance 4 of 5.* What two texts are compared by: n words in a row, as a set.
+# *Easy, 5 minutes; important.* What two texts are compared by: n words in a row, as a set.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -197,7 +197,7 @@ from labkit.checkpoints import check
 check.exercise("shingles", shingles)
 
 # %% [markdown]
-# *Medium, 10 minutes, importance 5 of 5.* The signature. `numbers` are what a hash makes of the shingles, from 0 to 2³² − 1; for each pair of `a` and `b`, of all $a x + b$ modulo 2³² the least.
+# *Medium, 10 minutes; very important.* The signature. `numbers` are what a hash makes of the shingles, from 0 to 2³² − 1; for each pair of `a` and `b`, of all $a x + b$ modulo 2³² the least.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -223,7 +223,7 @@ def signature(numbers, a, b):
 check.exercise("signature", signature)
 
 # %% [markdown]
-# *Easy, 3 minutes, importance 4 of 5.* The estimate, from two signatures. The check holds it against datasketch, the library that the builder uses.
+# *Easy, 3 minutes; important.* The estimate, from two signatures. The check holds it against datasketch, the library that the builder uses.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -249,7 +249,7 @@ def likeness(one, other):
 check.exercise("likeness", likeness)
 
 # %% [markdown]
-# *Medium, 10 minutes, importance 4 of 5.* And the candidates, without comparing every text with every other.
+# *Medium, 10 minutes; important.* And the candidates, without comparing every text with every other.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -303,7 +303,7 @@ except NotImplementedError:
 #
 # ## Measure: does cleaning pay?
 #
-# Three runs of continued pretraining read as many tokens of raw, filtered and de-duplicated text, but for the last sequence, which need not be full: the counts stand below. Equal tokens, because tokens are what training costs; that the raw set has more of them is its one advantage, and it is not asked about here. All else is the same: paragraphs in a seeded order, the same steps, the same rate.
+# Three runs of **continued pretraining**, in which every token of a text is learned and none is a question, read as many tokens of raw, filtered and de-duplicated text, but for the last sequence, which need not be full: the counts stand below. Equal tokens, because tokens are what training costs; that the raw set has more of them is its one advantage, and it is not asked about here. All else is the same: paragraphs in a seeded order, the same steps, the same rate.
 
 # %%
 from labkit.models import load, registry
@@ -328,7 +328,7 @@ for name in sources:
     print(f"{runs[name].name}: {len(runs[name].steps)} steps, {read:,} tokens")
 
 # %% [markdown]
-# Judged on clean text that no run has read: a corpus of another seed. Bits for a byte, text by text, since the same text is hard or easy for all three, and the difference of a pair says more than two means.
+# Judged on clean text that no run has read: a corpus of another seed. The measure is **bits per byte**: −log₂ of the probability that a model gives to a text, over its bytes; fewer are better. It is taken text by text, since the same text is hard or easy for all three, and the difference of a pair says more than two means.
 
 # %%
 import gc
@@ -392,7 +392,7 @@ checked = build([folder / "suspects.jsonl"], folder / f"checked-{len(leaks)}",
 print(f"{checked['removed'].get('contaminated', 0)} of {len(leaks)} texts removed as contaminated")
 
 # %% [markdown]
-# *Medium, 10 minutes, importance 5 of 5.* Write that search. Its words are without punctuation, in small letters; an item of 8 to n − 1 words is looked for whole, and one of fewer could be anybody's sentence and counts as not found.
+# *Medium, 10 minutes; very important.* Write that search. Its words are without punctuation, in small letters; an item of 8 to n − 1 words is looked for whole, and one of fewer could be anybody's sentence and counts as not found.
 #
 # <details><summary>Hint 1</summary>
 #

@@ -2,13 +2,13 @@
 
 A reader without a kernel sees what a student will measure, and on which machine somebody did. Every
 figure is drawn from a record in `data/results`, and says which and on what processor it was made;
-a lesson without a record has its text alone.
+what follows from formulas alone is said to be computed. A lesson without either has its text alone.
 """
 
 import base64
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,12 @@ from nbformat import NotebookNode
 from labkit import plots
 from labkit.course import pairing
 from labkit.inference.evaluate import Evaluation
-from labkit.machine.datasheets import GIB
+from labkit.machine.datasheets import DEVICES, GIB
+from labkit.memory.architectures import parameters, shape_of
+from labkit.memory.formula import added_parameters, analytic
+from labkit.memory.settings import StepSettings
+from labkit.methods import METHODS
+from labkit.runs.task_settings import Reference
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -30,12 +35,19 @@ UNTOUCHED = ("majority answer", "untouched, 2 examples")
 
 @dataclass(frozen=True, kw_only=True)
 class Shown:
-    """A figure of a record, and where it comes from."""
+    """A figure, and the record that it is drawn from; without one it is computed by formulas."""
 
     figure: "Figure"
     alt: str
-    record: str
-    made_on: str
+    record: str = ""
+    made_on: str = ""
+
+    @property
+    def caption(self) -> str:
+        """Say where the figure comes from, as a comment."""
+        if not self.record:
+            return "# computed by the formulas of labkit.memory; nothing was measured"
+        return f"# data/results/{self.record}\n# measured on {self.made_on}"
 
 
 def _read(results: Path, name: str) -> Any:
@@ -171,6 +183,38 @@ def trained_scores(results: Path) -> Shown:
     return Shown(figure=figure, alt=alt, record=name, made_on=_trained_on(results))
 
 
+def trained_numbers(results: Path) -> Shown:
+    """Draw which share of a model of 7 billion parameters each method trains."""
+    shares = {}
+    for method, about in METHODS.items():
+        if not about.trains_base:
+            step = StepSettings(model="llama-2-7b", method=method)
+            shape = shape_of(step)
+            assert shape is not None  # of a model of the registry
+            shares[method] = 100 * added_parameters(shape, step) / parameters(shape)
+    names = sorted(shares, key=lambda name: shares[name])
+    figure, axes = plots.new_figure(width=6.4, height=2.8)
+    drawn = axes.barh(names, [shares[name] for name in names], color=plots.COLOURS["blue"])
+    axes.bar_label(drawn, [f"{shares[name]:.4f}" for name in names], padding=3, fontsize="small")
+    axes.set_xscale("log")
+    axes.set_xlim(min(shares.values()) / 3, 5 * max(shares.values()))
+    axes.set_xlabel("numbers that are trained, percent of Llama 2 7B")
+    said = ", ".join(f"{name} {shares[name]:.4f}" for name in names)
+    return Shown(figure=figure, alt=f"Numbers that each method trains, in percent: {said}.")
+
+
+def references(results: Path) -> Shown:
+    """Draw the peak of preference tuning by where the reference comes from."""
+    card = DEVICES["a100-80gb"]
+    step = StepSettings(model="llama-3-8b", method="lora", batch_size=2, seq_len=512)
+    kinds: tuple[Reference, ...] = ("adapter_off", "copy", "precomputed")
+    counted = {kind: analytic(replace(step, reference=kind)) for kind in kinds}
+    peaks: dict[str, int] = {kind: each.peak_bytes for kind, each in counted.items() if each}
+    figure, alt = plots.peaks(peaks, limit=card.usable_bytes, limit_label=card.label,
+                              title="Llama 3 8B with DPO, by the reference")  # fmt: skip
+    return Shown(figure=figure, alt=alt)
+
+
 def planted_and_kept(results: Path) -> Shown:
     """Draw how many texts of each kind were planted in a corpus, and how many stayed."""
     name = "builder.json"
@@ -194,8 +238,8 @@ FIGURES: dict[str, tuple[Callable[[Path], Shown], ...]] = {
     "03": (largest_batches,),
     "04": (int8_ratios,),
     "05": (trained_scores,),
-    "06": (traced_against_measured,),
-    "07": (traced_against_measured,),
+    "06": (trained_numbers,),
+    "07": (references,),
     "09": (planted_and_kept,),
 }
 
@@ -216,7 +260,7 @@ def notebook(source: Path, results: Path) -> NotebookNode:
         except FileNotFoundError:
             continue
     text = "**This page was not run here.** Below are its text and code"
-    text += ", and first what records of the course show." if shown else "."
+    text += ", and first what the course has on record or can compute." if shown else "."
     cells = [nbformat.v4.new_markdown_cell(text)]
     for number, each in enumerate(shown):
         output = nbformat.v4.new_output(
@@ -225,9 +269,7 @@ def notebook(source: Path, results: Path) -> NotebookNode:
                   "text/plain": each.alt},
             metadata={"image/png": {"alt": each.alt}},
         )  # fmt: skip
-        cell = nbformat.v4.new_code_cell(
-            f"# data/results/{each.record}\n# measured on {each.made_on}", outputs=[output]
-        )
+        cell = nbformat.v4.new_code_cell(each.caption, outputs=[output])
         # The contents page takes the figure of the first cell that is tagged so.
         cell.metadata["tags"] = ["result"] if number == 0 else []
         cells.append(cell)

@@ -16,6 +16,7 @@ the first student who hands in reads them to the others. What a check asks is op
 `labkit/checkpoints`, as properties that the student's own function has to have.
 
     GRADEBOOK/source/LESSON/     a notebook with solutions, never given away
+    GRADEBOOK/solutions.md       every exercise with one solution, to read; never given away
     GRADEBOOK/release/LESSON/    its student copy, as nbgrader makes it
     GRADEBOOK/release/lessons/   all student copies: this folder is what students get
     GRADEBOOK/gradebook.db       what each cell is worth, and later who got what
@@ -38,7 +39,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -56,6 +57,7 @@ APPENDICES = "A[0-9]_*.py"
 """Lessons without exercises: students get them, nbgrader does not."""
 POINTS = {"Easy": 1, "Medium": 2, "Hard": 3}
 BEGIN = "### BEGIN SOLUTION"
+SOLUTIONS = "solutions.md"
 CONFIG = "nbgrader_config.py"
 
 
@@ -125,6 +127,22 @@ def _graded(
     return cell
 
 
+def solutions_page(notebooks: Mapping[str, NotebookNode]) -> str:
+    """Return every exercise of `notebooks` with one solution, as one page in Markdown."""
+    lines = ["# Solutions, for instructors", ""]
+    for notebook in notebooks.values():
+        lines += [f"#{notebook.cells[0].source.splitlines()[0]}", ""]
+        asked = ""
+        for cell in notebook.cells:
+            if cell.cell_type == "markdown":
+                found = re.findall(rf"^\*(?:{'|'.join(POINTS)})\b.*", cell.source, re.MULTILINE)
+                asked = found[-1] if found else asked
+            elif BEGIN in cell.source:
+                code = re.sub(r"(?m)^ *### (BEGIN|END) SOLUTION\n?", "", cell.source)
+                lines += [asked, "", "```python", code.strip(), "```", ""]
+    return "\n".join(lines)
+
+
 def functions(code: str) -> set[str]:
     """Return the functions that a cell defines at its top level."""
     return {node.name for node in ast.parse(code).body if isinstance(node, ast.FunctionDef)}
@@ -185,6 +203,8 @@ def release(lessons_dir: Path, gradebook_dir: Path, first_due: str | None = None
             folder.mkdir(parents=True)
             text = nbformat.writes(notebook) + "\n"
             (folder / f"{name}.ipynb").write_text(text, encoding="utf-8")
+        page = solutions_page(notebooks)
+        (gradebook_dir / SOLUTIONS).write_text(page, encoding="utf-8")
         if not (gradebook_dir / CONFIG).exists():
             shutil.copy(lessons_dir / "hub-example" / "jupyter" / CONFIG, gradebook_dir)
     except OSError as error:
@@ -288,7 +308,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(path)
     for lesson, due in shown_due_dates(options.gradebook):
         print(f"{lesson} is due {due.astimezone():%A, %d %B %Y, %H:%M %Z}")
-    print(f"Give students {folder}; {options.gradebook}/source has the solutions.")
+    print(f"Give students {folder}; {options.gradebook / SOLUTIONS} has the solutions.")
     return 0
 
 

@@ -27,7 +27,7 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -132,24 +132,50 @@ def work(student: Student, home: Path, lessons: Sequence[str], cases: Any) -> No
     # Who copies has the files of the one two places before, who is honest.
     source = student.number - 2 if student.kind == "copied" else student.number
     if student.kind != "invented":
-        with runs_in(home / "runs"):
-            for lesson in lessons:
-                cases.do_lesson(lesson)
+        for lesson in lessons:
+            with tempfile.TemporaryDirectory() as folder:
+                with runs_in(Path(folder)):
+                    cases.do_lesson(lesson)
+                _take(Path(folder), home / "runs", lesson)
         for place in (home / "runs").rglob("*.json"):
             _make_own(place, source)
     given = {}
-    for name in load_questions():
+    for name, question in load_questions().items():
         if name[:2] in lessons:
             fields = dict(cases.TABLE[name][0])
             if fields.get("model") == "{model}":
                 fields |= {"model": EMBEDDED, "weights_bytes": 2 * 134_515_008,
                            "float32_bytes": 4 * 134_515_008}  # fmt: skip
+            for field_ in question.fields:
+                if field_.type == "run":
+                    fields[field_.name] = f"{name[:2]}-{fields[field_.name]}"
             if student.kind == "mistaken" and name == MISCONCEPTION[0]:
                 fields["states_gib"] = fields["states_gb"]
             text = explanation(f"{source} {name}")
             fields["explanation"] = exchanged(text) if student.kind == "copied" else text
             given[name] = {"fields": fields, "recorded_at": "2026-09-01T10:00:00+00:00"}
     (home / "answers.json").write_text(json.dumps({"schema": 1, "answers": given}))
+
+
+def _take(runs: Path, to: Path, lesson: str) -> None:
+    """Move the files of one lesson to a student's, with its number before the name of each run.
+
+    Runs of two lessons may have one name in the cases of the tests, and are not the same run.
+    """
+    named = {place.parent.name for place in runs.glob("*/record.json")}
+    for place in sorted(runs.rglob("*.json")):
+        value, folder = json.loads(place.read_text()), place.parent.relative_to(runs)
+        if place.name == "record.json":
+            folder = Path(f"{lesson}-{folder}")
+            value["name"] = value["config"]["name"] = folder.name
+            value["id"] = f"{lesson}-{value['id']}"
+        elif "values" in value:
+            for key, each in value["settings"].items():
+                if isinstance(each, str) and each in named:
+                    value["settings"][key] = f"{lesson}-{each}"
+        name = place.name if place.name == "record.json" else f"{place.stem}-{lesson}.json"
+        (to / folder).mkdir(parents=True, exist_ok=True)
+        (to / folder / name).write_text(json.dumps(value))
 
 
 def _make_own(place: Path, number: int) -> None:
@@ -170,23 +196,32 @@ def _slower(value: Any, factor: float, name: str = "") -> Any:
     return value * factor if timed else value
 
 
-def notebooks(student: Student, lessons: Sequence[str], gradebook: Path) -> dict[str, bytes]:
+def texts(lessons: Sequence[str], gradebook: Path) -> dict[str, tuple[str, str]]:
+    """Return each lesson's notebook as it was given out, and with every exercise solved."""
+    found = {}
+    for place in sorted((gradebook / "source").iterdir()):
+        stem = place.name
+        if stem[:2] not in lessons:
+            continue
+        copy = nbformat.read(gradebook / "release" / stem / f"{stem}.ipynb", as_version=4)
+        given_out = nbformat.writes(copy)
+        written = nbformat.read(place / f"{stem}.ipynb", as_version=4)
+        mine = {c.metadata.nbgrader.grade_id: c.source for c in written.cells
+                if c.metadata.get("nbgrader", {}).get("solution")}  # fmt: skip
+        for cell in copy.cells:
+            if cell.metadata.get("nbgrader", {}).get("solution"):
+                cell.source = mine[cell.metadata.nbgrader.grade_id]
+        found[stem] = (given_out, nbformat.writes(copy))
+    return found
+
+
+def notebooks(student: Student, every: Mapping[str, tuple[str, str]]) -> dict[str, bytes]:
     """Return the notebooks that a student hands in."""
     solved = student.kind not in ("invented", "silent")
     found = {}
-    every = sorted(path.name for path in (gradebook / "source").iterdir())
-    stems = [stem for stem in every if stem[:2] in lessons]
-    for stem in stems:
-        copy = nbformat.read(gradebook / "release" / stem / f"{stem}.ipynb", as_version=4)
-        if solved:
-            written = nbformat.read(gradebook / "source" / stem / f"{stem}.ipynb", as_version=4)
-            mine = {c.metadata.nbgrader.grade_id: c.source for c in written.cells
-                    if c.metadata.get("nbgrader", {}).get("solution")}  # fmt: skip
-            for cell in copy.cells:
-                if cell.metadata.get("nbgrader", {}).get("solution"):
-                    cell.source = mine[cell.metadata.nbgrader.grade_id]
-        text = nbformat.writes(copy)
-        cut = student.kind == "broken" and stem == stems[0]
+    for stem, (given_out, written) in every.items():
+        text = written if solved else given_out
+        cut = student.kind == "broken" and not found
         found[f"{stem}.ipynb"] = (text[:-CUT] if cut else text).encode()
     return found
 
@@ -254,12 +289,13 @@ def simulate(folder: Path, count: int, lessons: Sequence[str], *, workers: int =
             config.write(f"c.Exchange.cache = {str(folder / 'cache')!r}\n")
         release.nbgrader("release_assignment", "lessons", cwd=gradebook)
     with timed("students"):
+        every = texts(lessons, gradebook)
         for student in outcome.students:
             home = homes / student.plain
             home.mkdir(parents=True)
             if student.kind != "silent":
                 work(student, home, lessons, cases)
-            for name, content in notebooks(student, lessons, gradebook).items():
+            for name, content in notebooks(student, every).items():
                 (home / name).write_bytes(content)
             if not student.on_platform:
                 hand_in_on_hub(student, home, exchange / "labkit" / "inbound")
@@ -289,7 +325,39 @@ def simulate(folder: Path, count: int, lessons: Sequence[str], *, workers: int =
     return outcome
 
 
-def main() -> None:
+def wanting(outcome: Outcome) -> list[str]:
+    """Return what did not come out as it has to, a sentence each."""
+    said = []
+    for student in outcome.students:
+        row = outcome.marks.get(student.login)
+        if row is None or not (row["mark"] or row["reasons"]):
+            said.append(f"{student.login} ({student.kind}) has neither a mark nor a reason")
+    question, name = MISCONCEPTION
+    planted = {student.login for student in outcome.of("mistaken")}
+    first = next(iter(outcome.wrong.get(question, ())), None)
+    if first is None or not first.sentence.startswith(name) or set(first.students) != planted:
+        said.append(f"{question}: the page does not show {name} first, with those who have it")
+    who = {student.number: student.login for student in outcome.students}
+    copies = {frozenset((who[s.number], who[s.number - 2])) for s in outcome.of("copied")}
+    if {frozenset((pair.one, pair.other)) for pair in outcome.alike} != copies:
+        said.append("explanations that are alike are not those of who copied and from whom")
+    # Records of the tests are toys, so much else of them is reported as well.
+    sharing = {each.submission.student for each in outcome.graded
+               if any(flag.startswith("the same ") for flag in each.flags)}  # fmt: skip
+    if sharing != set().union(*copies):
+        said.append("what is reported as shared is not that of who copied")
+    for each in outcome.graded:
+        (kind,) = [s.kind for s in outcome.students if s.login == each.submission.student]
+        allowed = {"honest": (), "late": (), "copied": (), "mistaken": (question,)}.get(kind)
+        wrong = [asked for asked, mark in each.marks.items()
+                 if mark.state not in ("consistent", "unanswered") and allowed is not None
+                 and asked not in allowed]  # fmt: skip
+        if wrong:
+            said.append(f"{each.submission.student} ({kind}) is not right in {', '.join(wrong)}")
+    return said
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--students", type=int, default=80)
     parser.add_argument("--lessons", nargs="*", default=sorted({q[:2] for q in load_questions()}))
@@ -301,17 +369,14 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         outcome = simulate(folder.resolve(), options.students, options.lessons,
                            workers=options.workers)  # fmt: skip
-    rows = [outcome.marks[student.login] for student in outcome.students]
-    silent = [row["student"] for row in rows if not row["mark"] and not row["reasons"]]
-    question, _ = MISCONCEPTION
-    found = outcome.wrong[question][0] if outcome.wrong.get(question) else None
-    print(f"{len(outcome.marks)} students; without mark and reason: {len(silent)}")
-    if found:
-        print(
-            f"{question}: {found.count} of {len(outcome.of('mistaken'))} planted: {found.sentence}"
-        )
+    said = wanting(outcome)
+    print(*said, sep="\n", end="\n" if said else "")
+    marked = sum(bool(row["mark"]) for row in outcome.marks.values())
+    print(f"{len(outcome.students)} students, {marked} with a mark, the others with a reason"
+          if not said else f"{len(said)} things are not as they have to be")  # fmt: skip
     print(f"{sum(outcome.seconds.values()):.0f} s in all")
+    return 1 if said else 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

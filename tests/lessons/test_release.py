@@ -94,6 +94,19 @@ def test_no_solution_hidden_check_or_output_is_in_the_copies(gradebook):
         assert set(copies[name].metadata) <= {"kernelspec"}
 
 
+def test_the_page_for_instructors_has_every_exercise_and_its_solution(gradebook, solutions):
+    page = (gradebook / release.SOLUTIONS).read_text(encoding="utf-8")
+    exercise = r"^\*(?:Easy|Medium|Hard), [^\n]+\n\n```python\n(.+?)\n```$"
+    blocks = re.findall(exercise, page, re.MULTILINE | re.DOTALL)
+    written = [cell.source for notebook in solutions.values() for cell in code_cells(notebook)
+               if REGION.search(cell.source)]  # fmt: skip
+    assert len(blocks) == len(written) > 0
+    for block, source in zip(blocks, written, strict=True):
+        assert ast.dump(ast.parse(block)) == ast.dump(ast.parse(source))
+    assert "SOLUTION" not in page
+    assert re.findall(r"^## (\d\d) · ", page, re.M) == [path.stem[:2] for path in SOURCES]
+
+
 def test_the_search_finds_a_solution_where_there_is_one(solutions):
     for name, lines in secrets().items():
         packed = "".join("".join(c.source.split()) for c in code_cells(solutions[name]))

@@ -1,11 +1,13 @@
 """A small class goes the whole way; `python tests/lessons/simulated_class.py` takes a large one."""
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from labkit.checkpoints.alike import ALIKE
+from labkit.checkpoints.marks import Mark
 
 LESSONS = ("00", "01")
 
@@ -28,33 +30,40 @@ def outcome(tmp_path_factory):
     return simulation.simulate(tmp_path_factory.mktemp("class"), count, LESSONS)
 
 
-def test_everybody_has_a_mark_or_a_reason(outcome):
-    assert set(outcome.marks) == {student.login for student in outcome.students}
-    for row in outcome.marks.values():
-        assert row["mark"] or row["reasons"]
-    for kind in ("invented", "broken", "late", "silent"):
+def test_everybody_has_a_mark_or_a_reason_and_the_page_finds_what_was_planted(outcome):
+    """The misconception with those who have it, copies with their originals, and nobody else."""
+    assert simulation.wanting(outcome) == []
+    assert outcome.of("mistaken") and outcome.of("copied")
+    assert all(pair.ratio >= ALIKE for pair in outcome.alike)
+
+
+def test_who_is_broken_late_or_silent_is_told_why(outcome):
+    for kind in ("broken", "late", "silent"):
         for student in outcome.of(kind):
             row = outcome.marks[student.login]
             # A platform says that somebody was late and not for how long: for a person to look at.
             said = row["to look into"] if kind == "late" and student.on_platform else row["reasons"]
-            assert said or kind == "invented", student
+            assert said, student
 
 
-def test_the_page_finds_the_misconception_that_was_planted(outcome):
-    question, name = simulation.MISCONCEPTION
-    first = outcome.wrong[question][0]
-    assert first.sentence.startswith(name)
-    assert set(first.students) == {student.login for student in outcome.of("mistaken")}
-
-
-def test_copies_stand_side_by_side_and_nobody_else(outcome):
-    copied = {student.number: student for student in outcome.of("copied")}
-    expected = set()
-    for number, student in copied.items():
-        (source,) = [each for each in outcome.students if each.number == number - 2]
-        expected.add(frozenset((student.login, source.login)))
-    assert {frozenset((pair.one, pair.other)) for pair in outcome.alike} == expected
-    assert all(pair.ratio >= ALIKE for pair in outcome.alike)
+def test_what_does_not_come_out_is_said(outcome):
+    """Each thing that has to come out is taken away once."""
+    first = outcome.students[0].login
+    question, _ = simulation.MISCONCEPTION
+    nothing = {"mark": "", "reasons": ""}
+    unflagged = [replace(each, flags=[]) for each in outcome.graded]
+    wrong = [replace(each, marks={**each.marks, "00.1": Mark(state="contradicts")})
+             if each.submission.student == first else each for each in outcome.graded]  # fmt: skip
+    broken = {
+        "neither a mark nor a reason": {"marks": {**outcome.marks, first: nothing}},
+        "does not show": {"wrong": {**outcome.wrong, question: []}},
+        "not those of who copied": {"alike": []},
+        "reported as shared": {"graded": unflagged},
+        f"{first} (honest) is not right in 00.1": {"graded": wrong},
+    }
+    for sentence, changes in broken.items():
+        (said,) = simulation.wanting(replace(outcome, **changes))
+        assert sentence in said
 
 
 def test_honest_work_has_most_and_invented_numbers_less(outcome):
