@@ -20,7 +20,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
-from labkit.datasets.corpus.words import Numbers, words
+from labkit.datasets.corpus.characters import NUMERAL, has
+from labkit.datasets.corpus.words import Numbers, lower, words
 from labkit.errors import LabkitError, nearest
 
 STOP_WORDS = {
@@ -38,7 +39,6 @@ WATCHED = ("javascript", "cookie", "privacy", "terms of use", "конфиден�
 SHORT_LINE = 30
 
 _SENTENCE_END = re.compile(r"[.!?…][\"'»)\]]*(?:\s|$)")
-_LONG_WORD = re.compile(r"\S{1001}")
 _BULLETS = ("•", "-", "*", "–", "—", "·")
 _ENDS = (".", "!", "?", '"', "'", "…", "»", ":", ";")
 
@@ -83,7 +83,8 @@ class Page:
         longest = 4 * max(self.word_lengths, default=0) + 3
         count = max(2, math.ceil(0.15 * len(self.text) / longest))
         pairs = self.numbers.sorted_ngrams(2)  # equal ones stand together
-        return bool((pairs[count - 1 :] == pairs[: max(0, len(pairs) - count + 1)]).any())
+        again = pairs[count - 1 :] == pairs[: max(0, len(pairs) - count + 1)]
+        return bool(again.any())
 
     @cached_property
     def repeats_five_words(self) -> bool:
@@ -131,6 +132,11 @@ def _repeated_grams(n: int) -> Callable[[Page], float]:
         return page.share(characters, len(page.text))
 
     return measure
+
+
+def _words_with_a_letter(page: Page) -> int:
+    numbers = sum(map(str.isdigit, page.words)) if has(page.text, NUMERAL) else 0
+    return len(page.words) - numbers
 
 
 def _stop_words(page: Page) -> float | None:
@@ -188,10 +194,9 @@ RULES: tuple[Rule, ...] = (
     _rule("gopher_ellipsis_lines", 0.3, "lines that end with an ellipsis",
           lambda p: p.share(sum(line.endswith(("...", "…")) for line in p.lines), len(p.lines))),
     _rule("gopher_alphabetic_words", 0.8, "words with a letter",
-          lambda p: p.share(len(p.words) - sum(map(str.isdigit, p.words)), len(p.words)),
-          at_least=True),
+          lambda p: p.share(_words_with_a_letter(p), len(p.words)), at_least=True),
     _rule("gopher_stop_words", 2, "different stop words", _stop_words, at_least=True),
-    _rule("c4_lorem_ipsum", 0, "lorem ipsum", lambda p: p.text.lower().count("lorem ipsum"),
+    _rule("c4_lorem_ipsum", 0, "lorem ipsum", lambda p: lower(p.text).count("lorem ipsum"),
           whole_texts=False),
     _rule("c4_curly_bracket", 0, "curly brackets", lambda p: p.text.count("{")),
     _rule("c4_sentences", 5, "sentences", lambda p: len(_SENTENCE_END.findall(p.text)),
@@ -242,16 +247,15 @@ def first_broken(page: Page, limits: Mapping[str, float], *, whole_text: bool = 
 def drop_lines(text: str) -> tuple[str, Counter[str]]:
     """Return the text without the lines that C4 drops, and how many for which reason."""
     dropped: Counter[str] = Counter()
-    low = text.lower()
+    low = lower(text)
     watched = any(word in low for word in WATCHED)
-    long_words = len(text) > LONGEST_WORD and _LONG_WORD.search(text) is not None
     kept = []
     for line in text.split("\n"):
         reason = ""
         if line:
             if line.count(" ") < LEAST_WORDS_IN_LINE - 1:
                 reason = "c4_line_few_words"
-            elif long_words and _LONG_WORD.search(line):
+            elif len(line) > LONGEST_WORD and max(map(len, line.split())) > LONGEST_WORD:
                 reason = "c4_line_long_word"
             elif watched:
                 small = line.lower()

@@ -12,10 +12,12 @@ once in 2^64.
 
 import hashlib
 import re
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
+
+from labkit.datasets.corpus.characters import BEYOND, has, units
 
 _WORD = re.compile(r"\w+")
 _P = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
@@ -46,9 +48,26 @@ def _digest(text: str) -> bytes:
     return hashlib.blake2b(content, digest_size=8).digest()
 
 
+@cache
+def _word_or_space() -> np.ndarray[Any, Any]:
+    """Return for each character of the first plane itself if it is of a word, else a space."""
+    every = map(chr, range(2**16))
+    of_word = np.fromiter((c.isalnum() or c == "_" for c in every), bool, 2**16)
+    return np.where(of_word, np.arange(2**16), ord(" ")).astype("<u2")
+
+
+@lru_cache(4)
+def lower(text: str) -> str:
+    """Return a text in small letters; several steps ask for those of one text."""
+    return text.lower()
+
+
 def words(text: str) -> list[str]:
     """Return the words of a text in small letters."""
-    return _WORD.findall(text.lower())
+    if has(text, BEYOND):
+        return _WORD.findall(lower(text))
+    # The same words in less than half the time.
+    return _word_or_space().take(units(lower(text))).tobytes().decode("utf-16-le").split()
 
 
 class Numbers:
