@@ -18,10 +18,10 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 from labkit.datasets.corpus.characters import NUMERAL, has
-from labkit.datasets.corpus.words import Numbers, lower, words
+from labkit.datasets.corpus.words import Hashes, Numbers, lower, numbers, of_words, words
 from labkit.errors import LabkitError, nearest
 
 STOP_WORDS = {
@@ -54,16 +54,16 @@ class Page:
         return words(self.text)
 
     @cached_property
-    def word_lengths(self) -> list[int]:
-        return list(map(len, self.words))
+    def numbers(self) -> Numbers:
+        return numbers(self.text)
+
+    @cached_property
+    def count(self) -> int:
+        return self.numbers.count
 
     @cached_property
     def mean_word_length(self) -> float:
-        return self.share(sum(self.word_lengths), len(self.words))
-
-    @cached_property
-    def numbers(self) -> Numbers:
-        return Numbers(self.words)
+        return self.share(int(self.numbers.lengths.sum()), self.count)
 
     @cached_property
     def lines(self) -> list[str]:
@@ -80,7 +80,7 @@ class Page:
         No 4-gram occurs more often than the commonest pair of words, and none is longer than four
         times the longest word.
         """
-        longest = 4 * max(self.word_lengths, default=0) + 3
+        longest = 4 * int(self.numbers.lengths.max(initial=0)) + 3
         count = max(2, math.ceil(0.15 * len(self.text) / longest))
         pairs = self.numbers.sorted_ngrams(2)  # equal ones stand together
         again = pairs[count - 1 :] == pairs[: max(0, len(pairs) - count + 1)]
@@ -136,12 +136,20 @@ def _repeated_grams(n: int) -> Callable[[Page], float]:
 
 def _words_with_a_letter(page: Page) -> int:
     numbers = sum(map(str.isdigit, page.words)) if has(page.text, NUMERAL) else 0
-    return len(page.words) - numbers
+    return page.count - numbers
 
 
 def _stop_words(page: Page) -> float | None:
-    known = STOP_WORDS.get(page.language)
-    return None if known is None else len(known.intersection(page.words))
+    known = _stop_numbers(page.language)
+    if known is None:
+        return None
+    return int((page.numbers.numbers[:, None] == known).any(axis=0).sum())
+
+
+@cache
+def _stop_numbers(language: str) -> Hashes | None:
+    known = STOP_WORDS.get(language)
+    return of_words(sorted(known)).numbers if known else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,16 +185,16 @@ RULES: tuple[Rule, ...] = (
     *(_rule(f"gopher_dup_{n}grams", limit, f"characters in {n}-grams that occurred before",
             _repeated_grams(n), whole_texts=False)
       for n, limit in ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10))),
-    _rule("gopher_min_words", 50, "words", lambda p: len(p.words), at_least=True),
-    _rule("gopher_max_words", 100_000, "words", lambda p: len(p.words), whole_texts=False),
+    _rule("gopher_min_words", 50, "words", lambda p: p.count, at_least=True),
+    _rule("gopher_max_words", 100_000, "words", lambda p: p.count, whole_texts=False),
     _rule("gopher_min_mean_word_length", 3, "mean word length",
           lambda p: p.mean_word_length, at_least=True),
     _rule("gopher_max_mean_word_length", 10, "mean word length",
           lambda p: p.mean_word_length),
     _rule("gopher_hashes", 0.1, "hash signs for each word",
-          lambda p: p.share(p.text.count("#"), len(p.words)), whole_texts=False),
+          lambda p: p.share(p.text.count("#"), p.count), whole_texts=False),
     _rule("gopher_ellipses", 0.1, "ellipses for each word",
-          lambda p: p.share(p.text.count("...") + p.text.count("…"), len(p.words)),
+          lambda p: p.share(p.text.count("...") + p.text.count("…"), p.count),
           whole_texts=False),
     _rule("gopher_bullet_lines", 0.9, "lines that begin with a bullet",
           lambda p: p.share(sum(line.lstrip().startswith(_BULLETS) for line in p.lines),
@@ -194,7 +202,7 @@ RULES: tuple[Rule, ...] = (
     _rule("gopher_ellipsis_lines", 0.3, "lines that end with an ellipsis",
           lambda p: p.share(sum(line.endswith(("...", "…")) for line in p.lines), len(p.lines))),
     _rule("gopher_alphabetic_words", 0.8, "words with a letter",
-          lambda p: p.share(_words_with_a_letter(p), len(p.words)), at_least=True),
+          lambda p: p.share(_words_with_a_letter(p), p.count), at_least=True),
     _rule("gopher_stop_words", 2, "different stop words", _stop_words, at_least=True),
     _rule("c4_lorem_ipsum", 0, "lorem ipsum", lambda p: lower(p.text).count("lorem ipsum"),
           whole_texts=False),

@@ -245,7 +245,7 @@ def _record(
     text = compared(form, [content for _, content in messages])
     if text != page.text:
         page = Page(text, code)
-    if not page.words:
+    if not page.count:
         return tally.remove("empty", place, text)
     if found := guard.find(page.numbers):
         tally.contaminated = sorted({*tally.contaminated, *found})
