@@ -20,8 +20,7 @@ from labkit.errors import LabkitError, brief, parse_json
 
 N = 13
 LEAST_WORDS = 8
-_BITS = 20
-_SHIFT = np.uint64(64 - _BITS)
+SPARE_BITS = 4
 
 Array = np.ndarray[Any, Any]
 
@@ -43,23 +42,27 @@ class Guard:
         # A text with an n-gram of an item has each eight words of it too, and nearly every text is
         # done after one look at flags for the first bits of those.
         self._eights = np.unique(eights)
-        self._maybe = np.zeros(1 << _BITS, bool)
-        self._maybe[self._eights >> _SHIFT] = True
+        bits = len(self._eights).bit_length() + SPARE_BITS
+        self._shift = np.uint64(64 - bits)
+        self._maybe = np.zeros(1 << bits, bool)
+        self._maybe[self._eights >> self._shift] = True
 
     def find(self, text: Numbers) -> set[int]:
         """Return the places of the items that share an n-gram with a text."""
         found: set[int] = set()
         eights = text.ngrams(LEAST_WORDS)
-        eights = eights[self._maybe[eights >> _SHIFT]]
-        place = np.searchsorted(self._eights, eights).clip(max=len(self._eights) - 1)
-        if not (self._eights[place] == eights).any():
+        eights = eights[self._maybe[eights >> self._shift]]
+        if not len(eights):
+            return found
+        place = np.searchsorted(self._eights, eights)
+        if not np.count_nonzero(self._eights.take(place, mode="clip") == eights):
             return found
         for n, (every, owners) in self.grams.items():
             grams = text.ngrams(n)
             first = np.searchsorted(every, grams, "left")
             last = np.searchsorted(every, grams, "right")
-            for start, end in zip(first, last, strict=True):
-                found.update(owners[start:end].tolist())
+            for place in np.flatnonzero(last > first):
+                found.update(owners[first[place] : last[place]].tolist())
         return found
 
 

@@ -27,6 +27,9 @@ SEED = 1
 NEIGHBOURS = 16
 """In a bucket each text is compared with its first and with so many before it."""
 
+_HALF = np.uint64(32)
+_STIRS = ((np.uint32(16), np.uint32(0x85EBCA6B)), (np.uint32(13), np.uint32(0xC2B2AE35)))
+
 Array = np.ndarray[Any, Any]
 Pair = tuple[int, int]
 
@@ -47,9 +50,11 @@ def _weights() -> Hashes:
 
 def mixed(shingles: Hashes) -> Array:
     """Return a set's numbers of 32 bits, stirred so that numbers near each other are not."""
-    halves = (shingles >> np.uint64(32)).astype(np.uint32)
-    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35), (16, 1)):  # MurmurHash3's last step
-        halves = (halves ^ (halves >> np.uint32(shift))) * np.uint32(factor)
+    halves = (shingles >> _HALF).astype(np.uint32)
+    for shift, factor in _STIRS:  # MurmurHash3's last step
+        halves ^= halves >> shift
+        halves *= factor
+    halves ^= halves >> _STIRS[0][0]
     return halves
 
 
@@ -59,7 +64,9 @@ def signature(shingles: Hashes) -> Array:
     datasketch itself takes a list of Python's numbers, four times as long as this.
     """
     a, b = permutations()
-    least: Array = (a[:, None] * mixed(shingles) + b[:, None]).min(axis=1)
+    permuted = a[:, None] * mixed(shingles)
+    permuted += b[:, None]
+    least: Array = np.minimum.reduce(permuted, axis=1)
     return least
 
 

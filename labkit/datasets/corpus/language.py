@@ -11,16 +11,17 @@ import re
 from functools import cache
 from typing import Any
 
+from labkit.datasets.corpus.characters import CYRILLIC as CYRILLIC_SCRIPT
+from labkit.datasets.corpus.characters import LATIN_SCRIPT, count, has
+
 CYRILLIC = ("ru", "uk", "be", "bg")
 SAMPLE_CHARACTERS = 400
 """Of a longer text the middle is looked at."""
 LEAST_LETTERS = 20
 """Below that no answer is better than a guess."""
 
-_CYRILLIC = re.compile(r"[\u0400-\u04ff]")
-_NOT_RUSSIAN = re.compile(r"(?![А-яЁё])[\u0400-\u04ff]")
+_NOT_RUSSIAN = re.compile("[\u0400\u0402-\u040f\u0450\u0452-\u04ff]")
 _ONLY_RUSSIAN = re.compile(r"[ыэЫЭ]")
-_LATIN = re.compile(r"[A-Za-zÀ-ɏ]")
 _ENGLISH = re.compile(r"\b(?:the|of|and|that|with|this|from|which|are)\b", re.I)
 _ENGLISH_SHARE, _ENGLISH_KINDS = 1 / 16, 3
 
@@ -40,8 +41,8 @@ def identify(text: str) -> tuple[str, float]:
     if len(text) > SAMPLE_CHARACTERS:
         start = (len(text) - SAMPLE_CHARACTERS) // 2
         text = text[start : start + SAMPLE_CHARACTERS]
-    cyrillic = 0 if text.isascii() else len(_CYRILLIC.findall(text))
-    latin = len(_LATIN.findall(text))
+    cyrillic = 0 if text.isascii() else count(text, CYRILLIC_SCRIPT)
+    latin = count(text, LATIN_SCRIPT)
     if cyrillic > latin and cyrillic >= LEAST_LETTERS:
         if _ONLY_RUSSIAN.search(text) and not _NOT_RUSSIAN.search(text):
             return "ru", 1.0
@@ -57,8 +58,16 @@ def identify(text: str) -> tuple[str, float]:
 
 def foreign(paragraph: str, language: str) -> bool:
     """Say whether a paragraph of a Cyrillic text was left in English: prose, not code or a name."""
-    if language not in CYRILLIC or not _LATIN.search(paragraph):
+    if language not in CYRILLIC:
         return False
-    latin = len(_LATIN.findall(paragraph))
-    cyrillic = len(_CYRILLIC.findall(paragraph))
+    latin, cyrillic = count(paragraph, LATIN_SCRIPT), count(paragraph, CYRILLIC_SCRIPT)
     return latin > 9 * cyrillic and len(_ENGLISH.findall(paragraph)) >= 2
+
+
+def without_foreign(text: str, language: str) -> tuple[str, int]:
+    """Return a text without its foreign paragraphs, and how many those were."""
+    if not has(text, LATIN_SCRIPT):
+        return text, 0
+    paragraphs = text.split("\n\n")
+    kept = [each for each in paragraphs if not foreign(each, language)]
+    return "\n\n".join(kept), len(paragraphs) - len(kept)

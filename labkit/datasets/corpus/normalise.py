@@ -13,6 +13,20 @@ import re
 import unicodedata
 from collections import Counter
 
+from labkit.datasets.corpus.characters import (
+    BEYOND,
+    CLASSES,
+    CONTROL,
+    CURLED,
+    INVISIBLE,
+    LATIN,
+    ODD_SPACE,
+    RUSSIAN,
+    SUSPECT,
+    UNSTABLE,
+    has,
+)
+
 COMMON_RUSSIAN = frozenset("оеаинтсрвлкмдпу")
 """The fifteen commonest letters: 80 % of those in Russian prose, under half of those in garbage."""
 LEAST_COMMON = 0.6
@@ -27,19 +41,15 @@ _SUSPECT = re.compile(
     r"[\x80-\x9fÀ-ÅÈ-Ïà-åè-ïÐÑðñØÙÞßøùþ][\x80-\xff€‚ƒ„…†‡ˆ‰Š‹ŒŽ‘’“”•–—˜™š›œžŸ]"
     r"|[РС][\x80-\xbfЂ-Џѓ-џђҐґ№€‚„…†‡‰‹‘’“”•–—™›]|â€|Ã|Â[\x80-\xbf]"
 )
-# A text without one of these has none of those pairs; one class is searched fast.
-_MAYBE_SUSPECT = re.compile("[\x80-\xff\u0402-\u040f\u0452-\u045f\u0490\u0491№†‡‰]")
-_ACCENTED = re.compile(r"[À-ÿ]")
-_LETTER = re.compile(r"[^\W\d_]")
+_NOT_ACCENTED, _NOT_LETTERS = re.compile(r"[^À-ÿ]+"), re.compile(r"[\W\d_]+")
 _MIXED_BORDER = re.compile(r"[A-Za-z][А-яЁё]|[А-яЁё][A-Za-z]")
 _MIXED_WORD = re.compile(
     r"(?<![A-Za-zА-яЁё])(?=[A-Za-z]*[А-яЁё])(?=[А-яЁё]*[A-Za-z])[A-Za-zА-яЁё]+"
 )
-_LATIN_LETTER, _CYRILLIC_LETTER = re.compile("[A-Za-z]"), re.compile("[А-яЁё]")
+_LATIN_LETTER, _CYRILLIC_LETTER = re.compile(CLASSES[LATIN]), re.compile(CLASSES[RUSSIAN])
 _ENTITY = re.compile(r"&(?:amp|quot|lt|gt|nbsp|apos|laquo|raquo|mdash|ndash|#\d{2,5});")
-_INVISIBLE = re.compile("[\u00ad\u200b\u2060\ufeff]")
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
-_ODD_SPACES = re.compile("[\t\xa0\u2000-\u200a\u202f\u3000]")
+_INVISIBLE, _CONTROL = re.compile(CLASSES[INVISIBLE]), re.compile(CLASSES[CONTROL])
+_ODD_SPACES = re.compile(CLASSES[ODD_SPACE])
 _MANY_SPACES = re.compile(" {2,}| +(?=\n)")
 _BLANK_LINES = re.compile(r"\n{3,}")
 _QUOTES = {"“": '"', "”": '"', "„": '"', "‟": '"', "‘": "'", "’": "'", "‚": "'", "‛": "'"}
@@ -60,23 +70,25 @@ def normalise(text: str) -> tuple[str, Counter[str]]:
     if "&" in text and _ENTITY.search(text):
         step("entities", html.unescape(text))
     if not text.isascii():
-        step("surrogates", whole_characters(text))
-        if _MAYBE_SUSPECT.search(text) and _SUSPECT.search(text):
+        if has(text, BEYOND):
+            step("surrogates", whole_characters(text))
+        if has(text, SUSPECT) and _SUSPECT.search(text):
             step("mojibake", "\n".join(map(_repaired, text.split("\n"))))
-        if not unicodedata.is_normalized("NFC", text):
+        if has(text, UNSTABLE) and not unicodedata.is_normalized("NFC", text):
             step("nfc", unicodedata.normalize("NFC", text))
-        if _INVISIBLE.search(text):
+        if has(text, INVISIBLE):
             step("invisible", _INVISIBLE.sub("", text))
-        curled = text
-        for quote, plain in _QUOTES.items():
-            curled = curled.replace(quote, plain)
-        step("quotes", curled)
-        if _LATIN_LETTER.search(text) and _MIXED_BORDER.search(text):
+        if has(text, CURLED):
+            curled = text
+            for quote, plain in _QUOTES.items():
+                curled = curled.replace(quote, plain)
+            step("quotes", curled)
+        if has(text, LATIN) and has(text, RUSSIAN) and _MIXED_BORDER.search(text):
             russian = len(_CYRILLIC_LETTER.findall(text)) > len(_LATIN_LETTER.findall(text))
             step("lookalikes", _MIXED_WORD.sub(lambda word: one_script(word[0], russian), text))
-    if _CONTROL.search(text):
+    if has(text, CONTROL):
         step("controls", _CONTROL.sub("", text))
-    if _ODD_SPACES.search(text):
+    if has(text, ODD_SPACE):
         text = _ODD_SPACES.sub(" ", text)
     if "  " in text or " \n" in text:
         text = _MANY_SPACES.sub(
@@ -117,8 +129,7 @@ def one_script(word: str, cyrillic_first: bool = True) -> str:
 
 def russian(text: str) -> float:
     """Return the share of Russian's fifteen commonest letters among all letters, 0 to 1."""
-    letters = _LETTER.findall(text)
-    return sum(letter in COMMON_RUSSIAN for letter in letters) / max(1, len(letters))
+    return sum(map(text.count, COMMON_RUSSIAN)) / max(1, len(_NOT_LETTERS.sub("", text)))
 
 
 def cyrillic(content: bytes) -> str | None:
@@ -147,8 +158,8 @@ def _repaired(line: str) -> str:
             return line.encode(table).decode("utf-8")
         except UnicodeError:
             continue
-    letters = len(_LETTER.findall(line))
-    if letters >= LEAST_LETTERS and len(_ACCENTED.findall(line)) > 0.6 * letters:
+    letters = len(_NOT_LETTERS.sub("", line))
+    if letters >= LEAST_LETTERS and len(_NOT_ACCENTED.sub("", line)) > 0.6 * letters:
         try:
             if found := cyrillic(line.encode("sloppy-windows-1252")):
                 return found

@@ -11,8 +11,9 @@ import ipaddress
 import re
 from collections import Counter
 
+from labkit.datasets.corpus.characters import DIGIT, has
+
 _MAIL = re.compile(r"[A-Za-z0-9][\w.+-]*@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}")
-_DIGIT = re.compile("[0-9]")
 _NUMBER = re.compile(r"(?<![\w.,+-])(?:\+|\()?\d[\d ().-]{5,}\d(?![\w-]|\.\d)")
 _IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?\b")
 _NAMED = re.compile(
@@ -47,7 +48,7 @@ def mask(text: str) -> tuple[str, Counter[str]]:
 
     if "@" in text:
         text = _MAIL.sub(lambda _: masked("email"), text)
-    if _DIGIT.search(text):
+    if has(text, DIGIT):
         low = text.lower()
         if "паспорт" in low or "инн" in low or "passport" in low:
             text = _NAMED.sub(named, text)

@@ -18,9 +18,10 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
-from labkit.datasets.corpus.words import Numbers, words
+from labkit.datasets.corpus.characters import NUMERAL, has
+from labkit.datasets.corpus.words import Hashes, Numbers, lower, numbers, of_words, words
 from labkit.errors import LabkitError, nearest
 
 STOP_WORDS = {
@@ -38,7 +39,6 @@ WATCHED = ("javascript", "cookie", "privacy", "terms of use", "конфиден�
 SHORT_LINE = 30
 
 _SENTENCE_END = re.compile(r"[.!?…][\"'»)\]]*(?:\s|$)")
-_LONG_WORD = re.compile(r"\S{1001}")
 _BULLETS = ("•", "-", "*", "–", "—", "·")
 _ENDS = (".", "!", "?", '"', "'", "…", "»", ":", ";")
 
@@ -54,16 +54,16 @@ class Page:
         return words(self.text)
 
     @cached_property
-    def word_lengths(self) -> list[int]:
-        return list(map(len, self.words))
+    def numbers(self) -> Numbers:
+        return numbers(self.text)
+
+    @cached_property
+    def count(self) -> int:
+        return self.numbers.count
 
     @cached_property
     def mean_word_length(self) -> float:
-        return self.share(sum(self.word_lengths), len(self.words))
-
-    @cached_property
-    def numbers(self) -> Numbers:
-        return Numbers(self.words)
+        return self.share(int(self.numbers.lengths.sum()), self.count)
 
     @cached_property
     def lines(self) -> list[str]:
@@ -80,10 +80,11 @@ class Page:
         No 4-gram occurs more often than the commonest pair of words, and none is longer than four
         times the longest word.
         """
-        longest = 4 * max(self.word_lengths, default=0) + 3
+        longest = 4 * int(self.numbers.lengths.max(initial=0)) + 3
         count = max(2, math.ceil(0.15 * len(self.text) / longest))
         pairs = self.numbers.sorted_ngrams(2)  # equal ones stand together
-        return bool((pairs[count - 1 :] == pairs[: max(0, len(pairs) - count + 1)]).any())
+        again = pairs[count - 1 :] == pairs[: max(0, len(pairs) - count + 1)]
+        return bool(again.any())
 
     @cached_property
     def repeats_five_words(self) -> bool:
@@ -133,9 +134,22 @@ def _repeated_grams(n: int) -> Callable[[Page], float]:
     return measure
 
 
+def _words_with_a_letter(page: Page) -> int:
+    numbers = sum(map(str.isdigit, page.words)) if has(page.text, NUMERAL) else 0
+    return page.count - numbers
+
+
 def _stop_words(page: Page) -> float | None:
-    known = STOP_WORDS.get(page.language)
-    return None if known is None else len(known.intersection(page.words))
+    known = _stop_numbers(page.language)
+    if known is None:
+        return None
+    return int((page.numbers.numbers[:, None] == known).any(axis=0).sum())
+
+
+@cache
+def _stop_numbers(language: str) -> Hashes | None:
+    known = STOP_WORDS.get(language)
+    return of_words(sorted(known)).numbers if known else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,16 +185,16 @@ RULES: tuple[Rule, ...] = (
     *(_rule(f"gopher_dup_{n}grams", limit, f"characters in {n}-grams that occurred before",
             _repeated_grams(n), whole_texts=False)
       for n, limit in ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10))),
-    _rule("gopher_min_words", 50, "words", lambda p: len(p.words), at_least=True),
-    _rule("gopher_max_words", 100_000, "words", lambda p: len(p.words), whole_texts=False),
+    _rule("gopher_min_words", 50, "words", lambda p: p.count, at_least=True),
+    _rule("gopher_max_words", 100_000, "words", lambda p: p.count, whole_texts=False),
     _rule("gopher_min_mean_word_length", 3, "mean word length",
           lambda p: p.mean_word_length, at_least=True),
     _rule("gopher_max_mean_word_length", 10, "mean word length",
           lambda p: p.mean_word_length),
     _rule("gopher_hashes", 0.1, "hash signs for each word",
-          lambda p: p.share(p.text.count("#"), len(p.words)), whole_texts=False),
+          lambda p: p.share(p.text.count("#"), p.count), whole_texts=False),
     _rule("gopher_ellipses", 0.1, "ellipses for each word",
-          lambda p: p.share(p.text.count("...") + p.text.count("…"), len(p.words)),
+          lambda p: p.share(p.text.count("...") + p.text.count("…"), p.count),
           whole_texts=False),
     _rule("gopher_bullet_lines", 0.9, "lines that begin with a bullet",
           lambda p: p.share(sum(line.lstrip().startswith(_BULLETS) for line in p.lines),
@@ -188,10 +202,9 @@ RULES: tuple[Rule, ...] = (
     _rule("gopher_ellipsis_lines", 0.3, "lines that end with an ellipsis",
           lambda p: p.share(sum(line.endswith(("...", "…")) for line in p.lines), len(p.lines))),
     _rule("gopher_alphabetic_words", 0.8, "words with a letter",
-          lambda p: p.share(len(p.words) - sum(map(str.isdigit, p.words)), len(p.words)),
-          at_least=True),
+          lambda p: p.share(_words_with_a_letter(p), p.count), at_least=True),
     _rule("gopher_stop_words", 2, "different stop words", _stop_words, at_least=True),
-    _rule("c4_lorem_ipsum", 0, "lorem ipsum", lambda p: p.text.lower().count("lorem ipsum"),
+    _rule("c4_lorem_ipsum", 0, "lorem ipsum", lambda p: lower(p.text).count("lorem ipsum"),
           whole_texts=False),
     _rule("c4_curly_bracket", 0, "curly brackets", lambda p: p.text.count("{")),
     _rule("c4_sentences", 5, "sentences", lambda p: len(_SENTENCE_END.findall(p.text)),
@@ -242,16 +255,15 @@ def first_broken(page: Page, limits: Mapping[str, float], *, whole_text: bool = 
 def drop_lines(text: str) -> tuple[str, Counter[str]]:
     """Return the text without the lines that C4 drops, and how many for which reason."""
     dropped: Counter[str] = Counter()
-    low = text.lower()
+    low = lower(text)
     watched = any(word in low for word in WATCHED)
-    long_words = len(text) > LONGEST_WORD and _LONG_WORD.search(text) is not None
     kept = []
     for line in text.split("\n"):
         reason = ""
         if line:
             if line.count(" ") < LEAST_WORDS_IN_LINE - 1:
                 reason = "c4_line_few_words"
-            elif long_words and _LONG_WORD.search(line):
+            elif len(line) > LONGEST_WORD and max(map(len, line.split())) > LONGEST_WORD:
                 reason = "c4_line_long_word"
             elif watched:
                 small = line.lower()

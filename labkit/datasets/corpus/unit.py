@@ -40,6 +40,8 @@ INDEX = np.dtype([
     ("offset", "u8"), ("size", "u4"), ("bands", "u8", (duplicates.BANDS,)),
 ])  # fmt: skip
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False)
+
 Stretch = tuple[File, int, int]
 """A file, and the bytes between which its documents begin."""
 
@@ -179,7 +181,8 @@ def clean(document: Document, settings: Settings, guard: Guard, tally: Tally) ->
     for _, text in turns:
         text, repaired = normalise(text)
         texts.append(text)
-        tally.repaired.update(repaired)
+        if repaired:
+            tally.repaired.update(repaired)
     whole = "\n\n".join(texts)
     if not texts[-1] or not any(map(str.isalnum, texts[-1])):
         return remove("empty", text=whole)
@@ -188,22 +191,21 @@ def clean(document: Document, settings: Settings, guard: Guard, tally: Tally) ->
         return remove("language", text=whole)
     if not document.turns:
         if code in language.CYRILLIC:
-            paragraphs = whole.split("\n\n")
-            kept = [each for each in paragraphs if not language.foreign(each, code)]
-            tally.lines["foreign_paragraph"] += len(paragraphs) - len(kept)
-            whole = "\n\n".join(kept)
+            whole, foreign = language.without_foreign(whole, code)
+            tally.lines["foreign_paragraph"] += foreign
         if "c4_sentences" in settings.limits:
             whole, dropped = quality.drop_lines(whole)
-            tally.lines.update(dropped)
+            if dropped:
+                tally.lines.update(dropped)
         texts = [whole]
     page = Page(whole, code)
     if reason := quality.first_broken(page, settings.limits, whole_text=not document.turns):
         return remove(reason, text=whole)
     if settings.mask:
         masked = [pii.mask(text) for text in texts]
-        for _, counts in masked:
-            tally.masked.update(counts)
         if any(counts for _, counts in masked):
+            for _, counts in masked:
+                tally.masked.update(counts)
             texts = [text for text, _ in masked]
             page = Page("\n\n".join(texts), code)
     if document.turns:
@@ -243,7 +245,7 @@ def _record(
     text = compared(form, [content for _, content in messages])
     if text != page.text:
         page = Page(text, code)
-    if not page.words:
+    if not page.count:
         return tally.remove("empty", place, text)
     if found := guard.find(page.numbers):
         tally.contaminated = sorted({*tally.contaminated, *found})
@@ -256,7 +258,7 @@ def _record(
         fields["messages"] = [{"role": role, "content": content} for role, content in messages]
     licence = document.licence or settings.licence
     fields |= {"language": code, "licence": licence, "source": place}
-    line = (json.dumps(fields, ensure_ascii=False) + "\n").encode()
+    line = (_ENCODER.encode(fields) + "\n").encode()
     tally.forms[form] += 1
     tally.licences[licence] += 1
     group = number_of(str(settings.seed), document.group)
