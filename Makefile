@@ -5,6 +5,7 @@
 # make test-gpu kernels and memory on the CUDA card of this machine
 # make test-avx2 all tests, on this machine playing a processor with AVX2 alone
 # make test-hub a real JupyterHub, driven in a browser (needs Chromium and Node.js)
+# make deepspeed DeepSpeed for --sharding zero1|zero2|zero3, into build/deepspeed
 # make lab      JupyterLab on this machine
 # make sync     build the notebooks from lessons/*.py (EXECUTE=1 also renews the stored outputs)
 # make lint     the checks that need no training
@@ -37,10 +38,11 @@ PROXY := build/hub/node_modules/.bin/configurable-http-proxy
 CHROMIUM := chromium chromium-browser google-chrome
 PY := $(BIN)/python
 STAMP := $(VENV)/installed.stamp
+ZERO := build/deepspeed/installed.stamp
 export PATH := $(abspath $(BIN)):$(PATH)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: install course quick test test-avx2 test-gpu test-hub lab sync lint release clean
+.PHONY: install course deepspeed quick test test-avx2 test-gpu test-hub lab sync lint release clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -54,6 +56,16 @@ $(PY):
 $(STAMP): requirements.lock pyproject.toml | $(PY)
 	$(PY) -m pip install $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX)) -r requirements.lock
 	$(PY) -m pip install --no-deps --no-build-isolation --quiet -e .
+	@touch $@
+
+deepspeed: $(ZERO)
+
+# A folder of its own, for the processes that train by it alone: wherever libraries find it, they
+# import it. Its operations are not compiled, none is used.
+$(ZERO): requirements-deepspeed.lock $(STAMP)
+	rm -rf $(@D)
+	DS_BUILD_OPS=0 DS_SKIP_CUDA_CHECK=1 $(PY) -m pip install --quiet --no-deps --no-build-isolation \
+	  --target $(@D) -r $<
 	@touch $@
 
 course: $(STAMP)
@@ -73,14 +85,14 @@ quick: lint
 
 # One thread a worker: two workers fill two cores, and sums come out in one order everywhere.
 # What depends on the arithmetic is tested on both kinds of processor, where this one can play both.
-test: lint
+test: lint $(ZERO)
 	$(BIN)/labkit fetch
 	TORCHINDUCTOR_CACHE_DIR=$(abspath build/inductor) OMP_NUM_THREADS=1 \
 	  $(PY) -m pytest $(PARALLEL)
 	@if grep -qw avx512f /proc/cpuinfo; then $(MAKE) --no-print-directory test-avx2 TESTS="$(ARITHMETIC)"; fi
 
 # The tests on this machine as a processor that has AVX2 and neither bfloat16 nor int8 units.
-test-avx2: $(STAMP)
+test-avx2: $(STAMP) $(ZERO)
 	$(AVX2) OMP_NUM_THREADS=1 $(PY) -m pytest $(PARALLEL) $(TESTS)
 
 test-gpu: $(STAMP)

@@ -4,7 +4,7 @@ import os
 import re
 import subprocess
 import tomllib
-from importlib.metadata import distribution
+from importlib.metadata import distribution, distributions
 from pathlib import Path
 
 import pytest
@@ -20,11 +20,13 @@ LOCK = {
     if line and not line.startswith("#")
     for r in [Requirement(line)]
 }
+APART = "deepspeed"
+"""An extra with a lock and a folder of its own."""
 DIRECT = [
     Requirement(line)
-    for group in [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
-    for line in group
-]
+    for name, group in {"": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}.items()
+    for line in group if name != APART
+]  # fmt: skip
 
 
 def applies(requirement: Requirement, extra: str = "") -> bool:
@@ -57,6 +59,24 @@ def test_the_lock_is_closed_so_installing_labkit_pulls_nothing_else():
                 todo += [
                     (canonicalize_name(requirement.name), e) for e in ["", *requirement.extras]
                 ]
+
+
+def test_deepspeed_s_lock_has_deepspeed_and_the_lock_what_it_needs():
+    text = (ROOT / "requirements-deepspeed.lock").read_text().splitlines()
+    (pin,) = [Requirement(line) for line in text if line and not line.startswith("#")]
+    assert [pin.name] == PROJECT["optional-dependencies"][APART] and APART not in LOCK
+    assert [each.operator for each in pin.specifier] == ["=="]
+    installed = list(distributions(path=[str(ROOT / "build" / "deepspeed")]))
+    for each in installed:  # none where `make deepspeed` has not run
+        assert pin.specifier.contains(each.version)
+        needed = [Requirement(line) for line in each.requires or []]
+        assert needed and all(canonicalize_name(r.name) in LOCK for r in needed if applies(r))
+
+
+def test_make_test_brings_deepspeed():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in ("test: lint", "test-avx2: $(STAMP)"):
+        assert f"\n{target} $(ZERO)\n" in makefile
 
 
 def test_what_is_installed_is_what_the_lock_says():

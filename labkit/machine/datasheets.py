@@ -17,6 +17,9 @@ and datasheets make it easy to be wrong by two or four:
 
 The tests recompute each rate from the number of units and the boost clock, and each bandwidth
 from bus width and data rate.
+
+No matrix product reaches a peak. `matmul_share` is how much of it large ones do: for some cards the
+best that was measured over many shapes (`MEASURED_SHARES`), else what was seen of such cards.
 """
 
 from dataclasses import dataclass
@@ -24,6 +27,12 @@ from dataclasses import dataclass
 from labkit.errors import LabkitError, nearest
 
 GIB = 2**30
+MATMUL_SHARE = 0.7
+MEASURED_SHARES = {
+    "a100-40gb": 271.2 / 312, "a100-80gb": 271.2 / 312, "h100": 794.5 / 989, "h200": 794.5 / 989,
+}  # fmt: skip
+"""Tera operations a second of bf16 products over the datasheet's, SXM cards: the table "Maximum
+Achievable Matmul FLOPS" of S. Bekman, ml-engineering, compute/accelerator/README.md."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +47,8 @@ class Device:
     bandwidth_bytes_per_second: float
     flops: dict[str, float]
     sources: tuple[str, ...]
+    matmul_share: float = MATMUL_SHARE
+    """of a peak rate, what large products reach"""
 
     def peak_flops(self, dtype: str) -> float:
         """Return the rate at which matrices of this type are multiplied here.
@@ -65,6 +76,7 @@ def _gpu(
         bandwidth_bytes_per_second=gb_per_second * 1e9,
         flops={dtype: rate * 1e12 for dtype, rate in tera.items()},
         sources=sources,
+        matmul_share=MEASURED_SHARES.get(name, MATMUL_SHARE),
     )
 
 

@@ -153,6 +153,10 @@ def _phases(shape: Shape, settings: StepSettings, parts: dict[str, int]) -> dict
         # The copies go with autocast's cache when the forward pass ends, and are made again.
         again = block_weights(shape) // shape.layers + shape.vocab * shape.hidden
         held += min(again * BYTES[settings.dtype], parts["weight_copies"]) - parts["weight_copies"]
+    done = base + gradients
+    if settings.hold_logits:
+        logits = 4 * shape.vocab * settings.sequences * settings.scored_tokens
+        held, done = held + logits, done + logits
     head = 0
     if settings.tuner.trains_base and not there:
         head = shape.vocab * shape.hidden * trained_bytes(settings)
@@ -162,8 +166,8 @@ def _phases(shape: Shape, settings: StepSettings, parts: dict[str, int]) -> dict
         **reference_pass(shape, settings, before=forward, logits=forward_logits),
         "backward.head": held + max(backward_logits, head + _head_gradient(shape, settings)),
         "backward.layers": held + head + temporary,
-        "backward.end": base + gradients + max(temporary, _embedding_gradient(shape, settings)),
-        "optimizer": base + gradients + parts["optimizer_temporary"],
+        "backward.end": done + max(temporary, _embedding_gradient(shape, settings)),
+        "optimizer": done + parts["optimizer_temporary"],
     }
 
 

@@ -7,7 +7,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from labkit.machine.datasheets import GIB
+from labkit.machine.datasheets import DEVICES, GIB, MATMUL_SHARE
 from labkit.machine.links import LINKS
 from labkit.memory.estimates import (
     LABELS,
@@ -18,7 +18,7 @@ from labkit.memory.estimates import (
     measured_column,
     table,
 )
-from labkit.memory.step_time import MATMUL_SHARE, SPREAD
+from labkit.memory.step_time import SPREAD
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -94,10 +94,12 @@ def render(result: Estimate) -> str:
         )
     if result.step_seconds:
         low, high = result.step_seconds
+        card = DEVICES.get(result.device)
+        share = card.matmul_share if card else MATMUL_SHARE
         beside = ", and what the devices exchange" if result.communication else ""
         lines.append(
             f"step time: {_seconds(low)} to {_seconds(high)} (matrix products at "
-            f"{MATMUL_SHARE:.0%} of the peak rate, traffic and launches; up to {SPREAD} times that"
+            f"{share:.0%} of the peak rate, traffic and launches; up to {SPREAD} times that"
             f"{beside})"
         )
     if result.communication:

@@ -79,6 +79,9 @@ class StepSettings:
     """chunked: head and cross-entropy in tiles that are computed again, as TRL does on CUDA"""
     upcast_logits: bool = True
     """cross-entropy on an fp32 copy of the logits, as transformers does; full loss only"""
+    hold_logits: bool = False
+    """whether a loop has a name for the fp32 logits and so keeps them until its next step, as
+    torchtitan's had before pull request 391; transformers drops them; with upcast_logits only"""
     labelled_tokens: int | None = None
     """positions of one sequence that have a label and get logits; None: all of them"""
     reference: Reference = "none"

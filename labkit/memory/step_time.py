@@ -11,7 +11,8 @@ it when the kernel skips what causality masks (Chowdhery et al. 2022, PaLM, appe
 
 Three things take the rest of the time, and a percentage of peak FLOP/s says nothing of which:
 
-* large products reach about 70 % of a datasheet's dense rate;
+* large products reach a share of a datasheet's dense rate that differs between cards, some 70 to
+  87 % (`Device.matmul_share`);
 * everything between products (norms, rotary embedding, activation, casts, the loss) is limited
   by memory: what a layer keeps for backward is written once, and passed over several times;
 * every operation of an eager model has to be launched: below some thousand tokens a fast GPU waits
@@ -35,7 +36,6 @@ from labkit.memory.formula import added_parameters, optimizer_state_bytes, sizes
 from labkit.memory.settings import BYTES, StepSettings
 from labkit.memory.sharding import state_bytes, trained_bytes
 
-MATMUL_SHARE = 0.7
 BANDWIDTH_SHARE = 0.8
 # Passes over what is kept: written and read in forward, read in backward, its gradient written
 # and read, and as much again for results that are not kept.
@@ -99,7 +99,8 @@ def step_seconds(
 
     `link` joins the devices; without one, what they exchange is not in the time.
     """
-    products = step_flops(shape, settings) / (MATMUL_SHARE * device.peak_flops(settings.dtype))
+    rate = device.matmul_share * device.peak_flops(settings.dtype)
+    products = step_flops(shape, settings) / rate
     bandwidth = BANDWIDTH_SHARE * device.bandwidth_bytes_per_second
     traffic = step_traffic_bytes(shape, settings) / bandwidth
     launches = 0.0

@@ -1,12 +1,14 @@
 """Several processes that train together, forked from a server that has imported the libraries."""
 
+import contextlib
 import json
 import multiprocessing
 import os
+import shutil
 import socket
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,31 @@ def finish(started: list[BaseProcess], said: Path, seconds: float = 600) -> list
     return found
 
 
+@contextlib.contextmanager
+def keeping_what_was_trained() -> Iterator[dict[str, Any]]:
+    """Yield the weights of the run inside, once it has ended, of the type that they trained in.
+
+    The run's checkpoints, which it removes then, stay in `kept` of its folder.
+    """
+    from labkit.train.trainer import LabTrainer
+
+    original, found = LabTrainer.gathered, {}
+
+    def gathered(self: Any) -> bool:
+        for name, each in self.model.state_dict().items():
+            found[name] = each.detach().clone()
+        folder = Path(self.args.output_dir)
+        if self.is_world_process_zero():
+            shutil.copytree(folder, folder.with_name("kept"))
+        return original(self)
+
+    LabTrainer.gathered = gathered
+    try:
+        yield found
+    finally:
+        LabTrainer.gathered = original
+
+
 def train_all(settings: list[dict[str, Any]], runs: str, stop_at: int = 0) -> list[dict[str, Any]]:
     """Train each of `settings` in this process group; return what their records say.
 
@@ -94,7 +121,8 @@ def train_all(settings: list[dict[str, Any]], runs: str, stop_at: int = 0) -> li
     found = []
     try:
         for each in settings:
-            record = train(from_mapping(each, where="test"), quiet=True)
+            with keeping_what_was_trained():
+                record = train(from_mapping(each, where="test"), quiet=True)
             said = ("name", "losses", "summary", "predicted", "steps", "status")
             found.append({name: getattr(record, name) for name in said})
     finally:

@@ -3,7 +3,7 @@
 import pytest
 
 from labkit.errors import LabkitError
-from labkit.machine.datasheets import DEVICES, GIB, find
+from labkit.machine.datasheets import DEVICES, GIB, MATMUL_SHARE, find
 
 # Per device: streaming multiprocessors, fp32 lanes in each, boost MHz of the rates, fp16
 # multiply-adds with fp32 sums per SM and cycle, memory bus bits, Gbit/s per pin. From the
@@ -59,6 +59,14 @@ def test_types_that_an_architecture_has(name: str) -> None:
     # int8 multiplies at twice the fp16 rate; GeForce halves fp16 with fp32 sums, so four times.
     ratio = 4 if entry.label.startswith("GeForce") else 2
     assert entry.flops["int8"] == pytest.approx(ratio * entry.flops["float16"], rel=0.02)
+
+
+def test_products_reach_what_was_measured_and_else_what_is_usual() -> None:
+    shares = {name: round(DEVICES[name].matmul_share, 3) for name in CHIPS}
+    a100, h100 = 0.869, 0.803  # the source's column "Efficiency"
+    assert (shares.pop("a100-40gb"), shares.pop("a100-80gb")) == (a100, a100)
+    assert (shares.pop("h100"), shares.pop("h200")) == (h100, h100)
+    assert set(shares.values()) == {MATMUL_SHARE}
 
 
 @pytest.mark.parametrize("name", CHIPS)

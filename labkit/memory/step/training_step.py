@@ -54,8 +54,9 @@ class Step:
             mark("accumulate")
             self._compared(self._forward(), lambda name: None).backward()
         mark("forward")
+        held: list[torch.Tensor] = []
         with layer_marks(self.model, mark):
-            found = self._forward()
+            found = self._forward(held)
         loss = self._compared(found, mark)
         del found
         mark("backward.head")
@@ -81,11 +82,11 @@ class Step:
         copied = self.reference
         return [] if copied is None else [*copied.parameters(), *copied.buffers()]
 
-    def _forward(self) -> torch.Tensor:
-        """Return the loss, or for preference tuning what it is made of."""
+    def _forward(self, held: list[torch.Tensor] | None = None) -> torch.Tensor:
+        """Return the loss, or for preference tuning what it is made of; `held` gets the logits."""
         with self._autocast():
             if self.settings.reference == "none":
-                return compute_loss(self.model, self.inputs, self.labels, self.settings)
+                return compute_loss(self.model, self.inputs, self.labels, self.settings, held)
             return self._log_probabilities(self.model)
 
     def _compared(self, found: torch.Tensor, mark: Mark) -> torch.Tensor:
@@ -173,10 +174,14 @@ def compute_loss(
     inputs: dict[str, torch.Tensor],
     labels: torch.Tensor,
     settings: StepSettings,
+    held: list[torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """Return the mean cross-entropy of `labels` (batch, tokens) under the settings' loss."""
+    """Return the mean cross-entropy of `labels` (batch, tokens) under the settings' loss.
+
+    `held` gets the logits, where the settings hold them.
+    """
     plain = settings.loss == "full" and settings.upcast_logits and settings.labelled_tokens is None
-    if plain:
+    if plain and not settings.hold_logits:
         return model(**inputs, labels=labels).loss
     kept, head, targets = _scored(model, inputs, labels, settings)
     if settings.loss == "chunked":
@@ -184,6 +189,8 @@ def compute_loss(
     logits = head(kept)
     if settings.upcast_logits:
         logits = logits.float()
+    if settings.hold_logits and held is not None:
+        held.append(logits)
     return torch.nn.functional.cross_entropy(logits, targets)
 
 

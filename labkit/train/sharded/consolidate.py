@@ -25,7 +25,7 @@ import torch
 
 from labkit.errors import LabkitError, nearest, read_json
 from labkit.files import appearing, free_folder
-from labkit.models import load, registry
+from labkit.models import load, quantised, registry
 from labkit.runs import records
 from labkit.runs.run_folder import COMPLETE
 from labkit.train.sharded import dcp_folder, deepspeed_folder, naming, torch_files
@@ -36,7 +36,7 @@ BESIDE = ("config.json", "generation_config.json", "chat_template.jinja", "vocab
           "merges.txt", "tokenizer.json", "tokenizer.model", "tokenizer_config.json",
           "special_tokens_map.json", "added_tokens.json", "spiece.model")  # fmt: skip
 """Files that make weights a model."""
-OF_ADAPTER = ("adapter_config.json", *BESIDE[2:])
+OF_ADAPTER = ("adapter_config.json", quantised.FILE, *BESIDE[2:])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,8 +31,6 @@ class Zero:
         self.stage, self.config = stage, config
         # It calls PyTorch by names that PyTorch is about to drop.
         warnings.filterwarnings("ignore", message=".*_tensor. is deprecated. Please use .torch")
-        if not torch.cuda.is_available():
-            os.environ.setdefault("DS_ACCELERATOR", "cpu")
         os.environ.setdefault("DS_SKIP_CUDA_CHECK", "1")
         try:
             with quietly():
@@ -123,7 +121,15 @@ class Stepping(torch.optim.Optimizer):
     def __init__(self, optimizer: Any, engine: Any) -> None:
         self.__dict__.update(optimizer.__dict__)
         self.wrapped, self.engine = optimizer, engine
-        self.param_groups = optimizer.param_groups
+
+    @property
+    def param_groups(self) -> Any:
+        """Return those that are stepped: reading a checkpoint makes new ones."""
+        return self.wrapped.param_groups
+
+    @param_groups.setter
+    def param_groups(self, groups: Any) -> None:
+        self.wrapped.param_groups = groups
 
     def step(self, closure: Any = None) -> None:
         """Step the shards, and gather weights where all processes have them."""

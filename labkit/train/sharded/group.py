@@ -64,6 +64,8 @@ def join() -> None:
         backend = "cpu:gloo,cuda:nccl"
     else:
         backend = "gloo"
+        # accelerate imports DeepSpeed where it is, which would warn that it found no GPU.
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
         if "OMP_NUM_THREADS" not in os.environ:
             from labkit.machine import hardware
 

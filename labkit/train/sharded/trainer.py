@@ -20,6 +20,7 @@ from torch.utils.data import RandomSampler
 from transformers import Trainer
 from transformers.trainer import SCHEDULER_NAME
 
+from labkit import methods
 from labkit.console import say
 from labkit.train.sharded import group
 from labkit.train.sharded.held import Held, held_plainly, ran
@@ -58,6 +59,7 @@ class Sharded(Trainer):
         self.together, self._counts, self._asked = group.inside(), counted, config.sharding
         if not self.together:
             return
+        self._trained_on = methods.trained_on(config)
         from labkit.train.sharded import engines
 
         self.engine = engines.engine_of(config.sharding, config)
@@ -168,6 +170,13 @@ class Sharded(Trainer):
         self.engine.save(folder)
         if self.args.should_save:
             torch.save(self.lr_scheduler.state_dict(), folder / SCHEDULER_NAME)
+            self._describe_adapter(folder)
+
+    def _describe_adapter(self, folder: Path) -> None:
+        """Write beside shards what makes an adapter of them, for who puts them together."""
+        for each in getattr(self.model, "peft_config", {}).values():
+            each.save_pretrained(folder)
+            self._trained_on.save(folder)
 
     def step_begins(self) -> None:
         """Count what is sent, in a process's first steps."""

@@ -30,19 +30,12 @@ def test_published_peaks_are_met_within_eight_per_cent():
         assert row["error"] == pytest.approx(row["traced_gib"] / row["published_gib"] - 1, abs=1e-3)
 
 
-def test_published_times_lie_in_the_range_or_a_little_below():
-    """What falls out is faster: LLM Foundry's kernels beat the share of the peak that is taken."""
+def test_published_times_lie_in_the_range():
     rows = list(sharded_runs.time_rows())
     assert json.loads(json.dumps(rows)) == ROWS["time"]
+    assert len(rows) > 20 and all(row["held"] for row in rows)
     for row in rows:
-        assert row["published_seconds"] < row["high_seconds"], row
-        assert row["held"] or (row["device"].startswith("a100") and row["source"] == "llm-foundry")
-    held = sum(row["held"] for row in rows)
-    assert RECORD["summary"]["time"]["held"] == round(held / len(rows), 4)
-    readme = (sharded_runs.DATA / "results" / "README.md").read_text()
-    worst = min(row["published_seconds"] / row["low_seconds"] for row in rows)
-    assert worst > 0.89 and f"by up to {100 * (1 - worst):.1f} %" in readme
-    assert f"{len(rows) - held} of the {len(rows)} published times are shorter" in readme
+        assert row["low_seconds"] <= row["published_seconds"] <= row["high_seconds"], row
 
 
 def test_what_fits_is_what_a_card_has_room_for():

@@ -3,6 +3,8 @@
 import pytest
 
 from labkit.errors import LabkitError
+from labkit.memory.architectures import shape_of
+from labkit.memory.formula import analytic
 from labkit.memory.measured import measure
 from labkit.memory.settings import StepSettings
 from labkit.memory.trace.tracing import trace
@@ -21,6 +23,7 @@ def settings_for(model, **fields):
         {"method": "full", "optim": "adafactor"},
         {"method": "full", "gradient_accumulation_steps": 4},
         {"method": "full", "dtype": "float32"},
+        {"method": "full", "hold_logits": True},
         {"attention": "eager"},
         {"padding": True},
         {"labelled_tokens": 5},
@@ -37,6 +40,17 @@ def test_traced_is_measured_for_every_choice(fields):
     settings = settings_for("tiny-llama", **fields)
     traced, real = trace(settings).peak_bytes, measure(settings).peak_bytes
     assert abs(traced / real - 1) <= 0.03
+
+
+def test_logits_that_a_loop_holds_are_there_in_the_backward_pass():
+    without, held = (settings_for("tiny-llama", method="full", seq_len=256, hold_logits=each)
+                     for each in (False, True))  # fmt: skip
+    shape = shape_of(held)
+    size = 4 * held.batch_size * (held.seq_len - 1) * shape.vocab
+    assert trace(without).peak.name == trace(held).peak.name == "backward.head"
+    difference = trace(held).peak_bytes - trace(without).peak_bytes
+    assert difference == pytest.approx(size, rel=0.02)
+    assert analytic(held).peak_bytes - analytic(without).peak_bytes == pytest.approx(size, rel=0.02)
 
 
 def test_phases_and_parts_agree_too():

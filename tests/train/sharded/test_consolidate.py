@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import torch
+import zero
 import zero_layout
 from safetensors.torch import load_file
 
@@ -161,14 +162,31 @@ def test_zero_s_shards_become_the_weights_they_are_of(stage, ranks, tmp_path):
     assert alone.tensors == len(trained) + len(buffers)
 
 
-@pytest.mark.parametrize("stage", [1, 3])
-def test_deepspeed_s_own_script_reads_the_layout_alike(stage, tmp_path):
-    script = pytest.importorskip("deepspeed.utils.zero_to_fp32", reason="DeepSpeed is not here")
-    folder = zero_layout.save(tmp_path / "ds", random_model(), stage=stage, ranks=2)
-    theirs = script.get_fp32_state_dict_from_zero_checkpoint(str(folder))
-    consolidate(folder, tmp_path / "out")
-    ours = load_file(tmp_path / "out" / "model.safetensors")
-    assert set(ours) == set(theirs) and all(torch.equal(ours[name], theirs[name]) for name in ours)
+THEIRS = """
+import torch
+from deepspeed.utils.zero_to_fp32 import get_fp32_state_dict_from_zero_checkpoint
+for folder in folders:
+    torch.save(get_fp32_state_dict_from_zero_checkpoint(folder), folder + ".pt")
+"""
+
+
+@zero.needed
+def test_deepspeed_s_own_script_reads_the_layout_alike(tmp_path):
+    folders = [zero_layout.save(tmp_path / f"zero{stage}", random_model(), stage=stage, ranks=2)
+               for stage in (1, 3)]  # fmt: skip
+    with zero.within_reach():
+        process = multiprocessing.get_context("forkserver").Process(
+            target=exec, args=(THEIRS, {"folders": [str(each) for each in folders]})
+        )
+        process.start()
+    process.join(120)
+    assert process.exitcode == 0
+    for folder in folders:
+        theirs = torch.load(f"{folder}.pt")
+        consolidate(folder, out := tmp_path / "out" / folder.name)
+        ours = load_file(out / "model.safetensors")
+        assert set(ours) == set(theirs)
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_many_files_have_an_index_that_transformers_reads(saved, tmp_path, tiny_llama):

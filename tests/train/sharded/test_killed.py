@@ -1,6 +1,12 @@
-"""A run of two real processes, started by `train` itself: one is killed, all end, it goes on."""
+"""A run of two real processes, started by `train` itself: one is killed, all end, it goes on.
 
+`LABKIT_KILLS=20 pytest tests/train/sharded/test_killed.py -k killed_anywhere` kills twenty runs of
+each sharding, at other points each.
+"""
+
+import json
 import os
+import random
 import signal
 import tempfile
 import threading
@@ -8,19 +14,23 @@ import time
 from collections.abc import Callable, Iterator
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import torch
+import zero
 from safetensors.torch import load_file
 
 from labkit.errors import LabkitError
 from labkit.runs import records, run_folder
 from labkit.runs.config import RunConfig
 from labkit.train import train
+from labkit.train.sharded import launch
 
-pytestmark = pytest.mark.usefixtures("runs", "few_objects")
+pytestmark = pytest.mark.usefixtures("runs", "few_objects", "words")
 Run = Callable[..., RunConfig]
+STEPS, SAVED = 16, 2
 
 
 @pytest.fixture
@@ -30,7 +40,14 @@ def words(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="words-") as folder, monkeypatch.context() as patched:
         patched.setattr(tempfile, "tempdir", folder)
         patched.setenv("OMP_NUM_THREADS", "1")
+        patched.setattr(launch, "run", with_zero)
         yield Path(folder)
+
+
+def with_zero(*args: Any, run: Any = launch.run, **kwargs: Any) -> Any:
+    """Launch processes that find DeepSpeed, if it is there."""
+    with zero.within_reach():
+        return run(*args, **kwargs)
 
 
 def pids(words: Path) -> dict[int, int]:
@@ -54,21 +71,63 @@ def weights(name: str) -> dict[str, torch.Tensor]:
     return load_file(file)
 
 
-@pytest.mark.parametrize("sharding", ["none", "fsdp2"])
-def test_killed_and_started_again_ends_with_the_same_weights(
-    tiny_run: Run, runs: Path, words: Path, sharding: str
+def descendants() -> set[int]:
+    """Return the processes below this one; the server that they are forked from is one."""
+    return {each.pid for each in psutil.Process().children(recursive=True)
+            if each.status() != psutil.STATUS_ZOMBIE}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def undisturbed(
+    tiny_llama: Path, few_reports: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], tuple[RunConfig, records.RunRecord, dict[str, torch.Tensor]]]:
+    """Return a function from a sharding to a run's settings, its record and its weights."""
+    made = {}
+    file = tmp_path_factory.mktemp("settings") / "zero3.json"
+    # DeepSpeed leaves weights below a threshold whole, all that a tiny model's layers have.
+    file.write_text(json.dumps({"zero_optimization": {
+        "stage": 3, "stage3_param_persistence_threshold": 0}}))  # fmt: skip
+
+    def of(sharding: str) -> tuple[RunConfig, records.RunRecord, dict[str, torch.Tensor]]:
+        if sharding not in made:
+            config = RunConfig(
+                model=str(tiny_llama), data=str(few_reports), max_steps=STEPS, save_steps=SAVED,
+                per_device_train_batch_size=1, learning_rate=1e-2, dtype="float32",
+                torch_compile="off", lora_dropout=0.2, nproc=2, sharding=sharding, name="mine",
+                deepspeed=str(file) if sharding == "zero3" else "",
+            )  # fmt: skip
+            with pytest.MonkeyPatch.context() as patched:
+                patched.setenv("LABKIT_RUNS", str(tmp_path_factory.mktemp("undisturbed")))
+                record = train(config, quiet=True)
+                made[sharding] = config, record, weights("mine")
+        return made[sharding]
+
+    return of
+
+
+@pytest.mark.parametrize("number", range(int(os.environ.get("LABKIT_KILLS", 1))))
+@pytest.mark.parametrize("sharding", ["none", "fsdp2", pytest.param("zero3", marks=zero.needed)])
+def test_killed_anywhere_and_started_again_ends_with_the_same_weights(
+    undisturbed: Any, runs: Path, words: Path, sharding: str, number: int
 ) -> None:
-    config = tiny_run(name="mine", nproc=2, sharding=sharding, per_device_train_batch_size=1,
-                      max_steps=24, save_steps=4, lora_dropout=0.2)  # fmt: skip
-    before, killed = listening(), {}
+    config, expected, its_weights = undisturbed(sharding)
+    chance = random.Random(f"{sharding} {number}")
+    victim, reached = chance.randrange(2), chance.randrange(STEPS // SAVED - 1)
+    saving = sum(each["seconds"] for each in expected.steps[1:]) / STEPS * SAVED
+    later = chance.uniform(0, 2 * saving)
+    folder = runs / "mine" / "checkpoints"
+    ports, processes, killed = listening(), descendants(), {}
 
     def kill() -> None:
         limit = time.monotonic() + 120
-        marker = runs / "mine" / "checkpoints" / "checkpoint-8" / run_folder.COMPLETE
-        while not marker.exists() and time.monotonic() < limit:
+        marker = folder / f"checkpoint-{reached * SAVED}" / run_folder.COMPLETE
+        while time.monotonic() < limit:
+            if marker.exists() if reached else len(pids(words)) == 2:
+                break
             time.sleep(0.002)
+        time.sleep(later)
         killed.update(pids(words))
-        os.kill(killed[1], signal.SIGKILL)
+        os.kill(killed[victim], signal.SIGKILL)
 
     killer = threading.Thread(target=kill)
     killer.start()
@@ -77,17 +136,21 @@ def test_killed_and_started_again_ends_with_the_same_weights(
     killer.join()
     assert "\n" not in str(caught.value) and "run it again" in str(caught.value)
     assert sorted(killed) == [0, 1] and not any(map(psutil.pid_exists, killed.values()))
-    assert listening() <= before and not left_in(words)
-    assert records.load("mine").status in ("failed", "running")
+    assert descendants() <= processes and listening() <= ports and not left_in(words)
     assert not (runs / "mine" / "model").exists()
+    whole = sorted(int(each.parent.name.rpartition("-")[2])
+                   for each in folder.glob(f"*/{run_folder.COMPLETE}"))  # fmt: skip
+    print(f"{sharding}: process {victim} was killed; whole are checkpoints {whole}")
+    assert not reached or whole[-1] >= reached * SAVED
+    measured = json.loads((folder / f"checkpoint-{whole[-1]}" / run_folder.COMPLETE).read_text()) \
+        if whole else []  # fmt: skip
     resumed = train(config, quiet=True)
-    assert resumed.status == "done" and len(resumed.steps) == 24
-    assert resumed.steps[:8] == records.load("mine").steps[:8]
-    undisturbed = train(config.replace(name="other"), fresh=True, quiet=True)
-    assert undisturbed.losses == resumed.losses
-    found, expected = weights("mine"), weights("other")
-    assert found.keys() == expected.keys()
-    assert all(torch.equal(found[name], expected[name]) for name in expected)
+    assert resumed.status == "done" and len(resumed.steps) == STEPS
+    assert resumed.steps[: len(measured)] == measured, "it did not go on from the newest whole one"
+    assert resumed.losses == expected.losses
+    found = weights("mine")
+    assert found.keys() == its_weights.keys()
+    assert all(torch.equal(found[name], each) for name, each in its_weights.items())
 
 
 def test_a_mistake_in_the_processes_is_one_sentence_and_leaves_nothing(

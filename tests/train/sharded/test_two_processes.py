@@ -4,30 +4,29 @@ All settings are trained in one group of processes, one after the other: a group
 process takes batches of twice the size, which are the same samples.
 """
 
-import importlib.util
 import json
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import ranks
 import torch
+import zero
 from safetensors.torch import load_file
 
-from labkit.datasets import tatqa
+from labkit.datasets import encode, tatqa
+from labkit.inference.generate import load_generator
 from labkit.runs import records
 from labkit.runs.config import RunConfig
 from labkit.train.run import train
+from labkit.train.sharded.consolidate import consolidate
 
-HAS_DEEPSPEED = importlib.util.find_spec("deepspeed") is not None
-needs_deepspeed = pytest.mark.skipif(
-    not HAS_DEEPSPEED, reason="DeepSpeed, an extra, is not installed: ZeRO by it is not tested"
-)
 NAMES = ("weights", "gradients", "optimizer_state")
 WORK: dict[str, dict[str, Any]] = {
-    "lora": {"method": "lora"},
+    # Adam divides what rounding leaves of a gradient near zero by itself: the rate is small enough.
+    "lora": {"method": "lora", "learning_rate": 2e-3},
     "full": {"method": "full", "learning_rate": 1e-3},
     # 10 samples in batches of 4: the last of an epoch has 2, alone in its step.
     "uneven": {"method": "full", "learning_rate": 1e-3, "share_prompts": False, "fast": False,
@@ -42,15 +41,25 @@ SHARED: dict[str, tuple[str, dict[str, Any]]] = {
     "fsdp2 full": ("full", {"sharding": "fsdp2"}),
     "fsdp2 uneven": ("uneven", {"sharding": "fsdp2"}),
 }
-if HAS_DEEPSPEED:
-    SHARED |= {
-        f"zero{stage} {work}": (work, {"sharding": f"zero{stage}"})
-        for stage in (1, 2, 3) for work in (("lora", "full", "uneven") if stage == 2 else ("full",))
-    } | {"zero3 lora": ("lora", {"sharding": "zero3"})}  # fmt: skip
-KEYS = [*SHARED, *(() if HAS_DEEPSPEED else ("zero1 full", "zero2 full", "zero3 full"))]
-each_way = pytest.mark.parametrize(
-    "way", [pytest.param(k, marks=needs_deepspeed) if k.startswith("zero") else k for k in KEYS]
-)
+ZERO = {
+    f"zero{stage} {work}": (work, {"sharding": f"zero{stage}"})
+    for stage, works in ((1, ["full"]), (2, WORK), (3, ["lora", "full"])) for work in works
+}  # fmt: skip
+KEYS = [*SHARED, *(pytest.param(way, marks=zero.needed) for way in ZERO)]
+SHARED |= ZERO if zero.HERE else {}
+each_way = pytest.mark.parametrize("way", KEYS)
+
+
+class Alone(NamedTuple):
+    """What one process made of a work."""
+
+    record: records.RunRecord
+    folder: Path
+    """of the model"""
+    stored: dict[str, torch.Tensor]
+    """an adapter's float32, a model's bfloat16"""
+    trained: dict[str, torch.Tensor]
+    """in float32"""
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +74,7 @@ def settings(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPat
         return {
             "model": str(tiny_model("tiny-llama")), "data": str(folder), "max_steps": 3,
             "per_device_train_batch_size": 1, "learning_rate": 1e-2, "dtype": "float32",
-            "torch_compile": "off", "save_steps": 100, "warmup_steps": 0,
+            "torch_compile": "off", "save_steps": 1, "warmup_steps": 0,
             "lr_scheduler_type": "constant", **changes,
         }  # fmt: skip
 
@@ -73,16 +82,18 @@ def settings(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPat
 
 
 @pytest.fixture(scope="module")
-def alone(settings: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Return the records of one process."""
+def alone(settings: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Alone]:
+    """Return what one process makes of each work."""
     found = {}
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("LABKIT_RUNS", str(tmp_path_factory.mktemp("alone")))
         for name, changes in WORK.items():
             batch = 2 * changes.get("per_device_train_batch_size", 1)
             values = settings(**{**changes, "name": name, "per_device_train_batch_size": batch})
-            record = train(RunConfig(**values), quiet=True)
-            found[name] = record, weights_in(record.model_path)
+            with ranks.keeping_what_was_trained() as trained:
+                record = train(RunConfig(**values), quiet=True)
+            stored = weights_in(folder := record.model_path)
+            found[name] = Alone(record, folder, stored, stored if name == "lora" else trained)
     return found
 
 
@@ -99,13 +110,14 @@ def together(settings: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[st
             how = {"deepspeed": str(said / "zero3.json")}
         wanted.append(settings(**{**WORK[work], **how, "name": way.replace(" ", "-")}))
     path = os.environ.get("PYTHONPATH", "")
-    started = ranks.start(ranks.train_all, wanted, str(runs), nproc=2, said=said, PYTHONPATH=path)
+    with zero.within_reach():
+        started = ranks.start(ranks.train_all, wanted, str(runs), nproc=2, said=said,
+                              PYTHONPATH=path)  # fmt: skip
     both = ranks.finish(started, said)
     return {
-        way: ([each[index] for each in both],
-              weights_in(runs / way.replace(" ", "-") / "model"))
+        way: ([each[index] for each in both], runs / way.replace(" ", "-"))
         for index, way in enumerate(SHARED)
-    }  # fmt: skip
+    }
 
 
 def weights_in(folder: Path) -> dict[str, torch.Tensor]:
@@ -115,9 +127,9 @@ def weights_in(folder: Path) -> dict[str, torch.Tensor]:
 
 @each_way
 def test_losses_and_tokens_are_those_of_one_process(
-    way: str, alone: dict[str, Any], together: dict[str, Any]
+    way: str, alone: dict[str, Alone], together: dict[str, Any]
 ) -> None:
-    record, _ = alone[SHARED[way][0]]
+    record = alone[SHARED[way][0]].record
     for each in together[way][0]:
         assert each["status"] == "done"
         assert each["losses"] == pytest.approx(record.losses, abs=1e-5)
@@ -128,15 +140,44 @@ def test_losses_and_tokens_are_those_of_one_process(
 
 @each_way
 def test_weights_are_those_of_one_process(
-    way: str, alone: dict[str, Any], together: dict[str, Any]
+    way: str, alone: dict[str, Alone], together: dict[str, Any]
 ) -> None:
-    _, expected = alone[SHARED[way][0]]
-    _, found = together[way]
+    expected = alone[SHARED[way][0]].stored
+    found = weights_in(together[way][1] / "model")
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
         # Full models are saved in bfloat16, whose last digit may fall either way.
         close = {"atol": 1e-5} if tensor.dtype == torch.float32 else {"atol": 1e-5, "rtol": 2**-7}
         torch.testing.assert_close(found[name], tensor, **{"rtol": 0, **close})
+
+
+@each_way
+def test_shards_put_together_are_the_weights_of_one_process_and_answer_alike(
+    way: str, alone: dict[str, Alone], together: dict[str, Any], tmp_path: Path
+) -> None:
+    """By `labkit consolidate`, from the last checkpoint, which a run that has ended removes."""
+    one, folder = alone[SHARED[way][0]], together[way][1]
+    out = folder / "model"
+    if not way.startswith("none"):  # without sharding there are no shards
+        out = tmp_path / "out"
+        made = consolidate(folder / "kept" / f"checkpoint-{len(one.record.steps)}", out)
+        assert made.configured and made.kind == ("adapter" if "lora" in way else "model")
+        found = weights_in(out)
+        assert found.keys() == one.stored.keys() - {"lm_head.weight"}  # tied
+        for name, tensor in found.items():
+            torch.testing.assert_close(tensor, one.trained[name], rtol=0, atol=1e-5)
+    (question,) = tatqa.samples(tatqa.load(one.record.config["data"], "dev"))[:1]
+    theirs, ours = (load_generator(str(each), dtype="float32") for each in (one.folder, out))
+    if "lora" not in way and not way.startswith("none"):  # what is stored is rounded
+        theirs.model.load_state_dict(one.trained)
+    ids = torch.tensor([encode.encode(ours.tokenizer, question, max_length=1900,
+                                      with_answer=False)["input_ids"]])  # fmt: skip
+    seen = [each.model(ids).logits for each in (theirs, ours)]
+    torch.testing.assert_close(*seen, rtol=0, atol=1e-2 if way.startswith("none") else 1e-4)
+    said = [each.model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False,
+                                min_new_tokens=8, max_new_tokens=8, pad_token_id=0)[0].tolist()
+            for each in (theirs, ours)]  # fmt: skip
+    assert said[0] == said[1] and len(said[0]) == ids.shape[1] + 8
 
 
 @each_way
@@ -167,7 +208,7 @@ def test_what_ran_is_what_was_asked_for_and_each_has_its_share(
 
 @each_way
 def test_what_is_sent_is_the_formulas(
-    way: str, alone: dict[str, Any], together: dict[str, Any]
+    way: str, alone: dict[str, Alone], together: dict[str, Any]
 ) -> None:
     """2Ψ where every process has all weights, 3Ψ where they are gathered; ZeRO, section 7.
 
@@ -183,7 +224,7 @@ def test_what_is_sent_is_the_formulas(
     if asked in ("fsdp2", "zero3"):
         expected = 2 * total + trained
     if asked == "fsdp2":  # what is outside the layers stays gathered until the backward pass
-        _, weights = alone["full"]
+        weights = alone["full"].stored
         outside = {name for name in weights if "layers." not in name} - {"lm_head.weight"}  # tied
         expected -= sum(weights[name].numel() for name in outside)
     if asked in ("zero1", "zero2"):  # DeepSpeed adds up in all processes, then gathers weights
@@ -206,7 +247,7 @@ def test_each_takes_the_memory_that_the_formula_says(way: str, together: dict[st
 
 
 def test_resumed_by_another_number_of_processes(
-    settings: Any, tmp_path: Path, alone: dict[str, Any]
+    settings: Any, tmp_path: Path, alone: dict[str, Alone]
 ) -> None:
     """A Ctrl-C in one of two stops both after the step; one process goes on from their shards."""
     runs, said = tmp_path / "runs", tmp_path / "said"
@@ -223,7 +264,7 @@ def test_resumed_by_another_number_of_processes(
     started = ranks.start(ranks.train_all, [{**values, "per_device_train_batch_size": 2}],
                           str(runs), nproc=1, said=said, PYTHONPATH=path)  # fmt: skip
     ((resumed,),) = ranks.finish(started, said)
-    record, expected = alone["full"]
+    record, expected = alone["full"].record, alone["full"].stored
     assert resumed["status"] == "done"
     assert resumed["losses"] == pytest.approx(record.losses, abs=1e-5)
     assert resumed["losses"][:2] == both[0]["losses"], "it began anew"
@@ -232,6 +273,5 @@ def test_resumed_by_another_number_of_processes(
         torch.testing.assert_close(found[name], tensor, rtol=2**-7, atol=1e-5)
 
 
-def test_a_record_of_one_process_says_nothing_of_sharing(alone: dict[str, Any]) -> None:
-    record, _ = alone["lora"]
-    assert isinstance(record, records.RunRecord) and "sharding" not in record.summary
+def test_a_record_of_one_process_says_nothing_of_sharing(alone: dict[str, Alone]) -> None:
+    assert "sharding" not in alone["lora"].record.summary

@@ -1,0 +1,33 @@
+"""DeepSpeed where `make deepspeed` puts it, within reach of the processes that train by it alone.
+
+Libraries import DeepSpeed wherever they find it, which takes seconds, so it is not in the
+environment. Processes that are forked get the path of who starts them.
+"""
+
+import contextlib
+import importlib.util
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parents[2] / "build" / "deepspeed"
+INSTALLED = importlib.util.find_spec("deepspeed") is not None
+HERE = INSTALLED or (FOLDER / "installed.stamp").exists()
+needed = pytest.mark.skipif(
+    not HERE, reason="DeepSpeed is not here, so ZeRO is not tested: `make deepspeed` brings it"
+)
+
+
+@contextlib.contextmanager
+def within_reach() -> Iterator[None]:
+    """Let processes that are started inside find DeepSpeed; nothing is to be imported here."""
+    if INSTALLED or not HERE:
+        yield
+        return
+    sys.path.append(str(FOLDER))
+    try:
+        yield
+    finally:
+        sys.path.remove(str(FOLDER))
