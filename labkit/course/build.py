@@ -26,7 +26,8 @@ from labkit.runs import profiles
 
 LESSONS = (
     "00_setup", "01_memory_maths", "02_lora_vs_full", "03_batch_size_sweep", "04_1_numbers",
-    "04_2_kernels", "04_3_speed", "05_inference_comparison", "06_methods", "A1_step_time",
+    "04_2_kernels", "04_3_speed", "05_inference_comparison", "06_methods", "08_scaling_out",
+    "A1_step_time",
 )  # fmt: skip
 
 

@@ -48,6 +48,7 @@ MOST_STUDENTS = 100_000
 LESSONS = {
     "00": (60, 2), "01": (90, 4), "02": (130, 8), "03": (110, 6), "04": (215, 6), "05": (90, 6),
     "06": (90, 6),
+    "08": (75, 8),
 }  # fmt: skip
 """minutes and GiB, as the first cells say"""
 MEASURES = ("03", "04")

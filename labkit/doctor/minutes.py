@@ -116,6 +116,11 @@ def work(profile: profiles.Profile) -> dict[str, Work]:
             lora_tokens=measured * 4 * (5 if smoke else 60) * TOKENS_A_STEP / 2,
             questions=4 * (1 if smoke else 240 + 8),
         ),
+        # Runs of two processes, each of which imports the libraries, and traces of large models.
+        "08": Work(
+            fixed=50 if smoke else 90, runs=4, processes=6,
+            full_tokens=measured * 4 * (4 if smoke else 8) * TOKENS_A_STEP,
+        ),
         "A1": Work(fixed=10, lora_tokens=stages, processes=1,
                    compiled_runs=0 if smoke else 1),
     }  # fmt: skip
