@@ -137,6 +137,11 @@ def work(profile: profiles.Profile) -> dict[str, Work]:
             # Of a drawn answer the report is read once for all of a question's, in the fast type.
             questions=4 if smoke else 3 * 240 + 3 * 60 / 2 + 4 * (240 + 90) / 2,
         ),
+        # Runs of two processes, each of which imports the libraries, and traces of large models.
+        "08": Work(
+            fixed=50 if smoke else 90, runs=4, processes=6,
+            full_tokens=measured * 4 * (4 if smoke else 8) * TOKENS_A_STEP,
+        ),
         # Four runs that learn every token; five models read 48 paragraphs and 192 short choices.
         "09": Work(
             fixed=40 if smoke else 150, runs=4,
