@@ -19,6 +19,7 @@ from labkit import plots
 from labkit.course import pairing
 from labkit.inference.evaluate import Evaluation
 from labkit.machine.datasheets import GIB
+from labkit.train import scaling
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -187,6 +188,14 @@ def planted_and_kept(results: Path) -> Shown:
                  made_on=_made_on(record["facts"]["hardware"]))  # fmt: skip
 
 
+def published_times(results: Path) -> Shown:
+    """Draw published times of a step on several cards inside the ranges predicted for them."""
+    name = "sharded_runs.json"
+    record = _read(results, name)
+    figure, alt = scaling.published(record["rows"]["time"])
+    return Shown(figure=figure, alt=alt, record=name, made_on=record["machine"])
+
+
 FIGURES: dict[str, tuple[Callable[[Path], Shown], ...]] = {
     "00": (untouched,),
     "01": (traced_against_measured,),
@@ -196,6 +205,7 @@ FIGURES: dict[str, tuple[Callable[[Path], Shown], ...]] = {
     "05": (trained_scores,),
     "06": (traced_against_measured,),
     "07": (traced_against_measured,),
+    "08": (published_times,),
     "09": (planted_and_kept,),
 }
 

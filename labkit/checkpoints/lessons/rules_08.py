@@ -153,7 +153,7 @@ def _several(values: Values) -> Iterator[Finding]:
         yield Finding("contradicts", "ranks is one device, which shares nothing")
 
 
-def _in_full() -> dict[str, str]:
+def _in_full() -> dict[str, Any]:
     from labkit import methods
 
     (name,) = [name for name, method in methods.METHODS.items() if method.trains_base]
