@@ -16,7 +16,7 @@
 #
 # - **Goal:** say for any number of devices what each holds and sends under DDP, ZeRO and FSDP, see it in a real run of two processes, and answer what full fine-tuning of 8B on four cards costs beside LoRA on one
 # - **Minutes:** 85, of which 10 are waiting
-# - **Hardware:** two CPU cores and 8 GiB of memory; no GPU
+# - **Hardware:** two CPU cores and 8 GiB of memory; GPUs are used where there are two or more
 # - **You need to know:** lessons 01 and 02
 
 # %% [markdown]
@@ -39,12 +39,14 @@
 import importlib.util
 
 from labkit.runs import profiles
+from labkit.train import scaling
 
 quick = profiles.current().name == "smoke"
+here = scaling.settings_here()
 steps, processes = 4 if quick else 8, 2
-kinds = ["none", "fsdp2"]
+kinds = {"DDP": "none", "FSDP2": "fsdp2"}
 if importlib.util.find_spec("deepspeed"):
-    kinds += ["zero2"] if quick else ["zero2", "zero3"]
+    kinds |= {"ZeRO-2": "zero2"} | ({} if quick else {"ZeRO-3": "zero3"})
 else:
     print("DeepSpeed is not installed here: this lesson shares by PyTorch's FSDP2 alone")
 large_model, card = "llama-3-8b", "a100-40gb"
@@ -53,13 +55,13 @@ length, batch = 1024, 1 if quick else 4
 # %% [markdown]
 # ## Predict: two processes, and four cards
 #
-# A model of 135 million parameters is trained in full in float32, where a weight, its gradient and each of Adam's two moments take 4 bytes. One process holds some 2 GiB of them. How much does each of two processes hold without sharding, and how much with FSDP2? Over the same samples and on the same cores, how many times as long is a step of two processes with FSDP2 as a step of one?
+# A model of 135 million parameters is trained in full in float32, where a weight, its gradient and each of Adam's two moments take 4 bytes. One process holds some 2 GiB of them. How much does each of two processes hold with DDP, and how much with FSDP2? Over the same samples and on the same cores, how many times as long is a step of two processes with FSDP2 as a step of one?
 #
 # And far larger: Llama 3 8B in full on four cards of 40 GB. Does it fit, and per token, how many times as much of a card's time does it take as LoRA on one of them?
 
 # %%
-predicted_gib_plain = None
-predicted_gib_shared = None
+predicted_gib_ddp = None
+predicted_gib_fsdp2 = None
 predicted_step_ratio = None
 predicted_fits = None
 predicted_card_time_ratio = None
@@ -119,7 +121,7 @@ for name in SHARDINGS[1:]:
 # %% [markdown]
 # ## Measure: two real processes
 #
-# `nproc` says how many processes train, `sharding` what they share; the command is `labkit train --config full --nproc 2 --sharding fsdp2`. On CPUs processes talk by gloo, on GPUs by NCCL; the code is the same. What ran is read from the tensors and not from the settings: a library that quietly falls back would be found out.
+# `nproc` says how many processes train, `sharding` what they share besides the batch: `none` is DDP; the command is `labkit train --config full --nproc 2 --sharding fsdp2`. On CPUs processes talk by gloo, on GPUs by NCCL; the code is the same. What ran is read from the tensors and not from the settings: a library that quietly falls back would be found out.
 
 # %%
 from labkit.train import train
@@ -127,17 +129,15 @@ from labkit.train import train
 
 def over(nproc, sharding="none", **changes):
     """Return the settings of a full fine-tune of the same samples a step, however many share it."""
-    settings = {"max_steps": steps, "dtype": "float32", "torch_compile": "off", **changes}
+    settings = {"max_steps": steps, "dtype": "float32", "torch_compile": "off", **here, **changes}
     return profiles.probe_config("full", nproc=nproc, sharding=sharding,
                                  per_device_train_batch_size=2 // nproc, **settings)  # fmt: skip
 
 
+runs = {name: train(over(processes, sharding), quiet=True) for name, sharding in kinds.items()}
 alone = train(over(1), quiet=True)
-runs = {kind: train(over(processes, kind), quiet=True) for kind in kinds}
 
 # %%
-from labkit.train import scaling
-
 scaling.table(alone, runs)
 
 # %% tags=["result"]
@@ -145,11 +145,11 @@ from labkit import plots
 
 figure, alt = scaling.held(alone, runs)
 plots.show(figure, alt=alt)
-plain, shared = (scaling.held_bytes(runs[kind]) / 2**30 for kind in ("none", "fsdp2"))
-print(f"{alone.summary['total_parameters']:,} parameters: {plain:.3f} GiB without sharding and "
-      f"{shared:.3f} with FSDP2; of 135 million you predicted {predicted_gib_plain} and "
-      f"{predicted_gib_shared} GiB")  # fmt: skip
-ratio = runs["fsdp2"].summary["step_seconds_median"] / alone.summary["step_seconds_median"]
+plain, shared = (scaling.held_bytes(runs[kind]) / 2**30 for kind in ("DDP", "FSDP2"))
+print(f"{alone.summary['total_parameters']:,} parameters: each process holds {plain:.3f} GiB with "
+      f"DDP and {shared:.3f} with FSDP2")  # fmt: skip
+print(f"of 135 million you predicted {predicted_gib_ddp} and {predicted_gib_fsdp2}")
+ratio = runs["FSDP2"].summary["step_seconds_median"] / alone.summary["step_seconds_median"]
 print(f"a step of two with FSDP2 takes {ratio:.2f} times as long as a step of one, "
       f"you predicted {predicted_step_ratio}")  # fmt: skip
 
@@ -327,8 +327,7 @@ from labkit.memory import estimates
 alike = {"device": card, "seq_len": length, "batch_size": batch, "gradient_checkpointing": True}
 four = {"method": "full", "sharding": "fsdp2", "num_gpus": 4}
 ways = {"LoRA, one card": {"method": "lora"}, "full, four cards": four}
-if not quick:
-    ways["full, four cards, PCIe"] = {**four, "link": "pcie-4"}
+ways["full, four cards, PCIe"] = {**four, "link": "pcie-4"}
 answers, found = {}, {}
 for label, choices in ways.items():
     found[label] = each = estimates.estimate(large_model, **alike, **choices)
@@ -366,7 +365,7 @@ record = json.loads((tatqa.data_dir() / "results" / "sharded_runs.json").read_te
 scaling.fits(row for row in record["rows"]["fits"] if row["num_gpus"] == 4)
 
 # %% [markdown]
-# Sharing the optimizer's state saves most, and with four cards it is not enough: whole weights and gradients stay on each, or in stage 2 whole weights and a bucket. Without checkpointing activations decide, which nothing shares.
+# Sharing the optimizer's state saves most, and with four cards it is not enough: whole weights and gradients stay on each, or in stage 2 whole weights and a bucket. Without checkpointing a batch of four adds activations, which nothing shares.
 #
 # ## Explain: 70B, and 64 cards
 #
@@ -382,7 +381,7 @@ figure, alt = scaling.by_cards(step, stages, (2, 4, 8, 16, 32, 64), DEVICES[card
 plots.show(figure, alt=alt)
 
 # %% [markdown]
-# The lines of stages 1 and 2 end in what they don't share, the whole weights. Those of stage 3 end in activations and gathered layers, of which more cards take nothing away. Now 70B with ZeRO-3, a sample of 2,048 tokens on each card, in machines that a network joins:
+# The lines of stages 1 and 2 level out at what they don't share, whole weights, and in stage 1 whole gradients. Those of ZeRO-3 and FSDP2 later, at activations and gathered layers, of which more cards take nothing away. Now 70B with ZeRO-3, a sample of 2,048 tokens on each card, in machines that a network joins:
 
 # %% tags=["nbval-check-output"]
 from labkit.machine.links import LINKS
@@ -401,7 +400,7 @@ for n in (16, 64, 512):
           f"{least:.0f} to {most:.0f} s over {LINKS['hdr'].label}")  # fmt: skip
 
 # %% [markdown]
-# What a card holds falls; what it sends does not. So the batch on each card has to be large enough that arithmetic hides the sending, or fewer cards share and groups of them repeat (hybrid sharding). How large? A weight costs 6 bytes of sending, three times 2, and 8 operations a token. The weights cancel: whether sending hides behind products is a question of tokens on a card, not of the model, nor of how many cards there are.
+# What a card holds falls; what it sends does not. So the batch on each card has to be large enough that arithmetic hides the sending, or fewer cards share and groups of them repeat (hybrid sharding). How large? A weight costs 6 bytes of sending, three times 2, and 8 operations a token. The weights cancel: whether sending hides behind products is a question of tokens on a card, not of the model, nor of how many cards there are. Makers add both directions of a link up, and a ring uses one for what leaves; of that rate it reaches four fifths at best, which the next cell takes, and two fifths where things are worse, which makes the ranges above.
 
 # %% tags=["nbval-check-output"]
 from labkit.machine.links import SHARE
@@ -411,7 +410,8 @@ products_per_second = MATMUL_SHARE * DEVICES["a100-40gb"].peak_flops("bfloat16")
 for name in ("nvlink-3", "pcie-4", "hdr"):
     seconds_a_weight = 6 / (SHARE[0] * LINKS[name].bytes_per_second)
     tokens = seconds_a_weight * products_per_second / 8
-    print(f"{LINKS[name].label:<30} hidden from {tokens:6,.0f} tokens on each card")
+    rate = LINKS[name].bytes_per_second / 1e9
+    print(f"{LINKS[name].label:<30}{rate:6.1f} GB/s one way, hidden from {tokens:6,.0f} tokens")
 
 # %% [markdown]
 # How well do such predictions hold? Published runs on several cards, inside the ranges that labkit predicts for them:
@@ -501,4 +501,4 @@ check(
 # - S. Rajbhandari et al., *ZeRO: Memory Optimizations Toward Training Trillion Parameter Models*, 2020, [arXiv:1910.02054](https://arxiv.org/abs/1910.02054).
 # - Y. Zhao et al., *PyTorch FSDP: Experiences on Scaling Fully Sharded Data Parallel*, 2023, [arXiv:2304.11277](https://arxiv.org/abs/2304.11277).
 # - P. Patarasuk and X. Yuan, *Bandwidth optimal all-reduce algorithms for clusters of workstations*, 2009.
-# - Files to start from on a cluster: [Slurm](cluster-example/slurm.sbatch), [Kubernetes](cluster-example/pytorchjob.yaml), [two machines by hand](cluster-example/two-machines.sh).
+# - Files to start from on a cluster lie in `lessons/cluster-example` of the course: for Slurm, for Kubernetes, and for two machines by hand.

@@ -21,7 +21,7 @@ from labkit.machine.datasheets import Device
 from labkit.memory.estimates import needed
 from labkit.memory.formula import analytic
 from labkit.memory.settings import StepSettings
-from labkit.runs import records
+from labkit.runs import profiles, records
 from labkit.runs.config import RunConfig
 from labkit.runs.records import RunRecord
 from labkit.runs.run_folder import COMPLETE
@@ -36,6 +36,20 @@ PARTS = {"weights": "weights", "gradients": "gradients", "optimizer_state": "opt
 BYTES = 16
 """of a weight that is trained in float32: itself, its gradient, and Adam's two moments"""
 LOOK_SECONDS = 0.02
+
+
+def settings_here() -> dict[str, Any]:
+    """Return what a run over processes has to change on this machine, before anything trains.
+
+    Processes cannot share one card: where there is no second, they compute on the processor, and
+    a model for cards would take minutes a step there.
+    """
+    import torch
+
+    if torch.cuda.device_count() != 1:
+        return {}
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    return {"model": profiles.DEFAULT_MODEL} if profiles.current().name == "gpu" else {}
 
 
 def table(alone: RunRecord, runs: Mapping[str, RunRecord]) -> "pandas.DataFrame":

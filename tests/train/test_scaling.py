@@ -1,6 +1,7 @@
 """What processes share is shown as records have it, and a run that loses a process says so."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from labkit.memory.estimates import needed
 from labkit.memory.formula import analytic
 from labkit.memory.settings import StepSettings
 from labkit.runs import records
+from labkit.runs.profiles import DEFAULT_MODEL
 from labkit.runs.records import RunRecord
 from labkit.runs.run_folder import COMPLETE
 from labkit.train import scaling
@@ -47,6 +49,17 @@ def three(a_run):
     return a_run("alone", seconds=1.0), {
         "none": a_run("none", seconds=1.25, parts=1), "fsdp2": a_run("fsdp2", seconds=1.5, parts=2)
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("cards", "profile", "changes"), [
+    (0, "gpu", {}), (2, "gpu", {}), (1, "cpu", {}), (1, "gpu", {"model": DEFAULT_MODEL}),
+])  # fmt: skip
+def test_one_card_is_left_alone(monkeypatch, cards, profile, changes):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: cards)
+    monkeypatch.setenv("LABKIT_PROFILE", profile)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    assert scaling.settings_here() == changes
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ("" if cards == 1 else "0,1")
 
 
 def test_the_table_says_what_is_held_sent_and_waited_for(three):
