@@ -13,10 +13,14 @@ import logging
 import os
 import sys
 import warnings
+import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from labkit.errors import LabkitError
+
+SAID = "LABKIT_SAID"
+"""the environment variable by which processes know what was said before them"""
 
 
 def run_tool(main: Callable[[], object]) -> None:
@@ -41,7 +45,15 @@ def say(message: str) -> None:
 
 @functools.cache
 def say_once(message: str) -> None:
-    """Print a line that was not printed in this process before, as `say` does."""
+    """Print a line that was not printed in this process before, as `say` does.
+
+    One of several processes that train together leaves out what was said by who started them.
+    """
+    mark = f"{zlib.crc32(message.encode()):08x}"
+    said = os.environ.get(SAID, "").split()
+    if mark in said and "MASTER_ADDR" in os.environ:
+        return
+    os.environ[SAID] = " ".join(sorted({*said, mark}))
     say(message)
 
 

@@ -27,7 +27,7 @@ from labkit.runs import profiles
 LESSONS = (
     "00_setup", "01_memory_maths", "02_lora_vs_full", "03_batch_size_sweep", "04_1_numbers",
     "04_2_kernels", "04_3_speed", "05_inference_comparison", "06_methods",
-    "07_preferences", "09_build_a_data_set", "A1_step_time",
+    "07_preferences", "08_scaling_out", "09_build_a_data_set", "A1_step_time",
 )  # fmt: skip
 
 

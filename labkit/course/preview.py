@@ -24,6 +24,7 @@ from labkit.memory.formula import added_parameters, analytic
 from labkit.memory.settings import StepSettings
 from labkit.methods import METHODS
 from labkit.runs.task_settings import Reference
+from labkit.train import scaling
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -231,6 +232,14 @@ def planted_and_kept(results: Path) -> Shown:
                  made_on=_made_on(record["facts"]["hardware"]))  # fmt: skip
 
 
+def published_times(results: Path) -> Shown:
+    """Draw published times of a step on several cards inside the ranges predicted for them."""
+    name = "sharded_runs.json"
+    record = _read(results, name)
+    figure, alt = scaling.published(record["rows"]["time"])
+    return Shown(figure=figure, alt=alt, record=name, made_on=record["machine"])
+
+
 FIGURES: dict[str, tuple[Callable[[Path], Shown], ...]] = {
     "00": (untouched,),
     "01": (traced_against_measured,),
@@ -240,6 +249,7 @@ FIGURES: dict[str, tuple[Callable[[Path], Shown], ...]] = {
     "05": (trained_scores,),
     "06": (trained_numbers,),
     "07": (references,),
+    "08": (published_times,),
     "09": (planted_and_kept,),
 }
 

@@ -137,6 +137,12 @@ def work(profile: profiles.Profile) -> dict[str, Work]:
             # Of a drawn answer the report is read once for all of a question's, in the fast type.
             questions=4 if smoke else 3 * 240 + 3 * 60 / 2 + 4 * (240 + 90) / 2,
         ),
+        # Traces of large models; three runs in float32, which is half as fast where bfloat16 is
+        # fast, three of a tiny model, and one server that all processes are forked from.
+        "08": Work(
+            fixed=20 if smoke else 40, runs=6, processes=1,
+            full_tokens=measured * 2 * 3 * (4 if smoke else 8) * TOKENS_A_STEP,
+        ),
         # Four runs that learn every token; five models read 48 paragraphs and 192 short choices.
         "09": Work(
             fixed=40 if smoke else 150, runs=4,

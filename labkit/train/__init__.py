@@ -8,6 +8,7 @@ tasks/      how an example becomes what is trained on, and how an answer is mark
 trainer     what labkit changes in transformers' Trainer, and the one of fine-tuning
 text_trainer, preference_trainer    those of pretraining and of preference tuning
 sharded/    several processes that share a step
+scaling     what they share and what that costs, shown; a run that loses one
 fast_step   what makes a step fast on the processor that is here
 """
 

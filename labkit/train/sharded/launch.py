@@ -157,7 +157,7 @@ def run(function: Callable[..., Any], *args: Any, said: Path, nproc: int, nodes:
     # They would print a page for each process that ends badly.
     for name in ("torch.distributed.elastic", "torch.multiprocessing.spawn"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    multiprocessing.set_forkserver_preload(["labkit.train.run", "labkit.train.trainer"])
+    multiprocessing.set_forkserver_preload(["labkit.train.sharded.preloaded"])
     alone = nodes.nnodes == 1
     how = LaunchConfig(
         min_nodes=nodes.nnodes,

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from labkit.console import quiet_bitsandbytes
 from labkit.errors import LabkitError
 from labkit.train.sharded.pieces import Whole, same
 
@@ -22,6 +23,7 @@ def adapter(tensors: Mapping[str, Whole]) -> dict[str, Whole]:
     Raises:
         LabkitError: virtual tokens that a network of their own makes, which files hold ready-made.
     """
+    quiet_bitsandbytes()  # PEFT imports it
     from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 
     starts = tuple(filter(None, PEFT_TYPE_TO_PREFIX_MAPPING.values()))
