@@ -176,7 +176,7 @@ def run(function: Callable[..., Any], *args: Any, said: Path, nproc: int, nodes:
         shutdown_timeout=5,
     )
     try:
-        with _passed_on(said):
+        with _passed_on(said), _script_left_alone():
             results = elastic_launch(how, _begin)(dict(os.environ), os.getcwd(), said, function,
                                                   args)  # fmt: skip
     except ChildFailedError as error:
@@ -189,6 +189,21 @@ def run(function: Callable[..., Any], *args: Any, said: Path, nproc: int, nodes:
         return results[min(results)]
     gc.collect()  # what the error held, the ports where processes met among it, is closed now
     raise _why(failures, said)
+
+
+@contextlib.contextmanager
+def _script_left_alone() -> Iterator[None]:
+    """Start processes without the caller's script, which multiprocessing would run in each again.
+
+    A script that trains at its top level would start more processes in every process.
+    """
+    script = vars(sys.modules["__main__"])
+    kept = {name: script.pop(name) for name in ("__spec__", "__file__") if name in script}
+    script["__spec__"] = None
+    try:
+        yield
+    finally:
+        script.update(kept)
 
 
 def _begin(
