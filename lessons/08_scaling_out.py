@@ -404,9 +404,9 @@ for n in (16, 64, 512):
 
 # %% tags=["nbval-check-output"]
 from labkit.machine.links import SHARE
-from labkit.memory.step_time import MATMUL_SHARE
 
-products_per_second = MATMUL_SHARE * DEVICES["a100-40gb"].peak_flops("bfloat16")
+card = DEVICES["a100-40gb"]
+products_per_second = card.matmul_share * card.peak_flops("bfloat16")
 for name in ("nvlink-3", "pcie-4", "hdr"):
     seconds_a_weight = 6 / (SHARE[0] * LINKS[name].bytes_per_second)
     tokens = seconds_a_weight * products_per_second / 8
