@@ -129,7 +129,8 @@ from labkit.train import train
 
 def over(nproc, sharding="none", **changes):
     """Return the settings of a full fine-tune of the same samples a step, however many share it."""
-    settings = {"max_steps": steps, "dtype": "float32", "torch_compile": "off", **here, **changes}
+    settings = {"max_steps": steps, "dtype": "float32", "torch_compile": "off",
+                "share_prompts": False, **here, **changes}  # fmt: skip
     return profiles.probe_config("full", nproc=nproc, sharding=sharding,
                                  per_device_train_batch_size=2 // nproc, **settings)  # fmt: skip
 
