@@ -129,7 +129,8 @@ from labkit.train import train
 
 def over(nproc, sharding="none", **changes):
     """Return the settings of a full fine-tune of the same samples a step, however many share it."""
-    settings = {"max_steps": steps, "dtype": "float32", "torch_compile": "off", **here, **changes}
+    settings = {"max_steps": steps, "dtype": "float32", "torch_compile": "off",
+                "share_prompts": False, **here, **changes}  # fmt: skip
     return profiles.probe_config("full", nproc=nproc, sharding=sharding,
                                  per_device_train_batch_size=2 // nproc, **settings)  # fmt: skip
 
@@ -262,7 +263,7 @@ cut = over(processes, "fsdp2", name=f"08-cut-{profiles.current().name}", model="
 print(scaling.lose(cut, rank=1))
 
 # %% [markdown]
-# The other one did not wait for it: it was ended, and nothing is left running. What is left is a checkpoint, in which each process has written its part of every tensor. `labkit consolidate RUN OUT` puts it together: it reads each piece from its place in its file and writes tensor by tensor, so that it needs memory for the largest tensor alone, however large the model.
+# The sentence is that of who noticed first, the launcher or the process that waited for the lost one. That one was ended as well, and nothing is left running. What is left is a checkpoint, in which each process has written its part of every tensor. `labkit consolidate RUN OUT` puts it together: it reads each piece from its place in its file and writes tensor by tensor, so that it needs memory for the largest tensor alone, however large the model.
 
 # %%
 import shutil

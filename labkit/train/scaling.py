@@ -137,7 +137,7 @@ def by_cards(
         said.append(f"{name} {sizes[0]:.0f} to {sizes[-1]:.0f}")
     room = device.usable_bytes / GIB
     axes.axhline(room, color="#333333", linewidth=0.9, linestyle=":")
-    axes.annotate(f"{device.label}: {room:.1f} GiB", (cards[0], room), ha="left", va="top",
+    axes.annotate(f"{device.label}: {room:.1f} GiB", (cards[-1], room), ha="right", va="bottom",
                   fontsize="small")  # fmt: skip
     axes.set_xscale("log", base=2)
     axes.set_xticks(cards, [str(n) for n in cards])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -118,7 +119,9 @@ def test_a_run_that_loses_a_process_says_so_and_leaves_its_checkpoint(tiny_run, 
                       max_steps=200, save_steps=4)  # fmt: skip
     for _ in range(2):  # what an earlier one left does not count
         said = scaling.lose(config, rank=1)
-        assert "process 1 was killed by SIGKILL" in said and "\n" not in said
+        # Which of them is heard first is a matter of milliseconds.
+        assert re.match("process 1 was killed by SIGKILL|process 0 of 2 lost another one", said)
+        assert "\n" not in said
         saved = [int(each.name[11:]) for each in (runs / "lost" / "checkpoints").iterdir()
                  if (each / COMPLETE).exists()]  # fmt: skip
         assert saved and max(saved) < 100
