@@ -42,7 +42,7 @@ def held(
     moments: Counter[str] = Counter()
     for state in states:
         for name, each in state.items():
-            if torch.is_tensor(each) and each.numel() > 1:
+            if torch.is_tensor(each) and name != "step":  # a count and no state of a weight
                 moments[name] += local(each).numel()
                 kept.append(local(each))
     return Held(

@@ -46,6 +46,16 @@ def test_bytes_and_elements_of_an_adam_step() -> None:
     assert (most.weights_bytes, most.gradients_bytes, most.optimizer_state_bytes) == (80, 60, 120)
 
 
+def test_a_weight_that_is_one_number_has_its_moments_too() -> None:
+    """As the gates of LLaMA-Adapter are: without theirs a process seemed to lack a share."""
+    gate = torch.nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.AdamW([gate])
+    gate.sum().backward()
+    optimizer.step()
+    found = held_plainly([gate], optimizer)
+    assert (found.weights, found.moment, found.optimizer_state_bytes) == (1, 1, 2 * 4)
+
+
 def test_copies_that_are_stepped_are_optimizer_state() -> None:
     found = held([torch.ones(4, dtype=torch.bfloat16)], [], [], copies=[torch.ones(2)])
     assert (found.weights_bytes, found.optimizer_state_bytes) == (8, 8)

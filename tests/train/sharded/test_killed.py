@@ -140,7 +140,8 @@ def test_killed_anywhere_and_started_again_ends_with_the_same_weights(
     assert not (runs / "mine" / "model").exists()
     whole = sorted(int(each.parent.name.rpartition("-")[2])
                    for each in folder.glob(f"*/{run_folder.COMPLETE}"))  # fmt: skip
-    print(f"{sharding}: process {victim} was killed; whole are checkpoints {whole}")
+    half = len(list(folder.glob("checkpoint-*"))) - len(whole)
+    print(f"{sharding}: process {victim} was killed; whole are checkpoints {whole}, half {half}")
     assert not reached or whole[-1] >= reached * SAVED
     measured = json.loads((folder / f"checkpoint-{whole[-1]}" / run_folder.COMPLETE).read_text()) \
         if whole else []  # fmt: skip
