@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from labkit.datasets.corpus import markup
-from labkit.datasets.corpus.normalise import cyrillic
+from labkit.datasets.corpus.normalise import cyrillic, whole_characters
 from labkit.datasets.corpus.sources import (
     LONGEST_BYTES,
     File,
@@ -156,6 +156,20 @@ def _json_said(error: Exception) -> str:
 
 def _csv(file: File, start: int, end: int) -> Read:
     csv.field_size_limit(LONGEST_BYTES)
+    long: list[Refused] = []
+
+    def bounded(text: io.TextIOWrapper) -> Iterator[str]:
+        number = 0
+        while line := text.readline(LONGEST_BYTES + 1):
+            number += 1
+            if len(line) <= LONGEST_BYTES:
+                yield line
+                continue
+            reason = f"a line of more than {LONGEST_BYTES:,} characters"
+            long.append(Refused(place=f"{file.label}:{number}", reason=reason))
+            while line and not line.endswith(("\n", "\r")):
+                line = text.readline(2**20)
+
     with open_file(file) as stream:
         sample = stream.peek(2**16)[: 2**16]  # type: ignore[attr-defined]
         encoding = "utf-8-sig"
@@ -169,10 +183,12 @@ def _csv(file: File, start: int, end: int) -> Read:
             b","
         ):
             delimiter = ";"
-        rows = csv.DictReader(text, delimiter=delimiter)
+        rows = csv.DictReader(bounded(text), delimiter=delimiter)
         while True:
             try:
                 row = next(rows, None)
+                yield from long
+                long.clear()
                 if row is None:
                     return
                 if any("\0" in value for value in row.values() if isinstance(value, str)):
@@ -221,7 +237,8 @@ def _tag(element: ET.Element) -> str:
 
 
 def _first(record: Mapping[str, Any], names: tuple[str, ...]) -> str:
-    return next((v for name in names if isinstance(v := record.get(name), str) and v.strip()), "")
+    found = (v for name in names if isinstance(v := record.get(name), str) and v.strip())
+    return whole_characters(next(found, ""))
 
 
 def _record(record: Any, file: File, place: str) -> Document:
@@ -248,7 +265,7 @@ def _turns(record: Mapping[str, Any]) -> Turns:
     messages = record.get("messages") or record.get("conversations")
     if isinstance(messages, list):
         turns = tuple(
-            (str(each.get("role") or each.get("from")),
+            (whole_characters(str(each.get("role") or each.get("from"))),
              str(each.get("content") or each.get("value") or ""))
             for each in messages if isinstance(each, dict)
         )  # fmt: skip

@@ -89,14 +89,15 @@ def find(sources: Iterable[str | Path]) -> Found:
     for name, root in sorted(roots.items()):
         for path, reason in _below(root):
             inside = path.relative_to(root).as_posix() if path != root else ""
-            label = f"{name}/{inside}" if inside else name
-            if not reason and path.name.lower().split(".")[0] in _LICENCES:
-                licences.append(File(label=label, path=path, size=path.stat().st_size, kind=""))
-                continue
+            label = _written(f"{name}/{inside}" if inside else name)
             try:
                 if reason:
                     raise Refusal(reason)
                 size = path.stat().st_size
+                if path.name.lower().split(".")[0] in _LICENCES:
+                    with open(path, "rb"):
+                        licences.append(File(label=label, path=path, size=size, kind=""))
+                    continue
                 files.append(File(label=label, path=path, size=size, kind=_kind(path, size)))
             except (Refusal, OSError) as error:
                 refused.append(Refused(place=label, reason=_said(error)))
@@ -106,6 +107,11 @@ def find(sources: Iterable[str | Path]) -> Found:
     return Found(files=tuple(sorted(files, key=lambda file: file.label)),
                  refused=tuple(sorted(refused, key=lambda each: each.place)),
                  licences=tuple(sorted(licences, key=lambda file: file.label)))  # fmt: skip
+
+
+def _written(label: str) -> str:
+    """Return a label with the bytes of a name that is not UTF-8 written out."""
+    return os.fsencode(label).decode("utf-8", "backslashreplace")
 
 
 def _below(root: Path) -> Iterator[tuple[Path, str]]:
