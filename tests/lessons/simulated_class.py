@@ -27,6 +27,7 @@ import sys
 import tempfile
 import time
 import zipfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -267,6 +268,22 @@ def mark(place: Path) -> None:
         writer.writerows(rows)
 
 
+def shared_out(notebooks: Sequence[str], workers: int) -> list[str]:
+    """Return patterns of lessons, one a process, with about as many notebooks in each.
+
+    `notebooks` has a lesson's number for each of its notebooks. A process that grades many lessons
+    imports everything once.
+
+    >>> shared_out(["00", "01", "04", "04", "04"], 2)
+    ['0[4]*', '0[01]*']
+    """
+    sizes = Counter(notebooks)
+    groups: list[list[str]] = [[] for _ in range(workers)]
+    for lesson, _ in sizes.most_common():
+        min(groups, key=lambda group: sum(sizes[each] for each in group)).append(lesson)
+    return [f"0[{''.join(each[1] for each in group)}]*" for group in groups if group]
+
+
 def simulate(folder: Path, count: int, lessons: Sequence[str], *, workers: int = 1) -> Outcome:
     """Take `count` students through `lessons` (numbers such as "02"); all that is written is below
     `folder`."""
@@ -306,7 +323,7 @@ def simulate(folder: Path, count: int, lessons: Sequence[str], *, workers: int =
         outcome.said = hand_ins.sort(gradebook / "submitted", gradebook)
         outcome.said += hand_ins.sort(folder / "class.zip", gradebook)
     with timed("autograde"), ThreadPoolExecutor(workers) as pool:
-        patterns = [f"{lesson}*" for lesson in lessons]
+        patterns = shared_out([stem[:2] for stem in every], workers)
         list(pool.map(lambda each: release.nbgrader("autograde", each, cwd=gradebook), patterns))
     with timed("grade"):
         table = folder / "questions.csv"
