@@ -48,9 +48,8 @@ class Prefix(Method):
     def added_matrices(
         self, shape: ShapeLike, linears: Sequence[LinearLike], settings: VirtualTokens
     ) -> list[tuple[int, int]]:
-        """Return the one table of all layers' keys and values; T5's has both stacks' tokens."""
-        stacks = 2 if shape.decoder_linears else 1
-        return [(stacks * settings.num_virtual_tokens, shape.layers * 2 * shape.keys)]
+        """Return the one table of all layers' keys and values."""
+        return [(settings.num_virtual_tokens, shape.layers * 2 * shape.keys)]
 
     def begins_elsewhere(self, settings: VirtualTokens) -> str:
         """Return why not as the base: every query reads the virtual tokens."""

@@ -45,8 +45,9 @@ class Prompt(Method):
     def added_matrices(
         self, shape: ShapeLike, linears: Sequence[LinearLike], settings: VirtualTokens
     ) -> list[tuple[int, int]]:
-        """Return the one table of trained embeddings."""
-        return [(settings.num_virtual_tokens, shape.hidden)]
+        """Return the one table of trained embeddings; PEFT's for T5 has as many for its decoder."""
+        stacks = 2 if shape.decoder_linears else 1
+        return [(stacks * settings.num_virtual_tokens, shape.hidden)]
 
     def begins_elsewhere(self, settings: VirtualTokens) -> str:
         """Return why not as the base: every query reads the virtual tokens."""

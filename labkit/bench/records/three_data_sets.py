@@ -79,8 +79,8 @@ class Plan:
             max_steps=self.steps, per_device_train_batch_size=self.batch_size,
             max_length=self.max_length, seed=self.first_seed + number, learning_rate=5e-5,
             use_switchback=arm == "switchback", switchback_min_features=self.min_features,
-            eval_steps=0, torch_compile="off", bad_rows="skip", keep_weights=number == 0 and arm != ARMS[2],
-            name=f"{data_set}-{arm}-{number}",
+            eval_steps=0, torch_compile="off", bad_rows="skip",
+            keep_weights=number == 0 and arm != ARMS[2], name=f"{data_set}-{arm}-{number}",
         )  # fmt: skip
 
 
@@ -283,7 +283,8 @@ def _longform(folder: Path) -> Path:
              if truth["kind"] == "clean" and truth["language"] == "en")  # fmt: skip
     rows = [
         {"input": instructions.from_title(item["title"], item["text"], "en", n)[0][1],
-         "output": shorten(item["text"], BEGINNING["en"], placeholder=""), "source": "synthetic", "subset": "synthetic"}
+         "output": shorten(item["text"], BEGINNING["en"], placeholder=""),
+         "source": "synthetic", "subset": "synthetic"}
         for n, item in enumerate(islice(clean, TEXTS))
     ]  # fmt: skip
     return _lines(folder / "longform.jsonl", rows)

@@ -77,9 +77,11 @@ def test_its_formula_is_near_its_trace(method: str) -> None:
         except LabkitError:
             assert again and method == "prefix"
             continue
-        formula = analytic(settings)
+        formula, traced = analytic(settings), trace(settings)
         assert formula is not None
-        assert formula.peak_bytes == pytest.approx(trace(settings).peak_bytes, rel=0.08)
+        assert formula.total_parameters == traced.total_parameters
+        assert formula.trainable_parameters == traced.trainable_parameters
+        assert formula.peak_bytes == pytest.approx(traced.peak_bytes, rel=0.08)
 
 
 @pytest.mark.parametrize("method", METHODS)

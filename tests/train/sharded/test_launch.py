@@ -98,14 +98,16 @@ def test_a_crash_keeps_its_traceback_and_an_interruption_is_one(tmp_path: Path) 
 
 def test_a_script_is_not_run_again_by_the_processes_it_starts(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent("""\
+    script.write_text(
+        textwrap.dedent("""\
         import os, tempfile
         from pathlib import Path
         from labkit.train.sharded import launch
         said = Path(tempfile.mkdtemp(dir="."))
         print(launch.run(os.getpid, said=said, nproc=1, nodes=launch.Nodes()) != os.getpid())
         print(Path(__file__).name)
-    """))
+    """)
+    )
     ended = subprocess.run([sys.executable, str(script)], cwd=tmp_path, text=True,
                            capture_output=True)  # fmt: skip
     assert ended.returncode == 0, ended.stderr
