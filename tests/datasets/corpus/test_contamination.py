@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labkit.datasets import tatqa
@@ -38,6 +38,7 @@ STRETCHES = st.lists(st.sampled_from([" ".join(WORDS[a:b]) for a in (0, 5) for b
                      max_size=4).map(" ".join)  # fmt: skip
 
 
+@settings(deadline=None)
 @given(st.lists(STRETCHES, max_size=4), STRETCHES)
 def test_what_is_found_is_what_shares_words_in_a_row(items: list[str], text: str) -> None:
     def grams(part: str, n: int) -> set[tuple[str, ...]]:
