@@ -290,8 +290,18 @@ def test_a_build_finds_what_was_planted_in_its_corpus():
     found = builder.conclude(BUILDER)
     assert found["near_recall"] >= 0.95 and found["near_precision"] >= 0.95
     assert found["items_found"] == 1.0 and found["good_kept"] >= 0.99
-    alike = [likeness for likeness, _ in BUILDER["pairs"] if likeness >= builder.NEAR]
-    assert len(alike) >= 40 and BUILDER["items"][0] >= 30
+    near = sum(planted for planted, _ in BUILDER["pairs"].values())
+    alike = sum(planted for percent, (planted, _) in BUILDER["pairs"].items() if int(percent) >= 80)
+    assert alike >= 1000 and near == BUILDER["kinds"]["near"][0]
+    assert BUILDER["items"][0] >= 30
+
+
+def test_a_gigabyte_is_built_fast_enough_in_little_memory_and_always_alike():
+    cost = BUILDER["cost"]
+    assert cost["bytes"] >= 0.999e9 and cost["peak_rss_bytes"] <= 1.5e9
+    assert builder.speed(BUILDER)["mb_per_cpu_second"] >= 5
+    assert cost["cpu_seconds"] <= BUILDER["settings"]["workers"] * cost["wall_seconds"] * 1.05
+    assert BUILDER["same"] == {"killed_and_resumed": True, "another_order": True}
 
 
 def test_the_counts_of_a_build_add_up():

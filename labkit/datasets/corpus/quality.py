@@ -143,7 +143,7 @@ def _stop_words(page: Page) -> float | None:
     known = _stop_numbers(page.language)
     if known is None:
         return None
-    return int((page.numbers.numbers[:, None] == known).any(axis=0).sum())
+    return int((known[:, None] == page.numbers.numbers).any(axis=1).sum())
 
 
 @cache

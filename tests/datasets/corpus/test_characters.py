@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labkit.datasets.corpus import characters, language, normalise, pii, quality, synthetic, words
@@ -23,6 +23,7 @@ STEPS: dict[str, Callable[[str], Any]] = {
 }  # fmt: skip
 
 
+@settings(deadline=None)  # the first asks for tables and libraries
 @given(TEXTS)
 def test_kinds_are_what_searches_find(text: str) -> None:
     units = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
@@ -46,6 +47,7 @@ def test_a_text_of_stable_characters_is_in_its_normal_form() -> None:
 
 
 @pytest.mark.parametrize("name", STEPS)
+@settings(deadline=None)
 @given(text=TEXTS)
 def test_what_is_skipped_would_have_changed_nothing(name: str, text: str) -> None:
     with pytest.MonkeyPatch.context() as patch:

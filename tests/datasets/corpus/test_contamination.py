@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from labkit.datasets import tatqa
 from labkit.datasets.corpus.contamination import LEAST_WORDS, guard, items_of
@@ -30,6 +32,25 @@ def test_thirteen_words_in_a_row(text: str, found: set[int]) -> None:
     against = guard(ITEMS)
     assert against.find(numbers(text)) == found
     assert against.unchecked == 1
+
+
+STRETCHES = st.lists(st.sampled_from([" ".join(WORDS[a:b]) for a in (0, 5) for b in (9, 13, 22)]),
+                     max_size=4).map(" ".join)  # fmt: skip
+
+
+@settings(deadline=None)
+@given(st.lists(STRETCHES, max_size=4), STRETCHES)
+def test_what_is_found_is_what_shares_words_in_a_row(items: list[str], text: str) -> None:
+    def grams(part: str, n: int) -> set[tuple[str, ...]]:
+        words = part.split()
+        return {tuple(words[i : i + n]) for i in range(len(words) - n + 1)}
+
+    expected = set()
+    for place, item in enumerate(items):
+        n = min(13, len(item.split()))
+        if n >= LEAST_WORDS and grams(item, n) & grams(text, n):
+            expected.add(place)
+    assert guard((str(n), [item]) for n, item in enumerate(items)).find(numbers(text)) == expected
 
 
 def test_nothing_to_keep_out() -> None:

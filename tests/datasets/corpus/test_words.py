@@ -6,7 +6,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from labkit.datasets.corpus import words
@@ -58,6 +58,7 @@ def test_numbers_do_not_depend_on_the_process(seed: str) -> None:
 LETTERS = st.text(st.sampled_from("aб7_é\u0307 .,-Иİ字\n😀𝟗"), max_size=40)
 
 
+@settings(deadline=None)
 @given(st.lists(LETTERS, min_size=1, max_size=4))
 def test_numbers_of_a_text_are_those_of_its_words(texts: list[str]) -> None:
     for text in texts:
