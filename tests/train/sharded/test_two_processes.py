@@ -33,7 +33,6 @@ WORK: dict[str, dict[str, Any]] = {
     "uneven": {"method": "full", "learning_rate": 1e-3, "share_prompts": False, "fast": False,
                "max_train_samples": 10, "per_device_train_batch_size": 2,
                "gradient_accumulation_steps": 2, "max_steps": 4},
-    "dora": {"method": "lora", "use_dora": True, "learning_rate": 2e-3},
     "loftq": {"method": "lora", "init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4},
               "learning_rate": 2e-3},
     "qlora": {"method": "lora", "base": "nf4", "learning_rate": 2e-3},
@@ -60,11 +59,9 @@ ZERO = {
     for work in works
 }  # fmt: skip
 OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
-    "fsdp2 dora": ("dora", {"sharding": "fsdp2"}),
     "fsdp2 loftq": ("loftq", {"sharding": "fsdp2"}),
     "fsdp2 qlora": ("qlora", {"sharding": "fsdp2"}),
     "fsdp2 pretrain": ("pretrain", {"sharding": "fsdp2"}),
-    "none dpo": ("dpo", {}),
     "fsdp2 dpo": ("dpo", {"sharding": "fsdp2"}),
 }
 OTHERS_BY_ZERO = {"zero3 prefix": ("prefix", {"sharding": "zero3"})}
