@@ -13,10 +13,10 @@ moments; FSDP2 shards the fp32 weights themselves and gathers them in 16 bit. Pe
     stage 1   2 + 2 + 12/N        stage 3   (2 + 2 + 12)/N
     stage 2   2 + (2 + 12)/N      FSDP2     (4 + 4 + 8)/N, or (2 + 2 + 4)/N without fp32 weights
 
-Activations are not shared: each device has its own batch. On top come buffers: stages 1 and 2
-reduce gradients in buckets of 5·10⁸ elements (DeepSpeed's `reduce_bucket_size`); stage 3 gathers
-the embedding and head, the layer that computes and the one fetched ahead, and in the backward pass
-has the gathered gradients of a layer until they are reduced.
+Activations are not shared: each device has its own batch. On top come buffers: DeepSpeed
+reduces gradients in buckets of 5·10⁸ elements (`reduce_bucket_size`), in stage 3 as well; stage 3
+and FSDP2 gather the embedding and head, the layer that computes and the one fetched ahead, and in
+the backward pass have the gathered gradients of a layer until they are reduced.
 
 With LoRA only adapters train: stages 1 and 2 save next to nothing, stage 3 shards the frozen base.
 Without sharding, PyTorch's DistributedDataParallel copies gradients into buckets of their own,
@@ -68,9 +68,8 @@ def state_bytes(settings: StepSettings, sizes: Sizes) -> dict[str, int]:
             "gradients": size * sizes.trainable / (n if stage >= 2 else 1),
             # The fp32 copy that is stepped, and its moments.
             "optimizer_state": 4 * (1 + moments) * sizes.trainable / n,
-            "sharding_buffers": gathered
-            if stage == 3
-            else size * min(BUCKET_ELEMENTS, sizes.trainable),
+            "sharding_buffers": size * min(BUCKET_ELEMENTS, sizes.trainable)
+            + (gathered if stage == 3 else 0),
         }
     return {name: round(value) for name, value in states.items()}
 

@@ -122,13 +122,17 @@ class PreferenceTrainer(Metered, DPOTrainer):
     def _precompute_ref_logps(self, dataset: Any, name: str, batch_size: int) -> Any:
         """Return the data with the reference's log-probabilities, kept in memory alone.
 
-        TRL keeps them in a file, by a hash of the reference's weights.
+        TRL keeps them in a file, by a hash of the reference's weights. Several processes each take
+        their part of the pairs, before they share the model.
         """
-        model = self.ref_model or self.model
-        batches = self.accelerator.prepare(
-            DataLoader(dataset, batch_size=batch_size, collate_fn=self.data_collator)
-        )
-        found = [self.compute_ref_log_probs(model, batch) for batch in batches]
-        for kind, each in zip(("chosen", "rejected"), zip(*found, strict=True), strict=True):
-            dataset = dataset.add_column(f"ref_{kind}_logps", torch.cat(each).tolist())
+        model, size = self.ref_model or self.model, group.size()
+        own = dataset.select(range(group.rank(), len(dataset), size))
+        batches = DataLoader(own, batch_size=batch_size, collate_fn=self.data_collator)
+        found = [self.compute_ref_log_probs(model, self._prepare_inputs(each)) for each in batches]
+        parts = group.of_all([torch.cat(each).tolist() for each in zip(*found, strict=True)])
+        for index, kind in enumerate(("chosen", "rejected")):
+            column = [0.0] * len(dataset)
+            for rank, part in enumerate(parts):
+                column[rank::size] = part[index] if part else []
+            dataset = dataset.add_column(f"ref_{kind}_logps", column)
         return dataset

@@ -42,6 +42,32 @@ def start(
     return started
 
 
+def start_machines(values: dict[str, Any], *, said: Path, **environment: str) -> list[BaseProcess]:
+    """Start `labkit train` of `values` as two machines do that meet on this one, for `finish`."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    endpoint = f"127.0.0.1:{free_port()}"
+    started = []
+    for rank in range(2):
+        own = {**environment, "RANK": str(rank)}
+        args = (own, sys.path, said, _train_on_machine, (rank, endpoint, values))
+        process = context.Process(target=_begin, args=args)
+        process.start()
+        started.append(process)
+    return started
+
+
+def _train_on_machine(rank: int, endpoint: str, values: dict[str, Any]) -> dict[str, Any]:
+    from labkit.runs.config import from_mapping
+    from labkit.train.run import train
+    from labkit.train.sharded import launch
+
+    del os.environ["RANK"]  # a launcher's word, and nothing has launched this
+    with launch.over(launch.Nodes(nnodes=2, node_rank=rank, rdzv_endpoint=endpoint)):
+        record = train(from_mapping(values, where="test"), quiet=True)
+    return {"losses": record.losses, "sharding": record.summary["sharding"]}
+
+
 def _begin(
     environment: dict[str, str], path: list[str], said: Path, function: Any, args: Any
 ) -> None:

@@ -100,6 +100,8 @@ class Zero:
                     whole[id(part)] = part.detach().cpu().clone()
         for part in trained if group.first() else ():
             part.data = whole[id(part)]
+        # Process 0 may call a part of the model as it saves it, which would wait for the others.
+        self.engine.destroy()
 
     def held(self) -> Held:
         """Return what this process holds of weights, gradients and optimizer state."""

@@ -111,10 +111,12 @@ def refuse(config: RunConfig) -> None:
             f"weights of base {config.base} cannot be shared by sharding {config.sharding}: use "
             f"sharding {others}, or another base"
         )
-    if task_settings.reference_of(config) != "none" and gone:
+    # A reference that was asked before the weights are shared is not asked again.
+    if task_settings.reference_of(config) not in ("none", "precomputed") and gone:
         raise LabkitError(
             f"task {config.task} asks the reference outside the pass in which sharding "
-            f"{config.sharding} puts weights together: use sharding none, zero1 or zero2"
+            f"{config.sharding} puts weights together: set reference to precomputed, or use "
+            "sharding none, zero1 or zero2"
         )
 
 

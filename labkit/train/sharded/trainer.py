@@ -64,6 +64,8 @@ class Sharded(Trainer):
 
         self.engine = engines.engine_of(config.sharding, config)
         weights = list(self.model.parameters())
+        for each in weights:  # LoftQ's are transposed views, which no engine cuts up
+            each.data = each.data.contiguous()
         self.elements = (sum(each.numel() for each in weights),
                          sum(each.numel() for each in weights if each.requires_grad))  # fmt: skip
         self.args.average_tokens_across_devices = False  # counted here, and once
@@ -182,6 +184,10 @@ class Sharded(Trainer):
         """Count what is sent, in a process's first steps."""
         self._steps_taken += 1
         self._looks = self.together and self._steps_taken <= COUNTED_STEP
+        if self.together and self.engine is None and self._steps_taken == COUNTED_STEP:
+            # DistributedDataParallel arranges its buckets anew before its second step. Done inside
+            # that, new ones would be measured beside old ones, whose release is not seen.
+            self.model_wrapped.reducer._rebuild_buckets()
         if self._looks and self._counts:
             self._traffic = Traffic()
             self._traffic.__enter__()

@@ -64,13 +64,19 @@ def test_machines_that_cannot_meet_are_refused(nodes: dict[str, int], words: str
     [({"use_switchback": True, "sharding": "fsdp2"}, "use_switchback"),
      ({"base": "8bit", "sharding": "fsdp2"}, "use sharding none, or another base"),
      ({"base": "nf4", "sharding": "zero3"}, "use sharding none or fsdp2"),
-     ({"task": "dpo", "sharding": "fsdp2"}, "asks the reference outside")],
+     ({"task": "dpo", "sharding": "fsdp2"}, "set reference to precomputed, or use sharding none")],
 )  # fmt: skip
 def test_what_cannot_be_shared_is_refused_before_anything_starts(
     changes: dict[str, object], words: str
 ) -> None:
     with pytest.raises(LabkitError, match=words):
         launch.as_asked(RunConfig(**changes))
+
+
+def test_what_works_another_way_is_let_by() -> None:
+    precomputed = {"task": "dpo", "reference": "precomputed"}
+    for changes in ({"base": "nf4", "sharding": "fsdp2"}, {**precomputed, "sharding": "fsdp2"}):
+        assert launch.as_asked(RunConfig(**changes)).sharding == "fsdp2"
 
 
 def why(folder: Path, codes: dict[int, int], words: dict[int, tuple[str, str]]) -> BaseException:

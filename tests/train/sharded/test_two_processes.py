@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from labkit.datasets import encode, tatqa
 from labkit.inference.generate import load_generator
+from labkit.models.tiny import build_tiny
 from labkit.runs import records
 from labkit.runs.config import RunConfig
 from labkit.train.run import train
@@ -32,7 +33,18 @@ WORK: dict[str, dict[str, Any]] = {
     "uneven": {"method": "full", "learning_rate": 1e-3, "share_prompts": False, "fast": False,
                "max_train_samples": 10, "per_device_train_batch_size": 2,
                "gradient_accumulation_steps": 2, "max_steps": 4},
+    "loftq": {"method": "lora", "init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4},
+              "learning_rate": 2e-3},
+    "qlora": {"method": "lora", "base": "nf4", "learning_rate": 2e-3},
+    "prefix": {"method": "prefix", "num_virtual_tokens": 4, "learning_rate": 2e-3},
+    "pretrain": {"task": "pretrain", "method": "full", "learning_rate": 1e-3, "max_length": 64},
+    "dpo": {"task": "dpo", "reference": "precomputed", "learning_rate": 2e-3, "max_length": 64},
 }  # fmt: skip
+TEXTS = ["Net sales rose.", "Revenue was 44.1 million and costs were 12.9 million. " * 4,
+         "Goodwill.", "Depreciation and tax increased from last year.", "Cash fell to 3.",
+         "Equity and debt rose by 3 %. " * 3] * 3  # fmt: skip
+PAIRS = {"snow": "white", "coal": "black", "grass": "green", "blood": "red", "sky": "blue",
+         "sun": "yellow"}  # fmt: skip
 SHARED: dict[str, tuple[str, dict[str, Any]]] = {
     "none lora": ("lora", {}),
     "none full": ("full", {}),
@@ -43,11 +55,23 @@ SHARED: dict[str, tuple[str, dict[str, Any]]] = {
 }
 ZERO = {
     f"zero{stage} {work}": (work, {"sharding": f"zero{stage}"})
-    for stage, works in ((1, ["full"]), (2, WORK), (3, ["lora", "full"])) for work in works
+    for stage, works in ((1, ["full"]), (2, ["lora", "full", "uneven"]), (3, ["lora", "full"]))
+    for work in works
 }  # fmt: skip
+OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "fsdp2 loftq": ("loftq", {"sharding": "fsdp2"}),
+    "fsdp2 qlora": ("qlora", {"sharding": "fsdp2"}),
+    "fsdp2 pretrain": ("pretrain", {"sharding": "fsdp2"}),
+    "fsdp2 dpo": ("dpo", {"sharding": "fsdp2"}),
+}
+OTHERS_BY_ZERO = {"zero3 prefix": ("prefix", {"sharding": "zero3"})}
+"""Other methods and tasks: trained alike, and what they take is not said here."""
 KEYS = [*SHARED, *(pytest.param(way, marks=zero.needed) for way in ZERO)]
 SHARED |= ZERO if zero.HERE else {}
 each_way = pytest.mark.parametrize("way", KEYS)
+OTHER_KEYS = [*OTHERS, *(pytest.param(way, marks=zero.needed) for way in OTHERS_BY_ZERO)]
+OTHERS |= OTHERS_BY_ZERO if zero.HERE else {}
+each_of_all = pytest.mark.parametrize("way", [*KEYS, *OTHER_KEYS])
 
 
 class Alone(NamedTuple):
@@ -69,10 +93,24 @@ def settings(tiny_model: Callable[[str], Path], tmp_path_factory: pytest.TempPat
     for split, count in {"train": 6, "dev": 2, "test": 2}.items():
         reports = json.loads(tatqa.path_of("tables", split).read_text())[:count]
         (folder / f"{split}.json").write_text(json.dumps(reports))
+    rows = {
+        "pretrain": [{"text": text} for text in TEXTS],
+        "dpo": [{"prompt": f"Colour of {thing}?", "chosen": colour,
+                 "rejected": f"nobody knows which, {thing} or not"}
+                for thing, colour in PAIRS.items()],
+    }  # fmt: skip
+    for task, each in rows.items():
+        (folder / task).mkdir()
+        for split in ("train", "dev", "test"):
+            (folder / task / f"{split}.jsonl").write_text("\n".join(map(json.dumps, each)))
+    # nf4 needs rows of whole blocks of 64 on a CPU.
+    wide = build_tiny("tiny-llama", folder / "wide", intermediate_size=192)
 
     def of(**changes: Any) -> dict[str, Any]:
+        task = changes.get("task")
         return {
-            "model": str(tiny_model("tiny-llama")), "data": str(folder), "max_steps": 3,
+            "model": str(wide if changes.get("base") else tiny_model("tiny-llama")),
+            "data": f"jsonl:{folder / task}" if task else str(folder), "max_steps": 3,
             "per_device_train_batch_size": 1, "learning_rate": 1e-2, "dtype": "float32",
             "torch_compile": "off", "save_steps": 1, "warmup_steps": 0,
             "lr_scheduler_type": "constant", **changes,
@@ -93,7 +131,8 @@ def alone(settings: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
             with ranks.keeping_what_was_trained() as trained:
                 record = train(RunConfig(**values), quiet=True)
             stored = weights_in(folder := record.model_path)
-            found[name] = Alone(record, folder, stored, stored if name == "lora" else trained)
+            found[name] = Alone(record, folder, stored,
+                                stored if name == "lora" else trained)  # fmt: skip
     return found
 
 
@@ -105,7 +144,7 @@ def together(settings: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     (said / "zero3.json").write_text(json.dumps({"zero_optimization": {
         "stage": 3, "stage3_param_persistence_threshold": 0}}))  # fmt: skip
     wanted = []
-    for way, (work, how) in SHARED.items():
+    for way, (work, how) in (SHARED | OTHERS).items():
         if how.get("sharding") == "zero3":
             how = {"deepspeed": str(said / "zero3.json")}
         wanted.append(settings(**{**WORK[work], **how, "name": way.replace(" ", "-")}))
@@ -116,7 +155,7 @@ def together(settings: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     both = ranks.finish(started, said)
     return {
         way: ([each[index] for each in both], runs / way.replace(" ", "-"))
-        for index, way in enumerate(SHARED)
+        for index, way in enumerate(SHARED | OTHERS)
     }
 
 
@@ -125,11 +164,11 @@ def weights_in(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(file)
 
 
-@each_way
+@each_of_all
 def test_losses_and_tokens_are_those_of_one_process(
     way: str, alone: dict[str, Alone], together: dict[str, Any]
 ) -> None:
-    record = alone[SHARED[way][0]].record
+    record = alone[(SHARED | OTHERS)[way][0]].record
     for each in together[way][0]:
         assert each["status"] == "done"
         assert each["losses"] == pytest.approx(record.losses, abs=1e-5)
@@ -138,11 +177,11 @@ def test_losses_and_tokens_are_those_of_one_process(
     assert record.losses[-1] != pytest.approx(record.losses[0], abs=1e-3), "nothing was learned"
 
 
-@each_way
+@each_of_all
 def test_weights_are_those_of_one_process(
     way: str, alone: dict[str, Alone], together: dict[str, Any]
 ) -> None:
-    expected = alone[SHARED[way][0]].stored
+    expected = alone[(SHARED | OTHERS)[way][0]].stored
     found = weights_in(together[way][1] / "model")
     assert found.keys() == expected.keys()
     for name, tensor in expected.items():
@@ -271,6 +310,20 @@ def test_resumed_by_another_number_of_processes(
     found = weights_in(runs / "mine" / "model")
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=2**-7, atol=1e-5)
+
+
+def test_two_machines_meet_and_train_as_one(
+    settings: Any, tmp_path: Path, alone: dict[str, Alone]
+) -> None:
+    """Two launches on this machine, as `--nnodes 2 --node-rank 0` and `1` make them."""
+    said = tmp_path / "said"
+    said.mkdir()
+    values = settings(**WORK["lora"], name="mine", sharding="fsdp2")
+    started = ranks.start_machines(values, said=said, LABKIT_RUNS=str(tmp_path / "runs"),
+                                   OMP_NUM_THREADS="1")  # fmt: skip
+    for each in ranks.finish(started, said):
+        assert (each["sharding"]["processes"], each["sharding"]["ran"]) == (2, "fsdp2")
+        assert each["losses"] == pytest.approx(alone["lora"].record.losses, abs=1e-5)
 
 
 def test_a_record_of_one_process_says_nothing_of_sharing(alone: dict[str, Alone]) -> None:
