@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from labkit import stats
-from labkit.bench.records import builder, equal_quality
+from labkit.bench.records import builder, equal_quality, three_data_sets
 from labkit.bench.switchback.grid import name_of
 
 ROOT = Path(__file__).parents[1]
@@ -210,6 +210,17 @@ def test_the_two_sides_differ_in_their_layers_alone():
     for side in ("a", "b"):
         assert [run["seed"] for run in QUALITY[side]] == [42, 43, 44]
         assert len({run["right"] for run in QUALITY[side]}) == 3
+
+
+THREE = json.loads((RESULTS / "three_data_sets.json").read_text())
+
+
+def test_three_data_sets_are_concluded_from_their_runs():
+    assert three_data_sets.render(THREE) in (RESULTS / "README.md").read_text()
+    concluded = three_data_sets.conclude(THREE)
+    assert set(concluded["speed"]) == set(three_data_sets.DATA_SETS)
+    assert not any(row["control"]["significant"] for row in concluded["speed"].values())
+    assert {row["data_set"] for row in concluded["quality"]} == set(three_data_sets.DATA_SETS)
 
 
 STEP = json.loads((RESULTS / "step.json").read_text())["results"]

@@ -200,7 +200,9 @@ def _script_left_alone() -> Iterator[None]:
     A script that trains at its top level would start more processes in every process.
     """
     script = vars(sys.modules["__main__"])
-    kept = {name: script.pop(name) for name in ("__spec__", "__file__") if name in script}
+    kept: dict[str, Any] = {
+        name: script.pop(name) for name in ("__spec__", "__file__") if name in script
+    }
     script["__spec__"] = None
     try:
         yield
