@@ -69,7 +69,7 @@ predicted_card_time_ratio = None
 # %% [markdown]
 # ## Exercise: bytes of each stage
 #
-# *Easy, 8 minutes, importance 5 of 5.* With 16-bit weights and gradients, and Adam on an fp32 copy of the weights with two moments, a parameter takes 2 + 2 + 12 bytes. Write what one of `ranks` devices holds; stage 0 shares nothing.
+# *Easy, 8 minutes; very important.* With 16-bit weights and gradients, and Adam on an fp32 copy of the weights with two moments, a parameter takes 2 + 2 + 12 bytes. Write what one of `ranks` devices holds; stage 0 shares nothing.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -139,6 +139,8 @@ runs = {name: train(over(processes, sharding), quiet=True) for name, sharding in
 alone = train(over(1), quiet=True)
 
 # %%
+for label, run in {"one process": alone, **runs}.items():
+    print(f"{label:<12} {run.name}")
 scaling.table(alone, runs)
 
 # %% tags=["result"]
@@ -159,11 +161,11 @@ print(f"a step of two with FSDP2 takes {ratio:.2f} times as long as a step of on
 #
 # ## Explain: why two processes on two cores are not faster
 #
-# One process already uses both cores for each product. Two processes have a core each, so the arithmetic of a step takes as long as before; what they send comes on top, and with FSDP2 they wait for weights before each layer. The smaller the model, the more of a step is waiting. On cards it is different because each process brings a card of its own. What is bought with the third $\Psi$ is memory, and time is the price; it is paid only where the wire is slower than the arithmetic beside it.
+# One process already uses both cores for each product. Two processes have a core each, so the arithmetic of a step takes as long as before; what they send comes on top, and with FSDP2 they wait for weights before each layer. The smaller the model, the more of a step is waiting. On cards it is different because each process brings a card of its own. What is bought with the third $\Psi$ is memory, and time is the price; it is paid only where the wire is slower than the arithmetic beside it. If DDP came out faster than one process in your figure, something else was using the machine: threads of one process wait for each other after every product, so a busy neighbour costs both cores, while two processes meet only when they send.
 #
 # ## Exercise: a ring that adds up
 #
-# *Medium, 20 minutes, importance 4 of 5.* All-reduce is how gradients are averaged. Each of $N$ ranks cuts its vector into $N$ pieces. In each of $N-1$ turns every rank sends one piece to the next rank, which adds it to its own; then each rank has one piece that is finished. In $N-1$ more turns finished pieces go around. `send(rank, piece)` hands a piece to the next rank and returns what arrives there; it counts what each rank sends.
+# *Medium, 20 minutes; important.* All-reduce is how gradients are averaged. Each of $N$ ranks cuts its vector into $N$ pieces. In each of $N-1$ turns every rank sends one piece to the next rank, which adds it to its own; then each rank has one piece that is finished. In $N-1$ more turns finished pieces go around. `send(rank, piece)` hands a piece to the next rank and returns what arrives there; it counts what each rank sends.
 #
 # <details><summary>Hint 1</summary>
 #
@@ -222,7 +224,7 @@ except NotImplementedError:
 #
 # ## Exercise: a sharded step of Adam
 #
-# *Medium, 15 minutes, importance 4 of 5.* Stage 1: gradients are averaged and whole, the moments of a rank are those of its part, a rank steps its part. Write it for rate 0.01, $\beta = (0.9, 0.999)$, $\epsilon = 10^{-8}$, without weight decay.
+# *Medium, 15 minutes; important.* Stage 1: gradients are averaged and whole, the moments of a rank are those of its part, a rank steps its part. Write it for rate 0.01, $\beta = (0.9, 0.999)$, $\epsilon = 10^{-8}$, without weight decay.
 #
 # <details><summary>Hint 1</summary>
 #

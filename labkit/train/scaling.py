@@ -83,7 +83,7 @@ def held_bytes(run: RunRecord) -> int:
 
 def _measured(run: RunRecord) -> dict[str, str]:
     return {"step, s": f"{run.summary['step_seconds_median']:.3f}",
-            "last loss": f"{run.steps[-1]['loss']:.5f}", "run": run.name}  # fmt: skip
+            "last loss": f"{run.steps[-1]['loss']:.5f}"}  # fmt: skip
 
 
 def held(alone: RunRecord, runs: Mapping[str, RunRecord]) -> tuple["Figure", str]:
@@ -186,9 +186,10 @@ def published(rows: Iterable[Mapping[str, Any]]) -> tuple["Figure", str]:
                 label="predicted range")  # fmt: skip
     for inside, marker, colour in ((True, "o", "blue"), (False, "D", "vermilion")):
         mine = [place for place in places if _inside(shown[place]) == inside]
-        axes.plot([shown[place]["published_seconds"] for place in mine], mine, marker,
-                  color=plots.COLOURS[colour], linestyle="", markersize=4,
-                  label=f"published, {'inside' if inside else 'outside'}")  # fmt: skip
+        if mine:
+            axes.plot([shown[place]["published_seconds"] for place in mine], mine, marker,
+                      color=plots.COLOURS[colour], linestyle="", markersize=4,
+                      label=f"published, {'inside' if inside else 'outside'}")  # fmt: skip
     axes.set_yticks(places, [
         f"{row['model']}, {row['num_gpus']} × {row['device']}, "
         f"{row['batch_size']} × {row['seq_len']:,}" for row in shown
