@@ -296,7 +296,8 @@ def _russian(folder: Path) -> Path:
     if not corpus.exists():
         synthetic.generate(corpus, 2.0)
     build.build([corpus / "raw"], out, Settings(languages=("ru",), against=("tables",)), workers=1)
-    rows = [json.loads(line) for line in (out / "train.jsonl").read_text("utf-8").splitlines()]
+    text = (out / "train.jsonl").read_text(encoding="utf-8")
+    rows = [json.loads(line) for line in text.splitlines()]
     for row in rows:
         answer = row["messages"][-1]
         answer["content"] = shorten(answer["content"], BEGINNING["ru"], placeholder="")
