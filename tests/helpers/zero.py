@@ -8,6 +8,7 @@ import contextlib
 import importlib.util
 import sys
 from collections.abc import Iterator
+from multiprocessing.forkserver import _forkserver as server
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ import pytest
 FOLDER = Path(__file__).parents[2] / "build" / "deepspeed"
 INSTALLED = importlib.util.find_spec("deepspeed") is not None
 HERE = INSTALLED or (FOLDER / "installed.stamp").exists()
+started: dict[str, int | None] = {}
+"""the process of the server that was started within reach"""
 needed = pytest.mark.skipif(
     not HERE, reason="DeepSpeed is not here, so ZeRO is not tested: `make deepspeed` brings it"
 )
@@ -22,12 +25,19 @@ needed = pytest.mark.skipif(
 
 @contextlib.contextmanager
 def within_reach() -> Iterator[None]:
-    """Let processes that are started inside find DeepSpeed; nothing is to be imported here."""
+    """Let processes that are started inside find DeepSpeed; nothing is to be imported here.
+
+    They come from a server of their own, which has all libraries: one that another test has started
+    may have imported a part of them, which found no DeepSpeed, and the rest would find one.
+    """
     if INSTALLED or not HERE:
         yield
         return
+    if server._forkserver_pid != started.get("pid"):
+        server._stop()
     sys.path.append(str(FOLDER))
     try:
         yield
     finally:
         sys.path.remove(str(FOLDER))
+        started["pid"] = server._forkserver_pid
