@@ -6,6 +6,7 @@ environment. Processes that are forked get the path of who starts them.
 
 import contextlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator
 from multiprocessing.forkserver import _forkserver as server
@@ -36,8 +37,14 @@ def within_reach() -> Iterator[None]:
     if server._forkserver_pid != started.get("pid"):
         server._stop()
     sys.path.append(str(FOLDER))
+    found = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (found, str(FOLDER))))
     try:
         yield
     finally:
         sys.path.remove(str(FOLDER))
+        if found is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = found
         started["pid"] = server._forkserver_pid
