@@ -332,7 +332,7 @@ print(f"you predicted {predicted_points}")
 #
 # ## Measure: beta
 #
-# The same run with a lower $\beta$, which makes it cheap to leave the reference; a higher one holds the model there. Learning rate and data stay. Put 0.5 into `betas` for a third run, if you have minutes to spare.
+# The same run with a lower $\beta$, which makes it cheap to leave the reference; a higher one holds the model there. Learning rate and data stay. Put 0.5 into `betas` for a third run, if you have minutes to spare. Or double the learning rate in `faster`: what becomes of the development pairs, and what of exact match?
 
 # %%
 by_beta = {f"beta {betas[0]}": tuned}

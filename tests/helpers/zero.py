@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parents[2] / "build" / "deepspeed"
 INSTALLED = importlib.util.find_spec("deepspeed") is not None
 HERE = INSTALLED or (FOLDER / "installed.stamp").exists()
 started: dict[str, int | None] = {}
-"""the process of the server that was started within reach"""
+"""the process of the server that finds DeepSpeed"""
 needed = pytest.mark.skipif(
     not HERE, reason="DeepSpeed is not here, so ZeRO is not tested: `make deepspeed` brings it"
 )
@@ -28,8 +28,9 @@ needed = pytest.mark.skipif(
 def within_reach() -> Iterator[None]:
     """Let processes that are started inside find DeepSpeed; nothing is to be imported here.
 
-    They come from a server of their own, which has all libraries: one that another test has started
-    may have imported a part of them, which found no DeepSpeed, and the rest would find one.
+    They come from a server that finds it too: one that was started elsewhere may have imported a
+    part of the libraries, which then know of no DeepSpeed while the rest does. A server takes no
+    path from who starts it, so it gets this one from the environment.
     """
     if INSTALLED or not HERE:
         yield

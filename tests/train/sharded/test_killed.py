@@ -47,7 +47,8 @@ def words(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def with_zero(*args: Any, run: Any = launch.run, **kwargs: Any) -> Any:
     """Launch processes, of which those that train by ZeRO find DeepSpeed."""
-    by_zero = any(isinstance(each, dict) and each.get("deepspeed") for each in args)
+    by_zero = any(isinstance(each, dict) and str(each.get("sharding")).startswith("zero")
+                  for each in args)  # fmt: skip
     with zero.within_reach() if by_zero else contextlib.nullcontext():
         return run(*args, **kwargs)
 
@@ -79,12 +80,6 @@ def descendants() -> set[int]:
             if each.status() != psutil.STATUS_ZOMBIE}  # fmt: skip
 
 
-ASKED = pytest.mark.skipif(
-    not (zero.HERE and "LABKIT_KILLS" in os.environ),
-    reason="ZeRO is killed where LABKIT_KILLS says how often, and `make deepspeed` was called",
-)
-
-
 @pytest.fixture(scope="module")
 def undisturbed(
     tiny_llama: Path, few_reports: Path, tmp_path_factory: pytest.TempPathFactory
@@ -114,7 +109,7 @@ def undisturbed(
 
 
 @pytest.mark.parametrize("number", range(int(os.environ.get("LABKIT_KILLS", 1))))
-@pytest.mark.parametrize("sharding", ["none", "fsdp2", pytest.param("zero3", marks=ASKED)])
+@pytest.mark.parametrize("sharding", ["none", "fsdp2", pytest.param("zero3", marks=zero.needed)])
 def test_killed_anywhere_and_started_again_ends_with_the_same_weights(
     undisturbed: Any, runs: Path, words: Path, sharding: str, number: int
 ) -> None:
