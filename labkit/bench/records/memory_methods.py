@@ -85,8 +85,6 @@ def trained_rows(sizes: Any = SIZES) -> Iterator[dict[str, Any]]:
         tiny = build_tiny("tiny-llama", Path(folder) / "tiny", intermediate_size=192)
         places = {"tiny": str(tiny), "embedded": RunConfig.model}
         for (model, size), base, kind in itertools.product(sizes, bases(), kinds()):
-            if model == "embedded" and BASES[base["base"]].quantised:
-                continue  # what bitsandbytes holds is told by the tiny one
             row = {"model": model, **kind, **base, **size}
             try:
                 config = run_of(places[model], {**kind, **base}, size)
