@@ -71,12 +71,12 @@ predicted_card_time_ratio = None
 #
 # *Easy, 8 minutes; very important.* With 16-bit weights and gradients, and Adam on an fp32 copy of the weights with two moments, a parameter takes 2 + 2 + 12 bytes. Write what one of `ranks` devices holds; stage 0 shares nothing.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: one kind more a stage</summary>
 #
 # Each stage shares one kind more than the one before. The kinds go in the order optimizer state, gradients, weights.
 #
 # </details>
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: what is divided</summary>
 #
 # `stage >= 2` is true or false; what is shared is divided by `ranks`, what is not by 1.
 #
@@ -167,12 +167,12 @@ print(f"a step of two with FSDP2 takes {ratio:.2f} times as long as a step of on
 #
 # *Medium, 20 minutes; important.* All-reduce is how gradients are averaged. Each of $N$ ranks cuts its vector into $N$ pieces. In each of $N-1$ turns every rank sends one piece to the next rank, which adds it to its own; then each rank has one piece that is finished. In $N-1$ more turns finished pieces go around. `send(rank, piece)` hands a piece to the next rank and returns what arrives there; it counts what each rank sends.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: who sends which piece</summary>
 #
 # In turn $t$ rank $r$ sends piece $(r - t) \;\mathrm{mod}\; N$, the one it added to in the turn before. Collect what all ranks send before anybody adds.
 #
 # </details>
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: the second half</summary>
 #
 # After the first half rank $r$ has piece $(r + 1) \;\mathrm{mod}\; N$ finished, so the second half is the same walk one piece further, and what arrives replaces instead of being added. `numpy.array_split` cuts pieces that need not be equally long.
 #
@@ -226,12 +226,12 @@ except NotImplementedError:
 #
 # *Medium, 15 minutes; important.* Stage 1: gradients are averaged and whole, the moments of a rank are those of its part, a rank steps its part. Write it for rate 0.01, $\beta = (0.9, 0.999)$, $\epsilon = 10^{-8}$, without weight decay.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: moments</summary>
 #
 # $m \leftarrow \beta_1 m + (1-\beta_1) g$ and $v \leftarrow \beta_2 v + (1-\beta_2) g^2$ with the gradient of the rank's own part.
 #
 # </details>
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: the first steps</summary>
 #
 # At step $t$ the moments are divided by $1-\beta^t$; then $w \leftarrow w - 0.01\,\hat m / (\sqrt{\hat v} + \epsilon)$.
 #
