@@ -220,12 +220,12 @@ for method, result in columns.items():
 #
 # *Easy, 5 minutes; important.* Write that formula down as code. All arguments are bytes.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: outside of the max</summary>
 #
 # Which parts are there at both moments? They stand outside of the `max`.
 #
 # </details>
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: small numbers</summary>
 #
 # Try it on numbers that you can add in your head: `peak_bytes(7, 3, 5, 9, 4, 2)` has the moments 7 + 5 + 3 + 4 + 2 and 7 + 5 + 9.
 #

@@ -487,7 +487,7 @@ print("predicted:", predicted_to_spare, "and", predicted_time_ratio)
 # %% [markdown]
 # A largest batch of 0 means that not one sample fits. The weights of LoRA's frozen base are the same for any batch, so what is left of the card is shared out among samples, and checkpointing multiplies their number. Full fine-tuning keeps 16 bytes and more for every parameter; a quarter of that fills most of a card before the first sample comes.
 #
-# The least time of a step is what the card's datasheet allows: all products at its full rate, all bytes at its full bandwidth. Full fine-tuning makes one product more for every weight than LoRA, and its optimizer passes over a state that LoRA has for its adapters only. Communication between the four cards comes on top and is not in this figure.
+# The least time of a step is what the card's datasheet allows: all products at its full rate, all bytes at its full bandwidth. Full fine-tuning makes one product more for every weight than LoRA, and its optimizer passes over a state that LoRA has for its adapters only. What the four cards send each other runs beside the products, and the least time takes it as hidden where it is shorter than they are; lesson 08 says from how many tokens on.
 #
 # ## Measure: leave one out
 #

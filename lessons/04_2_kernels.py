@@ -168,7 +168,7 @@ mine = MyLinear if by_hand else SwitchBackLinear
 exact, int8 = losses(torch.nn.Linear(48, 32, bias=False)), losses(mine(48, 32, bias=False))
 apart = max(abs(one - other) / one for one, other in zip(exact, int8, strict=True))
 print("the loss falls in both:", exact[-1] < exact[0] and int8[-1] < int8[0])
-print("never further apart than one per cent:", apart < 0.01)
+print("never further apart than 1 %:", apart < 0.01)
 
 # %% [markdown]
 # `convert` replaces the layers of a whole model in place and keeps their parameters, so a checkpoint is the same before and after. How far does that move the model's predictions? The **Kullback-Leibler divergence** between the two distributions of the next token is zero when they agree and never negative; with natural logarithms its unit is the nat. The loss would mislead you here: on a few answers, noise makes it better as often as worse.

@@ -209,12 +209,12 @@ report.table(record["rows"] if record else rows)
 #
 # *Medium, 15 minutes; important.* Write causal attention in which every query also reads a prefix of keys and values. The check ends with a layer of Llama into which PEFT put its prefix.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: what stands before</summary>
 #
 # Put the prefix before the text, keys before keys and values before values. After that it is one attention with more keys than queries.
 #
 # </details>
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: who reads what</summary>
 #
 # Query $i$ may read the prefix's $n$ rows and the text's rows up to $i$: of all rows, those up to $n + i$. `torch.ones(a, b).triu(d)` keeps what lies $d$ or more to the right of the diagonal.
 #
@@ -258,12 +258,12 @@ for place, value in enumerate(NF4):
 # %% [markdown]
 # *Medium, 10 minutes; important.* Write the way there. A block of zeros must come back as zeros.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: scale, then look up</summary>
 #
 # Divide by the largest absolute value, and the weights lie between −1 and 1, as the table does. `(a[:, None] - b)` has every difference of two vectors.
 #
 # </details>
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: the nearest, and zeros</summary>
 #
 # `argmin(dim=1)` of the absolute differences is the place. Keep the divisor above zero by `clamp`.
 #
@@ -287,12 +287,12 @@ check.exercise("to_nf4", to_nf4)
 # %% [markdown]
 # *Easy, 5 minutes; useful.* And the way back, which QLoRA goes for each product with a weight.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: a place in a table</summary>
 #
 # A code is a place in the table, and a tensor can be indexed by a tensor of places.
 #
 # </details>
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: the factor</summary>
 #
 # The table's values lie between −1 and 1; what was divided by comes back as a factor.
 #
@@ -330,12 +330,12 @@ except NotImplementedError:
 #
 # *Easy, 8 minutes; important.* With $y$ the output of a sublayer, $y' = y + W_2\,\mathrm{GELU}(W_1 y + b_1) + b_2$. GELU is the nonlinear function, a smoothed $\max(0, x)$. Write the adapter.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: any leading dimensions</summary>
 #
 # `torch.nn.functional.linear(y, weight, bias)` works on any leading dimensions; `weight` is (out, in).
 #
 # </details>
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: in, out, and added</summary>
 #
 # The shapes name the order: `down` makes (…, hidden) into (…, size), `up` the other way, and what comes out is added to `y`.
 #
@@ -357,12 +357,12 @@ check.exercise("bottleneck_adapter", bottleneck_adapter)
 # %% [markdown]
 # *Medium, 7 minutes; important.* Now its start: at first the adapter must change nothing, so that training begins at the pretrained model, and it must be able to learn.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: what a zero does</summary>
 #
 # If both matrices start at zero, whose gradient is a product with the other?
 #
 # </details>
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: one of the two</summary>
 #
 # One of the two may be zero. Which one, so that the output is zero and the gradient of that one is not?
 #

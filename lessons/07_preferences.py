@@ -108,12 +108,12 @@ for example in registry.examples(pairs.data, "train")[:2]:
 #
 # *Easy, 5 minutes; useful.* You have the texts that were drawn for one question, and for each whether it is right. Which two make the pair? Take of each kind the most frequent, since it is what the model says most, and of equally frequent ones the first.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: counting</summary>
 #
 # `collections.Counter` counts, and remembers the order in which it saw things first.
 #
 # </details>
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: two counters</summary>
 #
 # One counter for right texts, another for wrong ones; `most_common(1)` of each. If one of them is empty there is no pair.
 #
@@ -145,12 +145,12 @@ check.exercise("pair_of", pair_of)
 #
 # *Medium, 10 minutes; very important.* Everything in DPO is made of $\log \pi(y \mid x)$: the sum, over the tokens of the answer, of the log-probability of each after all that stands before it. Write it for one sequence, from the model's logits.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: one place earlier</summary>
 #
 # The logits at a position are about the *next* token. Which position speaks of the answer's first token?
 #
 # </details>
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: picking a token's entry</summary>
 #
 # `log_softmax` over the vocabulary, without the last position; then for each position the entry of the token that follows, with `gather`. The answer's part begins at `prompt_length - 1`.
 #
@@ -177,12 +177,12 @@ check.exercise("answer_logp", answer_logp)
 #
 # *Medium, 10 minutes; very important.* You have the log-probabilities of both answers, of the policy and of the reference, for a batch of pairs. Write the loss. The check ends with what TRL's own trainer computes.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: rewards first</summary>
 #
 # Two rewards, each a difference; then the difference of those; then $-\log\sigma$ of it, and the mean over pairs.
 #
 # </details>
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: the logarithm</summary>
 #
 # `torch.nn.functional.logsigmoid` is finite where the logarithm of `torch.sigmoid` is not.
 #
@@ -254,12 +254,12 @@ preferences_shown.tuned({"DPO": tuned})
 #
 # *Medium, 7 minutes; important.* The derivative of the loss by $\log \pi(c \mid x)$ says how hard a pair pulls. Work it out, and write it as a function of the margin in nats, before $\beta$: $m = \log\frac{\pi(c)}{\pi_{\mathrm{ref}}(c)} - \log\frac{\pi(w)}{\pi_{\mathrm{ref}}(w)}$. Return the pull, which is positive.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: the chain rule</summary>
 #
 # The derivative of $\log \sigma(z)$ is $\sigma(-z)$; and $z = \beta m$.
 #
 # </details>
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: two signs</summary>
 #
 # `math.exp` of a large number is an error. Which of $e^{z}$ and $e^{-z}$ is small depends on the sign of $z$.
 #

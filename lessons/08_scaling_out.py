@@ -24,7 +24,7 @@
 #
 # **What to take from this lesson: sharding moves bytes from memory to the wire; it adds no arithmetic and saves none.**
 #
-# Data parallelism gives each device a model of its own and a part of the batch. After the backward pass gradients are averaged, so that all models stay alike. Everything but the batch is there as often as there are devices. ZeRO (Rajbhandari et al. 2020) keeps of what is alike one piece on each device:
+# Data parallelism gives each device a model of its own and a part of the batch. After the backward pass gradients are averaged, so that all models stay alike; PyTorch calls this **DDP**, distributed data parallel. Everything but the batch is there as often as there are devices. **ZeRO**, the zero redundancy optimizer (Rajbhandari et al. 2020), keeps of what is alike one piece on each device, which is called **sharding**. Its three stages share more and more, and **FSDP2**, fully sharded data parallel, is PyTorch's own form of the third:
 #
 # | | weights | gradients | optimizer state | sent in a step |
 # |---|---|---|---|---|
@@ -33,7 +33,9 @@
 # | ZeRO-2 | all | $1/N$ | $1/N$ | $2\Psi$ |
 # | ZeRO-3, FSDP2 | $1/N$ | $1/N$ | $1/N$ | $3\Psi$ |
 #
-# $\Psi$ are the bytes of all weights, $N$ the devices; around a ring each device sends $(N-1)/N$ of what the table says. The third $\Psi$ of the last row: weights are gathered for the forward pass, dropped, and gathered again for the backward pass. FSDP2 does not drop what lies outside the layers, the embedding and the head, so it sends a little less.
+# $\Psi$ are the bytes of all weights, $N$ the devices. Devices that hand pieces on around a ring each send $(N-1)/N$ of what the table says; an exercise below shows why. The third $\Psi$ of the last row: weights are gathered for the forward pass, dropped, and gathered again for the backward pass. FSDP2 does not drop what lies outside the layers, the embedding and the head, so it sends a little less.
+#
+# One process works for each device, and its number, from 0 on, is its **rank**. A device is a card, which is a GPU with its memory, or in this lesson a part of your processor.
 
 # %% tags=["parameters"]
 import importlib.util
@@ -48,7 +50,7 @@ kinds = {"DDP": "none", "FSDP2": "fsdp2"}
 if importlib.util.find_spec("deepspeed"):
     kinds |= {"ZeRO-2": "zero2"} | ({} if quick else {"ZeRO-3": "zero3"})
 else:
-    print("DeepSpeed is not installed here: this lesson shares by PyTorch's FSDP2 alone")
+    print("DeepSpeed is not installed here: PyTorch's FSDP2 is enough for every question")
 large_model, card = "llama-3-8b", "a100-40gb"
 length, batch = 1024, 1 if quick else 4
 
@@ -71,12 +73,12 @@ predicted_card_time_ratio = None
 #
 # *Easy, 8 minutes; very important.* With 16-bit weights and gradients, and Adam on an fp32 copy of the weights with two moments, a parameter takes 2 + 2 + 12 bytes. Write what one of `ranks` devices holds; stage 0 shares nothing.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: one kind more a stage</summary>
 #
 # Each stage shares one kind more than the one before. The kinds go in the order optimizer state, gradients, weights.
 #
 # </details>
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: what is divided</summary>
 #
 # `stage >= 2` is true or false; what is shared is divided by `ranks`, what is not by 1.
 #
@@ -121,7 +123,7 @@ for name in SHARDINGS[1:]:
 # %% [markdown]
 # ## Measure: two real processes
 #
-# `nproc` says how many processes train, `sharding` what they share besides the batch: `none` is DDP; the command is `labkit train --config full --nproc 2 --sharding fsdp2`. On CPUs processes talk by gloo, on GPUs by NCCL; the code is the same. What ran is read from the tensors and not from the settings: a library that quietly falls back would be found out.
+# `nproc` says how many processes train, `sharding` what they share besides the batch: `none` is DDP; the command is `labkit train --config full --nproc 2 --sharding fsdp2`. Processes talk through a library, gloo on CPUs and NCCL on GPUs; the code is the same. What ran is read from the tensors and not from the settings: a library that quietly shared nothing would be found out.
 
 # %%
 from labkit.train import train
@@ -157,7 +159,7 @@ print(f"a step of two with FSDP2 takes {ratio:.2f} times as long as a step of on
       f"you predicted {predicted_step_ratio}")  # fmt: skip
 
 # %% [markdown]
-# The losses are those of one process, but for the order in which float32 numbers are added up: sharding changes where numbers lie, not what they are. What each process holds falls as the table at the top says. A look at the memory of the whole machine would show less of it: the interpreter and the libraries are there once for each process, and so are activations.
+# The losses are those of one process, but for the order in which float32 numbers are added up: sharding changes where numbers lie, not what they are. What each process holds falls as the table at the top says. What is sent is counted as it is there, in multiples of the weights' bytes, so around a ring of two each process sends half of it. A look at the memory of the whole machine would show less of it: the interpreter and the libraries are there once for each process, and so are activations.
 #
 # ## Explain: why two processes on two cores are not faster
 #
@@ -165,14 +167,14 @@ print(f"a step of two with FSDP2 takes {ratio:.2f} times as long as a step of on
 #
 # ## Exercise: a ring that adds up
 #
-# *Medium, 20 minutes; important.* All-reduce is how gradients are averaged. Each of $N$ ranks cuts its vector into $N$ pieces. In each of $N-1$ turns every rank sends one piece to the next rank, which adds it to its own; then each rank has one piece that is finished. In $N-1$ more turns finished pieces go around. `send(rank, piece)` hands a piece to the next rank and returns what arrives there; it counts what each rank sends.
+# *Medium, 20 minutes; important.* An **all-reduce** leaves the sum of all ranks' vectors on every rank; divided by $N$ it is the average of gradients. Each of $N$ ranks cuts its vector into $N$ pieces. In each of $N-1$ turns every rank sends one piece to the next rank, which adds it to its own; then each rank has one piece that is finished. In $N-1$ more turns finished pieces go around. `send(rank, piece)` hands a piece to the next rank and returns what arrives there; it counts what each rank sends.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: who sends which piece</summary>
 #
 # In turn $t$ rank $r$ sends piece $(r - t) \;\mathrm{mod}\; N$, the one it added to in the turn before. Collect what all ranks send before anybody adds.
 #
 # </details>
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: the second half</summary>
 #
 # After the first half rank $r$ has piece $(r + 1) \;\mathrm{mod}\; N$ finished, so the second half is the same walk one piece further, and what arrives replaces instead of being added. `numpy.array_split` cuts pieces that need not be equally long.
 #
@@ -220,18 +222,18 @@ except NotImplementedError:
     print("write the function first")
 
 # %% [markdown]
-# It approaches two and never reaches it. The first half alone is a reduce-scatter, which is what ZeRO-2 and 3 do with gradients; the second half alone is an all-gather, which is how weights come back. That is why an all-reduce counts twice.
+# It approaches two and never reaches it. The first half alone is a **reduce-scatter**, which leaves each rank the sum of its piece; the second half alone is an **all-gather**, which gives everybody all pieces. Each sends $\Psi$, an all-reduce twice that. Stages 1 and 2 send no more than DDP: gradients by a reduce-scatter, then the weights that each rank stepped by an all-gather. Stage 3 gathers weights twice, and its third $\Psi$ is the second time.
 #
 # ## Exercise: a sharded step of Adam
 #
-# *Medium, 15 minutes; important.* Stage 1: gradients are averaged and whole, the moments of a rank are those of its part, a rank steps its part. Write it for rate 0.01, $\beta = (0.9, 0.999)$, $\epsilon = 10^{-8}$, without weight decay.
+# *Medium, 15 minutes; important.* In stage 1 each rank has all weights and the averaged gradients, and steps its part alone: the first of `ranks` equal parts is rank 0's. `first` and `second` are Adam's two moments of that part, `step` counts from 1. Write it for rate 0.01, $\beta = (0.9, 0.999)$, $\epsilon = 10^{-8}$, without weight decay.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: moments</summary>
 #
 # $m \leftarrow \beta_1 m + (1-\beta_1) g$ and $v \leftarrow \beta_2 v + (1-\beta_2) g^2$ with the gradient of the rank's own part.
 #
 # </details>
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: the first steps</summary>
 #
 # At step $t$ the moments are divided by $1-\beta^t$; then $w \leftarrow w - 0.01\,\hat m / (\sqrt{\hat v} + \epsilon)$.
 #
@@ -255,9 +257,11 @@ def sharded_adam(weights, gradients, first, second, step, rank, ranks):
 check.exercise("sharded_adam", sharded_adam)
 
 # %% [markdown]
+# The check puts the parts together after every step, as the all-gather does. Nobody needs another rank's moments for that, so nobody keeps them.
+#
 # ## Measure: a process is lost, and pieces are put together
 #
-# Many devices fail more often than one, and a run that shares its weights cannot go on without any of them. Here a model small enough for seconds is trained by two processes that save their pieces every ten steps; after the first time, process 1 is killed, as a machine that fails would end it.
+# Many devices fail more often than one, and a run that shares its weights cannot go on without any of them. Here a model small enough for seconds is trained by two processes that save their pieces every ten steps; after they did so for the first time, process 1 is killed, as it would be by a machine that fails.
 
 # %%
 cut = over(processes, "fsdp2", name=f"08-cut-{profiles.current().name}", model="tiny-llama",
@@ -265,7 +269,7 @@ cut = over(processes, "fsdp2", name=f"08-cut-{profiles.current().name}", model="
 print(scaling.lose(cut, rank=1))
 
 # %% [markdown]
-# The sentence is that of who noticed first, the launcher or the process that waited for the lost one. That one was ended as well, and nothing is left running. What is left is a checkpoint, in which each process has written its part of every tensor. `labkit consolidate RUN OUT` puts it together: it reads each piece from its place in its file and writes tensor by tensor, so that it needs memory for the largest tensor alone, however large the model.
+# The sentence comes from whoever noticed first, the launcher or the process that waited for the lost one. The waiting process was ended as well, and nothing is left running. What is left is a checkpoint, in which each process has written its part of every tensor. `labkit consolidate RUN OUT` puts it together: it reads each piece from its place in its file and writes tensor by tensor, so that it needs memory for the largest tensor alone, however large the model.
 
 # %%
 import shutil
@@ -320,7 +324,7 @@ print(f"loss {resumed.losses[0]:.3f} to {resumed.losses[-1]:.3f} in {len(resumed
 # %% [markdown]
 # ## Explain: full on four cards, or LoRA on one
 #
-# A question of this course's assignment: Llama 3 8B in full on four A100 of 40 GB, and beside it LoRA on one. Nothing is allocated for the answer: the step is traced, and its communication follows from the table at the top.
+# A question of this course's assignment: Llama 3 8B in full on four A100 of 40 GB, and beside it LoRA on one. Lesson 03 asks it with ZeRO-3; here FSDP2 shares. Nothing is allocated for the answer: the step is traced, and what is sent follows from the table at the top. The cards are joined by NVLink, NVIDIA's own wires between cards, and once by PCIe, the slots of the board.
 
 # %%
 import pandas
@@ -349,15 +353,15 @@ pandas.DataFrame(answers)
 # %%
 lora, full = (found[label].step_seconds for label in ("LoRA, one card", "full, four cards"))
 print(f"of a card's time full takes {full[0] / lora[0]:.2f} to {full[1] / lora[1]:.2f} times as "
-      f"much a token as LoRA, you predicted {predicted_card_time_ratio}; "
-      f"that it fits: {predicted_fits}")  # fmt: skip
+      f"much a token as LoRA, you predicted {predicted_card_time_ratio}")  # fmt: skip
+print(f"it fits: {found['full, four cards'].fits}, you predicted {predicted_fits}")
 
 # %% [markdown]
 # Both fit. What LoRA holds is the frozen weights once, in 16 bit. Full fine-tuning holds 16 bytes for each of 8 billion parameters, gradients, moments and weights in fp32, a quarter on each card; what LoRA does not need is what the other three cards are for.
 #
-# The step takes longer by less than many think. Each token costs 8 operations a weight instead of 6: both compute the forward pass twice, because of checkpointing, and the gradient of what comes in; full fine-tuning has the gradients of the weights as well. On top come the optimizer's pass over its state, and what is sent. Four cards take four times the samples in that step, so the fair measure is card seconds a token. LoRA's advantage is that it needs one card and not four.
+# With NVLink the step takes longer by less than many think. Each token costs 8 operations a weight instead of 6: both compute the forward pass twice, because of checkpointing, and the gradient of what comes in; full fine-tuning has the gradients of the weights as well. On top come the optimizer's pass over its state, and what is sent. Four cards take four times the samples in that step, so the fair measure is card seconds a token. LoRA's advantage is that it needs one card and not four. Over PCIe the same bytes take longer than the arithmetic of these few tokens, and four cards wait; from how many tokens on they would not is computed further below.
 #
-# Which stages fit was traced for the course's record, on four cards, with NVLink between them:
+# Which stages fit was traced for the course's record, on four cards. A peak just below the card's memory does not fit: CUDA's own memory and the gaps between tensors come on top.
 
 # %%
 import json
@@ -368,7 +372,7 @@ record = json.loads((tatqa.data_dir() / "results" / "sharded_runs.json").read_te
 scaling.fits(row for row in record["rows"]["fits"] if row["num_gpus"] == 4)
 
 # %% [markdown]
-# Sharing the optimizer's state saves most, and with four cards it is not enough: whole weights and gradients stay on each, or in stage 2 whole weights and a bucket. Without checkpointing a batch of four adds activations, which nothing shares.
+# Sharing the optimizer's state saves most, and with four cards it is not enough: whole weights and gradients stay on each, or in stage 2 whole weights and a bucket, the buffer in which gradients wait to be sent. Without checkpointing a batch of four adds activations, which nothing shares.
 #
 # ## Explain: 70B, and 64 cards
 #
@@ -403,13 +407,15 @@ for n in (16, 64, 512):
           f"{least:.0f} to {most:.0f} s over {LINKS['hdr'].label}")  # fmt: skip
 
 # %% [markdown]
-# What a card holds falls; what it sends does not. So the batch on each card has to be large enough that arithmetic hides the sending, or fewer cards share and groups of them repeat (hybrid sharding). How large? A weight costs 6 bytes of sending, three times 2, and 8 operations a token. The weights cancel: whether sending hides behind products is a question of tokens on a card, not of the model, nor of how many cards there are. Makers add both directions of a link up, and a ring uses one for what leaves; of that rate it reaches four fifths at best, which the next cell takes, and two fifths where things are worse, which makes the ranges above.
+# What a card holds falls; what it sends does not. So the batch on each card has to be large enough that arithmetic hides the sending, or fewer cards share and groups of them repeat (hybrid sharding). How large? A weight costs 6 bytes of sending, three times 2, and 8 operations a token. The weights cancel: whether sending hides behind products is a question of tokens on a card, not of the model, nor of how many cards there are.
+#
+# Makers add both directions of a link up, and a ring uses one for what leaves; of that rate it reaches four fifths at best, which the next cell takes, and two fifths where things are worse, which makes the ranges above.
 
 # %% tags=["nbval-check-output"]
 from labkit.machine.links import SHARE
 
-card = DEVICES["a100-40gb"]
-products_per_second = card.matmul_share * card.peak_flops("bfloat16")
+a100 = DEVICES[card]
+products_per_second = a100.matmul_share * a100.peak_flops("bfloat16")
 for name in ("nvlink-3", "pcie-4", "hdr"):
     seconds_a_weight = 6 / (SHARE[0] * LINKS[name].bytes_per_second)
     tokens = seconds_a_weight * products_per_second / 8
@@ -417,7 +423,7 @@ for name in ("nvlink-3", "pcie-4", "hdr"):
     print(f"{LINKS[name].label:<30}{rate:6.1f} GB/s one way, hidden from {tokens:6,.0f} tokens")
 
 # %% [markdown]
-# How well do such predictions hold? Published runs on several cards, inside the ranges that labkit predicts for them:
+# How well do such predictions hold? Published runs on several cards, and the ranges that labkit predicts for them:
 
 # %%
 figure, alt = scaling.published(record["rows"]["time"])
@@ -428,7 +434,7 @@ plots.show(figure, alt=alt)
 #
 # ## Checkpoint
 #
-# **08.1** What does each device hold?
+# **08.1** What does each device hold? Choose parameters, devices and a sharding, for full fine-tuning in 16 bit with Adam on fp32 weights.
 
 # %%
 check(
@@ -443,7 +449,7 @@ check(
 )
 
 # %% [markdown]
-# **08.2** What did sharding save, and what did it cost, on your machine?
+# **08.2** What did sharding save, and what did it cost, on your machine? Take two runs over two processes, whose names stand above the table: one without sharding and one with.
 
 # %%
 check(
@@ -458,7 +464,7 @@ check(
 )
 
 # %% [markdown]
-# **08.3** Does the full fine-tune of Llama 3 8B fit on four A100 of 40 GB?
+# **08.3** Does the full fine-tune of Llama 3 8B fit on four A100 of 40 GB? Choose what they share, batch, length and checkpointing, and give the peak beside that of LoRA on one card.
 
 # %%
 check(
@@ -474,7 +480,7 @@ check(
 )
 
 # %% [markdown]
-# **08.4** What does a device send in a step, and how long does that take?
+# **08.4** What does a device send in a step around a ring, and how long does that take at the link's full rate in one direction?
 
 # %%
 check(

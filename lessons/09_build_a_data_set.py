@@ -168,12 +168,12 @@ for tenth in range(1, 11):
 #
 # *Easy, 5 minutes; important.* What two texts are compared by: n words in a row, as a set.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: words</summary>
 #
 # `re.findall(r"\w+", text.lower())` gives the words of a text in any alphabet.
 #
 # </details>
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: how many places</summary>
 #
 # A list of m words has m − n + 1 places at which n in a row begin; a shorter one has all its words as the only one.
 #
@@ -199,12 +199,12 @@ check.exercise("shingles", shingles)
 # %% [markdown]
 # *Medium, 10 minutes; very important.* The signature. `numbers` are what a hash makes of the shingles, from 0 to 2³² − 1; for each pair of `a` and `b`, of all $a x + b$ modulo 2³² the least.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: two loops</summary>
 #
 # Two loops, one in the other: over the pairs of a and b outside, over the numbers inside.
 #
 # </details>
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: remainder, then minimum</summary>
 #
 # `zip(a, b)` walks over both lists; take `% 2**32` before the minimum, not after it.
 #
@@ -225,12 +225,12 @@ check.exercise("signature", signature)
 # %% [markdown]
 # *Easy, 3 minutes; important.* The estimate, from two signatures. The check holds it against datasketch, the library that the builder uses.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: when a place counts</summary>
 #
 # A place counts when both signatures have the same number in it.
 #
 # </details>
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: a share</summary>
 #
 # The share of places that count: their number over the length of a signature.
 #
@@ -251,12 +251,12 @@ check.exercise("likeness", likeness)
 # %% [markdown]
 # *Medium, 10 minutes; important.* And the candidates, without comparing every text with every other.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: the key</summary>
 #
 # A dictionary of buckets: what is its key, so that only the same band of two texts meets?
 #
 # </details>
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: pairs of a bucket</summary>
 #
 # The key is the place at which the band starts and its numbers as a tuple. `itertools.combinations(bucket, 2)` gives the pairs of a bucket, and a set holds a pair once.
 #
@@ -394,12 +394,12 @@ print(f"{checked['removed'].get('contaminated', 0)} of {len(leaks)} texts remove
 # %% [markdown]
 # *Medium, 10 minutes; very important.* Write that search. Its words are without punctuation, in small letters; an item of 8 to n − 1 words is looked for whole, and one of fewer could be anybody's sentence and counts as not found.
 #
-# <details><summary>Hint 1</summary>
+# <details><summary>Hint 1: what two sets share</summary>
 #
 # You have a function that makes the set of n words in a row. What do text and item have in common?
 #
 # </details>
-# <details><summary>Hint 2</summary>
+# <details><summary>Hint 2: short items</summary>
 #
 # For an item of m < n words compare sets of m words in a row, if m is 8 or more.
 #

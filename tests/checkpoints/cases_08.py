@@ -25,6 +25,7 @@ TABLE = {
             ({"sharding": "zero3"}, "weights_gb is above what this sharding leaves"),
             ({"ranks": 8}, "gradients_gb is above what this sharding leaves"),
             ({"ranks": 1}, "ranks is one device"),
+            ({"ranks": 2**21, "weights_gb": 77.0}, "ranks is more devices than anybody has"),
             ({"parameters": -1}, "parameters is not above zero"),
         ],
     ),
@@ -65,6 +66,7 @@ TABLE = {
             ({"ranks": 8}, "sent_gb is below what a ring sends"),
             ({"sharding": "zero2"}, "sent_gb is above what a ring sends"),
             ({"ranks": 1}, "ranks is one device"),
+            ({"ranks": 2**21, "sent_gb": 1.0, "seconds": 0.0033}, "ranks is more devices than"),
         ],
     ),
 }  # fmt: skip

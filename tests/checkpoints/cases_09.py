@@ -53,6 +53,8 @@ TABLE = {
             ({"half_at": 0.574}, "half_at is above what bands and rows give"),
             ({"error_at_80": 0.4}, "error_at_80 is above that of so many places"),
             ({"rows": 0}, "rows is not above zero"),
+            ({"bands": 2**21, "found_at_80": 0.1}, "bands is more than any signature has"),
+            ({"rows": 2**21, "half_at": 0.1}, "rows is more than any signature has"),
         ],
     ),
     "09.4": (

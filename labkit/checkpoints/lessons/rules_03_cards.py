@@ -139,6 +139,7 @@ def _share(seq_len: int, checkpointing: bool, choices: Mapping[str, Any], batch_
 
 def _step(batch_size: int, seq_len: int, checkpointing: bool, choices: Mapping[str, Any]) -> Step:
     """Return a step of Llama-3-8B on an A100 with 40 GB, or on each of four, by formula."""
+    from labkit.machine.links import between
     from labkit.memory.architectures import shape_of
     from labkit.memory.estimates import find_device, needed, settings_for
     from labkit.memory.formula import analytic
@@ -154,7 +155,7 @@ def _step(batch_size: int, seq_len: int, checkpointing: bool, choices: Mapping[s
     return Step(
         share=needed(formula.peak_bytes, settings) / card.usable_bytes,
         peak_bytes=formula.peak_bytes,
-        seconds=step_seconds(shape, settings, card)[0],
+        seconds=step_seconds(shape, settings, card, between(card, settings.num_gpus))[0],
     )
 
 

@@ -22,6 +22,7 @@ TRACED = 0.08
 """what trace and formula may lie apart, and a student may take either"""
 MODEL, CARDS = "llama-3-8b", 4
 MOST_DEVICES = 2**20
+"""for which a sharding is compared: more than any run had"""
 
 
 def held(values: Values, evidence: Evidence) -> Iterator[Finding]:
@@ -151,6 +152,9 @@ def sent(values: Values, evidence: Evidence) -> Iterator[Finding]:
 def _several(values: Values) -> Iterator[Finding]:
     if values["ranks"] == 1:
         yield Finding("contradicts", "ranks is one device, which shares nothing")
+    # Nothing is compared for so many, so the answer must not pass for one that agrees.
+    if values["ranks"] is not None and values["ranks"] > MOST_DEVICES:
+        yield Finding("contradicts", "ranks is more devices than anybody has")
 
 
 def _in_full() -> dict[str, Any]:

@@ -27,6 +27,7 @@ from labkit.runs.records import RunRecord
 
 HUNDREDTH = 0.006
 """of a probability"""
+MOST_BANDS, MOST_ROWS = 10**6, 10**4
 COUNTS = {"texts_read": "read", "removed_by_filters": "removed", "exact_duplicates": "exact",
           "near_duplicates": "near", "kept": "kept"}  # fmt: skip
 
@@ -80,7 +81,11 @@ def bands(values: Values, evidence: Evidence) -> Iterator[Finding]:
     """Check 09.3: 1 - (1 - s^r)^b at two likenesses, where it is one half, and the error."""
     yield from positive(values, "bands", "rows")
     b, r = values["bands"], values["rows"]
-    if b is not None and r is not None and 0 < b <= 10**6 and 0 < r <= 10**4:
+    # Nothing is compared beyond, so such an answer must not pass for one that agrees.
+    for name, most in (("bands", MOST_BANDS), ("rows", MOST_ROWS)):
+        if values[name] is not None and values[name] > most:
+            yield Finding("contradicts", f"{name} is more than any signature has")
+    if b is not None and r is not None and 0 < b <= MOST_BANDS and 0 < r <= MOST_ROWS:
         for name, s in (("found_at_80", 0.8), ("found_at_50", 0.5)):
             expected = 1 - (1 - s**r) ** b
             yield from compare(name, values[name], expected, "what bands and rows give", 0,
