@@ -435,7 +435,7 @@ else:
 report.table(ranks["rows"]) if ranks else None
 
 # %% [markdown]
-# A rank that seems useless may only be scaled away, and a gain of rsLoRA may be one of the learning rate: at one rank, the two differ by a factor that another $\alpha$ gives as well. Where the intervals overlap, the rank is not what your result depends on; look at the data first.
+# A rank that seems useless may only be scaled away, and a gain of rsLoRA may be one of the learning rate: at one rank, the two differ by a factor that another $\alpha$ gives as well. Where the intervals overlap, the rank is not what your result depends on; look at the data first. The usual advice for *more* is a higher $\alpha$ with dropout: `labkit bench methods --arms rank-16,rank-16-alpha-128,rank-16-alpha-128-dropout --against rank-16` says what it gives on your data, in some ten minutes.
 
 # %% [markdown]
 # ## Checkpoint
