@@ -168,12 +168,8 @@ def gradients(settings: StepSettings, sizes: Sizes, there: int, moment: Moment) 
                  "reduction": sizes.layers}  # fmt: skip
         done = min(after.get(moment.phase, 0) * sizes.trained_layer, there / size)
         return round(there - size * done + kept * done / settings.num_gpus)
-    of_root: float = min(fresh, size * sizes.trained_root) if sizes.tied else 0
-    whole: float = of_root + min(fresh - of_root, size * max(sizes.weight, 1))
-    if moment.phase == "head":
-        whole = fresh
-    if moment.phase == "reduction":  # all of them are in the bucket
-        whole = 0
+    # Each goes into the bucket as soon as it is whole; a tied head's is a temporary until then.
+    whole: float = fresh if moment.phase == "head" else 0
     begun = sizes.trainable > BUCKET_ELEMENTS and moment.phase in ("backward", "end")
     if stage == 3 or accumulated or begun or moment.phase == "reduction":
         whole += share
@@ -230,11 +226,14 @@ def shard_phases(
     sizes: Sizes,
     parts: Mapping[str, float],
     phases: Mapping[str, float],
+    *,
     embedding: float,
+    around: float,
 ) -> dict[str, float]:
     """Return a formula's phases on one of N devices, from those of a device with everything.
 
-    `embedding` is what the embedding's gradient takes beside the head's.
+    `embedding` is what the embedding's gradient takes beside the head's, `around` what the forward
+    pass keeps outside the layers; without sharding a formula leaves it in, as a margin.
     """
     last, size = sizes.layers - 1, trained_bytes(settings)
     accumulated = settings.gradient_accumulation_steps > 1
@@ -245,7 +244,7 @@ def shard_phases(
         "forward": [(Moment("forward", last), 0)],
         "backward.head": [(Moment("head"), 0)],
         "backward.layers": [(Moment("backward", layer),
-                             (layer - last) * parts["activations"] / sizes.layers)
+                             (layer - last) * (parts["activations"] - around) / sizes.layers)
                             for layer in {min(1, last), last}],
         "backward.end": [(Moment("backward", 0), parts["temporary"] - ended),
                          (Moment("end"), embedding - ended), (Moment("reduction"), -ended)],
@@ -262,6 +261,8 @@ def shard_phases(
                     there = size * sizes.trained_layer * (last - moment.layer)
                 elif settings.sharding != "none":
                     more -= max(head, 0)
+            if name == "backward.layers" and settings.sharding != "none":
+                more -= around
             whole = {part: round(each) for part, each in parts.items()}
             after = _at(settings, sizes, whole | {"gradients": round(there)}, moment)
             before = {**parts, "gradients": held}

@@ -29,6 +29,7 @@ itself: the fused kernel nothing; `foreach` one more copy of T, the root of the 
 loop two copies of the largest tensor. Nothing here imports PyTorch.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 from labkit.memory.activations import kept_per_token, residual_bytes, unsaved_inputs_per_token
@@ -101,7 +102,8 @@ def analytic(settings: StepSettings) -> Analytic | None:
     phases = _phases(shape, settings, parts)
     if settings.num_gpus > 1:
         sizes, embedding = sizes_of(shape, settings), _embedding_gradient(shape, settings)
-        sharded = shard_phases(settings, sizes, parts, phases, embedding)
+        around = activation_bytes(dataclasses.replace(shape, layers=0), settings)
+        sharded = shard_phases(settings, sizes, parts, phases, embedding=embedding, around=around)
         phases = {name: round(value) for name, value in sharded.items()}
         parts = shard(settings, sizes, parts, Moment("backward", shape.layers - 1))
     if settings.target == "cuda":
@@ -156,8 +158,9 @@ def _phases(shape: Shape, settings: StepSettings, parts: dict[str, int]) -> dict
     head = 0
     if settings.tuner.trains_base and not there:
         head = shape.vocab * shape.hidden * trained_bytes(settings)
+    once = dataclasses.replace(settings, gradient_checkpointing=False)
     return {
-        "forward": forward + temporary,
+        "forward": forward + layer_temporary_bytes(shape, once),
         "loss": forward + forward_logits,
         **reference_pass(shape, settings, before=forward, logits=forward_logits),
         "backward.head": held + max(backward_logits, head + _head_gradient(shape, settings)),
