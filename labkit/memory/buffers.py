@@ -217,6 +217,16 @@ def _at(
     }
 
 
+def most(settings: StepSettings, sizes: Sizes, parts: Mapping[str, int]) -> dict[str, int]:
+    """Return each part's own highest value on one of N devices; they are not there together."""
+    last = sizes.layers - 1
+    phases: tuple[Phase, ...] = ("embedding", "loss", "head", "end", "reduction", "optimizer")
+    moments = [Moment("forward", last), Moment("backward", last), Moment("backward", min(1, last)),
+               *map(Moment, phases)]  # fmt: skip
+    found = [_at(settings, sizes, parts, each) for each in moments]
+    return {name: max(each[name] for each in found) for name in found[0]}
+
+
 MOVED = ("weights", "added_weights", "optimizer_state", "gradients", "sharding_buffers",
          "optimizer_temporary")  # fmt: skip
 
@@ -229,11 +239,13 @@ def shard_phases(
     *,
     embedding: float,
     around: float,
+    forward: float,
 ) -> dict[str, float]:
     """Return a formula's phases on one of N devices, from those of a device with everything.
 
     `embedding` is what the embedding's gradient takes beside the head's, `around` what the forward
-    pass keeps outside the layers; without sharding a formula leaves it in, as a margin.
+    pass keeps outside the layers, `forward` what a layer makes there and releases. Without sharding
+    the formula has a margin of both, and peaks elsewhere.
     """
     last, size = sizes.layers - 1, trained_bytes(settings)
     accumulated = settings.gradient_accumulation_steps > 1
@@ -241,7 +253,7 @@ def shard_phases(
     head = 0.0 if sizes.tied or accumulated else size * (sizes.trained_root - sizes.first)
     # Layers lie on a line between the second and the last; the first has nothing to fetch ahead.
     places: dict[str, list[tuple[Moment, float]]] = {
-        "forward": [(Moment("forward", last), 0)],
+        "forward": [(Moment("forward", last), forward - parts["temporary"])],
         "backward.head": [(Moment("head"), 0)],
         "backward.layers": [(Moment("backward", layer),
                              (layer - last) * (parts["activations"] - around) / sizes.layers)

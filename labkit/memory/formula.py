@@ -42,7 +42,7 @@ from labkit.memory.architectures import (
     quantised_weights,
     shape_of,
 )
-from labkit.memory.buffers import Moment, buffers, shard, shard_phases
+from labkit.memory.buffers import Moment, buffers, most, shard_phases
 from labkit.memory.preferences import reference_bytes, reference_pass
 from labkit.memory.settings import BYTES, StepSettings
 from labkit.memory.sharding import PERSISTENT, Sizes, state_bytes, trained_bytes
@@ -101,11 +101,13 @@ def analytic(settings: StepSettings) -> Analytic | None:
     }
     phases = _phases(shape, settings, parts)
     if settings.num_gpus > 1:
-        sizes, embedding = sizes_of(shape, settings), _embedding_gradient(shape, settings)
+        sizes = sizes_of(shape, settings)
         around = activation_bytes(dataclasses.replace(shape, layers=0), settings)
-        sharded = shard_phases(settings, sizes, parts, phases, embedding=embedding, around=around)
+        sharded = shard_phases(
+            settings, sizes, parts, phases, embedding=_embedding_gradient(shape, settings),
+            around=around, forward=_forward_temporary(shape, settings))  # fmt: skip
         phases = {name: round(value) for name, value in sharded.items()}
-        parts = shard(settings, sizes, parts, Moment("backward", shape.layers - 1))
+        parts = most(settings, sizes, parts)
     if settings.target == "cuda":
         parts["temporary"] += settings.cublas_workspace_bytes
         phases = {name: value + settings.cublas_workspace_bytes for name, value in phases.items()}
@@ -124,16 +126,14 @@ def sizes_of(shape: Shape, settings: StepSettings) -> Sizes:
     layer = (parameters(shape) - outside) // shape.layers
     weights = [x.inputs * x.outputs for x in (*shape.linears, *shape.decoder_linears)]
     added = [rows * columns for rows, columns in added_matrices(shape, settings)]
-    whole = sum(each for each in weights if each > PERSISTENT)
-    trainable = parameters(shape) if settings.tuner.trains_base else sum(added)
     return Sizes(
         total=parameters(shape),
-        trainable=trainable,
+        trainable=parameters(shape) if settings.tuner.trains_base else sum(added),
         layer=layer,
         root=parameters(shape) - shape.layers * layer,
         layers=shape.layers,
         weight=max(weights, default=0),
-        small=shape.layers * (layer - whole)
+        small=shape.layers * (layer - sum(each for each in weights if each > PERSISTENT))
         + (outside if outside <= PERSISTENT else 0)
         + sum(each for each in added if each <= PERSISTENT),
         tied=shape.tied,
@@ -158,9 +158,8 @@ def _phases(shape: Shape, settings: StepSettings, parts: dict[str, int]) -> dict
     head = 0
     if settings.tuner.trains_base and not there:
         head = shape.vocab * shape.hidden * trained_bytes(settings)
-    once = dataclasses.replace(settings, gradient_checkpointing=False)
     return {
-        "forward": forward + layer_temporary_bytes(shape, once),
+        "forward": forward + temporary,
         "loss": forward + forward_logits,
         **reference_pass(shape, settings, before=forward, logits=forward_logits),
         "backward.head": held + max(backward_logits, head + _head_gradient(shape, settings)),
@@ -273,6 +272,14 @@ def layer_temporary_bytes(shape: Shape, settings: StepSettings) -> int:
     of_method = [settings.tuner.made(each, settings.of_method, compute=size)
                  for each in adapted(shape, settings)]  # fmt: skip
     return round(made + max(of_method, default=0))
+
+
+def _forward_temporary(shape: Shape, settings: StepSettings) -> int:
+    """Return what one layer makes in its forward pass and releases: one row of the MLP's width."""
+    once = layer_temporary_bytes(shape, dataclasses.replace(settings, gradient_checkpointing=False))
+    gradients = 0 if shape.state else 1 + ("gate_proj" in {x.name for x in shape.linears})
+    tokens = settings.sequences * settings.positions
+    return once - gradients * tokens * shape.mlp * BYTES[settings.dtype]
 
 
 def logits_bytes(shape: Shape, settings: StepSettings) -> tuple[int, int]:

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 
-from labkit.memory.buffers import Moment, buffers, gradients, moment_of, shard
+from labkit.memory.buffers import Moment, buffers, gradients, moment_of, most, shard
 from labkit.memory.settings import StepSettings
 from labkit.memory.sharding import Sizes, state_bytes
 
@@ -114,6 +114,13 @@ def test_the_end_is_the_embeddings_gradient_or_the_sending_of_all():
 ])  # fmt: skip
 def test_windows_of_a_trace_are_moments(window, index, stacks, moment):
     assert moment_of(window, index, depth=10, stacks=stacks) == moment
+
+
+def test_the_most_of_each_part_is_that_of_its_own_moment():
+    parts = dict.fromkeys(("weights", "added_weights", "optimizer_state", "optimizer_temporary"), 0)
+    found = most(step("zero2"), SMALL, parts | {"gradients": 4 * SMALL.total})
+    assert found["gradients"] == SMALL.total  # as they are stepped: a quarter of 4 bytes each
+    assert found["sharding_buffers"] == 4 * SMALL.total
 
 
 def test_states_are_what_is_left_without_buffers():
