@@ -223,7 +223,9 @@ def most(settings: StepSettings, sizes: Sizes, parts: Mapping[str, int]) -> dict
     phases: tuple[Phase, ...] = ("embedding", "loss", "head", "end", "reduction", "optimizer")
     moments = [Moment("forward", last), Moment("backward", last), Moment("backward", min(1, last)),
                *map(Moment, phases)]  # fmt: skip
-    found = [_at(settings, sizes, parts, each) for each in moments]
+    none_yet = {**parts, "gradients": 0}
+    found = [_at(settings, sizes, none_yet if each.phase in ("embedding", "forward", "loss", "head")
+                 else parts, each) for each in moments]  # fmt: skip
     return {name: max(each[name] for each in found) for name in found[0]}
 
 

@@ -49,10 +49,7 @@ TRAINED: dict[str, dict[str, Any]] = {
     "lora": {"method": "lora"},
     "dora": {"method": "lora", "use_dora": True},
     "ia3": {"method": "ia3"},
-    "qlora": {"method": "lora", "base": "nf4"},
 }
-QUANTISED = ("none", "fsdp2")
-"""who shares 4-bit weights: DeepSpeed does not"""
 SAMPLES = 6
 OF_STEP = ("batch_size", "seq_len", "num_gpus", "gradient_checkpointing")
 
@@ -187,8 +184,6 @@ def rank_rows() -> Iterator[dict[str, Any]]:
         make_larger(folder)
         os.environ["LABKIT_RUNS"] = str(folder / "runs")
         for trained, sharding in itertools.product(TRAINED, SHARDINGS):
-            if "base" in TRAINED[trained] and sharding not in QUANTISED:
-                continue
             run = train(config_of(folder, trained, sharding), fresh=True, quiet=True)
             assert run.predicted is not None
             largest = run.predicted["batches"]["largest"]
