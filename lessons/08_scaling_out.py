@@ -372,7 +372,7 @@ record = json.loads((tatqa.data_dir() / "results" / "sharded_runs.json").read_te
 scaling.fits(row for row in record["rows"]["fits"] if row["num_gpus"] == 4)
 
 # %% [markdown]
-# Sharing the optimizer's state saves most, and with four cards it is not enough: whole weights and gradients stay on each, or in stage 2 whole weights and a bucket, the buffer in which gradients wait to be sent. Without checkpointing a batch of four adds activations, which nothing shares.
+# Sharing the optimizer's state saves most, and with four cards it is not enough: whole weights and gradients stay on each, or in stage 2 whole weights and two copies of the gradients that it steps. Without checkpointing a batch of four adds activations, which nothing shares.
 #
 # ## Explain: 70B, and 64 cards
 #

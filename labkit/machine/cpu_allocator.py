@@ -18,7 +18,9 @@ Two limits follow from how the profiler counts:
   a step that was recorded once beforehand has what it leaves for the next one to release
   (gradients, optimizer state) known by then.
 * It follows one thread. PyTorch's CPU backward runs in the thread that calls it, so a training
-  step is complete; allocations of other threads (data loaders) are not seen.
+  step is complete; allocations of other threads (data loaders) are not seen. Nor are releases: a
+  thread that sends may be the last to hold a buffer. That one was released shows at the latest when
+  its address is given out again, and counts from then on.
 
 Sources: `c10/core/CPUAllocator.cpp` (`ProfiledCPUMemoryReporter`), `torch.autograd.profiler`.
 """
@@ -146,15 +148,20 @@ def _summarise(
         if size == 1 and pointer in mark_of_pointer:
             mark_at[index] = mark_of_pointer.pop(pointer)
 
+    held: dict[int, int] = {}
     live = peak = start_bytes
     first = events[0][0] if events else 0
     timeline: list[tuple[int, int]] = []
     marks: dict[str, int] = {}
-    for index, (nanoseconds, size, _) in enumerate(events):
+    for index, (nanoseconds, size, pointer) in enumerate(events):
         if index in mark_at:
             marks[mark_at[index]] = len(timeline)
             continue
-        live += size
+        live += size - held.pop(pointer, 0) if size > 0 else size
+        if size > 0:
+            held[pointer] = size
+        else:
+            held.pop(pointer, None)
         peak = max(peak, live)
         timeline.append((nanoseconds - first, live))
     return Peak(

@@ -29,6 +29,7 @@ itself: the fused kernel nothing; `foreach` one more copy of T, the root of the 
 loop two copies of the largest tensor. Nothing here imports PyTorch.
 """
 
+import dataclasses
 from dataclasses import dataclass
 
 from labkit.memory.activations import kept_per_token, residual_bytes, unsaved_inputs_per_token
@@ -41,9 +42,10 @@ from labkit.memory.architectures import (
     quantised_weights,
     shape_of,
 )
+from labkit.memory.buffers import Moment, buffers, most, shard_phases
 from labkit.memory.preferences import reference_bytes, reference_pass
 from labkit.memory.settings import BYTES, StepSettings
-from labkit.memory.sharding import Sizes, shard, state_bytes, trained_bytes
+from labkit.memory.sharding import PERSISTENT, Sizes, state_bytes, trained_bytes
 from labkit.models import layers
 
 RULE_OF_18 = {
@@ -99,7 +101,13 @@ def analytic(settings: StepSettings) -> Analytic | None:
     }
     phases = _phases(shape, settings, parts)
     if settings.num_gpus > 1:
-        parts, phases = _sharded(shape, settings, parts, phases, trainable)
+        sizes = sizes_of(shape, settings)
+        around = activation_bytes(dataclasses.replace(shape, layers=0), settings)
+        sharded = shard_phases(
+            settings, sizes, parts, phases, embedding=_embedding_gradient(shape, settings),
+            around=around, forward=_forward_temporary(shape, settings))  # fmt: skip
+        phases = {name: round(value) for name, value in sharded.items()}
+        parts = most(settings, sizes, parts)
     if settings.target == "cuda":
         parts["temporary"] += settings.cublas_workspace_bytes
         phases = {name: value + settings.cublas_workspace_bytes for name, value in phases.items()}
@@ -112,34 +120,24 @@ def analytic(settings: StepSettings) -> Analytic | None:
     )
 
 
-def _sharded(
-    shape: Shape,
-    settings: StepSettings,
-    parts: dict[str, int],
-    phases: dict[str, int],
-    trainable: int,
-) -> tuple[dict[str, int], dict[str, int]]:
-    sizes = sizes_of(shape, trainable)
-    changed = {}
-    for name, value in phases.items():
-        # Gradients are all there at the end; before that none is counted beyond the head's.
-        there = parts["gradients"] if name in ("backward.end", "optimizer") else 0
-        held = {**parts, "gradients": there}
-        after = shard(settings, sizes, held, optimizer=name == "optimizer")
-        moved = ("weights", "added_weights", "optimizer_state", "gradients", "sharding_buffers")
-        change = sum(after[part] - held.get(part, 0) for part in moved)
-        if name == "optimizer":
-            change += after["optimizer_temporary"] - parts["optimizer_temporary"]
-        changed[name] = value + change
-    return shard(settings, sizes, parts, optimizer=False), changed
-
-
-def sizes_of(shape: Shape, trainable: int) -> Sizes:
+def sizes_of(shape: Shape, settings: StepSettings) -> Sizes:
     """Return the elements of a model as sharding sees them."""
     outside = shape.vocab * shape.hidden * (1 if shape.tied else 2)
     layer = (parameters(shape) - outside) // shape.layers
-    root = parameters(shape) - shape.layers * layer
-    return Sizes(total=parameters(shape), trainable=trainable, layer=layer, root=root)
+    weights = [x.inputs * x.outputs for x in (*shape.linears, *shape.decoder_linears)]
+    added = [rows * columns for rows, columns in added_matrices(shape, settings)]
+    return Sizes(
+        total=parameters(shape),
+        trainable=parameters(shape) if settings.tuner.trains_base else sum(added),
+        layer=layer,
+        root=parameters(shape) - shape.layers * layer,
+        layers=shape.layers,
+        weight=max(weights, default=0),
+        small=shape.layers * (layer - sum(each for each in weights if each > PERSISTENT))
+        + (outside if outside <= PERSISTENT else 0)
+        + sum(each for each in added if each <= PERSISTENT),
+        tied=shape.tied,
+    )
 
 
 def _phases(shape: Shape, settings: StepSettings, parts: dict[str, int]) -> dict[str, int]:
@@ -276,6 +274,14 @@ def layer_temporary_bytes(shape: Shape, settings: StepSettings) -> int:
     return round(made + max(of_method, default=0))
 
 
+def _forward_temporary(shape: Shape, settings: StepSettings) -> int:
+    """Return what one layer makes in its forward pass and releases: one row of the MLP's width."""
+    once = layer_temporary_bytes(shape, dataclasses.replace(settings, gradient_checkpointing=False))
+    gradients = 0 if shape.state else 1 + ("gate_proj" in {x.name for x in shape.linears})
+    tokens = settings.sequences * settings.positions
+    return once - gradients * tokens * shape.mlp * BYTES[settings.dtype]
+
+
 def logits_bytes(shape: Shape, settings: StepSettings) -> tuple[int, int]:
     """Return what head and loss hold at most in the forward and in the backward pass.
 
@@ -324,8 +330,10 @@ def evaluation_bytes(settings: StepSettings, *, batch_size: int) -> int | None:
     held = weight_bytes(shape, settings) + added * BYTES[settings.added_dtype]
     held += copied_bytes(shape, settings) + optimizer_state_bytes(shape, settings, trainable)
     if settings.sharding != "none":
-        states = state_bytes(settings, sizes_of(shape, trainable))
+        sizes = sizes_of(shape, settings)
+        states = state_bytes(settings, sizes)
         held = sum(states.values()) - states["gradients"]
+        held += buffers(settings, sizes, Moment("loss"))
     return held + max(logits, rows)
 
 

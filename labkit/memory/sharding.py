@@ -13,22 +13,20 @@ moments; FSDP2 shards the fp32 weights themselves and gathers them in 16 bit. Pe
     stage 1   2 + 2 + 12/N        stage 3   (2 + 2 + 12)/N
     stage 2   2 + (2 + 12)/N      FSDP2     (4 + 4 + 8)/N, or (2 + 2 + 4)/N without fp32 weights
 
-Activations are not shared: each device has its own batch. On top come buffers: DeepSpeed
-reduces gradients in buckets of 5·10⁸ elements (`reduce_bucket_size`), in stage 3 as well; stage 3
-and FSDP2 gather the embedding and head, the layer that computes and the one fetched ahead, and in
-the backward pass have the gathered gradients of a layer until they are reduced.
+Activations are not shared: each device has its own batch. On top come weights and gradients that
+are gathered and on their way (`buffers`).
 
 With LoRA only adapters train: stages 1 and 2 save next to nothing, stage 3 shards the frozen base.
 Without sharding, PyTorch's DistributedDataParallel copies gradients into buckets of their own,
 which is once more the size of all gradients, there from the start.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from labkit.memory.settings import BYTES, StepSettings
 
-BUCKET_ELEMENTS = 500_000_000
+PERSISTENT = 100_000
+"""elements of a weight that ZeRO's stage 3 leaves whole (DeepSpeed, zero/config.py)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,15 +40,41 @@ class Sizes:
     """parameters of one layer"""
     root: int
     """parameters outside the layers: embedding, head, last norm"""
+    layers: int = 1
+    weight: int = 0
+    """the largest weight of a layer"""
+    small: int = 0
+    """all weights of up to `PERSISTENT` elements together, added ones among them"""
+    tied: bool = False
+    """the head is the embedding"""
+
+    @property
+    def added(self) -> int:
+        """What a method adds; nothing where all is trained."""
+        return 0 if self.trainable >= self.total else self.trainable
+
+    @property
+    def trained_layer(self) -> float:
+        """What is trained of a layer."""
+        return self.added / self.layers if self.trainable < self.total else self.layer
+
+    @property
+    def trained_root(self) -> int:
+        """What is trained outside the layers."""
+        return self.root if self.trainable >= self.total else 0
+
+    @property
+    def first(self) -> float:
+        """What the embedding has of the root; the rest is the head."""
+        return self.root if self.tied else self.root / 2
 
 
 def state_bytes(settings: StepSettings, sizes: Sizes) -> dict[str, int]:
-    """Return the bytes of weights, gradients, optimizer state and buffers on one device."""
+    """Return the bytes of weights, gradients and optimizer state on one device."""
     n, size = settings.num_gpus, BYTES[settings.dtype]
     full = settings.tuner.trains_base
     added = 0 if full else sizes.trainable
     moments = 2 if settings.optimizer_kind.startswith("adamw") else 0
-    gathered = size * (sizes.root + 2 * sizes.layer) + (size * sizes.layer if full else 0)
     if settings.sharding == "fsdp2":
         trained = BYTES[settings.dtype] if settings.master_weights is False else 4
         states = {
@@ -58,7 +82,6 @@ def state_bytes(settings: StepSettings, sizes: Sizes) -> dict[str, int]:
             "added_weights": trained * added / n,
             "gradients": trained * sizes.trainable / n,
             "optimizer_state": trained * moments * sizes.trainable / n,
-            "sharding_buffers": gathered,
         }
     else:
         stage = int(settings.sharding[-1])
@@ -68,34 +91,8 @@ def state_bytes(settings: StepSettings, sizes: Sizes) -> dict[str, int]:
             "gradients": size * sizes.trainable / (n if stage >= 2 else 1),
             # The fp32 copy that is stepped, and its moments.
             "optimizer_state": 4 * (1 + moments) * sizes.trainable / n,
-            "sharding_buffers": size * min(BUCKET_ELEMENTS, sizes.trainable)
-            + (gathered if stage == 3 else 0),
         }
     return {name: round(value) for name, value in states.items()}
-
-
-def shard(
-    settings: StepSettings, sizes: Sizes, parts: Mapping[str, int], *, optimizer: bool
-) -> dict[str, int]:
-    """Return the parts of one moment on one of N devices, from those of a device with everything.
-
-    `optimizer`: the moment is in the optimizer step, where shards are stepped and nothing is
-    gathered. Gradients of the moment shrink by what all of them shrink by.
-    """
-    whole = sizes.trainable * trained_bytes(settings)
-    if settings.sharding == "none":
-        return {**parts, "sharding_buffers": whole}
-    states = state_bytes(settings, sizes)
-    share = states["gradients"] / whole if whole else 1.0
-    return {
-        **parts,
-        "weights": states["weights"],
-        "added_weights": states["added_weights"],
-        "optimizer_state": states["optimizer_state"],
-        "gradients": round(parts["gradients"] * share),
-        "optimizer_temporary": round(parts["optimizer_temporary"] * share),
-        "sharding_buffers": 0 if optimizer else states["sharding_buffers"],
-    }
 
 
 def trained_bytes(settings: StepSettings) -> int:

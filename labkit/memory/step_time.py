@@ -87,7 +87,7 @@ def step_traffic_bytes(shape: Shape, settings: StepSettings) -> float:
     state, own = optimizer_state_bytes(shape, settings, trainable), float(trainable)
     if settings.sharding != "none":
         own /= settings.num_gpus
-        state = state_bytes(settings, sizes_of(shape, trainable))["optimizer_state"]
+        state = state_bytes(settings, sizes_of(shape, settings))["optimizer_state"]
     step = 2 * state + 3 * trained_bytes(settings) * own
     return micro * settings.gradient_accumulation_steps + step
 
@@ -124,9 +124,7 @@ def step_seconds(
 
 def exchanged(shape: Shape, settings: StepSettings) -> communication.Exchange:
     """Return what a device sends to others in one optimizer step."""
-    total = parameters(shape)
-    trainable = total if settings.tuner.trains_base else added_parameters(shape, settings)
-    return communication.exchange(settings, sizes_of(shape, trainable))
+    return communication.exchange(settings, sizes_of(shape, settings))
 
 
 def _streamed_weights(shape: Shape, settings: StepSettings) -> float:

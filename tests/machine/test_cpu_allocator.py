@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from labkit.errors import LabkitError
-from labkit.machine.cpu_allocator import CpuRecorder, live_tensor_bytes
+from labkit.machine.cpu_allocator import CpuRecorder, _summarise, live_tensor_bytes
 
 MIB = 2**20
 
@@ -123,3 +123,10 @@ def test_the_profiler_is_off_again_after_an_error():
         peak_of(lambda: 1 / 0)
     assert not torch.autograd._profiler_enabled()
     assert peak_of(lambda: None).timeline == ()
+
+
+def test_what_another_thread_released_counts_no_longer_when_its_address_is_used_again():
+    events = [(1, 100, 7), (2, 50, 8), (3, 100, 7), (4, -100, 7), (5, 10, 7)]
+    found = _summarise(events, 1000, [])
+    assert found.timeline == ((0, 1100), (1, 1150), (2, 1150), (3, 1050), (4, 1060))
+    assert (found.peak_bytes, found.end_bytes) == (1150, 1060)

@@ -2,18 +2,22 @@
 
     python -m labkit.bench.records.sharded_runs --output data/results/sharded_runs.json
 
-makes the committed record (minutes on two cores); `--only time` prints one part of it:
+makes the committed record (most of an hour on two cores, with DeepSpeed where Python finds it);
+`--only time` prints one part of it:
 
 * `memory` traces a card's peak where a source states what that takes, in
   `data/sharding_published.json`;
 * `time` asks whether published times of a step lie in the range with communication;
 * `fits` traces the full fine-tune of Llama 3 8B on four A100 of 40 GB, by sharding, batch and
-  checkpointing, with the range of its time on 2, 4 and 8 of them, and LoRA on one beside it.
+  checkpointing, with the range of its time on 2, 4 and 8 of them, and LoRA on one beside it;
+* `ranks` trains a model of 5 million parameters in two processes on CPUs, by method and sharding,
+  and sets the larger of their peaks, as the allocator counts it, against formula and trace.
 """
 
 import dataclasses
 import itertools
 import json
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,17 +25,32 @@ from typing import Any
 
 from labkit.bench.records.memory_validation import DATA, compare, folders
 from labkit.bench.records.memory_validation import record as record_of
+from labkit.datasets import tatqa
 from labkit.machine import links
 from labkit.machine.datasheets import DEVICES, GIB
 from labkit.memory.architectures import shape_of
 from labkit.memory.estimates import needed
 from labkit.memory.formula import analytic
+from labkit.memory.of_run import of_run
 from labkit.memory.settings import SHARDINGS, StepSettings
 from labkit.memory.step_time import step_seconds
+from labkit.models.tiny import build_tiny
+from labkit.runs.config import RunConfig
 
 PUBLISHED = DATA / "sharding_published.json"
 QUESTION: dict[str, Any] = {"model": "llama-3-8b", "seq_len": 1024}
 CARD = DEVICES["a100-40gb"]
+LARGER: dict[str, Any] = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 6,
+                          "num_attention_heads": 8, "num_key_value_heads": 4}  # fmt: skip
+"""what weights and gradients of a rank must be beside its activations, to be worth comparing"""
+TRAINED: dict[str, dict[str, Any]] = {
+    "full": {"method": "full"},
+    "full, checkpointing": {"method": "full", "gradient_checkpointing": True},
+    "lora": {"method": "lora"},
+    "dora": {"method": "lora", "use_dora": True},
+    "ia3": {"method": "ia3"},
+}
+SAMPLES = 6
 OF_STEP = ("batch_size", "seq_len", "num_gpus", "gradient_checkpointing")
 
 
@@ -132,18 +151,88 @@ def fits_rows() -> Iterator[dict[str, Any]]:
         }
 
 
-KINDS = {"memory": memory_rows, "time": time_rows, "fits": fits_rows}
+def config_of(folder: Path, trained: str, sharding: Any) -> RunConfig:
+    """Return the settings of a run of two processes, with a model and samples in `folder`."""
+    return RunConfig(model=str(folder / "model"), data=str(folder), nproc=2, sharding=sharding,
+                     name=f"{list(TRAINED).index(trained)}-{sharding}", dtype="float32",
+                     max_steps=SAMPLES, per_device_train_batch_size=2, torch_compile="off",
+                     share_prompts=False, save_steps=100, max_train_samples=2 * SAMPLES,
+                     keep_weights=False, **TRAINED[trained])  # fmt: skip
+
+
+def step_of(folder: Path, row: dict[str, Any]) -> StepSettings:
+    """Return the step that a row of `ranks` measured."""
+    config = config_of(folder, row["trained"], row["sharding"])
+    return of_run(config, target="cpu", attention="sdpa", **row["step"])
+
+
+def make_larger(folder: Path) -> None:
+    """Make the model of `ranks` and its samples, the first of the course's."""
+    build_tiny("tiny-llama", folder / "model", **LARGER)
+    for split in ("train", "dev", "test"):
+        rows = json.loads(tatqa.path_of("tables", split).read_text(encoding="utf-8"))
+        (folder / f"{split}.json").write_text(json.dumps(rows[:SAMPLES]), encoding="utf-8")
+
+
+def rank_rows() -> Iterator[dict[str, Any]]:
+    """Train in two processes; yield the peak of each beside formula and trace."""
+    from labkit.memory.trace.tracing import trace
+    from labkit.train import train
+
+    with tempfile.TemporaryDirectory() as parent:
+        folder = Path(parent)
+        make_larger(folder)
+        os.environ["LABKIT_RUNS"] = str(folder / "runs")
+        for trained, sharding in itertools.product(TRAINED, SHARDINGS):
+            run = train(config_of(folder, trained, sharding), fresh=True, quiet=True)
+            assert run.predicted is not None
+            largest = run.predicted["batches"]["largest"]
+            row: dict[str, Any] = {
+                "trained": trained,
+                "sharding": run.summary["sharding"]["ran"],
+                "step": {
+                    **{key: largest[key] for key in ("batch_size", "seq_len", "labelled_tokens")},
+                    "padding": run.predicted["assumed"]["padding"],
+                    "loss": "full" if run.summary["labelled_logits"] else "chunked",
+                },
+                "measured_bytes": run.summary["sharding"]["peak_bytes"],
+            }
+            settings = step_of(folder, row)
+            formula = analytic(settings)
+            assert formula is not None
+            yield with_errors(row, formula.peak_bytes, trace(settings).peak_bytes)
+
+
+def with_errors(row: dict[str, Any], by_formula: int, traced: int) -> dict[str, Any]:
+    """Return a row of `ranks` with what formula and trace say, against the larger peak."""
+    measured = max(row["measured_bytes"])
+    return {
+        **row,
+        "analytic_bytes": by_formula,
+        "traced_bytes": traced,
+        "analytic_error": round(by_formula / measured - 1, 4),
+        "error": round(traced / measured - 1, 4),
+    }
+
+
+KINDS = {"memory": memory_rows, "time": time_rows, "fits": fits_rows, "ranks": rank_rows}
 
 
 def record(parts: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Return rows by part as they are committed, with command, versions, machine and summaries."""
-    judged = {name: rows for name, rows in parts.items() if name != "fits"}
+    judged = {name: rows for name, rows in parts.items() if name not in ("fits", "ranks")}
     found = record_of(judged)
     found["command"] = (
         "python -m labkit.bench.records.sharded_runs --output data/results/sharded_runs.json"
     )
     if rows := parts.get("fits"):
         found["summary"]["fits"] = {"rows": len(rows), "fit": sum(row["fits"] for row in rows)}
+    if rows := parts.get("ranks"):
+        found["summary"]["ranks"] = {
+            "rows": len(rows),
+            "worst_by_formula": max(abs(row["analytic_error"]) for row in rows),
+            "worst_traced": max(abs(row["error"]) for row in rows),
+        }
     return {**found, "rows": parts}
 
 

@@ -33,8 +33,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from labkit.console import quiet
 from labkit.errors import LabkitError
+from labkit.memory.buffers import moment_of, shard
 from labkit.memory.settings import StepSettings
-from labkit.memory.sharding import Sizes, shard
+from labkit.memory.sharding import PERSISTENT, Sizes
 from labkit.memory.step.build import build_step, depth_of, load_config
 from labkit.memory.step.imports import collector_paused
 from labkit.memory.step.quantised import NF4Linear
@@ -161,6 +162,12 @@ class _Traced:
     trainable: int
     layer: int
     """parameters of one layer, without what a method adds"""
+    weight: int
+    """the largest of them"""
+    small: int
+    """all weights of up to `PERSISTENT` elements together"""
+    tied: bool
+    stacks: int
 
 
 def _trace_at(settings: StepSettings, depth: int) -> _Traced:
@@ -199,6 +206,7 @@ def _trace_at(settings: StepSettings, depth: int) -> _Traced:
 
             step.run(mark, accumulated=1)
         windows = replay(tracker)
+    of_layer = _layer_parameters(step.model)
     if on_gpu:
         windows = [_with_workspace(window, settings.cublas_workspace_bytes) for window in windows]
     return _Traced(
@@ -206,14 +214,19 @@ def _trace_at(settings: StepSettings, depth: int) -> _Traced:
         windows={window.name: window for window in windows},
         total=_total_parameters(step.model),
         trainable=sum(p.numel() for p in trainable),
-        layer=_layer_parameters(step.model),
+        layer=sum(of_layer),
+        weight=max(of_layer, default=0),
+        small=sum(n for n in map(torch.numel, step.model.parameters()) if n <= PERSISTENT),
+        tied=bool(getattr(config, "tie_word_embeddings", False)),
+        stacks=len(layer_stacks(step.model)),
     )
 
 
-def _layer_parameters(model: Any) -> int:
+def _layer_parameters(model: Any) -> list[int]:
+    """Return the elements of each weight of a layer, without what LoRA adds."""
     stacks = [stack[0] for stack in layer_stacks(model)]
     named = [each for layer in stacks for each in layer.named_parameters()]
-    return sum(p.numel() for name, p in named if "lora_" not in name)
+    return [p.numel() for name, p in named if "lora_" not in name]
 
 
 def _total_parameters(model: torch.nn.Module) -> int:
@@ -260,19 +273,24 @@ def _result(settings: StepSettings, traced: _Traced, depth: int, depths: tuple[i
 def _sharded(settings: StepSettings, traced: _Traced, depth: int, window: Window) -> Window:
     """Return a window as one of several devices sees it: states by formula, the rest as traced."""
     added = 0 if settings.tuner.trains_base else traced.trainable
+    root = traced.total - added - depth * traced.layer
     sizes = Sizes(
         total=traced.total - added,
         trainable=traced.trainable,
         layer=traced.layer,
-        root=traced.total - added - depth * traced.layer,
+        root=root,
+        layers=depth,
+        weight=traced.weight,
+        small=traced.small,
+        tied=traced.tied,
     )
-    optimizer = window.name == "optimizer"
-    parts = shard(settings, sizes, window.parts, optimizer=optimizer)
+    moment = moment_of(*_place(window.name), depth=depth, stacks=traced.stacks)
+    parts = shard(settings, sizes, window.parts, moment)
     return dataclasses.replace(
         window,
         peak_bytes=sum(parts.values()),
         parts=parts,
-        maxima=shard(settings, sizes, window.maxima, optimizer=optimizer),
+        maxima=shard(settings, sizes, window.maxima, moment),
     )
 
 
@@ -293,12 +311,13 @@ def _extrapolate(
             maxima={part: along(one.maxima[part], two.maxima[part]) for part in PARTS},
             operation=two.operation,
         )
-    return _Traced(
+    return dataclasses.replace(
+        traced[0],
         windows=windows,
         depth=traced[1].depth,
         total=along(traced[0].total, traced[1].total),
         trainable=along(traced[0].trainable, traced[1].trainable),
-        layer=traced[0].layer,
+        small=along(traced[0].small, traced[1].small),
     )
 
 

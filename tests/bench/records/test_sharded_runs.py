@@ -6,11 +6,15 @@ import pytest
 
 from labkit.bench.records import sharded_runs
 from labkit.memory.formula import analytic
+from labkit.memory.settings import SHARDINGS
 from labkit.memory.trace.tracing import trace
 
 TABLE = json.loads(sharded_runs.PUBLISHED.read_text())
 RECORD = json.loads((sharded_runs.DATA / "results" / "sharded_runs.json").read_text())
 ROWS = RECORD["rows"]
+OUTSIDE = {("ia3", "zero3"): (0.12, 0.12)}
+"""Rows of ranks outside the bounds, and how far: in stage 3 DeepSpeed holds 17 MB more with IA3
+than the buffers and shards that are known. With LoRA it does not: the trace is 0.2 % off."""
 
 
 def test_every_choice_is_written_down_with_its_source():
@@ -64,3 +68,26 @@ def test_traces_and_formulas_are_still_those_of_the_record():
     (row,) = [r for r in ROWS["fits"] if r["sharding"] == "fsdp2" and r["batch_size"] == 1
               and r["gradient_checkpointing"]]  # fmt: skip
     assert trace(settings).peak_bytes == row["peak_bytes"]
+
+
+def test_peaks_of_ranks_are_met_by_formula_within_five_per_cent_and_by_trace_within_three():
+    rows = ROWS["ranks"]
+    wanted = {(trained, sharding) for trained in sharded_runs.TRAINED for sharding in SHARDINGS}
+    assert {(row["trained"], row["sharding"]) for row in rows} == wanted
+    for row in rows:
+        again = sharded_runs.with_errors(row, row["analytic_bytes"], row["traced_bytes"])
+        assert again == row and len(row["measured_bytes"]) == 2
+        by_formula, traced = OUTSIDE.get((row["trained"], row["sharding"]), (0.05, 0.03))
+        assert abs(row["analytic_error"]) <= by_formula and abs(row["error"]) <= traced, row
+    worst = RECORD["summary"]["ranks"]
+    assert worst["worst_traced"] == max(abs(row["error"]) for row in rows)
+    assert worst["worst_by_formula"] == max(abs(row["analytic_error"]) for row in rows)
+
+
+def test_ranks_are_predicted_as_the_record_says(tmp_path):
+    sharded_runs.make_larger(tmp_path)
+    for row in ROWS["ranks"]:
+        settings = sharded_runs.step_of(tmp_path, row)
+        assert analytic(settings).peak_bytes == row["analytic_bytes"]
+        if (row["trained"], row["sharding"]) == ("full, checkpointing", "fsdp2"):
+            assert trace(settings).peak_bytes == row["traced_bytes"]
