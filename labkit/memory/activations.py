@@ -119,8 +119,9 @@ class _Account:
             own = self.compute * width * len(mine)
         else:
             own = self.compute * width if mine and not kept else 0
-        # LLM.int8 keeps the tensor it was given (bitsandbytes, MatMul8bitLt).
-        keeps = self.settings.base_weights.keeps_inputs
+        # LLM.int8 keeps the tensor it was given (bitsandbytes, MatMul8bitLt), and so does every
+        # linear layer in stage 3 of DeepSpeed (zero/linear.py), frozen or not.
+        keeps = self.settings.base_weights.keeps_inputs or self.settings.sharding == "zero3"
         quantised = self.compute * width if keeps and not kept else 0
         casts = self.settings.cast_adapter_input and self.casts
         if quantised and own and not (casts or dropout):

@@ -232,8 +232,8 @@ def activation_bytes(shape: Shape, settings: StepSettings) -> int:
     """Return what the layers hold for backward at the end of the forward pass."""
     tokens = settings.sequences * settings.positions
     full, residual = settings.tuner.trains_base, residual_bytes(shape, settings)
-    # The final norm's fp32 copy; under full fine-tuning its output, which the head reads, as well.
-    around: float = 4 * shape.hidden + (2 * residual * shape.hidden if full else 0)
+    # The final norm's fp32 copy; what the head reads, if it is trained or stage 3 of ZeRO keeps it.
+    around: float = (4 + residual * (2 if full else settings.sharding == "zero3")) * shape.hidden
     layer = kept_per_token(shape, settings)
     if settings.gradient_checkpointing:
         stacks = 1 + settings.target_share if shape.decoder_linears else 1

@@ -147,7 +147,32 @@ def attach(model: Any, settings: StepSettings) -> Any:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.to(dtype)
+    if settings.sharding == "zero3":
+        keep_inputs(model)
     return model
+
+
+class _Keep(torch.autograd.Function):
+    """Passes an output on and keeps what it was made of until its backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, output: torch.Tensor, read: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(read)
+        return output.view_as(output)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return gradients[0], None
+
+
+def keep_inputs(model: torch.nn.Module) -> None:
+    """Make frozen linear layers keep their inputs, as DeepSpeed's do in stage 3 (zero/linear.py).
+
+    PyTorch's keep none: a weight without a gradient does not need it.
+    """
+    for module in model.modules():
+        if type(module) is torch.nn.Linear and not module.weight.requires_grad:
+            module.register_forward_hook(lambda _, read, output: _Keep.apply(output, read[0]))
 
 
 def materialise(model: torch.nn.Module, allocate: Allocate) -> None:

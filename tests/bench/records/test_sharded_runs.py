@@ -12,9 +12,6 @@ from labkit.memory.trace.tracing import trace
 TABLE = json.loads(sharded_runs.PUBLISHED.read_text())
 RECORD = json.loads((sharded_runs.DATA / "results" / "sharded_runs.json").read_text())
 ROWS = RECORD["rows"]
-OUTSIDE = {("ia3", "zero3"): (0.12, 0.12)}
-"""Rows of ranks outside the bounds, and how far: in stage 3 DeepSpeed holds 17 MB more with IA3
-than the buffers and shards that are known. With LoRA it does not: the trace is 0.2 % off."""
 
 
 def test_every_choice_is_written_down_with_its_source():
@@ -77,8 +74,7 @@ def test_peaks_of_ranks_are_met_by_formula_within_five_per_cent_and_by_trace_wit
     for row in rows:
         again = sharded_runs.with_errors(row, row["analytic_bytes"], row["traced_bytes"])
         assert again == row and len(row["measured_bytes"]) == 2
-        by_formula, traced = OUTSIDE.get((row["trained"], row["sharding"]), (0.05, 0.03))
-        assert abs(row["analytic_error"]) <= by_formula and abs(row["error"]) <= traced, row
+        assert abs(row["analytic_error"]) <= 0.05 and abs(row["error"]) <= 0.03, row
     worst = RECORD["summary"]["ranks"]
     assert worst["worst_traced"] == max(abs(row["error"]) for row in rows)
     assert worst["worst_by_formula"] == max(abs(row["analytic_error"]) for row in rows)
@@ -89,5 +85,8 @@ def test_ranks_are_predicted_as_the_record_says(tmp_path):
     for row in ROWS["ranks"]:
         settings = sharded_runs.step_of(tmp_path, row)
         assert analytic(settings).peak_bytes == row["analytic_bytes"]
-        if (row["trained"], row["sharding"]) == ("full, checkpointing", "fsdp2"):
+        if (row["trained"], row["sharding"]) in {
+            ("full, checkpointing", "fsdp2"),
+            ("ia3", "zero3"),
+        }:
             assert trace(settings).peak_bytes == row["traced_bytes"]
