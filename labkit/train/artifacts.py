@@ -58,7 +58,11 @@ def save_model(
         model.save_pretrained(temporary)
         trained_on.save(temporary)
     else:
-        state = {name: tensor.to(torch.bfloat16) for name, tensor in model.state_dict().items()}
+        # One copy of what has two names, such as an embedding that is the head as well: the library
+        # then writes it once.
+        copies: dict[int, Any] = {}
+        state = {name: copies.setdefault(tensor.data_ptr(), tensor.to(torch.bfloat16))
+                 for name, tensor in model.state_dict().items()}  # fmt: skip
         model.config.dtype = torch.bfloat16
         model.save_pretrained(temporary, state_dict=state)
     tokenizer.save_pretrained(temporary)

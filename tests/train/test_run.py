@@ -391,6 +391,9 @@ def test_what_was_trained_reloads_and_gives_the_same_logits(
     assert change > 0.1
     saved = {tensor.dtype for tensor in weights(record).values()}
     assert saved == {torch.float32 if method == "lora" else torch.bfloat16}
+    if method == "full":  # a head that is the embedding is written once
+        held = sum(tensor.numel() for tensor in weights(record).values())
+        assert held == record.summary["trainable_parameters"]
 
 
 def test_an_adapter_keeps_the_name_of_its_base_and_no_path_but_that(tiny_run: Run) -> None:
