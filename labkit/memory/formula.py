@@ -102,7 +102,7 @@ def analytic(settings: StepSettings) -> Analytic | None:
     phases = _phases(shape, settings, parts)
     if settings.num_gpus > 1:
         sizes = sizes_of(shape, settings)
-        around = activation_bytes(dataclasses.replace(shape, layers=0), settings)
+        around = activation_bytes(shape, settings, layers=0)
         sharded = shard_phases(
             settings, sizes, parts, phases, embedding=_embedding_gradient(shape, settings),
             around=around, forward=_forward_temporary(shape, settings))  # fmt: skip
@@ -228,8 +228,8 @@ def optimizer_temporary_bytes(shape: Shape, settings: StepSettings, trainable: i
     return 0
 
 
-def activation_bytes(shape: Shape, settings: StepSettings) -> int:
-    """Return what the layers hold for backward at the end of the forward pass."""
+def activation_bytes(shape: Shape, settings: StepSettings, *, layers: int | None = None) -> int:
+    """Return what all layers, or so many, hold for backward at the end of the forward pass."""
     tokens = settings.sequences * settings.positions
     full, residual = settings.tuner.trains_base, residual_bytes(shape, settings)
     # The final norm's fp32 copy; what the head reads, if it is trained or stage 3 of ZeRO keeps it.
@@ -246,7 +246,7 @@ def activation_bytes(shape: Shape, settings: StepSettings) -> int:
             around += (
                 4 * BYTES[settings.dtype] * shape.heads * settings.seq_len / (settings.batch_size)
             )
-    return round(tokens * (shape.layers * layer + around))
+    return round(tokens * ((shape.layers if layers is None else layers) * layer + around))
 
 
 def layer_temporary_bytes(shape: Shape, settings: StepSettings) -> int:
