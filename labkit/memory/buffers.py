@@ -90,8 +90,7 @@ def buffers(settings: StepSettings, sizes: Sizes, moment: Moment) -> int:
 def _fsdp2(settings: StepSettings, sizes: Sizes, moment: Moment) -> float:
     size = BYTES[settings.dtype]
     root, layer = size * sizes.root, size * (sizes.layer + sizes.added / sizes.layers)
-    full = sizes.trainable >= sizes.total
-    reduced = 4 if full and settings.master_weights is not False else size
+    reduced = 4 if keeps_masters(settings, sizes) else size
     sent = reduced * sizes.trained_layer
     accumulated = settings.gradient_accumulation_steps > 1
     unsent = size * (sizes.trained_root + sizes.trained_layer) if accumulated else 0
