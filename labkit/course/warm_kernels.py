@@ -29,6 +29,8 @@ from jupyter_client.provisioning import KernelProvisionerFactory, LocalProvision
 from nbformat import NotebookNode
 from nbgrader.preprocessors import NbGraderPreprocessor
 
+from labkit.console import quiet_bitsandbytes
+
 NAME = "labkit-warm"
 LAUNCHER = ["-m", "ipykernel_launcher"]
 LONGEST_REQUEST = 2**20
@@ -171,9 +173,12 @@ def _wait(channel: socket.socket) -> None:
     """Import what lessons import, then fork a kernel for each request until nobody asks."""
     # Some of it is imported by exercises only in the middle of a check. Nothing is computed here:
     # autograd and OpenMP do not survive a fork.
+    quiet_bitsandbytes()  # TRL imports it
+    import scipy.stats  # noqa: F401
     import torch  # noqa: F401
     import transformers.models.llama.modeling_llama  # noqa: F401
     from ipykernel import kernelapp  # noqa: F401
+    from trl import DPOTrainer  # noqa: F401
 
     from labkit.checkpoints import check  # noqa: F401
     from labkit.checkpoints.collecting import collect

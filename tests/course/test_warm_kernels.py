@@ -36,7 +36,10 @@ def run(*cells: str, cwd: Path | None = None, **options) -> list[str]:
     return ["".join(out.get("text", "") for out in cell.outputs).strip() for cell in notebook.cells]
 
 
-PARENT = "import os, sys; print(os.getppid(), 'torch' in sys.modules, os.getcwd(), os.getsid(0))"
+PARENT = (
+    "import os, sys\n"
+    "print(os.getppid(), {'torch', 'trl'} <= set(sys.modules), os.getcwd(), os.getsid(0))"
+)
 
 
 def test_a_kernel_is_a_child_of_the_waiting_process_in_its_own_folder_and_session(tmp_path):

@@ -27,7 +27,6 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -268,20 +267,15 @@ def mark(place: Path) -> None:
         writer.writerows(rows)
 
 
-def shared_out(notebooks: Sequence[str], workers: int) -> list[str]:
-    """Return patterns of lessons, one a process, with about as many notebooks in each.
+def shared_out(workers: int) -> list[str]:
+    """Return patterns of students by the last digit of their number, one a process.
 
-    `notebooks` has a lesson's number for each of its notebooks. A process that grades many lessons
-    imports everything once.
+    Every process has all lessons, so none is left with the long ones.
 
-    >>> shared_out(["00", "01", "04", "04", "04"], 2)
-    ['0[4]*', '0[01]*']
+    >>> shared_out(2)
+    ['*[02468]', '*[13579]']
     """
-    sizes = Counter(notebooks)
-    groups: list[list[str]] = [[] for _ in range(workers)]
-    for lesson, _ in sizes.most_common():
-        min(groups, key=lambda group: sum(sizes[each] for each in group)).append(lesson)
-    return [f"0[{''.join(each[1] for each in group)}]*" for group in groups if group]
+    return [f"*[{''.join(map(str, range(first, 10, workers)))}]" for first in range(workers)]
 
 
 def simulate(folder: Path, count: int, lessons: Sequence[str], *, workers: int = 1) -> Outcome:
@@ -323,8 +317,9 @@ def simulate(folder: Path, count: int, lessons: Sequence[str], *, workers: int =
         outcome.said = hand_ins.sort(gradebook / "submitted", gradebook)
         outcome.said += hand_ins.sort(folder / "class.zip", gradebook)
     with timed("autograde"), ThreadPoolExecutor(workers) as pool:
-        patterns = shared_out([stem[:2] for stem in every], workers)
-        list(pool.map(lambda each: release.nbgrader("autograde", each, cwd=gradebook), patterns))
+        stems = f"0[{''.join(sorted({stem[1] for stem in every}))}]*"
+        asked = (("autograde", stems, "--student", each) for each in shared_out(workers))
+        list(pool.map(lambda words: release.nbgrader(*words, cwd=gradebook), asked))
     with timed("grade"):
         table = folder / "questions.csv"
         grade.write_grades(gradebook / "submitted", table)

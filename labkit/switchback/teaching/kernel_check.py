@@ -24,8 +24,10 @@ import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -203,18 +205,25 @@ def check_quantize_rowwise(kernel: Callable[..., None] | str) -> bool:
     if "raise NotImplementedError" in source:
         print("the kernel is still to be written")
         return False
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "student_kernel.py"
-        path.write_text(PRELUDE + source, encoding="utf-8")
-        try:
-            results = in_interpreter("exercise", str(path))
-            results |= in_interpreter("compile", str(path), interpret=False)
-        except LabkitError as error:
-            print(f"the kernel does not run: {error}")
-            return False
+    try:
+        results = _problems(source)
+    except LabkitError as error:
+        print(f"the kernel does not run: {error}")
+        return False
     for name, problem in results.items():
         print(f"{name:28} {problem or 'ok'}")
     return not any(results.values())
+
+
+@cache
+def _problems(source: str) -> dict[str, str]:
+    """Return what is wrong with a kernel by check; asked for the same source again, at once."""
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor() as pool:
+        path = Path(folder) / "student_kernel.py"
+        path.write_text(PRELUDE + source, encoding="utf-8")
+        run = pool.submit(in_interpreter, "exercise", str(path))
+        compiled = pool.submit(in_interpreter, "compile", str(path), interpret=False)
+        return run.result() | compiled.result()
 
 
 def _student_kernel(path: str) -> Any:

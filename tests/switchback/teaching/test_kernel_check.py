@@ -106,3 +106,18 @@ def test_what_the_kernel_prints_reaches_the_student(capsys):
     noisy = SOLUTION.replace("    row = tl", "    print('here')\n    row = tl")
     assert check_quantize_rowwise(noisy)
     assert "here" in capsys.readouterr().out
+
+
+def test_the_same_source_is_run_and_compiled_once(monkeypatch, capsys):
+    """A lesson asks twice: the student, and the cell of points."""
+    jobs = []
+
+    def answer(job: str, *_: str, interpret: bool = True) -> dict[str, str]:
+        jobs.append((job, interpret))
+        return {job: "a problem" if job == "exercise" else ""}
+
+    monkeypatch.setattr(f"{in_interpreter.__module__}.in_interpreter", answer)
+    for name in ("one", "one", "another"):
+        assert not check_quantize_rowwise(f"def {name}(x_ptr):\n    pass\n")
+        assert capsys.readouterr().out.split() == ["exercise", "a", "problem", "compile", "ok"]
+    assert sorted(jobs) == 2 * [("compile", False)] + 2 * [("exercise", True)]
