@@ -418,6 +418,46 @@ pandas.DataFrame(beside).T
 # %% [markdown]
 # The adapter and LoRA took a time that arithmetic allows, and full fine-tuning did not. All three took more memory than traced. One reason is length: samples had up to 256 tokens, and the trace takes 200. Another may be what was counted, since a card shows all that the allocator reserved (lesson 01). Now the time. Full fine-tuning needs one product more than LoRA, so half as much time again, and four cards should make it faster. So the method alone does not explain its time. The likely rest is the way it was made to fit: weights, gradients and moments travel between cards, or to the host's memory, at every micro-batch. *LoRA is ten times as fast* is a statement about that program. Time is in the range of the arithmetic or it has a reason, and the reason is what you want to know.
 #
+# ## Explain: a second claim, on another kind of model
+#
+# The notes also say that on an A100 the large T5 cannot be fine-tuned in full to tell good film reviews from bad ones, and that a prefix fits easily. T5 is an **encoder-decoder**: the encoder reads the whole text, each token seeing all others, and the decoder writes the answer, here one word, while it looks at what the encoder made of the text. The notes name no batch and no length. So ask for two batches, and for the largest that fits.
+
+# %%
+needed = []
+for batch in (8, 32)[: 1 if quick else None]:
+    for method in ("full", "prompt", "prefix"):
+        found = estimates.estimate("t5-large", device=card, method=method, batch_size=batch,
+                                   seq_len=512, target_len=2, padding=True)  # fmt: skip
+        needed.append({
+            "method": method, "batch": batch, "needed": f"{found.needed_bytes / 1e9:.1f} GB",
+            "fits": found.fits, "largest batch": found.largest_batch_size,
+        })  # fmt: skip
+pandas.DataFrame(needed)
+
+# %% [markdown]
+# *Does not fit* is true of a batch, and not of a method: the states of full fine-tuning, 16 bytes a parameter, take less than a third of this card, and activations take the rest as soon as the batch is large. But why does a prefix need so much less than a prompt, which trains fewer numbers? Again because of where they are. The prompt stands before what the *encoder* reads, so backward goes through both halves of the model. PEFT puts the prefix of a T5 into its *decoder* alone. Nothing that is trained lies below the encoder's output, so backward ends there, and nothing of the encoder is kept.
+#
+# And what is learnt? No T5 can be had without a network. The record below was made with a small one that read the training sentences for some minutes (`python -m labkit.bench.records.sentiment`), so it compares methods and says nothing about T5. A **bag of words** notes which words and pairs of neighbours a sentence has and forgets their order. A logistic regression on it, one weight for each word, is what a model must beat to be worth its memory.
+
+# %%
+import json
+
+place, learnt = results / "sentiment.json", {}
+if place.is_file():
+    sentiment = json.loads(place.read_text(encoding="utf-8"))
+    for name, right in sentiment["scores"]["right"].items():
+        learnt[name] = {"right": "{value:.1%} ({low:.1%} to {high:.1%})".format(**right)}
+        if apart := sentiment["scores"]["differences"].get(name):
+            learnt[name]["minus full"] = "{low:+.1%} to {high:+.1%}".format(**apart)
+        if of_run := sentiment["methods"].get(name):
+            learnt[name]["trained"] = f"{of_run['trainable_parameters']:,}"
+            learnt[name]["peak"] = f"{of_run['peak_bytes'] / 1e6:.0f} MB"
+    print(f"{len(sentiment['answers']['full'])} sentences of the test split")
+else:
+    print("no record is here yet: `python -m labkit.bench.records.sentiment` makes one")
+pandas.DataFrame.from_dict(learnt, orient="index").fillna("")
+
+# %% [markdown]
 # ## Measure: rank, and how it is scaled
 #
 # LoRA multiplies its update by $\alpha/r$. At a fixed $\alpha$ a larger rank is scaled down as it grows, so more numbers train with less effect each; rsLoRA divides by $\sqrt{r}$ instead. What remains of a step:

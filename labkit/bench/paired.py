@@ -278,9 +278,12 @@ def in_fresh_process(target: str, *, say: Say, threads: int | None = None, **arg
         kind, value = ours.recv()
     except EOFError:
         process.join()
+        why = "most likely for want of memory: use fewer --tokens or fewer --layers"
+        if process.exitcode == 1:  # Python itself ended it, so it never came to what was asked
+            why = ("before it measured anything, as its own error says: in a script, calls stand "
+                   'below `if __name__ == "__main__":`; a notebook needs no such line')  # fmt: skip
         raise LabkitError(
-            f"a benchmark process ended with code {process.exitcode}, most likely for want of "
-            "memory: use fewer --tokens or fewer --layers"
+            f"a benchmark process ended with code {process.exitcode}, {why}"
         ) from None
     except BaseException:
         process.terminate()

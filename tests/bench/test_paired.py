@@ -3,6 +3,8 @@
 import json
 import math
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -207,3 +209,15 @@ def test_a_fresh_process_answers_refuses_fails_and_dies() -> None:
         paired.in_fresh_process("json:loads", say=silent, s="{")
     with pytest.raises(LabkitError, match="ended with code 9, most likely for want of memory"):
         paired.in_fresh_process("os:_exit", say=silent, status=9)
+
+
+def test_a_script_without_a_main_guard_is_told_what_it_needs(tmp_path: Path) -> None:
+    """A lesson saved as a script is one: the new process would run it from the top."""
+    script = tmp_path / "lesson.py"
+    script.write_text(
+        "from labkit.bench import paired\npaired.in_fresh_process('os:getpid', say=print)\n",
+        encoding="utf-8",
+    )
+    run = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert run.returncode == 1
+    assert 'calls stand below `if __name__ == "__main__":`' in run.stderr.splitlines()[-1]
