@@ -24,6 +24,8 @@
 #
 # **What to take from this lesson: how many numbers a method trains says little about what it costs; where it puts them says it.**
 #
+# In attention each token makes a **query**, a **key** and a **value**. The query is compared with the keys of the tokens before it and with its own, and what comes out is a mixture of their values; that no token sees a later one is called **causal**. A **gate** is a trained number that something is multiplied by. The **inner row** of an MLP is what its last layer reads.
+#
 # | method | trains | where |
 # |---|---|---|
 # | prompt tuning | embeddings of **virtual tokens**, which no text has | before the input |
@@ -31,7 +33,7 @@
 # | LLaMA-Adapter | tokens of every layer behind a gate that starts at zero | beside attention |
 # | (IA)³ | three vectors a layer | stretch keys, values and the MLP's inner row |
 # | bottleneck adapters | two thin layers with a nonlinearity between | after attention and after the MLP |
-# | LoRA, DoRA, QLoRA | two thin matrices a weight; DoRA also the lengths of its rows; QLoRA on a base in 4 bits | beside every linear layer |
+# | LoRA, DoRA, QLoRA | two thin matrices a weight; DoRA also the length of each row of the weight; QLoRA on a base in 4 bits | beside every linear layer |
 #
 # Full fine-tuning, for comparison, trains what is there.
 
@@ -61,13 +63,22 @@ predicted_answers = None
 # %% [markdown]
 # ## How many numbers
 #
-# With $L$ layers of width $h$, keys and values of width $k$ and an MLP of width $m$: a prefix of $n$ tokens has $n \cdot L \cdot 2k$ numbers, a prompt $n \cdot h$, (IA)³ $L(2k + m)$. A bottleneck of inner width $s$ has $2hs + s + h$ at each of two places in a layer, and LoRA of rank $r$ has $r \cdot (\mathrm{in} + \mathrm{out})$ for every linear layer. Work out one of them before you look.
+# With $L$ layers of width $h$, keys and values of width $k$ and an MLP of width $m$: a prefix of $n$ tokens has $n \cdot L \cdot 2k$ numbers, a prompt $n \cdot h$, (IA)³ $L(2k + m)$. A bottleneck of inner width $s$ has $2hs + s + h$ at each of two places in a layer, and LoRA of rank $r$ has $r \cdot (\mathrm{in} + \mathrm{out})$ for every linear layer. LLaMA-Adapter has ten tokens and a gate in each layer, $10h + 1$. Work out one of them before you look.
+
+# %% tags=["nbval-check-output"]
+from labkit.memory.architectures import shape_of
+from labkit.memory.settings import StepSettings
+
+step = StepSettings(model="smollm2-135m-instruct")
+shape = shape_of(step)
+print(f"L = {shape.layers}, h = {shape.hidden}, k = {shape.kv_heads * shape.head_dim} "
+      f"({shape.kv_heads} key heads of {shape.head_dim}), m = {shape.mlp}")  # fmt: skip
+print(f"n = {step.num_virtual_tokens}, s = {step.bottleneck_size}, r = {step.lora_r}")
 
 # %% tags=["nbval-check-output"]
 from labkit import methods
-from labkit.memory.architectures import parameters, shape_of
+from labkit.memory.architectures import parameters
 from labkit.memory.formula import added_parameters
-from labkit.memory.settings import StepSettings
 
 for name in ("smollm2-135m-instruct", "llama-2-7b"):
     print(name)
@@ -84,7 +95,7 @@ for name in ("smollm2-135m-instruct", "llama-2-7b"):
 # %% [markdown]
 # ## Measure: four methods, the same tokens
 #
-# Each trains on the same batches in the same order, then answers the same questions of the test split. Learning rates are those that a short search on the development split found for the record of the course, or usual ones where no record is kept; one rate for all would decide the comparison before it begins, since a method that trains few numbers wants large steps.
+# Each trains on the same batches in the same order, then answers the same questions of the test split. Learning rates are those that a short search on the development split found for the record of the course, or usual ones where no record is kept. They were found on the embedded model, and where a search ended at its largest rate, a larger one might do better. One rate for all would decide the comparison before it begins, since a method that trains few numbers wants large steps.
 
 # %%
 from pathlib import Path
@@ -118,9 +129,9 @@ rows = conclude.conclude(measured)
 report.table(rows)
 
 # %% [markdown]
-# `difference` and `verdict` compare exact match with LoRA's, question by question, and `p` goes with them. `choice` asks some questions on reports as multiple choice, without the chat template, before and after; `bits per byte` asks what was forgotten, below. `saved` is the file that is kept; `rate` is the learning rate, and `search` the time it took to find.
+# `difference` and `verdict` compare exact match with LoRA's, question by question. `p` is the chance of a difference at least as large if there were none; `(Holm)` says that it was raised for the number of comparisons (lesson 04). `choice` asks some questions on reports as multiple choice, without the chat template, before and after; `bits per byte` asks what was forgotten, below. `saved` is the file that is kept; `rate` is the learning rate, and `search` the time it took to find.
 #
-# Compare with your orders. The numbers lie far apart, the memory hardly: the frozen model is the largest part, and what backward needs is kept whether few or many numbers are trained.
+# Compare with your orders. The numbers lie far apart, the memory hardly: most of a peak is the frozen model and what the forward pass keeps for backward. How much is kept depends on where the trained numbers are, and not on how many there are.
 
 # %%
 from itertools import pairwise
@@ -146,7 +157,7 @@ figure, alt = report.draw((record or {"rows": rows})["rows"])
 plots.show(figure, alt=alt)
 
 # %% [markdown]
-# The comparison by question is kept for the checkpoint. One seed each: the interval says what other *questions* might change, and nothing of what another *seed* would.
+# The figure shows the course's record where one is kept, and else your four runs. The comparison of your runs by question is kept for the checkpoint. One seed each: the interval says what other *questions* might change, and nothing of what another *seed* would.
 
 # %%
 from labkit.runs import measurements
@@ -165,7 +176,7 @@ for row in rows:
 # %% [markdown]
 # ## Measure: what was forgotten
 #
-# General text that has nothing to do with tables: how many bits does the model need for a byte of it, before and after? More than before is forgotten.
+# General text that has nothing to do with tables: how well does the model predict it, before and after? **Bits per byte** are $-\log_2$ of the probability that the model gives a text, divided by its bytes. If the change and its whole interval lie above zero, something was forgotten.
 
 # %%
 for row in rows:
@@ -180,28 +191,30 @@ for row in rows:
 # %% [markdown]
 # ## The record: every method, several seeds
 #
-# `labkit bench methods` makes the same comparison with more methods, a search for each rate, and three seeds of the main five. Where a record of it is kept, the next cell shows it. Its intervals count seeds as well as questions. Its p-values, the chances of a difference at least as large where there is none, are raised for the number of methods that are asked about at once (Holm's method, as in lesson 04).
+# `labkit bench methods` makes the same comparison with more methods, a search for each rate, and three seeds of the main five. Where a record of it is kept, the next cell shows it. The intervals of its differences count seeds as well as questions; a method with one seed is taken to vary as much as the five that have several. The bars of the figure are over questions alone.
 
 # %%
 if record:
     made_on = record["facts"]["hardware"]["cpu"]
     print(f"{len(record['reports'])} questions, {record['grid']['steps']} steps, on {made_on}")
 else:
-    print("no record is here yet: `labkit bench methods` makes one, in an hour or so")
+    print("no record is here yet: `labkit bench methods` makes one, in some two hours")
 report.table(record["rows"] if record else rows)
 
 # %% [markdown]
-# Ask one question at a time. *Is anything better than LoRA?* is answered by the verdict, and not by the first column. *What do I get for my memory?* is answered by the figure above: a hollow point is beaten by another method that is as small and better.
+# Ask one question at a time. *Is anything better than LoRA?* is answered by the verdict, and not by the first column. The verdict goes by the raised p-value and an interval is for one comparison alone, so an interval may leave zero out and the verdict still be *not told apart*. In question 06.2 you compare one pair: there the interval decides. *What do I get for my memory?* is answered by the figure above: a hollow point has another that is no larger and at least as good, by the measured means. Whether it is really better, the verdict says.
 #
 # ## Explain: where the numbers are, and what it costs
 #
-# **Virtual tokens cost attention.** Every query reads $n$ keys more in every layer, for ever; a prompt also takes $n$ positions of the context. Nothing merges, because no weight can hold a position.
+# **Virtual tokens cost attention.** Every query reads $n$ keys more in every layer, for ever, and the text begins at position $n$. A prompt also sends $n$ rows more through every layer. Nothing merges, because no weight can hold a position.
 #
 # **Bottleneck adapters cost latency.** Two small products and a nonlinearity come after every **sublayer**, that is after attention and after the MLP, and each waits for the one before. When a model writes one token at a time, the number of operations counts, and hardly their size. A nonlinearity lies between the two matrices, so they can't be merged.
 #
-# **(IA)³ is three vectors.** They scale rows that are there, so they merge for nothing, and there is nothing to pay afterwards. What three vectors a layer cannot express, it does not learn.
+# **(IA)³ is three vectors.** They stretch rows of the weights for keys and values, and columns of the MLP's last weight. Both are there already, so merging costs nothing, and there is nothing to pay afterwards. What three vectors a layer cannot express, it does not learn.
 #
-# **DoRA costs a norm.** To train directions apart from lengths it needs the length of every row of $W_0 + BA$ at each step: a matrix as large as the weight is made, summed and thrown away.
+# **DoRA costs a norm.** To train directions apart from lengths it needs the length of every row of $W_0 + \frac{\alpha}{r}BA$ at each step: a matrix as large as the weight is made, summed and thrown away.
+#
+# **LLaMA-Adapter costs a second attention.** Its tokens have a softmax of their own in every layer, and PEFT computes the queries twice.
 #
 # **QLoRA costs dequantisation.** Each weight is stored in 4 bits and written out in 16 before each product, forward and backward. Memory goes down by the weights and time goes up by the writing.
 #
@@ -311,7 +324,7 @@ def from_nf4(codes, absmax):
 check.exercise("from_nf4", from_nf4)
 
 # %% [markdown]
-# How much of a weight is lost? Take a weight of the model, block by block.
+# How far does nf4 move a weight? Take eight rows of one, block by block. The embedded model was rounded to 4 bits before (lesson 00), so a weight that never was may move by another amount.
 
 # %%
 from labkit.models import load, registry
@@ -321,7 +334,7 @@ weight = model.model.layers[0].mlp.up_proj.weight.detach()[:8].reshape(-1, 64)
 try:
     back = torch.stack([from_nf4(*to_nf4(block.clone())) for block in weight])
     lost = ((back - weight).norm() / weight.norm()).item()
-    print(f"{lost:.1%} of the weight's length is lost, at 4 bits and a scale for 64 numbers")
+    print(f"the error is {lost:.1%} of the weight's length, at 4 bits and a scale for 64 numbers")
 except NotImplementedError:
     print("write the two functions first")
 
@@ -384,7 +397,7 @@ check.exercise("start_bottleneck", start_bottleneck)
 # %% [markdown]
 # ## Explain: a published comparison, checked
 #
-# The notes from which this course grew quote one comparison of methods: LLaMA 7B on A100 cards, Alpaca, micro-batches of four. Nobody needs the cards to ask whether it can be so. The next cell puts the traced peak and the range of times beside what was published.
+# The notes from which this course grew quote one comparison of methods: LLaMA 7B on A100 cards, the data set Alpaca, four samples in a **micro-batch**, which is what goes through the model at once. Nobody needs the cards to ask whether it can be so. *Traced* is the peak of a step counted on tensors that have shapes and no numbers (lesson 01). Of full fine-tuning the source says neither how many micro-batches there were nor of what size, so its range goes from the same number shared by four cards to that number on each of them. The unit is GB because the published one is.
 
 # %%
 from labkit.memory import estimates
@@ -402,7 +415,8 @@ for method in list(published)[: 1 if quick else None]:
     found = estimates.estimate(large_model, device=card, method=method, **choices,
                                **extra.get(method, {}))  # fmt: skip
     gb, cards, minutes = published[method]
-    ends = [seconds * 62_400 / cards / 60 for seconds in found.step_seconds]
+    least, most = (seconds * 62_400 / 60 for seconds in found.step_seconds)
+    ends = least / cards, most  # each card takes its share of the micro-batches, or all
     beside[method] = {
         "published": f"{cards} × {gb} GB, {minutes} min",
         "traced peak": f"{cards} × {found.peak_bytes['traced'] / 1e9:.1f} GB",
@@ -416,11 +430,11 @@ import pandas
 pandas.DataFrame(beside).T
 
 # %% [markdown]
-# The adapter and LoRA took a time that arithmetic allows, and full fine-tuning did not. All three took more memory than traced. One reason is length: samples had up to 256 tokens, and the trace takes 200. Another may be what was counted, since a card shows all that the allocator reserved (lesson 01). Now the time. Full fine-tuning needs one product more than LoRA, so half as much time again, and four cards should make it faster. So the method alone does not explain its time. The likely rest is the way it was made to fit: weights, gradients and moments travel between cards, or to the host's memory, at every micro-batch. *LoRA is ten times as fast* is a statement about that program. Time is in the range of the arithmetic or it has a reason, and the reason is what you want to know.
+# LLaMA-Adapter and LoRA took a time that arithmetic allows, and full fine-tuning did not. All three took more memory than traced. One reason is length: samples had up to 256 tokens, and the trace takes 200. Another may be what was counted, since a card shows all that PyTorch reserved (lesson 01). Now the time. Full fine-tuning needs one product more than LoRA, so half as much time again. The range also counts what four cards send each other over a fast link. So the rest is something else: a slower link, weights that were moved to the host's memory, or more steps than we take. Which one, the source does not say. *LoRA is ten times as fast* is a statement about that program. Time is in the range of the arithmetic or it has a reason, and the reason is what you want to know.
 #
 # ## Explain: a second claim, on another kind of model
 #
-# The notes also say that on an A100 the large T5 cannot be fine-tuned in full to tell good film reviews from bad ones, and that a prefix fits easily. T5 is an **encoder-decoder**: the encoder reads the whole text, each token seeing all others, and the decoder writes the answer, here one word, while it looks at what the encoder made of the text. The notes name no batch and no length. So ask for two batches, and for the largest that fits.
+# The notes also say that on an A100 the large T5 cannot be fine-tuned in full to tell good film reviews from bad ones, and that a prefix fits easily. T5 is an **encoder-decoder**: the encoder reads the whole text, each token seeing all others, and the decoder writes the answer, here one word, while it looks at what the encoder made of the text. The notes name no batch and no length. So ask for two batches of 512 tokens, answered by a word and an end token, and for the largest batch that fits a card of 40 GB.
 
 # %%
 needed = []
@@ -429,15 +443,15 @@ for batch in (8, 32)[: 1 if quick else None]:
         found = estimates.estimate("t5-large", device=card, method=method, batch_size=batch,
                                    seq_len=512, target_len=2, padding=True)  # fmt: skip
         needed.append({
-            "method": method, "batch": batch, "needed": f"{found.needed_bytes / 1e9:.1f} GB",
+            "method": method, "batch": batch, "needed": f"{found.needed_bytes / 2**30:.1f} GiB",
             "fits": found.fits, "largest batch": found.largest_batch_size,
         })  # fmt: skip
 pandas.DataFrame(needed)
 
 # %% [markdown]
-# *Does not fit* is true of a batch, and not of a method: the states of full fine-tuning, 16 bytes a parameter, take less than a third of this card, and activations take the rest as soon as the batch is large. But why does a prefix need so much less than a prompt, which trains fewer numbers? Again because of where they are. The prompt stands before what the *encoder* reads, so backward goes through both halves of the model. PEFT puts the prefix of a T5 into its *decoder* alone. Nothing that is trained lies below the encoder's output, so backward ends there, and nothing of the encoder is kept.
+# The claim is wrong as it stands: in full, eight samples fit. *Does not fit* is true of a batch, a length and a card, and not of a method: the states of full fine-tuning, 16 bytes a parameter, take less than a third of this card, and activations take the rest as soon as the batch is large. But why does a prefix need so much less than a prompt, which trains fewer numbers? Again because of where they are. The prompt stands before what the *encoder* reads, so backward goes through both halves of the model. PEFT puts the prefix of a T5 into its *decoder* alone. Nothing that is trained lies below the encoder's output, so backward ends there, and nothing of the encoder is kept.
 #
-# And what is learnt? No T5 can be had without a network. The record below was made with a small one that read the training sentences for some minutes (`python -m labkit.bench.records.sentiment`), so it compares methods and says nothing about T5. A **bag of words** notes which words and pairs of neighbours a sentence has and forgets their order. A logistic regression on it, one weight for each word, is what a model must beat to be worth its memory.
+# And what is learnt? No T5 can be had without a network. The record below is of a small one, trained for some minutes on sentences of film reviews, other reviews and editorials. It compares one run of each method and says nothing about T5. A **bag of words** notes which words and which pairs of neighbouring words a sentence has, and not where they stand; a logistic regression adds up one weight for each of them. A model must beat it to be worth its memory. *More frequent answer* is what no reading brings. A prompt trains two sets of vectors, of which PEFT's forward pass reads the encoder's.
 
 # %%
 import json
@@ -448,34 +462,40 @@ if place.is_file():
     for name, right in sentiment["scores"]["right"].items():
         learnt[name] = {"right": "{value:.1%} ({low:.1%} to {high:.1%})".format(**right)}
         if apart := sentiment["scores"]["differences"].get(name):
-            learnt[name]["minus full"] = "{low:+.1%} to {high:+.1%}".format(**apart)
+            learnt[name]["minus full"] = "{low:+.1%} to {high:+.1%}".format(**apart["difference"])
         if of_run := sentiment["methods"].get(name):
             learnt[name]["trained"] = f"{of_run['trainable_parameters']:,}"
-            learnt[name]["peak"] = f"{of_run['peak_bytes'] / 1e6:.0f} MB"
+            learnt[name]["peak"] = f"{of_run['peak_bytes'] / 2**20:.0f} MiB"
     print(f"{len(sentiment['answers']['full'])} sentences of the test split")
 else:
-    print("no record is here yet: `python -m labkit.bench.records.sentiment` makes one")
+    print("no record is here yet: `python -m labkit.bench.records.sentiment --help`")
 pandas.DataFrame.from_dict(learnt, orient="index").fillna("")
 
 # %% [markdown]
 # ## Measure: rank, and how it is scaled
 #
-# LoRA multiplies its update by $\alpha/r$. At a fixed $\alpha$ a larger rank is scaled down as it grows, so more numbers train with less effect each; rsLoRA divides by $\sqrt{r}$ instead. What remains of a step:
+# LoRA's $BA$ is a sum of $r$ products of a column and a row, and $\alpha/r$ multiplies it. Products that have nothing to do with each other add up like $\sqrt{r}$, so at a fixed $\alpha$ the update shrinks as the rank grows. rsLoRA divides by $\sqrt{r}$ and keeps it. The factor at the course's $\alpha$:
 
 # %% tags=["nbval-check-output"]
+from labkit.runs.config import RunConfig
+
+alpha = RunConfig().lora_alpha
 for r in (1, 2, 4, 8, 16, 32, 64, 128):
-    print(f"r = {r:>3}: α/r {32 / r:>6.2f}   α/√r {32 / r**0.5:>6.2f}")
+    print(f"r = {r:>3}: α/r {alpha / r:>6.2f}   α/√r {alpha / r**0.5:>6.2f}")
 
 # %%
 ranks = kept("ranks.json")
 if ranks:
-    print(f"one rate, {ranks['grid']['steps']} steps, alpha fixed")
+    print(
+        f"one rate for all, {ranks['grid']['steps']} steps, α = {alpha} where no name says another"
+    )
 else:
-    print("no record is here yet: `labkit bench methods --arms ranks --against rank-16` makes one")
+    print("no record is here yet: `labkit bench methods --arms ranks --against rank-16")
+    print("--output-dir DIR` writes one, to be copied to", results / "ranks.json")
 report.table(ranks["rows"]) if ranks else None
 
 # %% [markdown]
-# A rank that seems useless may only be scaled away, and a gain of rsLoRA may be one of the learning rate: at one rank, the two differ by a factor that another $\alpha$ gives as well. Where the intervals overlap, the rank is not what your result depends on; look at the data first. The usual advice for *more* is a higher $\alpha$ with dropout: `labkit bench methods --arms rank-16,rank-16-alpha-128,rank-16-alpha-128-dropout --against rank-16` says what it gives on your data, in some ten minutes.
+# A rank that seems useless may only be scaled away. At one rank, rsLoRA is LoRA with $\sqrt{r}$ times the $\alpha$, so what it gains at rank 64 is what an $\alpha$ eight times as large gains, and perhaps what a larger learning rate would: the rate was not searched for each rank. Where the interval of a difference holds zero, the record can't tell two ranks apart; its ends say how large an effect of the rank could still be. The usual advice for a stronger update is a higher $\alpha$ with dropout. `labkit bench methods --arms rank-16,rank-16-alpha-128,rank-16-alpha-128-dropout --against rank-16 --data YOURS` says what it gives on your data, from five runs of a few minutes each.
 
 # %% [markdown]
 # ## Checkpoint
@@ -544,7 +564,7 @@ check(
 # %% [markdown]
 # ## What to remember
 #
-# - The frozen model is the larger part of the memory, so the count of trained numbers decides about files and optimizer state, and hardly about the peak.
+# - Most of a peak is the frozen model and the activations, so the count of trained numbers decides about files and optimizer state, and hardly about the peak.
 # - What merges is free afterwards: LoRA and (IA)³. Virtual tokens, adapters with a nonlinearity and gates are paid for at each token.
 # - Every method has its own learning rate. A comparison at one rate compares rates.
 # - An interval over questions is about these weights; one about methods needs several seeds.
