@@ -31,7 +31,7 @@ from labkit.train.pretrain_t5 import pretrain
 from labkit.train.run import train
 
 COMMAND = "python -m labkit.bench.records.sentiment --output data/results/sentiment.json"
-RATES = {True: (5e-4, 1e-3), False: (3e-3, 1e-2), "tokens": (3e-2, 1e-1)}
+RATES = {True: (5e-4, 1e-3), False: (1e-3, 3e-3), "tokens": (3e-2, 1e-1)}
 """Learning rates by what is trained: all weights, added weights, virtual tokens."""
 
 
@@ -133,7 +133,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compare methods on an encoder-decoder.")
     parser.add_argument("--output", type=Path, help="where to write the record")
     parser.add_argument("--pretraining-steps", type=int, default=1200)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=2000)
     arguments = parser.parse_args()
     folder = sentiment.fetch_reviews()
     model = records.runs_dir() / "t5-reviews"
