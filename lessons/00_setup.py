@@ -103,7 +103,7 @@ for name, bits in {"float32": 32, "bfloat16": 16, "int8": 8, "4-bit": 4}.items()
     print(f"{name:>9}: {parameters * bits / 8 / 2**30:.2f} GiB")
 
 # %% [markdown]
-# How a weight is stored says nothing of how exact it is. To **quantise** weights is to round them to a few values that need fewer bits. The embedded model was packed so: every row of a matrix is cut into blocks of 32 weights, and a block has 32 integers of 4 bits, from 0 to 15, and two numbers, a scale and an offset, that turn them back into weights. labkit **dequantised** it, which means that it did this multiplication and wrote the results out as `bfloat16`, once, when the model was installed. What the rounding took does not come back, and you can see it: count how many different values there are in the blocks of one matrix.
+# How a weight is stored says nothing of how exact it is. To **quantise** weights is to round them to a few values that need fewer bits. The matrices in the embedded model's layers were packed so: every row is cut into blocks of 32 weights, and a block has 32 integers of 4 bits, from 0 to 15, and two numbers, a scale and an offset, that turn them back into weights. The table of tokens, which you meet below, kept more bits. labkit **dequantised** the model, which means that it did this multiplication and wrote the results out as `bfloat16`, once, when the model was installed. What the rounding took does not come back, and you can see it: count how many different values there are in the blocks of one matrix.
 
 # %%
 weight = next(w for name, w in model.named_parameters() if "mlp" in name and w.ndim == 2)
@@ -372,9 +372,9 @@ plots.show(figure, alt=alt)
 # %% [markdown]
 # ## Explain: format or knowledge?
 #
-# **What this lesson is about is the middle bar.** The score counts it together with the last one, and the two call for different training. An answer of the middle bar holds the right value in a sentence, with a unit or a currency that was not asked for: the model has read the table and does not keep to the **format**. (Now and then the value stands there by accident.) An answer of the last bar is most often a number from the wrong row, or arithmetic that does not come out: the model has not learned the **task**.
+# **What this lesson is about is the middle bar.** The score counts it together with the last one, and the two call for different training. An answer of the middle bar holds the right value in a sentence, or without its scale: the model has read the table and does not keep to the **format**. (Now and then the value stands there by accident.) An answer of the last bar is most often a number from the wrong row, or arithmetic that does not come out: the model has not learned the **task**.
 #
-# So a model that gains many points in fine-tuning may only have learned to leave out the words around a number. That is why lesson 02 compares with the untouched model *given two worked examples* in its prompt, which shows it the format without any training.
+# So a model that gains many points in fine-tuning may only have learned to leave out the words around a number and to write its scale. That is why lesson 02 compares with the untouched model *given two worked examples* in its prompt, which shows it the format without any training.
 
 # %% [markdown]
 # ## Exercise: when are two answers the same?
@@ -415,12 +415,12 @@ def exact_match(answer: str, gold: str) -> bool:
 check.exercise("exact_match", exact_match)
 
 # %% [markdown]
-# The official score does more: it reads numbers as numbers, multiplies by the scale, and aligns lists of values with each other. `labkit/datasets/score.py` explains it.
+# The official score does more: it reads numbers as numbers, multiplies by the scale, and sorts the values of a list before it compares. `labkit/datasets/score.py` explains it.
 
 # %% [markdown]
 # ## Checkpoint
 #
-# Answer from your own measurements, above. What you write is kept in `answers.json` beside your runs, and it is compared with your measurements, never with somebody else's. Run a cell as often as you like: the latest answer counts.
+# Answer from your own measurements, above. What you write is kept in `answers.json` beside your runs, and it is compared with your measurements, never with somebody else's. The latest answer counts, and so does the latest measurement: when you run a measuring cell again, answer its question again.
 
 # %% [markdown]
 # **00.1** How much memory do the weights take as they are stored, and how much would they take in 32-bit floating point? What else does a process that uses them need memory for?

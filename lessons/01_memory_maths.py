@@ -16,7 +16,7 @@
 #
 # - **Goal:** say before you start how much memory a fine-tune takes, part by part, on a card you don't have; know which part to shrink when it does not fit; hold your formula against a trace, a real step and published figures.
 # - **Minutes:** 90, of which 5 are waiting
-# - **Hardware:** two CPU cores and 4 GiB of memory; a GPU is used when there is one
+# - **Hardware:** two CPU cores and 5 GiB of memory; a GPU is used when there is one
 # - **You need to know:** lesson 00; what a gradient and an optimizer are
 #
 # Most answers to "does it fit?" multiply the parameters by a constant. You start with the best known of these rules, find out what it leaves out and what it counts too often, and end with three columns to compare: a **formula**, a **trace** of the real model's step with tensors that have shapes and no storage, and a **measurement**.
@@ -80,7 +80,7 @@ for name in ("llama-2-7b", "llama-3-8b"):
 #
 # ## LoRA in a hundred words
 #
-# > A linear layer multiplies by a matrix $W$ with $n$ columns and $m$ rows. **LoRA** freezes $W$ and trains a *change* of it, written as a product of two narrow matrices: the layer computes $W x + c\,B A x$, where $A$ is $r \times n$, $B$ is $m \times r$, $c$ is a constant, and the **rank** $r$ is about ten where $n$ and $m$ are thousands. A layer trains $r (n + m)$ numbers in place of $n \cdot m$. What is frozen needs neither gradient nor moments, and is kept in 16 bits. The two **factors** $A$ and $B$ together are an **adapter**; here they are in fp32. **QLoRA** also keeps the frozen matrices in 4 bits. In lesson 02 you write one.
+# > A linear layer multiplies by a matrix $W$ with $n$ columns and $m$ rows. **LoRA** freezes $W$ and trains a *change* of it, written as a product of two narrow matrices: the layer computes $W x + c\,B A x$, where $A$ is $r \times n$, $B$ is $m \times r$, $c$ is a constant, and the **rank** $r$ is about ten where $n$ and $m$ are thousands. A layer trains $r (n + m)$ numbers in place of $n \cdot m$. What is frozen needs neither gradient nor moments, and is kept in 16 bits (32 where a machine computes in float32). The two **factors** $A$ and $B$ together are an **adapter**; here they are in fp32. **QLoRA** also keeps the frozen matrices in 4 bits. In lesson 02 you write one.
 
 # %% [markdown]
 # ## Predict: what does the batch add?
@@ -205,7 +205,7 @@ for method, result in columns.items():
 #
 # The errors above are those of the two predictions against the measured peak. The rows of a table do not add up to its peak, because a step is a sequence of moments:
 #
-# 1. **The forward pass ends.** All activations are there, the 16-bit copies of the weights that the products read, and the logits on top of them. There are no gradients yet.
+# 1. **The forward pass ends.** All activations are there, the 16-bit copies of the weights that the products read (none where your table says `assumed: float32`), and the logits on top of them. There are no gradients yet.
 # 2. **The backward pass** gives back activations and copies, layer by layer, while gradients come.
 # 3. **The optimizer steps.** All gradients are there, and neither activations nor copies.
 #
@@ -530,7 +530,7 @@ calculator("llama-3-8b", device="a100-40gb")
 # %% [markdown]
 # ## Measure: against published peaks
 #
-# Agreement with your own machine could be luck. Others have published peaks of real fine-tunes on cards. For each of the rows below the type of the adapters, the loss, the attention, the optimizer and the version of the library were written down from its source *before* it was traced, so that none could be picked to fit.
+# Agreement with your own machine could be luck. Others have published peaks of real fine-tunes on cards. For each of the rows below the type of the adapters, the loss, the attention, the optimizer and the version of the library were written down from its source *before* it was traced. One was mended afterwards: the first errors led to a cast of the logits, in a library around LitGPT, that had been overlooked. No other was touched.
 
 # %%
 import itertools
@@ -542,7 +542,8 @@ for row in rows:
     error = "  –  " if row["error"] is None else f"{100 * row['error']:+5.1f} %"
     published = row["published"] or row["outcome"]
     mark = "explained" if row["explain"] else ""
-    print(f"{figures.row_label(row):66} {published!s:>24} {row['traced']:6.2f} {error} {mark}")
+    print(f"{figures.row_label(row):66} {published!s:>24} {row['traced']:6.2f} {row['unit']:3} "
+          f"{error} {mark}")  # fmt: skip
 
 # %%
 figure, axes = plots.new_figure(width=8.5, height=1.2 + 0.3 * len(rows))
@@ -552,11 +553,11 @@ plots.show(figure, alt=alt)
 # %% [markdown]
 # ## Explain: what the rows teach
 #
-# The grey band is the error that this course allows a trace; hollow marks are outside of it, for a reason that is known.
+# The grey band is the error that this course allows a trace; hollow marks are outside of it, for a reason that is known for most of the difference.
 #
 # - **The QLoRA rows are explained, not matched.** They are from 2023, when the library kept the input of every 4-bit product although a frozen weight does not need it. Today's does not, and the trace runs today's. A version belongs to every memory figure.
-# - **LitGPT's other rows are above the trace, the more so the larger the batch.** Its code computes queries, keys and values in one product. The values are a view of the result, so all of it stays alive. The trace follows the model classes of transformers, which compute three products.
-# - **One row ran out of memory**, and the trace is above what its card has.
+# - **LitGPT's other rows are above the trace, the more so the larger the batch.** Its code computes queries, keys and values in one product. The values are a view of the result, so all of it stays alive. The trace follows the model classes of transformers, which compute three products; StableLM's computes one, and its rows are closer.
+# - **One row ran out of memory**, and the trace is just below what its card has: with the driver's part and the allocator's gaps on top it does not fit.
 #
 # `data/memory_published.json` holds every choice with its source, and the differences that are known.
 
@@ -569,15 +570,15 @@ plots.show(figure, alt=alt)
 from labkit.bench.gpu import reading
 from labkit.switchback.teaching.figures import print_table
 
-card = reading.read()
+record = reading.read()
 subjects = ("peak memory", "largest batch", "step times")
-print(*reading.lines(card, *subjects), sep="\n")
+print(*reading.lines(record, *subjects), sep="\n")
 print(f"`labkit estimate` adds for gaps: {estimates.CUDA_GAPS:.0%}")
 
 # %%
-columns = {"traced": ".2f", "allocated": ".2f", "error": "+.2%", "gap": ".0%"}
+shown = {"traced": ".2f", "allocated": ".2f", "error": "+.2%", "gap": ".0%"}
 times = dict.fromkeys(["low", "seconds", "high"], ".2f")
-print_table(reading.step_rows(card), {"step": "s", **columns, **times})
+print_table(reading.step_rows(record), {"step": "s", **shown, **times})
 
 # %% [markdown]
 # `gap` is how much more than its allocated peak a step had to be given before it ran: the caching allocator can't use every hole between its blocks. A trace knows nothing of it, so `labkit estimate` adds the share that the first of the two cells printed last. `low` and `high` are the predicted seconds of a step, and `data/results/README.md` says which steps shared the card with another program when they were timed.
@@ -622,7 +623,7 @@ check(
 )
 
 # %% [markdown]
-# **01.3** Choose a card and a model of several billion parameters. What is the largest batch that fits, and which part takes most?
+# **01.3** Choose a card and a model of several billion parameters, and leave the optimizer at `adamw_torch_fused`. What is the largest batch that fits, and which part takes most?
 
 # %%
 check(
@@ -642,7 +643,7 @@ check(
 # ## What to remember
 #
 # - States are bytes per trained parameter: 16 in mixed precision with AdamW. The 2 of the copies have left before the last gradients come. What is frozen costs its weight and nothing else.
-# - Activations are bytes per token and layer, logits are bytes per token and vocabulary entry. Neither knows how many parameters train.
+# - Activations are bytes per token and layer, logits are bytes per token and vocabulary entry. Neither is a multiple of the parameters that train, but which layers train, and in which type, changes what a layer keeps.
 # - The peak is the highest moment of a step and not the sum of its parts; which moment that is changes with the batch.
 # - A published figure without the adapter's type, loss, attention, optimizer and version can't be reproduced. GB and GiB are seven percent apart.
 

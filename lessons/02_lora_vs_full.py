@@ -17,7 +17,7 @@
 # - **Goal:** write a fine-tune yourself, down to the labels and the loop; then train the same model through small adapters and in full, and say from your own records what each costs in time and memory and what it learns; know what every setting of a run does.
 # - **Minutes:** 130, of which 40 are waiting; about twice the wait on a processor without 16-bit units, as `labkit doctor` says
 # - **Hardware:** two CPU cores and 8 GiB of memory; a GPU is used when there is one
-# - **You need to know:** lesson 00; what a gradient and an optimizer are
+# - **You need to know:** lesson 00; tensors and `nn.Module` in PyTorch; what a gradient and an optimizer are
 
 # %% [markdown]
 # ## Two ways to change a model
@@ -62,7 +62,7 @@ lines = samples_shown.render(shown).splitlines()
 print("\n".join([*lines[:10], f"    … {len(lines) - 40} tokens of the report …", *lines[-30:]]))
 
 # %% [markdown]
-# The whole prompt has no labels, the answer has, and so has the end token: a model that is not taught to stop writes on. `labkit data show lora` prints this, for any configuration in place of `lora`, and warns of mistakes that raise no error: an answer inside the prompt, labels nowhere or everywhere, an end token without one.
+# The whole prompt has no labels, the answer has, and so has the end token: a model that is not taught to stop writes on. `labkit data show lora` prints this, for any configuration in place of `lora`, and warns of mistakes that raise no error: labels nowhere or everywhere, an end token without one, a question that stands in the test split too. An answer inside the prompt you have to see for yourself.
 
 # %% [markdown]
 # ## Predict: how many numbers are trained?
@@ -80,6 +80,7 @@ blocks = model.config.num_hidden_layers
 for name, layer in layers[: len(layers) // blocks]:
     print(f"{name.split('.', 3)[-1]:<18} {layer.in_features:>6} → {layer.out_features}")
 print(f"{len(layers)} linear layers in {blocks} blocks")
+del model, layers, layer  # what stays would count towards later peaks
 
 # %% [markdown]
 # Write your predictions down before you train anything. How many parameters does a LoRA run with the rank below train? How much longer does a step of full fine-tuning take than a step of LoRA, and how much more memory does it need at its peak?
@@ -98,7 +99,7 @@ predicted_memory_ratio = None
 #
 # ### Tokens and labels
 #
-# *Easy, 5 minutes; very important.* Many fine-tunes that go wrong without an error go wrong here. `prompt` and `answer` are texts, the prompt with all marks of the chat template. Return two lists of the same length: the ids of prompt, answer and end token, and the labels. Labels are the ids themselves, and −100, which cross-entropy skips, on the prompt.
+# *Easy, 5 minutes; very important.* Many fine-tunes that go wrong without an error go wrong here. `prompt` and `answer` are texts, the prompt with all marks of the chat template. Return two lists of the same length: the ids of prompt, answer and end token, and the labels. Labels are the ids themselves, and −100 on the prompt, which the loss skips. That loss is **cross-entropy**: −log of the probability that the model gives to the right token.
 #
 # <details><summary>Hint 1: two texts, two calls</summary>
 #
@@ -189,7 +190,7 @@ count_written
 # %% [markdown]
 # ### Into the model
 #
-# *Medium, 15 minutes; very important.* `LoRALinear` makes a layer of your function. Write `add_lora`: freeze the whole model, replace every linear layer but the output head `lm_head` by a `LoRALinear`, and return the list of the parameters that are trained. $A$ starts as PEFT starts it, by `torch.nn.init.kaiming_uniform_(A, a=5**0.5)`, and $B$ at zero.
+# *Medium, 15 minutes; very important.* `LoRALinear` makes a layer of your function. Write `add_lora`: freeze the whole model, replace every linear layer but the output head `lm_head` by a `LoRALinear`, and return the list of the parameters that are trained. $A$ starts as in PEFT, the library that `train()` takes its adapters from: by `torch.nn.init.kaiming_uniform_(A, a=5**0.5)`, and $B$ at zero.
 #
 # <details><summary>Hint 1: walk and replace</summary>
 #
@@ -243,7 +244,7 @@ adapters_written
 # %% [markdown]
 # ### The loop
 #
-# *Hard, 20 minutes; very important.* `batches` yields (ids, labels, mask), each of shape (batch, length). For each batch: the mean cross-entropy over the places that have a label, backward, the gradients of all `weights` together scaled down to length 1 where they are longer, one step of AdamW without weight decay, and the gradients cleared. Return the loss of each batch, taken before its step, as floats. The model is called as `model(input_ids=ids, attention_mask=mask).logits`; the logits at a place predict the token *after* it.
+# *Hard, 20 minutes; very important.* `batches` yields (ids, labels, mask), each of shape (batch, length); the mask is 1 on tokens and 0 on what fills a shorter sample up. For each batch: the mean cross-entropy over the places that have a label, backward, the gradients of all `weights` together scaled down to length 1 where they are longer, one step of AdamW without weight decay, and the gradients cleared. Return the loss of each batch, taken before its step, as floats. The model is called as `model(input_ids=ids, attention_mask=mask).logits`; **logits** are a score for each token of the vocabulary, and those at a place predict the token *after* it.
 #
 # <details><summary>Hint 1: the shift</summary>
 #
@@ -309,12 +310,14 @@ print(f"{theirs.summary['trainable_parameters']:,} trained, losses", theirs.loss
 
 # %%
 from labkit import methods
+from labkit.checkpoints.lessons.same_run import against
 from labkit.console import quiet
 from labkit.datasets import encode, tatqa
 from labkit.datasets.answers import format_answer
 from labkit.datasets.registry import reports
 from labkit.train import by_hand
 
+verdict = None
 tokenizer = load.load_tokenizer(hand_config.model)
 questions = tatqa.samples(reports(hand_config.data, "train"))[:few]
 all_written = labels_written and forward_written and adapters_written and loop_written
@@ -337,16 +340,12 @@ if all_written:
     for layer, start in zip(adapted, starts, strict=True):
         layer.A.data.copy_(start)
 
-# %%
-from labkit.checkpoints.lessons.same_run import against
-
-verdict = None
-if all_written:
+    # Run this cell again after a change: the models are made anew, and leave again.
     steps = [inputs] * hand_config.max_steps
     hand_losses = train_by_hand(mine, weights, steps, hand_config.learning_rate)
     numbers = sum(weight.numel() for weight in weights)
     verdict = against(theirs, trained=numbers, losses=hand_losses)
-    del mine, attached, weights
+    del mine, attached, weights, adapted, starts, layer, start
 verdict
 
 # %% [markdown]
@@ -377,11 +376,11 @@ with TemporaryDirectory() as folder, quiet():
         )  # fmt: skip
         trainer.remove_callback(PrinterCallback)
         _ = trainer.train()
+        trl_losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        del trainer
 
 # %%
 if all_written:
-    trl_losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    del trainer
     print("step    by hand       TRL    labkit")
     for row in zip(range(1, 4), hand_losses, trl_losses, theirs.losses, strict=True):
         print("{:>4} {:>10.4f}{:>10.4f}{:>10.4f}".format(*row))
@@ -394,7 +393,7 @@ if all_written:
 #
 # One sequence of a batch is a report with *all* its questions. Tokens of a question attend to the report and to their own question only, so the loss is the same as if each question came with a copy of the report, for a fraction of the work.
 #
-# Records are kept on disk. If the kernel stops in the middle, run the cell again: training goes on from its last checkpoint. Run a finished cell again, and the record comes back at once. Every few steps the loss is also measured on questions of the **development split**, which is never trained on.
+# Records are kept on disk. If the kernel stops in the middle, run the notebook again from its first cell: finished runs come back at once, and this one goes on from its last checkpoint, if it had reached one. Run a finished cell again, and the record comes back at once. Every `eval_steps` steps the loss is also measured on questions of the **development split**, which is never trained on.
 
 # %%
 lora = train(lora_config)
@@ -465,13 +464,15 @@ print("LoRA against full:", "told apart" if apart else "not told apart")
 # %% [markdown]
 # ## Explain: a small difference of losses, n times
 #
-# Exact match wants every token of an answer right. A loss of $\ell$ per token is a probability of $e^{-\ell}$ for each, and over $n$ tokens of $e^{-n\ell}$ for the answer. So a small difference of two losses counts $n$ times:
+# Exact match has no point for an answer that is nearly right, and one wrong token most often makes another value. A loss of $\ell$ per token is a probability of $e^{-\ell}$ for each, and over $n$ tokens of $e^{-n\ell}$ for the answer as it is written in the data. So a small difference of two losses counts $n$ times:
 
 # %%
 from math import exp
 
 answered = tatqa.samples(reports(data, "dev"))[: lora_config.max_eval_samples]
-lengths = [len(tokenizer(format_answer(q.question))["input_ids"]) + 1 for q in answered]
+own = load.load_tokenizer(lora_config.model)
+written = [own(format_answer(q.question), add_special_tokens=False) for q in answered]
+lengths = [len(answer["input_ids"]) + 1 for answer in written]
 n = sum(lengths) / len(lengths)
 losses = {label: development(run)[-1][1] for label, run in (("LoRA", lora), ("full", full))}
 
@@ -485,7 +486,7 @@ print(f"exact match: LoRA {lora_em['value']:.0%}, full {full_em['value']:.0%}")
 # %% [markdown]
 # This is no forecast of the score: a model writes its most likely token, so it is right more often than it is sure. But it says why two losses that look alike can belong to different scores.
 #
-# Is full fine-tuning better, then? What was compared is two *runs*: one **seed**, from which all that is random in a run is drawn, and one learning rate each. A rate that is a little off for one of the two could make the whole difference. A short probe says how much it matters. Before you run it: which of the three rates below gives LoRA the lowest development loss after a few steps?
+# Is full fine-tuning better, then? What was compared is two *runs*: one **seed**, from which all that is random in a run is drawn, and one learning rate each. A rate that does not suit one of the two could make the whole difference. A short probe says how much it matters. Before you run it: which of the three rates below gives LoRA the lowest development loss after a few steps?
 
 # %%
 rates = [lora_config.learning_rate * factor for factor in (1 / 3, 1, 3)]
@@ -509,7 +510,7 @@ figure, alt = plots.bars(
 plots.show(figure, alt=alt)
 
 # %% [markdown]
-# If the bars differ by more than LoRA and full did, the rate decides more than the method does. A claim about the *methods* needs the best rate of each and several seeds: `labkit train --config lora --repeat 5` and `labkit stats` are for that. From what you have here, say what you saw and no more.
+# If the bars differ, the rate alone makes a difference. These runs are much shorter than the two above, so do not set its size beside theirs. A claim about the *methods* needs the best rate of each and several seeds: `labkit train --config lora --repeat 5` and `labkit stats` are for that. From what you have here, say what you saw and no more.
 
 # %% [markdown]
 # ## Explain: what does each cost?
@@ -667,7 +668,7 @@ print(f"small step: float32 over bfloat16  {wide / narrow - 1:>+6.0%}")
 # - **Target modules**: fewer adapters mean fewer trained numbers and fewer activations kept for them.
 # - **Precision**: in float32 the frozen weights and the activations take twice the bytes.
 # - **Gradient checkpointing** keeps one activation per block and computes the forward pass a second time while going backward. That is one more product on top of three in full fine-tuning, and on top of two in LoRA.
-# - **Length and batch** scale the activations; weights and optimizer stay. A batch half as large with two accumulated passes trains on as many sequences per step with half the activations.
+# - **Length and batch** scale the activations; weights and optimizer stay. A batch half as large with two accumulated passes trains on as many sequences per step with half the activations; the gradients of the first pass stay there during the second.
 # - **Optimizer**: AdamW keeps two numbers per trained weight, Adafactor about one row and one column per matrix, plain SGD none.
 #
 # Checkpointing and the smaller batch cost time instead. The products say how much to expect, the records how much it was:
@@ -706,7 +707,7 @@ print(f"batch {batch // 2}, 2 accumulated: {halves / token_time(plain['LoRA']) -
 # | `loftq_config` | with a quantised base: starts $BA$ at what it can hold of the quantisation's rounding error, and not at zero | none while training |
 # | `gradient_checkpointing` | keeps block inputs only, computes the rest again | far fewer activations |
 # | `per_device_train_batch_size` | sequences per forward pass; a sequence is a report with its questions | activations grow with it |
-# | `gradient_accumulation_steps` | passes summed before a step: a larger batch for the optimizer, not for memory | none |
+# | `gradient_accumulation_steps` | passes summed before a step: a larger batch for the optimizer, not for memory | the gradients of trained weights stay from pass to pass |
 # | `learning_rate` | size of a step; LoRA wants a larger one than full fine-tuning: compare the two printed above | none |
 # | `lr_scheduler_type` | how the rate falls: linearly, along a cosine, or not at all | none |
 # | `warmup_steps` | steps over which the rate rises from zero, while AdamW's means settle | none |
@@ -736,7 +737,7 @@ noted = {
 }
 for card, (name, a_minute) in noted.items():
     print(f"{card}, {name}: noted {a_minute} steps a minute")
-    for length in (256, 512, 1024, 2048):
+    for length in (256, 512, 768, 1024, 2048):
         step = of_run(chat.replace(model=name), seq_len=length, dtype="float16")
         low, high = step_seconds(shape_of(step), step, DEVICES[card])
         print(f"   {length:>5} tokens: {60 / high:5.1f} to {60 / low:5.1f}")

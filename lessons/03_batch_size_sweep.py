@@ -195,7 +195,7 @@ print(f"batch {last.batch_size} has {grown:.2f} times the peak of batch {ran[-2]
       f"predicted: {predicted_growth}")  # fmt: skip
 
 # %% [markdown]
-# In the constant are the frozen weights, the adapters with their gradients, and the optimizer's state. The slope is activations and logits: everything that the forward pass keeps for each token. Divide it by the length and you have bytes per token. How much of that are the logits with their loss? Lesson 01's formula says:
+# In the constant are the frozen weights, the adapters with their 16-bit copies, and the optimizer's state. The gradients are not: they come when this peak is over, as in lesson 01. The slope is activations and logits, these with their gradients. Divide it by the length and you have bytes per token. How much of that are the logits with their loss? Lesson 01's formula says:
 
 # %%
 from labkit.memory.formula import analytic
@@ -311,7 +311,7 @@ for label, trains in {"full": True, "frozen weights": False}.items() if operatio
           f"{again / plain_step - 1:.0%} more")  # fmt: skip
 
 # %% [markdown]
-# The count leaves out the adapters and the attention, which checkpointing repeats as well, and the loss, which it does not. The measurement below has them all.
+# The count leaves out the adapters and the attention, which checkpointing repeats as well, and takes all weights for weights of layers. The output head and the loss are not made again, and the head is a fifth of the small model's products. The measurement below has them all.
 #
 # ## Measure: the same samples for less memory
 #
@@ -343,13 +343,13 @@ for label, (batch, change) in variants.items():
 # %%
 once = compared[f"{size} at once"]
 for label, point in compared.items():
-    if point.status == "done":
+    if point.status == once.status == "done":
         memory = point.peak_bytes / once.peak_bytes - 1
         seconds = point.step_seconds / once.step_seconds - 1
         print(f"{label:<18} {memory:>+6.0%} memory  {seconds:>+6.0%} time for {point.samples}")
 
 # %% [markdown]
-# Checkpointing makes the forward pass again, so its price in time is what you counted, and less where other things than products take the time. Accumulation does the same work in smaller passes: on a device that is at its ceiling with the smaller pass it costs next to nothing, and elsewhere it costs the $a$ of every further pass.
+# Checkpointing makes the forward pass again, so its price in time is at most what you counted: less by the head's share, and less where other things than products take the time. Accumulation does the same work in smaller passes: on a device that is at its ceiling with the smaller pass it costs next to nothing, and elsewhere it costs the $a$ of every further pass, without the optimizer's part, which comes once.
 #
 # ## Exercise: is the gradient the same?
 #
@@ -423,10 +423,10 @@ check.exercise("largest_fitting", largest_fitting)
 # %% [markdown]
 # ## Predict and measure: the largest batch under a limit
 #
-# On a hub a process has a memory limit, and the limit counts everything: the interpreter, the libraries, the buffers of the matrix products, not only tensors. (A hub kills who goes past it. Here the operating system refuses the allocation instead, so that the process can say what happened.) How many samples of 64 tokens fit? You know what there is for any batch and what each token adds; write your prediction down.
+# On a hub a process has a memory limit, and the limit counts everything: the interpreter, the libraries, the buffers of the matrix products, not only tensors. (A hub kills who goes past it. Here the operating system refuses the allocation instead, so that the process can say what happened. On a GPU the limit is on what PyTorch's allocator takes of the card; the prediction counts the driver's part too, and is lower.) How many samples of 64 tokens fit? You know what there is for any batch and what each token adds; write your prediction down.
 
 # %%
-limit = 5 * 2**30 // 4
+limit = 5 * 2**30 // 4 if model_name == profiles.DEFAULT_MODEL else ran[-1].predicted_process_bytes
 print(f"limit: {limit / 2**30:.2f} GiB for the whole process")
 
 predicted_largest = None
@@ -446,7 +446,7 @@ for point in found.points:
     print(f"  batch {point.batch_size}: {point.status}")
 
 # %% [markdown]
-# labkit's prediction is on the safe side: it may be one sample too low, because a batch that does not fit costs you a run, and one that is a little small costs you nothing. [The records of the course](../data/results/README.md) compare both for LoRA and full fine-tuning, with and without checkpointing, at two lengths and under two limits.
+# labkit's prediction is on the safe side: it may be one sample too low, or a tenth of a large batch, because a batch that does not fit costs you a run, and one that is a little small costs you nothing. [The records of the course](../data/results/README.md) compare both for LoRA and full fine-tuning, with and without checkpointing, at two lengths and under four limits each.
 
 # %% [markdown]
 # ## Predict: 8 billion parameters
@@ -487,11 +487,11 @@ print("predicted:", predicted_to_spare, "and", predicted_time_ratio)
 # %% [markdown]
 # A largest batch of 0 means that not one sample fits. The weights of LoRA's frozen base are the same for any batch, so what is left of the card is shared out among samples, and checkpointing multiplies their number. Full fine-tuning keeps 16 bytes and more for every parameter; a quarter of that fills most of a card before the first sample comes.
 #
-# The least time of a step is what the card's datasheet allows: all products at its full rate, all bytes at its full bandwidth. Full fine-tuning makes one product more for every weight than LoRA, and its optimizer passes over a state that LoRA has for its adapters only. What the four cards send each other runs beside the products, and the least time takes it as hidden where it is shorter than they are; lesson 08 says from how many tokens on.
+# The least time of a step follows from the card's datasheet: all products at the share of its rate that large products reach, all bytes at four fifths of its bandwidth. Full fine-tuning makes one product more for every weight than LoRA, and its optimizer passes over a state that LoRA has for its adapters only. What the four cards send each other runs beside the products, and the least time takes it as hidden where it is shorter than they are; lesson 08 says from how many tokens on.
 #
 # ## Measure: leave one out
 #
-# What does LoRA owe its place on the card to? Start with everything that saves memory, and take back one thing at a time. The cell below names each thing and says what comes in its place. A row takes some seconds. Two rows that would have been large alone can be small here, because something else saves the same bytes already: that is why each setting is judged beside all the others.
+# What does LoRA owe its place on the card to? Start with everything that saves memory, and with adapters on all layers, which cost some; take back one thing at a time. The cell below names each thing and says what comes in its place. A row takes some seconds. Two rows that would have been large alone can be small here, because something else saves the same bytes already: that is why each setting is judged beside all the others.
 
 # %%
 from labkit.sweep import leave_one_out, left_out
@@ -535,7 +535,7 @@ figure, alt = plots.peaks(
 plots.show(figure, alt=alt)
 
 # %% [markdown]
-# (A bar that does not fit is red.) Nearly all of the first bar is the frozen base, which no row touches but the one with 32-bit weights: that is why **QLoRA** stores it in 4 bits. Of the rest, checkpointing saves most, and it is the one that costs time: without it the step is shorter. A larger rank costs more adapters, each number with its gradient and two states. The other AdamW costs nothing: it copies what LoRA trains, and does so when the peak is over.
+# (A bar that does not fit is red.) Nearly all of the first bar is the frozen base, which no row touches but the one with 32-bit weights: that is why **QLoRA** stores it in 4 bits. Of the rest, checkpointing saves most, and it costs most time: without it the step is shortest. Adapters on all layers cost a little time too. The row with 32-bit weights takes so long because its products are in 32 bits as well. A larger rank costs more adapters, each number with its gradient and two states. The other AdamW costs nothing: it copies what LoRA trains, and does so when the peak is over.
 #
 # Now the same for full fine-tuning on four cards. Which row will be largest, and which of the rows above will have shrunk to nothing?
 
@@ -554,7 +554,7 @@ if not smoke:
     plots.show(figure, alt=alt)
 
 # %% [markdown]
-# The optimizer's state is most of what these cards hold: one without a state (SGD) would free nearly half of the peak. ZeRO-2 spreads that state and the gradients as ZeRO-3 does, but leaves the 16-bit weights whole on every card, and that costs most. The chunked loss saved something with LoRA and saves nothing here: the peak of full fine-tuning is at another moment of the step, when the gradients are there, and the logits are gone by then. **A setting has no saving of its own. It has one beside the others.**
+# The optimizer's state is most of what these cards hold. ZeRO counts the fp32 copy of the weights there, which the optimizer steps, so it is 12 bytes a parameter and not 8. An optimizer without moments (SGD) keeps that copy and would free two fifths of the peak. ZeRO-2 spreads that state and the gradients as ZeRO-3 does, but leaves the 16-bit weights whole on every card, and that costs most. The chunked loss, the single sample and the short samples saved something with LoRA and save nothing here: the peak of full fine-tuning is in the optimizer's step, when logits and activations are gone. **A setting has no saving of its own. It has one beside the others.**
 #
 # ## Explain: throughput at 8 billion
 #
@@ -673,9 +673,9 @@ check(
 # %% [markdown]
 # ## What to remember
 #
-# - Memory is a constant and so much per sample; weights, gradients and optimizer are in the constant, activations and logits in the slope.
+# - Memory is a constant and so much per sample; weights and optimizer state are in the constant, activations and logits in the slope.
 # - Throughput saturates once the arithmetic takes the time. That depends on the *tokens* in a pass, so long samples are there with a batch of one.
-# - The best batch is the smallest near the ceiling. Beyond it you pay memory for nothing.
+# - The best batch is the smallest near the ceiling. Beyond it you pay memory and get no speed, only fewer and less noisy steps of the optimizer.
 # - Checkpointing pays with one more forward pass: a third of full fine-tuning's products, half of LoRA's. Accumulation pays with smaller passes, and gives the same gradient where each pass is divided by the labels of the whole step.
 # - What a setting saves depends on the others: leave one out at a time.
 # - A limit counts the process, not the tensors. Leave room for it, or let the prediction do so.

@@ -19,7 +19,7 @@
 # - **Hardware:** two CPU cores and 4 GiB of memory; no GPU
 # - **You need to know:** lessons 00 and 02; matrix products; the chain rule
 #
-# **Tensor cores**, the matrix units of NVIDIA's GPUs, multiply 8-bit integers (**int8**) at twice the rate of 16-bit floats, by their datasheets. **SwitchBack** trains with them. Lesson 04 builds it in three sittings, each of which runs alone: numbers (this one), [kernels](04_2_kernels.ipynb) and [speed](04_3_speed.ipynb).
+# **Tensor cores**, the matrix units of NVIDIA's GPUs, multiply 8-bit integers (**int8**) at twice the rate of 16-bit floats by their datasheets, on GeForce cards at four times. **SwitchBack** trains with them. Lesson 04 builds it in three sittings, each of which runs alone: numbers (this one), [kernels](04_2_kernels.ipynb) and [speed](04_3_speed.ipynb).
 
 # %% tags=["parameters"]
 from labkit.runs import profiles
@@ -132,7 +132,7 @@ check.exercise("snr_db", snr_db)
 #
 # <details><summary>Hint 2: a row of zeros</summary>
 #
-# For a row of zeros 127 / absmax is infinite, and zero times infinity is not a number. Any tiny floor for absmax will do: `.clamp_min(2.0**-100)`.
+# For a row of zeros 127 / absmax is infinite, and zero times infinity is not a number. Give absmax a tiny floor, but not so tiny that 127 over it is infinite again (below 4e-37): `.clamp_min(2.0**-100)`.
 #
 # </details>
 
@@ -341,9 +341,9 @@ figures.print_table(noise.over_layers(gradients), columns)
 # %% [markdown]
 # ## Explain: why SwitchBack switches back
 #
-# **The inner dimension of dW is batch × length.** That is the argument of Wortsman and others. Y and dX sum over a width of the layer, which stays what it is. dW sums over every token of the batch, and grows with it. And a ruler over tokens gets coarser with every token that has a larger gradient than all before it. Some tokens have gradients far above the rest, such as those of the answer, so in real layers the ratio falls faster than that of the random matrices above.
+# **The inner dimension of dW is batch × length.** That is the argument of Wortsman and others. Y and dX sum over a width of the layer, which stays what it is. dW sums over every token of the batch, and grows with it. And a ruler over tokens gets coarser with every token that has a larger gradient than all before it. Some tokens have gradients far above the rest, such as those of the answer, so in such layers the ratio can fall faster than that of the random matrices above.
 #
-# How far it falls differs between layers, in some it hardly does, and none of it makes training impossible by itself: an error of dW is drawn again at every step, like those of Y and dX. But of the three it is the one that grows with the batch, and the one that costs nothing to avoid:
+# How far it falls differs between layers, in some it hardly does, and none of it makes training impossible by itself: an error of dW is drawn again at every step, like those of Y and dX. But of the three it is the one that grows with the batch, and the one whose operands are there without int8:
 #
 # **16 bits are there already.** X and G exist in 16 bits before anything is quantised, and the third product can take them as they are. The orange line that stays up shows what that is worth. The price is the speed-up of one product in three, and the [second sitting](04_2_kernels.ipynb) computes the ceiling that this leaves.
 #
@@ -352,7 +352,7 @@ figures.print_table(noise.over_layers(gradients), columns)
 # %% [markdown]
 # ## Measure: where the outliers are
 #
-# Four maps of the model, a row for each kind of layer, a column for each block. **Light is where int8 has a hard time, in all four.** The first is the outlier factor of the inputs, in powers of two; the second what int8 leaves of Y. The lower two compare two ways to scale the weights: an absmax for each row, or one for the whole matrix.
+# Four maps of the model, a row for each kind of layer, a column for each block. **Light is where int8 has a hard time, in all four.** The first is the outlier factor of the inputs, in powers of two; the second what int8 leaves of Y. The lower two compare two ways to scale the weights: an absmax for each row (for dX, for each column), or one for the whole matrix.
 
 # %%
 figure, axes = plots.new_figure(4, 1, width=9, height=8, sharex=True)
@@ -364,16 +364,16 @@ columns = {"kind": "s", "x_outlier": ".0f", "feature_use": ".2f", "w_outlier": "
 figures.print_table(noise.kind_table(table, figures.KINDS), columns | decibels)
 
 # %% [markdown]
-# `x_outlier` and `w_outlier` are the outlier factors of inputs and weights; `feature_use` is how much weight a layer gives to the input feature with the largest value, relative to a typical feature. Now over all layers: how many decibels one scale for W costs, and how many layers stay below 30 dB with each.
+# `x_outlier` and `w_outlier` are the outlier factors of inputs and weights; `feature_use` is how much weight a layer gives to the input feature with the largest value, relative to a typical feature. `y_row_db` is the SNR of Y with a scale per row of W, `y_tensor_db` with one scale; `dx_row_db` and `dx_tensor_db` are the same of dX, with a scale per column. Every number is the median of the layers of a kind. Now over all layers: how many decibels one scale for W costs, and how many layers stay below 30 dB with each.
 
 # %%
 for row in noise.scale_table(table):
     print(f"{row['product']}: one scale costs {row['median_lost_db']:.1f} dB in the median layer,")
     print(f"    {row['most_lost_db']:.1f} dB in {row['worst_layer']}: ", end="")
-    print(
-        f"{row['worst_row_db']:.1f} dB with a scale per row, {row['worst_tensor_db']:.1f} with one"
-    )
-    print(f"    layers under 30 dB: {row['layers_below_row']} per row, ", end="")
+    line = "row" if row["product"] == "y" else "column"
+    print(f"{row['worst_row_db']:.1f} dB with a scale per {line}, ", end="")
+    print(f"{row['worst_tensor_db']:.1f} with one")
+    print(f"    layers under 30 dB: {row['layers_below_row']} with many scales, ", end="")
     print(f"{row['layers_below_tensor']} with one, of {len(table)}")
 worst = max(table, key=lambda row: row["x_outlier"])
 print(f"largest outlier factor of an input: {worst['x_outlier']:.0f}, in {worst['layer']}")
@@ -385,7 +385,7 @@ print(f"largest over median gradient of a token: {spread[0]:.0f} to {spread[-1]:
 #
 # **Inputs.** A few features of a few layers are far larger than the rest: some inputs of `down_proj`, and a feature of the **residual stream**, the sum that every block reads from and adds to; q, k and v all read it. Each token has a scale of its own, so one token's outlier harms that token only. Within a token nothing can be done: the large feature sets the ruler for the others. `v_proj` shows what that can cost. It reads the same inputs as `q_proj` and `k_proj`, but compare `feature_use`: it uses the large feature much less than a typical one. So it is left with the small ones, on a ruler made for the large one.
 #
-# **Weights.** A single large weight sets the ruler for the whole matrix when there is one scale, and for its own row when there is a scale per row. A scale per row of $W$ works for Y, where the sum runs along the row. In dX the sum runs *across* the rows, and the scale has to come out of the sum, so W is quantised a second time, per column. That second pass is what "one scale" saves. For pretraining from scratch, where weights start alike, it may be enough; a pretrained model comes with the weights it has.
+# **Weights.** A single large weight sets the ruler for the whole matrix when there is one scale, and for its own row when there is a scale per row. A scale per row of $W$ works for Y, where the sum runs along the row. In dX the sum runs *across* the rows, and the scale has to come out of the sum, so W is quantised a second time, per column. With one scale the same integers, transposed, serve both products; that is what "one scale" is for. For pretraining from scratch, where weights start alike, it may be enough; a pretrained model comes with the weights it has.
 #
 # **Gradients.** G is scaled per token as well. The last line above says how far tokens are apart: where the largest gradient is more than 254 times the one of a typical token, one scale for all of G would round that token to zero.
 
@@ -455,7 +455,7 @@ check(
 # - Quantising puts numbers on a ruler that the largest of the group sets. The group is the choice that matters: a token, a row, a matrix.
 # - SNR falls 6 dB for every doubling of the outlier factor, absmax over spread. Real layers have outlier factors that random numbers never have.
 # - Integers add exactly, and scales factor out of a sum only if they do not depend on what is summed over. That is why dX needs W quantised a second time.
-# - dW sums over batch × length. In int8 it is precise for a few tokens and loses with every larger batch, so it stays in 16 bits, in which its operands are there anyway.
+# - dW sums over batch × length. In int8 it is precise for a few tokens and in most layers loses with larger batches, so it stays in 16 bits, in which its operands are there anyway.
 
 # %% [markdown]
 # ## Further reading

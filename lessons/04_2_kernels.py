@@ -60,7 +60,7 @@ predicted_frozen_ceiling = None
 # %% [markdown]
 # ## Exercise: the forward pass
 #
-# *Medium, 10 minutes; important.* A pass with a gradient of its own is a `torch.autograd.Function`: autograd calls `forward(ctx, x, w)`, keeps what you hand to the method `ctx.save_for_backward(...)`, and gives it back to `backward`. Quantise X and W with a scale per row, multiply, and return Y in the type of X.
+# *Medium, 10 minutes; important.* A pass with a gradient of its own is a `torch.autograd.Function`: autograd calls `forward(ctx, x, w)`, keeps what you hand to the method `ctx.save_for_backward(...)`, and gives it back to `backward`. Quantise X and W with a scale per row, multiply, save x and w (these two, in this order), and return Y in the type of X.
 #
 # <details><summary>Hint 1: as they came in</summary>
 #
@@ -181,12 +181,12 @@ from labkit.switchback.teaching import figures, noise
 
 folder = registry.resolve(model_name)
 tokenizer = load.load_tokenizer(folder)
-model = load.load_model(folder, dtype="float32")
 candidates = tatqa.samples(tatqa.load("tables", "dev"))[:24]
 encoded = [encode.encode(tokenizer, sample, max_length=512) for sample in candidates]
 samples = sorted(encoded, key=lambda sample: len(sample["input_ids"]))[:number_of_samples]
 
 # %%
+model = load.load_model(folder, dtype="float32")
 exact_logits = noise.next_token_logits(model, samples)
 converted = convert(model, min_features=0)
 changes = []
@@ -203,7 +203,7 @@ figures.print_table(changes, {"weight_scale": "s", "kl_nats": ".4f", "same_token
 # %% [markdown]
 # This is the noise of all layers together, on a model that was never trained with it. Whether a model *trained* this way is as good is a question for whole trainings; the third sitting has some on record.
 #
-# Layers narrower than `min_features` stay as they are. Below a certain width quantising takes longer than int8 saves, so the default of `convert` would leave the embedded model alone.
+# Layers narrower than `min_features` stay as they are. Below a certain width quantising takes longer than int8 saves, so with its default of 1024 `convert` finds nothing to convert in the embedded model and stops with an error that says so.
 
 # %% [markdown]
 # ## Explain: two of three
@@ -262,7 +262,7 @@ def quantize_rowwise_kernel(x_ptr, q_ptr, absmax_ptr, K, stride_x, BLOCK_K: tl.c
 
 
 # %% [markdown]
-# No GPU is needed to check it. Triton's **interpreter** runs the kernel with NumPy, program by program, and every memory access is compared with the tensors it was given. Then the **compiler** turns the same source into machine code for two generations of NVIDIA GPUs, where its registers can be counted: `sm_80` is the A100's, `sm_90` the H100's. A `print` inside the kernel works.
+# No GPU is needed to check it. Triton's **interpreter** runs the kernel with NumPy, program by program, and labkit compares every memory access with the tensors it was given. Then the **compiler** turns the same source into machine code for two generations of NVIDIA GPUs, where its registers can be counted: `sm_80` is the A100's, `sm_90` the H100's. A `print` inside the kernel works if its first argument is a plain string: `print("absmax", absmax)`.
 
 # %% tags=["nbval-check-output"]
 from labkit.switchback.teaching.kernel_check import check_quantize_rowwise
@@ -568,7 +568,7 @@ check(
 #
 # - Two products of three are int8. The third caps what full training can gain; with frozen weights there is no third.
 # - The backward pass quantises W along another direction than the forward pass: along what is summed.
-# - Triton's interpreter says what a kernel computes and whether it stays in its tensors, the compiler what it becomes; neither needs a GPU.
+# - Triton's interpreter says what a kernel computes, labkit's watch over it whether it stays in its tensors, the compiler what it becomes; none needs a GPU.
 # - Six mistakes passed the test that came with them, and the seventh was that test. Try zeros, odd shapes, other types, other layouts, and edit what was saved.
 
 # %% [markdown]

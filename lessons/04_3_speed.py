@@ -150,7 +150,7 @@ plots.show(figure, alt=figures.draw_published(axes, layer_ratios, training_ratio
 # %% [markdown]
 # ## Measure: the same on a card of today
 #
-# `labkit bench gpu` asks a GPU all that this course says of GPUs, in some minutes. Where a record of it lies in `data/results`, this is what it says of the kernels: whether they equal the reference, the ratio of a layer's step with its control, and of a whole training's. A line begins with what became of a claim of the course: it holds, it does not hold, or it has no bar to clear and is only reported.
+# `labkit bench gpu` asks a GPU all that this course says of GPUs, in some minutes. Where a record of it lies in `data/results`, this is what it says of the kernels: whether they equal the reference, the ratio of a layer's step with its control, and of a whole training's. A line begins with what became of a claim of the course: it holds, it does not hold, or it is only reported, because it has no bar to clear or because not all of it was compared.
 
 # %%
 from labkit.bench.gpu import reading
@@ -272,7 +272,7 @@ figures.print_table(compared, columns)
 # %% [markdown]
 # ## Measure: a whole fine-tuning step
 #
-# A model with TinyLlama's widths, a few of its 22 layers and as much less of its vocabulary is trained with and without SwitchBack. Every run is a new process that trains on the same tokens from the same weights. This is the number to quote. It is kept beside your runs, for the checkpoint.
+# A model with TinyLlama's widths, a few of its 22 layers and as much less of its vocabulary is trained with and without SwitchBack. Every run is a new process that trains on the same tokens from the same weights. This is the number to quote. Its interval comes from drawing the pairs again and again (the bootstrap); with ten pairs it is a little narrower than that of your t-test, and the checkpoint wants the printed one. It is kept beside your runs, for the checkpoint.
 
 # %%
 from labkit.runs import measurements
@@ -322,7 +322,7 @@ figure, ax = plots.new_figure(width=7.2, height=2.6)
 plots.show(figure, alt=equal_quality.draw(ax, quality, a="16 bit", b="int8"))
 
 # %% [markdown]
-# Two seeds of the *same* arithmetic differ as well, because rounding makes trainings drift apart as another seed would. That is why one run a side says so little, and why intervals of single seeds are wider than that of their mean. `data/results/README.md` has the commands that made the record.
+# Two trainings of one seed drift apart by rounding, and two seeds of the *same* arithmetic differ on more questions still: count them in the record's `right`. That is why one run a side says so little, and why intervals of single seeds are wider than that of their mean. `data/results/README.md` has the commands that made the record.
 
 # %% [markdown]
 # ## Exercise: test the test
@@ -390,7 +390,7 @@ for where, rows in measured.items():
 # %% [markdown]
 # **The luckiest pair.** The last two lines compare a thing with itself, one after the other in one process. That is what a single measurement of each is worth: a difference for B that is no larger is none.
 #
-# **Looking early.** Testing after every run and stopping at the first success gives chance as many tries as there are runs. Decide the number first; `labkit stats` says how large a difference it can find.
+# **Looking early.** Testing after every run and stopping at the first success gives chance as many tries as there are runs. Decide the number first. Of runs that you have, `labkit stats --json` says how often so many find a difference of 3 % (`power_at_3_percent`).
 #
 # **One side after the other.** "A first, A' later" is the ratio of a thing to itself, a little later: whatever it is away from 1, the machine did meanwhile. Taking turns costs nothing.
 #

@@ -22,7 +22,7 @@
 # %% [markdown]
 # ## Three models, one question
 #
-# **What to take from this lesson: two scores whose intervals overlap can still be told apart, if both models answered the same questions.** You will see it in two figures of the same answers. The second half asks what an answer costs.
+# **What to take from this lesson: two scores whose intervals overlap can still be told apart, if both models answered the same questions.** Two figures of the same answers show both kinds of interval. The second half asks what an answer costs.
 #
 # Lesson 02 left three models: the untouched one, the one with LoRA adapters, and the one that was fine-tuned in full. The same configurations give the finished runs at once; only where they are missing does training start.
 
@@ -84,7 +84,7 @@ guesses = {3: None, 40: None, 100: None}  # the letter of the untouched model, f
 # %% tags=["result"]
 for row in rows:
     for answer in row["answers"]:
-        answer["model"] = labels[answer["model"]]
+        answer["model"] = labels.get(answer["model"], answer["model"])
 rows
 
 # %% [markdown]
@@ -130,9 +130,10 @@ def on_this_machine(names):
 
 
 large = on_this_machine(["llama-2-7b", "llama-3-8b"]) if profile.name == "gpu" else []
-ways = [(name, 0) for name in large] or [(lora_config.model, 0), (lora_config.model, 2)]
+shown = (0,) if len(large) > 1 else (0, 2)
+ways = [(name, count) for name in large or [lora_config.model] for count in shown]
 if not large and not quick:
-    four_bits = records.runs_dir() / "base-in-4-bits"
+    four_bits = records.runs_dir() / f"{Path(lora_config.model).name}-in-4-bits"
     if not four_bits.exists():
         export.quantize(lora_config.model, four_bits, to="nf4")
     ways.append((str(four_bits), 0))
@@ -217,7 +218,7 @@ figure, alt = plots.paired_differences(overall)
 plots.show(figure, alt=alt)
 
 # %% [markdown]
-# **Here is the point of the lesson.** In the first figure look at how far the intervals of LoRA and full fine-tuning overlap, in this one whether their difference leaves out zero. Both are made of the same answers. The first asks how a model would do on *other* reports, the second which of two is better on *these*, and the difficulty of the questions, which both share, has gone out of it.
+# **Here is the point of the lesson.** In the first figure look whether the intervals of LoRA and full fine-tuning overlap, in this one whether their difference leaves out zero. Where they lie apart, both figures say the same; where they overlap, only this one can decide. Both are made of the same answers. Both ask about *other* reports: the first how well one model would do, the second how much better one would do than the other on the same ones, and the difficulty of the questions, which both share, has gone out of it.
 
 # %% [markdown]
 # ## Explain: why exact match and F1 differ
@@ -436,7 +437,7 @@ cached_written = check.exercise("write_with_cache", write_with_cache)
 cached_written
 
 # %% [markdown]
-# Let the real model write with both, after a short prompt and after a long one. Its arithmetic is in float32, where the order of a sum hardly ever decides between two tokens. Before you run the cell: which part of the time does the cache save, and after which of the two prompts is it more?
+# Let the real model write with both, after a short prompt and after a long one. On a CPU its arithmetic is in float32, where the order of a sum hardly ever decides between two tokens. Before you run the cell: which part of the time does the cache save, and after which of the two prompts is it more?
 
 # %%
 import time
@@ -522,7 +523,7 @@ print("predicted:", predicted_smallest, "and", predicted_fastest)
 #
 # **Sizes.** Only the linear layers are quantised. The embedding, which a small model with a large vocabulary spends much of its weights on, stays as it was, so the model shrinks by less than the ratio of the bits.
 #
-# **Scores.** They are those of some of the questions, so a few points of difference are noise. And the embedded model came in 4 bits, by another table than nf4 (lesson 00): what rounding costs a model that was never rounded is not to be seen here.
+# **Scores.** They are those of some of the questions, in the arithmetic of each form and not in float32, so a few points of difference are noise. And the embedded model came in 4 bits, by another table than nf4 (lesson 00): what rounding costs a model that was never rounded is not to be seen here.
 #
 # **Speed.** A multiplication in 8 or 4 bits is fast where the processor and the library have one for it. Elsewhere each weight is widened before every use, and that can cost more than the fewer bytes save. On a GPU with one sequence at a time, reading the weights is what takes the time, so a *kernel* that reads 4-bit weights and widens them on the way gains from fewer bytes. The 8-bit layer does not: it looks for outliers in every input, multiplies them apart in 16 bits, and starts several kernels for each layer, which takes longer with one sequence at a time than the fewer bytes save (the authors of LLM.int8() report inference slower than in 16 bits for small models).
 
@@ -545,7 +546,7 @@ for row in record["identical"]:
     print(f"{row['arithmetic']:<38} {row['pair']:<11} {row['same']:>4} of {row['n']}")
 
 # %% [markdown]
-# A bfloat16 number has 8 bits of precision. Where two next tokens are almost equally likely, the order of a sum decides between them, and that order changes with the batch. Multiplying the same 16-bit weights in float32 settles all of them in this record; that is how this course computes scores on a CPU.
+# A bfloat16 number has 8 bits of precision. Where two next tokens are almost equally likely, the order of a sum decides between them, and that order changes with the batch. Multiplying the same 16-bit weights in float32 settles all of them in this record; that is how `evaluate` computes scores on a CPU.
 
 # %% [markdown]
 # ## The large models
@@ -614,7 +615,7 @@ check(
 )
 
 # %% [markdown]
-# **05.3** How large is the KV cache for a conversation, beside the weights?
+# **05.3** How large is the KV cache for a conversation, beside the weights, both in bfloat16? Where the cell above printed `torch.float32`, take half of each size.
 
 # %%
 check(

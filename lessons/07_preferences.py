@@ -47,10 +47,10 @@ asked = {"train": (600, 612), "dev": (0, 6)} if quick else {"train": (600, 840),
 answers_each = 2 if quick else 4
 questions = 8 if quick else 240
 betas = (0.1, 0.02)
-large_model, card = "llama-3-8b", "a100-80gb"
+large_model, card = "llama-3-8b", "a100-40gb"
 
 # %% [markdown]
-# ## Predict: five numbers
+# ## Predict: four numbers and a word
 #
 # Write them down before anything runs. What is the loss of the first step? In training, does the chosen answer become likelier or less likely? What share of pairs that it was not trained on will the model tell apart? By how many points will exact match change? And how many MiB does a copy of the model take, as reference?
 
@@ -93,7 +93,7 @@ pairs = preferences.make(
 preferences_shown.counts(pairs)
 
 # %% [markdown]
-# One of the pairs, as training reads it. Both answers follow the same prompt, and only their tokens count.
+# Two of the pairs, with the beginnings of their answers. Both answers follow the same prompt, and only their tokens count.
 
 # %%
 from labkit.datasets import registry
@@ -228,7 +228,7 @@ print(f"you predicted {predicted_first_loss}")
 # %% tags=["nbval-check-output"]
 for size in (-40, -10, 0, 10, 40):
     loss = log1p(exp(-0.1 * size))
-    print(f"margin of {size:>4} nats, at beta 0.1: loss {loss:.4f}")
+    print(f"{size:>4} nats before beta, at beta 0.1 a margin of {0.1 * size:+.0f}: loss {loss:.4f}")
 
 # %% tags=["result"]
 from labkit import plots
@@ -242,11 +242,11 @@ print(f"you predicted that the chosen answer becomes {predicted_chosen}, "
 preferences_shown.tuned({"DPO": tuned})
 
 # %% [markdown]
-# **Development pairs** are the share of pairs, from questions that were not trained on, whose chosen answer has the higher reward. Before training every reward is 0 and a pair is told apart by a coin. The table of pairs above says how many they are, so also how many points a single one is worth.
+# **Development pairs** are the share of pairs, from questions that were not trained on, whose chosen answer has the higher reward. Before training every reward is 0 and no pair is told apart, so the record's first step says 0 %; a model that moves at random tells about half of them apart. At most the first 40 are looked at (4 in the smoke profile); the table above says whether there are fewer. One pair is worth about 100 points over their number.
 #
 # ## Explain: where a margin comes from
 #
-# A margin grows in two ways, and the loss does not care which: the chosen answer gains, or the rejected one loses. To lose is easier. A wrong answer becomes less likely as soon as *anything* else becomes likelier, a right one only if it does itself. Look at the two curves: which of them makes the margin? Often both fall, the rejected one faster. Then the probability went to answers that are in no pair, and nothing in the loss says what those are.
+# A margin grows in two ways, and the loss does not care which: the chosen answer gains, or the rejected one loses. To lose is easier. The rejected answer becomes less likely as soon as *anything* else becomes likelier; the chosen one becomes likelier only if the probability goes to it. Look at the two curves: which of them makes the margin? Often both fall, the rejected one faster. Then the probability went to answers that are in no pair, and nothing in the loss says what those are.
 #
 # So a falling loss and a growing margin are no proof of better answers. Only answers are.
 #
@@ -288,7 +288,7 @@ check.exercise("pull", pull)
 #
 # ## Measure: fine-tuning on the chosen answers alone
 #
-# What do the rejected answers add? The same pairs, the same steps, without them: supervised fine-tuning on what was chosen.
+# What do the rejected answers add? The same pairs, the same steps, without them: supervised fine-tuning on what was chosen. One more setting differs. It keeps the learning rate of `lora.yaml`, and DPO had that of `faster`: each is near its usual rate, so two runs are compared, and not two losses alone.
 
 # %%
 learning = {"task": "sft", "share_prompts": False, "torch_compile": "off"}
@@ -308,7 +308,7 @@ from labkit.inference.evaluate import score_table
 score_table({labels[name]: outcome for name, outcome in compared.scores.items()})
 
 # %% [markdown]
-# Each model answered the same questions, so compare by question. The first rows are all questions; those below say what kind of question got better and what got worse.
+# Each model answered the same questions, so compare by question. For each two models the first row is all questions, and those below it say what kind got better and what got worse. In a row "DPO − start" the first is start, which is subtracted.
 
 # %%
 named = [dataclasses.replace(p, a=labels[p.a], b=labels[p.b]) for p in compared.pairs]
@@ -341,7 +341,7 @@ for beta in betas[1:]:
 preferences_shown.tuned(by_beta)
 
 # %% [markdown]
-# Rewards are in units of $\beta$ and cannot be compared across rows; nats can. How far did each go, and what became of the *form* of answers: how long are they, and how many are still one line that can be calculated?
+# Rewards are in units of $\beta$ and cannot be compared across rows; nats can. The **odds** of the chosen answer against the rejected one are the ratio of their probabilities. A margin over $\beta$ is in nats, and $e^{\mathrm{margin}/\beta}$ is the factor by which those odds have grown. How far did each go, and what became of the *form* of answers: how long are they, and how many are still one line and, where it begins with "=", can be calculated?
 
 # %%
 import pandas
@@ -406,7 +406,7 @@ for kind in peaks:
 pandas.DataFrame(rows).T
 
 # %% [markdown]
-# The notes from which this course grew repeat a claim of TRL's authors: a model of **20 billion** parameters, tuned with RLHF on a card with 24 GB. They merged a first adapter, stored the base in 8 bits, took it for the reference with the second adapter switched off, tried that on such a card, and ran the whole training on an A100. Arithmetic first: how many GB is a byte for each of 20 billion parameters, and how much does that leave? Then the trace, of a model as wide as Llama 2 13B and deep enough:
+# The notes from which this course grew repeat a claim of TRL's authors: a model of **20 billion** parameters, tuned with RLHF on a card with 24 GB. They merged a first adapter, stored the base in 8 bits, took it for the reference with the second adapter switched off, tried that on such a card, and ran the whole training on an A100. Arithmetic first: how many GB is a byte for each of 20 billion parameters, and how much does that leave? Then the trace of a DPO step, which has no reward model and writes no answers, of a model as wide as Llama 2 13B and deep enough, in 8 bits and in nf4, a format of 4 bits (the smoke profile traces the first row only):
 
 # %%
 twenty = {"config_overrides": {"num_hidden_layers": 62}, "gradient_checkpointing": True}
@@ -424,7 +424,7 @@ for base, length in (("8bit", 512), ("8bit", 64), ("nf4", 512))[: 1 if quick els
 pandas.DataFrame(rows).T
 
 # %% [markdown]
-# Whether the claim holds hangs on what it does not say, the length of an answer with its prompt; in 4 bits there is room. A copied reference would add the last column: in 8 bits that is out of reach at any length, and in 4 bits it fills nearly all of the card. The trick is not quantisation alone: it is that **the reference is already there**.
+# Whether even this step fits in 8 bits hangs on what the claim does not say, the length of an answer with its prompt; in 4 bits there is room. A copied reference would add the last column: in 8 bits that is out of reach at any length, and in 4 bits it fills nearly all of the card. The trick is not quantisation alone: it is that **the reference is already there**.
 
 # %% [markdown]
 # ## Checkpoint

@@ -22,7 +22,7 @@
 # %% [markdown]
 # ## The same thing four times
 #
-# **What to take from this lesson: sharding moves bytes from memory to the wire; it adds no arithmetic and saves none.**
+# **What to take from this lesson: sharding moves bytes from memory to the wire; the matrix products stay the same, and of the optimizer's pass each device does its part.**
 #
 # Data parallelism gives each device a model of its own and a part of the batch. After the backward pass gradients are averaged, so that all models stay alike; PyTorch calls this **DDP**, distributed data parallel. Everything but the batch is there as often as there are devices. **ZeRO**, the zero redundancy optimizer (Rajbhandari et al. 2020), keeps of what is alike one piece on each device, which is called **sharding**. Its three stages share more and more, and **FSDP2**, fully sharded data parallel, is PyTorch's own form of the third:
 #
@@ -33,7 +33,7 @@
 # | ZeRO-2 | all | $1/N$ | $1/N$ | $2\Psi$ |
 # | ZeRO-3, FSDP2 | $1/N$ | $1/N$ | $1/N$ | $3\Psi$ |
 #
-# $\Psi$ are the bytes of all weights, $N$ the devices. Devices that hand pieces on around a ring each send $(N-1)/N$ of what the table says; an exercise below shows why. The third $\Psi$ of the last row: weights are gathered for the forward pass, dropped, and gathered again for the backward pass. FSDP2 does not drop what lies outside the layers, the embedding and the head, so it sends a little less.
+# $\Psi$ are the bytes of all weights, $N$ the devices. Devices that hand pieces on around a ring each send $(N-1)/N$ of what the table says; an exercise below shows why. The third $\Psi$ of the last row: weights are gathered for the forward pass, dropped, and gathered again for the backward pass. FSDP2 does not drop what lies outside the layers, the embedding and the head, so it sends a little less; in 16-bit training its gradients travel in fp32 and count twice.
 #
 # One process works for each device, and its number, from 0 on, is its **rank**. A device is a card, which is a GPU with its memory, or in this lesson a part of your processor.
 
@@ -102,7 +102,7 @@ from labkit.checkpoints import check
 check.exercise("bytes_per_rank", bytes_per_rank)
 
 # %% [markdown]
-# For 8 billion parameters, in GB, from labkit's own formula (FSDP2 keeps its weights and gradients in fp32 and gathers them in 16 bit):
+# For 8 billion parameters, in GB, from labkit's own formula (FSDP2 keeps weights and gradients in fp32; it gathers weights in 16 bit and sends gradients in fp32):
 
 # %% tags=["nbval-check-output"]
 from labkit.memory.settings import SHARDINGS, StepSettings
@@ -159,11 +159,11 @@ print(f"a step of two with FSDP2 takes {ratio:.2f} times as long as a step of on
       f"you predicted {predicted_step_ratio}")  # fmt: skip
 
 # %% [markdown]
-# The losses are those of one process, but for the order in which float32 numbers are added up: sharding changes where numbers lie, not what they are. What each process holds falls as the table at the top says. What is sent is counted as it is there, in multiples of the weights' bytes, so around a ring of two each process sends half of it. A look at the memory of the whole machine would show less of it: the interpreter and the libraries are there once for each process, and so are activations.
+# The losses are those of one process, but for the order in which float32 numbers are added up: sharding changes where numbers lie, not what they are. With FSDP2 what each process holds falls as the table at the top says. What is sent is counted as it is there, in multiples of the weights' bytes, so around a ring of two each process sends half of it. DeepSpeed's rows differ: it steps a copy of the weights, which counts as optimizer state; in stage 2 it adds gradients up by an all-reduce and sends 3Ψ; in stage 3 it keeps the gathered weights of so small a model for the backward pass and sends 2Ψ. A look at the memory of the whole machine would show less of it: the interpreter and the libraries are there once for each process, and so are activations.
 #
 # ## Explain: why two processes on two cores are not faster
 #
-# One process already uses both cores for each product. Two processes have a core each, so the arithmetic of a step takes as long as before; what they send comes on top, and with FSDP2 they wait for weights before each layer. The smaller the model, the more of a step is waiting. On cards it is different because each process brings a card of its own. What is bought with the third $\Psi$ is memory, and time is the price; it is paid only where the wire is slower than the arithmetic beside it. If DDP came out faster than one process in your figure, something else was using the machine: threads of one process wait for each other after every product, so a busy neighbour costs both cores, while two processes meet only when they send.
+# One process already uses both cores for each product. Two processes have a core each, so the matrix products of a step take as long as before, and with DDP each process steps all weights; what they send comes on top, and with FSDP2 they wait for weights before each layer. The smaller the model, the more of a step is waiting. On cards it is different because each process brings a card of its own. What is bought with the third $\Psi$ is memory, and time is the price; it is paid only where the wire is slower than the arithmetic beside it. With two GPUs your figure is of cards, and DDP may well be faster. If it came out faster on a processor, look first for something else that used the machine: threads of one process wait for each other after every product, so a busy neighbour costs both cores, while two processes meet only when they send.
 #
 # ## Exercise: a ring that adds up
 #
@@ -352,14 +352,14 @@ pandas.DataFrame(answers)
 
 # %%
 lora, full = (found[label].step_seconds for label in ("LoRA, one card", "full, four cards"))
-print(f"of a card's time full takes {full[0] / lora[0]:.2f} to {full[1] / lora[1]:.2f} times as "
-      f"much a token as LoRA, you predicted {predicted_card_time_ratio}")  # fmt: skip
+print(f"a card's time for a token, full over LoRA: {full[0] / lora[0]:.2f} by the lower ends, "
+      f"{full[1] / lora[1]:.2f} by the upper; you predicted {predicted_card_time_ratio}")  # fmt: skip
 print(f"it fits: {found['full, four cards'].fits}, you predicted {predicted_fits}")
 
 # %% [markdown]
 # Both fit. What LoRA holds is the frozen weights once, in 16 bit. Full fine-tuning holds 16 bytes for each of 8 billion parameters, gradients, moments and weights in fp32, a quarter on each card; what LoRA does not need is what the other three cards are for.
 #
-# With NVLink the step takes longer by less than many think. Each token costs 8 operations a weight instead of 6: both compute the forward pass twice, because of checkpointing, and the gradient of what comes in; full fine-tuning has the gradients of the weights as well. On top come the optimizer's pass over its state, and what is sent. Four cards take four times the samples in that step, so the fair measure is card seconds a token. LoRA's advantage is that it needs one card and not four. Over PCIe the same bytes take longer than the arithmetic of these few tokens, and four cards wait; from how many tokens on they would not is computed further below.
+# With NVLink the step takes longer by less than many think. Each token costs 8 operations a weight instead of 6: both compute the forward pass twice, because of checkpointing, and the gradient of what comes in; full fine-tuning has the gradients of the weights as well. On top come the optimizer's pass over its state, and what is sent. Four cards take four times the samples in that step, so the fair measure is card seconds a token. The quotients hold if both runs lie at the same place in their ranges. LoRA's advantage is that it needs one card and not four. Over PCIe the same bytes take longer than the arithmetic of these few tokens, and four cards wait; from how many tokens on they would not is computed further below.
 #
 # Which stages fit was traced for the course's record, on four cards. A peak just below the card's memory does not fit: CUDA's own memory and the gaps between tensors come on top.
 

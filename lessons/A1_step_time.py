@@ -36,7 +36,7 @@ predicted_speed_up = None
 # %% [markdown]
 # ## Measure: one trick more each time
 #
-# `stages` takes one step apart: samples of equal length, a loss on the last few tokens as on an answer, LoRA with PEFT's defaults. It starts without any of labkit's settings for speed and adds one at a time, those that matter for the type that this machine computes in; the last step of each stage runs under torch's profiler, which says what the time went to.
+# `stages` takes one step apart: samples of equal length, a loss on the last few tokens as on an answer, LoRA with PEFT's defaults. Freed memory is kept in all stages. The first has no other of labkit's settings for speed; each further one adds one, those that matter for the type that this machine computes in; the last step of each stage runs under torch's profiler, which says what the time went to.
 
 # %%
 from pathlib import Path
@@ -74,12 +74,12 @@ for row in (stages[0], stages[-1]):
 # - **Loss over the vocabulary.** The stock loss on a CPU scores every position against every token of the vocabulary, though only the answer has labels. Applying the output head to labelled positions alone gives the same sum.
 # - **Attention.** PyTorch's fused kernel has a slow backward pass in bfloat16 on CPUs. For short samples plain products are faster. They store a probability for every pair of positions, so long samples keep the fused kernel, and so does all training in float32, where its backward pass is the faster one.
 # - **Elementwise operations** (norms, rotary embedding, SwiGLU, casts, residual sums) do little arithmetic and read and write everything. Compilation fuses them, so that a value is read once for all of them. Compiling takes a while at the first step and is kept on disk: worth it for long runs only. In float32 the products take most of the step, so it saves less there.
-# - **Copies and casts** between float32 and bfloat16: PEFT copies each input of an adapter to the type of its weights, which autocast undoes at once; labkit leaves that out, and compilation fuses the rest.
+# - **Copies and casts** between float32 and bfloat16: PEFT copies each input of an adapter to the type of its weights, which autocast, torch's cast of what goes into each product to 16 bits, undoes at once; labkit leaves that out, and compilation fuses the rest.
 # - **Matrix products** are the arithmetic of the step. No setting removes them; LoRA itself leaves out some, as lesson 02 counts.
 #
-# Freed memory that goes back to the operating system has to be cleared when it is used again; keeping it helps where blocks are large. A stage here is one short run, so small ratios can come out on either side of 1. `labkit bench step --ablate` repeats them in pairs and gives intervals; the course's own, measured on two cores, are in `data/results/`.
+# Freed memory that goes back to the operating system has to be cleared when it is used again; keeping it helps where blocks are large, and every stage here does so. A stage here is one short run, so small ratios can come out on either side of 1. `labkit bench step --ablate` repeats them in pairs and gives intervals; the course's own, measured on two cores, are in `data/results/`.
 #
-# None of this may cost anything in what is learned. Rounding differs, so losses drift apart after a while, and only the trained models can be compared. The course trained LoRA once with plain TRL, on the same questions in the same steps, and asked both models the test split:
+# None of this may cost anything in what is learned. Rounding differs, so losses drift apart after a while, and only the trained models can be compared. The course trained LoRA once with plain TRL, on the same questions in the same steps, and asked both models the test split. Before that it chose a margin of five points: the two count as equivalent if the 90 % interval of their difference lies within it. [Lesson 04](04_3_speed.ipynb) says why 90:
 
 # %%
 from labkit.bench.records import equal_quality

@@ -107,7 +107,8 @@ def sweep_points() -> list[dict[str, Any]]:
 # sees decides how long its longest sample is.
 IRRELEVANT = {"name", "report_to", "save_steps", "eval_steps", "keep_weights"}
 IRRELEVANT |= {"max_eval_samples"}
-IRRELEVANT |= {"learning_rate", "warmup_steps", "lr_scheduler_type", "weight_decay"}
+LEARNING = {"learning_rate", "warmup_steps", "lr_scheduler_type", "weight_decay"}
+IRRELEVANT |= LEARNING
 
 
 def cost_settings(run: RunRecord) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def rewards(run: RunRecord) -> tuple["Figure", str]:
     return figure, f"Rewards against optimizer step, all 0 at the first: {', '.join(said)}."
 
 
-def differences(pairs: Any, kinds: int = 6) -> "pandas.DataFrame":
+def differences(pairs: Any, kinds: int = 7) -> "pandas.DataFrame":
     """Return the difference of each pair of models on all questions and on each kind, in points."""
     import pandas
 

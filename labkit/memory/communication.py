@@ -11,7 +11,9 @@ finished pieces around until all have all (all-gather) as many; both together ar
     stage 2   the same, gradients reduced as they are made                   2Ψ
     stage 3   weights gathered for forward and for backward, gradients       3Ψ + 2Φ
 
-FSDP2 is stage 3, but keeps what is outside the layers (embedding, head) between the passes.
+FSDP2 is stage 3, but keeps what is outside the layers (embedding, head) between the passes, and
+gradients travel in the type of the weights that are stepped, float32 in 16-bit training
+(`MixedPrecisionPolicy.reduce_dtype`), so that a sum over devices is not rounded.
 Gradient accumulation: `none` and stage 1 exchange once a step; the others reduce, and stage 3 and
 FSDP2 gather, for every part of it.
 
@@ -54,9 +56,10 @@ def exchange(settings: StepSettings, sizes: Sizes) -> Exchange:
     if settings.sharding in ("zero1", "zero2"):
         reductions = times if settings.sharding == "zero2" else 1
         return Exchange(gathered=size * trained, reduced=size * trained * reductions)
-    kept = sizes.root if settings.sharding == "fsdp2" else 0
-    gathers = 2 * (sizes.total + added) - kept
-    return Exchange(gathered=times * size * share * gathers, reduced=times * size * trained)
+    by_layer = settings.sharding == "fsdp2"
+    gathers = 2 * (sizes.total + added) - (sizes.root if by_layer else 0)
+    reduced = BYTES["float32"] if by_layer and settings.keeps_masters else size
+    return Exchange(gathered=times * size * share * gathers, reduced=times * reduced * trained)
 
 
 def seconds(sent: Exchange, link: Link) -> tuple[float, float]:

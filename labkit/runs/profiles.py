@@ -43,7 +43,7 @@ class Profile:
         default_factory=lambda: {"length": 160, "batch_size": 8, "steps": 5}
     )
     """the step that is taken apart: tokens a sample, samples, steps"""
-    stage_order: tuple[str, ...] = ("heap", "logits", "attention", "casts", "compile")
+    stage_order: tuple[str, ...] = ("logits", "attention", "casts", "compile")
     """settings for speed, in the order in which they are added"""
     eval_samples: int | None = None
     """questions that are scored; None scores the whole split"""

@@ -46,7 +46,8 @@ def settings_here() -> dict[str, Any]:
     """
     import torch
 
-    if torch.cuda.device_count() != 1:
+    hidden = os.environ.get("CUDA_VISIBLE_DEVICES") == ""  # by this function, or by somebody
+    if torch.cuda.device_count() != 1 and not hidden:
         return {}
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     return {"model": profiles.DEFAULT_MODEL} if profiles.current().name == "gpu" else {}

@@ -42,6 +42,14 @@ def test_fsdp2_keeps_what_is_outside_the_layers_between_the_passes():
     assert zero3 - fsdp2 == 2 * 3 / 4 * SIZES.root
 
 
+def test_fsdp2_sends_gradients_in_the_type_of_the_weights_that_are_stepped():
+    """Three times the bytes of the weights, and once more for gradients in four bytes."""
+    reduced = {name: exchange(step(name), SIZES).reduced for name in ("zero3", "fsdp2")}
+    assert reduced["fsdp2"] == 2 * reduced["zero3"] == 4 * 3 / 4 * SIZES.trainable
+    pure = exchange(step("fsdp2", master_weights=False), SIZES)
+    assert pure.reduced == reduced["zero3"]
+
+
 def test_accumulation_repeats_what_is_not_kept():
     names = ("none", "zero1", "zero2", "zero3")
     once, four = (

@@ -61,6 +61,8 @@ def test_one_card_is_left_alone(monkeypatch, cards, profile, changes):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
     assert scaling.settings_here() == changes
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ("" if cards == 1 else "0,1")
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0 if cards == 1 else cards)
+    assert scaling.settings_here() == changes  # the cell is run again
 
 
 def test_the_table_says_what_is_held_sent_and_waited_for(three):

@@ -137,7 +137,7 @@ RATIO = Exercise(
         ("what slows down both sides of a pair does not widen the interval", _pairs_are_kept),
         ("with four pairs the interval is that of Student's t, not of the normal distribution",
          _is_labkits(4)),
-        ("with twenty pairs it is labkit's paired interval", _is_labkits(20)),
+        ("with twenty pairs it is that of labkit's paired t-test", _is_labkits(20)),
     ),
 )  # fmt: skip
 

@@ -1,6 +1,7 @@
 """Rules of lesson 01: bytes that follow from a model's sizes, and three columns that agree."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from labkit.checkpoints.rules import (
@@ -78,7 +79,7 @@ def three_columns(values: Values, evidence: Evidence) -> Iterator[Finding]:
             yield Finding("contradicts", f"model: {error}")
         else:
             claimed = values["analytic_bytes"]
-            # The formula has a peak for a processor and one for a card; both are right somewhere.
+            # A peak for a processor, in either type, and one for a card: each is right somewhere.
             nearest = min(formulas, key=lambda each: abs(each - (claimed or 0)))
             yield from compare("analytic_bytes", claimed, nearest, "what the formulas give")
     yield from _as_kept(values, evidence)
@@ -182,13 +183,10 @@ def _peaks(model: str, method: str, batch_size: int, seq_len: int) -> list[int]:
     from labkit.memory.settings import StepSettings
 
     found = []
-    for target in ("cpu", "cuda"):
-        formula = analytic(
-            StepSettings(
-                model=model, method=method, batch_size=batch_size, seq_len=seq_len,
-                target=target,
-            )
-        )  # fmt: skip
+    step = StepSettings(model=model, method=method, batch_size=batch_size, seq_len=seq_len)
+    here = replace(step, target="cpu")
+    for each in (here, replace(here, dtype="float32"), step):
+        formula = analytic(each)
         if formula is None:
             raise LabkitError(f"{model} has an architecture without formulas")
         found.append(formula.peak_bytes)

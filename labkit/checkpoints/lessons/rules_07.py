@@ -8,6 +8,7 @@ from typing import Any
 
 from labkit.checkpoints.lessons.intervals import compared
 from labkit.checkpoints.rules import (
+    LEARNING,
     Evidence,
     Finding,
     Values,
@@ -31,6 +32,8 @@ STORED = {"float32": 4, "bfloat16": 2}
 EQUAL = 0.02
 """of a reward: below, neither answer moved further"""
 FIRST_LOSS = 1e-3
+LESS_THAN_MB = 0.03
+"""of an amount in MiB; in MB it is 5 % more"""
 QUANTISED = 0.15
 """what scales and unquantised embeddings add to the bits of a weight"""
 
@@ -44,7 +47,8 @@ def moved(values: Values, evidence: Evidence) -> Iterator[Finding]:
         yield from compare("first_loss", values["first_loss"], run.losses[0],
                            "that of the record", 0, least=FIRST_LOSS)  # fmt: skip
     margin = last["margins"] if last else None
-    yield from compare("margin", values["margin"], margin, "the mean margin of the last ten steps")
+    yield from compare("margin", values["margin"], margin, "the mean margin of the last ten steps",
+                       least=0.006)  # fmt: skip
     beta = run and number(run.config, "beta")
     if values["margin"] is not None and beta and abs(values["margin"] / beta) < 60:
         factor = math.exp(values["margin"] / beta)
@@ -77,7 +81,8 @@ def reference(values: Values, evidence: Evidence) -> Iterator[Finding]:
                           f"reference: {', '.join(elsewhere)}")  # fmt: skip
         peaks = [run.summary["peak_bytes"].get("allocated") for run in (off, copy)]
         cost = (peaks[1] - peaks[0]) / MIB if None not in peaks else None
-        yield from compare("copy_mib", values["copy_mib"], cost, "the difference of the two peaks")
+        yield from compare("copy_mib", values["copy_mib"], cost, "the difference of the two peaks",
+                           LESS_THAN_MB)  # fmt: skip
         parameters = number(off.summary, "total_parameters")
         trained = number(off.summary, "trainable_parameters")
         if values["copy_mib"] is not None and parameters and trained is not None:
@@ -102,7 +107,8 @@ def held_back(values: Values, evidence: Evidence) -> Iterator[Finding]:
         yield from _preference_run(name, run)
     yield from one_model(low_run=low, high_run=high)
     if low is not None and high is not None:
-        if elsewhere := sorted(differences(low, high) - {"beta", "model"}):
+        rates = {key for key in LEARNING if low.config.get(key) != high.config.get(key)}
+        if elsewhere := sorted((differences(low, high) | rates) - {"beta", "model"}):
             yield Finding("contradicts", "low_run and high_run differ in more than beta: "
                           f"{', '.join(elsewhere)}")  # fmt: skip
         betas = [number(run.config, "beta") or 0.0 for run in (low, high)]
@@ -113,7 +119,7 @@ def held_back(values: Values, evidence: Evidence) -> Iterator[Finding]:
         nats = -last["rejected"] / beta if last and beta else None
         yield from compare(f"{side}_nats", values[f"{side}_nats"], nats,
                            "minus the mean reward of rejected answers, divided by beta",
-                           0.06)  # fmt: skip
+                           0.06, least=0.06)  # fmt: skip
         if run is not None and values[f"{side}_words"] is not None:
             kept = [number(each, "words") for each in evidence.values_of("answers_of", run=run)]
             each = [list(compare(f"{side}_words", values[f"{side}_words"], words,
