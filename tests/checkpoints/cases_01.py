@@ -42,6 +42,8 @@ def small_step(**changes) -> StepSettings:
 PEAK = analytic(small_step()).peak_bytes
 FULL = analytic(small_step(method="full", batch_size=4, seq_len=256)).peak_bytes
 ONE = analytic(small_step(batch_size=1, seq_len=64)).peak_bytes
+WIDE = analytic(small_step(batch_size=4, seq_len=256, dtype="float32")).peak_bytes
+"""where a machine computes in float32"""
 
 
 def records(a_record) -> None:
@@ -50,6 +52,7 @@ def records(a_record) -> None:
         (PEAK, PEAK * 1.01, PEAK * 1.02, ("lora", 2, 128)),
         (FULL, FULL * 0.97, FULL * 0.975, ("full", 4, 256)),
         (ONE, ONE, ONE, ("lora", 1, 64)),
+        (WIDE, WIDE * 1.01, WIDE * 1.02, ("lora", 4, 256)),
     ):
         method, batch_size, seq_len = settings
         measurements.keep(
@@ -132,6 +135,8 @@ HONEST = {
         {"batch_size": 1, "seq_len": 64, "analytic_bytes": ONE, "traced_bytes": ONE,
          "measured_bytes": ONE, "worst_error_percent": 0},
         {"analytic_bytes": float(f"{PEAK:.3g}"), "worst_error_percent": 2},
+        {"batch_size": 4, "seq_len": 256, "analytic_bytes": WIDE, "traced_bytes": WIDE * 1.01,
+         "measured_bytes": WIDE * 1.02, "worst_error_percent": 2},
     ],
     "01.3": [
         {"method": "full", "largest_batch_size": 0, "largest_part": "optimizer state"},

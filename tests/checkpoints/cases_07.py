@@ -52,6 +52,7 @@ TABLE = {
         [
             ({"copy_mib": 1000.0}, "copy_mib is above the difference of the two peaks"),
             ({"copy_mib": 400e6}, "copy_mib is above the difference of the two peaks"),
+            ({"copy_mib": 400.0}, "copy_mib is above the difference of the two peaks"),  # MB
             ({"share_of_weights": 2.0}, "share_of_weights is above copy_mib over the weights"),
             ({"share_of_weights": 0.5}, "share_of_weights is below copy_mib over the weights"),
             ({"large_copy_gb": 40.0}, "large_copy_gb is above large_parameters times"),
@@ -73,6 +74,7 @@ TABLE = {
             ({"high_words": 25.0}, "high_words is above your measurement"),
             ({"low_run": "dpo", "high_run": "loose"}, "low_run has not the lower beta"),
             ({"high_run": "copied"}, "differ in more than beta: reference"),
+            ({"low_run": "faster"}, "differ in more than beta: learning_rate"),
         ],
     ),
 }  # fmt: skip
@@ -139,6 +141,7 @@ def records(a_record):
         tuned(name, beta=beta, chosen=chosen, rejected=rejected)
         measurements.keep("answers_of", {"words": WORDS[name], "well_formed": 0.9, "n": 60},
                           run=name, data="tables")  # fmt: skip
+    tuned("faster", beta=0.02, learning_rate=4e-4)
     tuned("copied", reference="copy", peak=1_400_000_000)
     tuned("copied-large", reference="copy", peak=1_400_000_000, max_length=512)
     tuned("before", reference="precomputed")
