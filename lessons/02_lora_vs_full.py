@@ -328,6 +328,8 @@ if all_written:
     ]
     inputs = by_hand.batch(encoded, pad=tokenizer.pad_token_id)
 
+# %%
+if all_written:
     mine = load.load_model(hand_config.model, dtype="float32")
     weights = add_lora(mine, hand_config.r, hand_config.lora_alpha)
 
@@ -340,7 +342,6 @@ if all_written:
     for layer, start in zip(adapted, starts, strict=True):
         layer.A.data.copy_(start)
 
-    # Run this cell again after a change: the models are made anew, and leave again.
     steps = [inputs] * hand_config.max_steps
     hand_losses = train_by_hand(mine, weights, steps, hand_config.learning_rate)
     numbers = sum(weight.numel() for weight in weights)

@@ -353,7 +353,8 @@ pandas.DataFrame(answers)
 # %%
 lora, full = (found[label].step_seconds for label in ("LoRA, one card", "full, four cards"))
 print(f"a card's time for a token, full over LoRA: {full[0] / lora[0]:.2f} by the lower ends, "
-      f"{full[1] / lora[1]:.2f} by the upper; you predicted {predicted_card_time_ratio}")  # fmt: skip
+      f"{full[1] / lora[1]:.2f} by the upper")  # fmt: skip
+print(f"you predicted {predicted_card_time_ratio}")
 print(f"it fits: {found['full, four cards'].fits}, you predicted {predicted_fits}")
 
 # %% [markdown]
