@@ -495,7 +495,7 @@ else:
 report.table(ranks["rows"]) if ranks else None
 
 # %% [markdown]
-# A rank that seems useless may only be scaled away. At one rank, rsLoRA is LoRA with $\sqrt{r}$ times the $\alpha$, so what it gains at rank 64 is what an $\alpha$ eight times as large gains, and perhaps what a larger learning rate would: the rate was not searched for each rank. Where the interval of a difference holds zero, the record can't tell two ranks apart; its ends say how large an effect of the rank could still be. The usual advice for a stronger update is a higher $\alpha$ with dropout. `labkit bench methods --arms rank-16,rank-16-alpha-128,rank-16-alpha-128-dropout --against rank-16 --data YOURS` says what it gives on your data, from five runs of a few minutes each.
+# A rank that seems useless may only be scaled away. At one rank, rsLoRA is LoRA with $\sqrt{r}$ times the $\alpha$, so what it gains at rank 64 is what an $\alpha$ eight times as large gains, and perhaps what a larger learning rate would: the rate was not searched for each rank. The table shows it: two pairs of its rows agree in every score, because they have one factor under two names. Find them. Look at the bits per byte of the rows that gain, too: a stronger update also forgets more. Where the interval of a difference holds zero, the record can't tell two ranks apart; its ends say how large an effect of the rank could still be. The usual advice for a stronger update is a higher $\alpha$ with dropout. `labkit bench methods --arms rank-16,rank-16-alpha-128,rank-16-alpha-128-dropout --against rank-16 --data YOURS` says what it gives on your data, from five runs of a few minutes each.
 
 # %% [markdown]
 # ## Checkpoint
