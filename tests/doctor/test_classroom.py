@@ -36,7 +36,7 @@ def test_a_lesson_that_is_mostly_read_holds_more_students_than_pairs_of_cores():
     # All at once: 80 / 3 / 0.7 = 38.1 pairs.
     assert found.class_cores == 2 * 39
     assert found.core_hours == pytest.approx(80 * 2 * 30 / 60)
-    assert found.class_bytes == (80 * 5 + 2) * GIB  # 4 + 1 GiB a server
+    assert found.class_bytes == (80 * 6 + 2) * GIB  # 5 + 1 GiB a server
 
 
 def test_a_lesson_that_measures_shares_no_core():
