@@ -79,13 +79,13 @@ def rewards(run: RunRecord) -> tuple["Figure", str]:
     return figure, f"Rewards against optimizer step, all 0 at the first: {', '.join(said)}."
 
 
-def differences(pairs: Any, kinds: int = 7) -> "pandas.DataFrame":
+def differences(pairs: Any) -> "pandas.DataFrame":
     """Return the difference of each pair of models on all questions and on each kind, in points."""
     import pandas
 
     rows: dict[str, dict[str, Any]] = {}
     for pair in pairs:
-        for name, each in list(pair.groups.items())[: kinds + 1]:
+        for name, each in pair.groups.items():
             value, low, high = (100 * each.difference[key] for key in ("value", "low", "high"))
             rows[f"{pair.b} − {pair.a}: {name}"] = {
                 "n": each.n, "points": f"{value:+.1f}", "interval": f"{low:+.1f} to {high:+.1f}",
