@@ -115,6 +115,8 @@ predicted_largest_part = None
 # | `"lora"` | all in 16 bits, and the factors of every matrix in fp32 | the factors; gradients and moments in fp32 |
 # | `"qlora"` | the matrices in 4 bits each, with one scale of 4 bytes for every 64 weights, the others in 16 bits; factors as in LoRA | as in LoRA |
 #
+# The QLoRA of `labkit estimate`, which is traced below, takes somewhat less than this table's: its factors are in 16 bits, and its scales are quantised once more.
+#
 # <details><summary>Hint 1: count first, then multiply</summary>
 #
 # Two counts are enough for everything: the weights in all matrices, and the numbers in all factors. Each result is one of them, or a sum, times bytes.
@@ -168,7 +170,7 @@ if states_written:
 # %% [markdown]
 # ## Measure: three columns on your machine
 #
-# First a model that your machine can train. **Analytic** is the formula. **Traced** runs the real model class, with its adapters and the optimizer, on fake tensors, which have shapes and no numbers: PyTorch decides what is kept for the backward pass, and the course only adds up the storages. **Measured** runs the same step on real tensors and asks the **allocator**, the part of PyTorch that hands out memory. The rows of the table are the parts of this lesson; those you have not met yet come below.
+# First a model that your machine can train. **Analytic** is the formula. **Traced** runs the real model class, with its adapters and the optimizer, on fake tensors, which have shapes and no numbers: PyTorch decides what is kept for the backward pass, and the course only adds up the storages. **Measured** runs the same step on real tensors and asks the **allocator**, the part of PyTorch that hands out memory. The rows of the table are the parts of this lesson; those you have not met yet come below. The measurement tells apart only what is there between two steps, so its other rows have a dash: compare the parts of formula and trace, and the peaks of all three.
 
 # %%
 from labkit.memory.report import render
@@ -227,7 +229,7 @@ for method, result in columns.items():
 # </details>
 # <details><summary>Hint 2: small numbers</summary>
 #
-# Try it on numbers that you can add in your head: `peak_bytes(7, 3, 5, 9, 4, 2)` has the moments 7 + 5 + 3 + 4 + 2 and 7 + 5 + 9.
+# Try it on numbers that you can add in your head: `peak_bytes(7, 3, 5, 10, 4, 2)` has the moments 7 + 5 + 3 + 4 + 2 and 7 + 5 + 10.
 #
 # </details>
 
@@ -512,7 +514,7 @@ for optim in ("adamw_torch_loop", "adamw_torch_foreach", "adamw_torch_fused", "a
 # %% [markdown]
 # The copy is as large as all gradients together, stands in no table of bytes per parameter, and is gone when you look for it after the step. The 8-bit AdamW keeps a little more than two bytes per parameter: a scale for each block of moments, and the moments of the embedding in 32 bits, as transformers' Trainer tells it to.
 #
-# A **measured** number needs its name, too. *Allocated* is what tensors asked for; *reserved* is what PyTorch's allocator took from the driver, gaps included; `nvidia-smi` shows reserved plus what the driver keeps for itself. And the first step of a run is smaller than the others: the optimizer's state does not exist before it.
+# A **measured** number needs its name, too. *Allocated* is what tensors asked for; *reserved* is what PyTorch's allocator took from the driver, gaps included; `nvidia-smi` shows reserved plus what the driver keeps for itself. And in the first step of a run the forward and the backward pass take less than in later ones, because the optimizer makes its state only at the end of that step. Where these passes hold the peak, as in LoRA, measure a later step.
 
 # %% [markdown]
 # ## What fits on my card
@@ -557,7 +559,7 @@ plots.show(figure, alt=alt)
 #
 # - **The QLoRA rows are explained, not matched.** They are from 2023, when the library kept the input of every 4-bit product although a frozen weight does not need it. Today's does not, and the trace runs today's. A version belongs to every memory figure.
 # - **LitGPT's other rows are above the trace, the more so the larger the batch.** Its code computes queries, keys and values in one product. The values are a view of the result, so all of it stays alive. The trace follows the model classes of transformers, which compute three products; StableLM's computes one, and its rows are closer.
-# - **One row ran out of memory**, and the trace is just below what its card has: with the driver's part and the allocator's gaps on top it does not fit.
+# - **One row ran out of memory**, and the trace is just below what its card has: "40 GB" on a card are 40 GiB, seven percent more than 40 of the row's GB. With the driver's part and the allocator's gaps on top it does not fit.
 #
 # `data/memory_published.json` holds every choice with its source, and the differences that are known.
 
@@ -581,7 +583,7 @@ times = dict.fromkeys(["low", "seconds", "high"], ".2f")
 print_table(reading.step_rows(record), {"step": "s", **shown, **times})
 
 # %% [markdown]
-# `gap` is how much more than its allocated peak a step had to be given before it ran: the caching allocator can't use every hole between its blocks. A trace knows nothing of it, so `labkit estimate` adds the share that the first of the two cells printed last. `low` and `high` are the predicted seconds of a step, and `data/results/README.md` says which steps shared the card with another program when they were timed.
+# `gap` is how much more than its allocated peak a step had to be given before it ran: the caching allocator can't use every hole between its blocks. A trace knows nothing of it, so `labkit estimate` adds the share that the first of the two cells printed last. `low` and `high` are the predicted seconds of a step. Another program ran on the card while the first parts of this record were timed: `data/results/README.md` says what that did to the times.
 
 # %% [markdown]
 # ## Checkpoint
@@ -623,7 +625,7 @@ check(
 )
 
 # %% [markdown]
-# **01.3** Choose a card and a model of several billion parameters, and leave the optimizer at `adamw_torch_fused`. What is the largest batch that fits, and which part takes most?
+# **01.3** Choose a card and a model of several billion parameters, and leave the optimizer at `adamw_torch_fused`. What is the largest batch that fits, and which part takes most? Of the parts, count weights, gradients, optimizer state, activations, and logits with the loss; leave out temporaries, even where they are the largest row.
 
 # %%
 check(

@@ -457,8 +457,9 @@ score_table(scores)
 lora_em, full_em = (scores[k].metrics["em"] for k in ("LoRA", "full"))
 untouched_em = scores["untouched, 2 examples"].metrics["em"]
 for label, em in (("LoRA", lora_em), ("full", full_em)):
-    better = em["low"] > untouched_em["high"]
-    print(f"{label} against the untouched model:", "better" if better else "not told apart")
+    word = "better" if em["low"] > untouched_em["high"] else "not told apart"
+    word = "worse" if em["high"] < untouched_em["low"] else word
+    print(f"{label} against the untouched model:", word)
 apart = lora_em["low"] > full_em["high"] or full_em["low"] > lora_em["high"]
 print("LoRA against full:", "told apart" if apart else "not told apart")
 
@@ -511,7 +512,7 @@ figure, alt = plots.bars(
 plots.show(figure, alt=alt)
 
 # %% [markdown]
-# If the bars differ, the rate alone makes a difference. These runs are much shorter than the two above, so do not set its size beside theirs. A claim about the *methods* needs the best rate of each and several seeds: `labkit train --config lora --repeat 5` and `labkit stats` are for that. From what you have here, say what you saw and no more.
+# If the bars differ, the rate alone makes a difference. These runs are much shorter than the two above, so do not set its size beside theirs. A claim about the *methods* needs the best rate of each and several seeds. `labkit bench methods --arms lora,full` does that: it searches the rate of each, trains each with three seeds, and its intervals count seeds as well as questions; lesson 06 shows a record of it. From what you have here, say what you saw and no more.
 
 # %% [markdown]
 # ## Explain: what does each cost?
@@ -580,7 +581,7 @@ for label, kept in (("LoRA", base), ("full", 0)):
 # %% [markdown]
 # ## Measure: which settings change memory?
 #
-# One setting is changed at a time and a few steps are run, just enough to see the peak: later steps with batches of the same size take no more. The last two probes are small steps in two types: the one that is fast on this machine and the other, which may be many times slower.
+# One setting is changed at a time (in the probe that accumulates, two), and a few steps are run. The first step gets the longest samples, when AdamW has no means yet; the steps after it have the means, and samples that are a little shorter. The peak of a probe is the highest of these steps. That is enough to compare probes, which all see their samples in this way; the whole runs above, in which the longest samples come again beside the means, peak a few percent higher. The last two probes are small steps in two types: the one that is fast on this machine and the other, which may be many times slower.
 
 # %%
 from labkit.machine import arithmetic
@@ -647,7 +648,7 @@ plots.show(figure, alt=alt)
 # %% [markdown]
 # ## Explain: what the probes show
 #
-# The dotted line is the first bar, the probe that the others change in one setting: compare each with it. The two small steps are too different from it and are compared with each other.
+# The dotted line is the first bar: compare each with it. The others differ from it in one setting; only the probe that accumulates differs in two, so compare it with the one of half the batch as well, from which it differs in accumulation alone. The two small steps are too different from the first bar and are compared with each other.
 
 
 # %%

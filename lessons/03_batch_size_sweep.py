@@ -195,7 +195,7 @@ print(f"batch {last.batch_size} has {grown:.2f} times the peak of batch {ran[-2]
       f"predicted: {predicted_growth}")  # fmt: skip
 
 # %% [markdown]
-# In the constant are the frozen weights, the adapters with their 16-bit copies, and the optimizer's state. The gradients are not: they come when this peak is over, as in lesson 01. The slope is activations and logits, these with their gradients. Divide it by the length and you have bytes per token. How much of that are the logits with their loss? Lesson 01's formula says:
+# In the constant are the frozen weights, the adapters (with 16-bit copies of them, unless your machine computes in float32), and the optimizer's state. The gradients are not: they come when this peak is over, as in lesson 01. The slope is activations and logits, these with their gradients. Divide it by the length and you have bytes per token. How much of that are the logits with their loss? Lesson 01's formula says:
 
 # %%
 from labkit.memory.formula import analytic
@@ -311,7 +311,17 @@ for label, trains in {"full": True, "frozen weights": False}.items() if operatio
           f"{again / plain_step - 1:.0%} more")  # fmt: skip
 
 # %% [markdown]
-# The count leaves out the adapters and the attention, which checkpointing repeats as well, and takes all weights for weights of layers. The output head and the loss are not made again, and the head is a fifth of the small model's products. The measurement below has them all.
+# The count leaves out the adapters and the attention, which checkpointing repeats as well, and takes all weights for weights of layers. The output head and the loss are not made again. How much of the products is the head's?
+
+# %%
+from labkit.memory.architectures import block_weights, shape_of
+
+shape = shape_of(first.settings)
+head = shape.vocab * shape.hidden
+print(f"{model_name}: the head has {head / (head + block_weights(shape)):.0%} of the products")
+
+# %% [markdown]
+# The measurement below has all of this in it.
 #
 # ## Measure: the same samples for less memory
 #
@@ -427,7 +437,7 @@ check.exercise("largest_fitting", largest_fitting)
 
 # %%
 limit = 5 * 2**30 // 4 if model_name == profiles.DEFAULT_MODEL else ran[-1].predicted_process_bytes
-print(f"limit: {limit / 2**30:.2f} GiB for the whole process")
+print(f"limit: {limit:,} bytes ({limit / 2**30:.2f} GiB) for the whole process")
 
 predicted_largest = None
 
@@ -446,7 +456,7 @@ for point in found.points:
     print(f"  batch {point.batch_size}: {point.status}")
 
 # %% [markdown]
-# labkit's prediction is on the safe side: it may be one sample too low, or a tenth of a large batch, because a batch that does not fit costs you a run, and one that is a little small costs you nothing. [The records of the course](../data/results/README.md) compare both for LoRA and full fine-tuning, with and without checkpointing, at two lengths and under four limits each.
+# On a CPU labkit's prediction is on the safe side by little: it may be one sample too low, or a tenth of a large batch, because a batch that does not fit costs you a run, and one that is a little small costs you nothing. On a GPU it is lower by more under a small limit, because it leaves room for the driver's part, which this limit does not count. [The records of the course](../data/results/README.md) compare both for LoRA and full fine-tuning, with and without checkpointing, at two lengths and under four limits each.
 
 # %% [markdown]
 # ## Predict: 8 billion parameters
@@ -554,7 +564,7 @@ if not smoke:
     plots.show(figure, alt=alt)
 
 # %% [markdown]
-# The optimizer's state is most of what these cards hold. ZeRO counts the fp32 copy of the weights there, which the optimizer steps, so it is 12 bytes a parameter and not 8. An optimizer without moments (SGD) keeps that copy and would free two fifths of the peak. ZeRO-2 spreads that state and the gradients as ZeRO-3 does, but leaves the 16-bit weights whole on every card, and that costs most. The chunked loss, the single sample and the short samples saved something with LoRA and save nothing here: the peak of full fine-tuning is in the optimizer's step, when logits and activations are gone. **A setting has no saving of its own. It has one beside the others.**
+# The optimizer's state is most of what these cards hold. ZeRO counts the fp32 copy of the weights there, which the optimizer steps, so it is 12 bytes a parameter and not 8. An optimizer without moments (SGD) keeps that copy and frees the moments, 8 of these 12 bytes: its row says how much that is on a card. ZeRO-2 spreads that state and the gradients as ZeRO-3 does, but leaves the 16-bit weights whole on every card, and that costs most. The chunked loss, the single sample and the short samples saved something with LoRA and take nothing off this peak: with one sample a card it is in the optimizer's step, when logits and activations are gone. Look at the largest batch, though: with more samples the peak moves to the backward pass, where they are, and then the chunked loss and the short samples count again. **A setting has no saving of its own. It has one beside the others.**
 #
 # ## Explain: throughput at 8 billion
 #
@@ -616,7 +626,7 @@ check(
 )
 
 # %% [markdown]
-# **03.3** What do checkpointing and accumulation change?
+# **03.3** What do checkpointing and accumulation change? Compare checkpointing with the same batch without it, and accumulation with one pass over as many samples. "No change" means less than 3 percent of the memory, and less than 10 percent of the time.
 
 # %%
 check(
@@ -628,7 +638,7 @@ check(
 )
 
 # %% [markdown]
-# **03.4** (question 3 of the assignment) Llama-3-8B with LoRA on one A100 with 40 GB, or in full on four: the largest batch, the memory and the time of each, and why?
+# **03.4** (question 3 of the assignment) Llama-3-8B with LoRA on one A100 with 40 GB, or in full on four with ZeRO-3: the largest batch, the memory and the time of each, and why? Take the settings under "Predict: 8 billion parameters", with the full loss. The tables of things left out have the chunked loss, and so other numbers.
 
 # %%
 check(
@@ -645,7 +655,7 @@ check(
 )
 
 # %% [markdown]
-# **03.5** What is the largest batch that ran under the memory limit you set, and what was predicted?
+# **03.5** What is the largest batch that ran under the memory limit, and what had labkit predicted (not you)?
 
 # %%
 check(

@@ -392,14 +392,14 @@ print(f"largest over median gradient of a token: {spread[0]:.0f} to {spread[-1]:
 # %% [markdown]
 # ## Checkpoint
 #
-# Answer from your own measurements. This prints what you have of one layer; take any other.
+# Answer from your own measurements. This prints what you have of one layer; take any other. The second line and the table are there for the layers of the figure alone.
 
 # %%
 layer = kept[0]
 for row in values["layers"] + values["gradient_layers"]:
     if row["layer"] == layer:
         print(row)
-int8_rows = [row for row in gradients[layer] if row["precision"] == "int8"]
+int8_rows = [row for row in gradients.get(layer, []) if row["precision"] == "int8"]
 figures.print_table(int8_rows, {"tokens": ",", "snr_db": ".1f"})
 
 # %% [markdown]

@@ -231,7 +231,7 @@ plots.show(figure, alt=alt)
 #
 # ## Exercise: F1
 #
-# *Medium, 10 minutes; useful.* Write it for two texts. A word is what stands between spaces, capital letters do not matter, and a word counts as often as it stands in both.
+# *Medium, 10 minutes; useful.* Write it for two texts. A word is what stands between spaces, capital letters do not matter, and a word counts as often as it stands in both. (The score of TAT-QA, which the tables here show, counts each different word once.)
 #
 # <details><summary>Hint 1: one formula</summary>
 #
@@ -346,7 +346,7 @@ for n, size in measured.items():
 
 weights = cost.weights_bytes(generator.model)
 per_token = cost.kv_cache_bytes(config, tokens=1, bytes_per_number=generator.model.dtype.itemsize)
-print(f"{generator.model.dtype}: {per_token:,} bytes a token")
+print(f"{generator.model.dtype}: {per_token:,} bytes a token, {weights:,} bytes of weights")
 print(f"{conversation:,} tokens: {per_token * conversation:,} bytes, "
       f"predicted: {predicted_cache_bytes}")  # fmt: skip
 print(f"the weights are as large as {weights / (per_token * conversation):.1f} of them, "
@@ -523,7 +523,7 @@ print("predicted:", predicted_smallest, "and", predicted_fastest)
 #
 # **Sizes.** Only the linear layers are quantised. The embedding, which a small model with a large vocabulary spends much of its weights on, stays as it was, so the model shrinks by less than the ratio of the bits.
 #
-# **Scores.** They are those of some of the questions, in the arithmetic of each form and not in float32, so a few points of difference are noise. And the embedded model came in 4 bits, by another table than nf4 (lesson 00): what rounding costs a model that was never rounded is not to be seen here.
+# **Scores.** They are those of some of the questions, each form in its own arithmetic: where the label says `bf16`, that is not the float32 of `evaluate`. So a few points of difference are noise. And the embedded model came in 4 bits, by another table than nf4 (lesson 00): what rounding costs a model that was never rounded is not to be seen here.
 #
 # **Speed.** A multiplication in 8 or 4 bits is fast where the processor and the library have one for it. Elsewhere each weight is widened before every use, and that can cost more than the fewer bytes save. On a GPU with one sequence at a time, reading the weights is what takes the time, so a *kernel* that reads 4-bit weights and widens them on the way gains from fewer bytes. The 8-bit layer does not: it looks for outliers in every input, multiplies them apart in 16 bits, and starts several kernels for each layer, which takes longer with one sequence at a time than the fewer bytes save (the authors of LLM.int8() report inference slower than in 16 bits for small models).
 
@@ -551,7 +551,7 @@ for row in record["identical"]:
 # %% [markdown]
 # ## The large models
 #
-# With the `gpu` profile and a folder of models in `LABKIT_MODELS`, the same comparison runs on every base model that has fine-tuned ones beside it: `NAME`, `NAME-Lora` and `NAME-FFT`, such as Llama-2-7B-chat and Llama-3-8B-Instruct. On a small machine this cell only says so.
+# With the `gpu` profile and a folder of models in `LABKIT_MODELS`, the test split is also scored for every base model that has fine-tuned ones beside it: `NAME`, `NAME-Lora` and `NAME-FFT`, such as Llama-2-7B-chat and Llama-3-8B-Instruct. `labkit infer FOLDER FOLDER --all` compares two of them question by question. The questions below are about your own runs. On a small machine this cell only says so.
 
 # %%
 import os
@@ -565,7 +565,7 @@ for base, folders in families.items():
     }
     print(base, "scored:", ", ".join(folders))
 if not families:
-    print("no large models here: the answers below rest on the models of lesson 02")
+    print("no large models here")
 
 # %%
 import pandas
@@ -615,7 +615,7 @@ check(
 )
 
 # %% [markdown]
-# **05.3** How large is the KV cache for a conversation, beside the weights, both in bfloat16? Where the cell above printed `torch.float32`, take half of each size.
+# **05.3** How large is the KV cache for a conversation, beside the weights, both in bfloat16? The cell under "Measure: the cache" printed both sizes; where it printed `torch.float32`, take half of each.
 
 # %%
 check(

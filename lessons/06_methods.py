@@ -437,7 +437,7 @@ pandas.DataFrame(beside).T
 # The notes also say that on an A100 the large T5 cannot be fine-tuned in full to tell good film reviews from bad ones, and that a prefix fits easily. T5 is an **encoder-decoder**: the encoder reads the whole text, each token seeing all others, and the decoder writes the answer, here one word, while it looks at what the encoder made of the text. The notes name no batch and no length. So ask for two batches of 512 tokens, answered by a word and an end token, and for the largest batch that fits a card of 40 GB.
 
 # %%
-needed = []
+needed, states = [], ("weights", "gradients", "optimizer_state")
 for batch in (8, 32)[: 1 if quick else None]:
     for method in ("full", "prompt", "prefix"):
         found = estimates.estimate("t5-large", device=card, method=method, batch_size=batch,
@@ -446,10 +446,15 @@ for batch in (8, 32)[: 1 if quick else None]:
             "method": method, "batch": batch, "needed": f"{found.needed_bytes / 2**30:.1f} GiB",
             "fits": found.fits, "largest batch": found.largest_batch_size,
         })  # fmt: skip
+        if method == "full":
+            held = sum(found.parts[part]["analytic_bytes"] for part in states)
+            each, share = held / found.total_parameters, held / found.device_bytes
+            print(f"in full, batch {batch}: states of {held / 2**30:.1f} GiB, "
+                  f"{each:.0f} bytes a parameter, {share:.0%} of the card")  # fmt: skip
 pandas.DataFrame(needed)
 
 # %% [markdown]
-# The claim is wrong as it stands: in full, eight samples fit. *Does not fit* is true of a batch, a length and a card, and not of a method: the states of full fine-tuning, 16 bytes a parameter, take less than a third of this card, and activations take the rest as soon as the batch is large. But why does a prefix need so much less than a prompt, which trains fewer numbers? Again because of where they are. The prompt stands before what the *encoder* reads, so backward goes through both halves of the model. PEFT puts the prefix of a T5 into its *decoder* alone. Nothing that is trained lies below the encoder's output, so backward ends there, and nothing of the encoder is kept.
+# The claim is wrong as it stands: in full, eight samples fit. *Does not fit* is true of a batch, a length and a card, and not of a method: the states of full fine-tuning take the part of the card that is printed above the table, the same for both batches, and activations take the rest as soon as the batch is large. But why does a prefix need so much less than a prompt, which trains fewer numbers? Again because of where they are. The prompt stands before what the *encoder* reads, so backward goes through both halves of the model. PEFT puts the prefix of a T5 into its *decoder* alone. Nothing that is trained lies below the encoder's output, so backward ends there, and nothing of the encoder is kept.
 #
 # And what is learnt? No T5 can be had without a network. The record below is of a small one, trained for some minutes on sentences of film reviews, other reviews and editorials. It compares one run of each method and says nothing about T5. A **bag of words** notes which words and which pairs of neighbouring words a sentence has, and not where they stand; a logistic regression adds up one weight for each of them. A model must beat it to be worth its memory. *More frequent answer* is what no reading brings, and a method below it most often wrote neither of the two words. A prompt trains two sets of vectors, of which PEFT's forward pass reads the encoder's.
 

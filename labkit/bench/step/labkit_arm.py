@@ -39,12 +39,14 @@ def run_config(spec: dict[str, Any]) -> RunConfig:
 
 def main(spec: dict[str, Any]) -> dict[str, Any]:
     """Train for `steps` steps; return seconds, losses and peak_rss_bytes, and the plan."""
+    from labkit.console import quiet, quiet_bitsandbytes
+
+    quiet_bitsandbytes()  # before TRL, which imports it
     import transformers
     from datasets import Dataset
 
     from labkit import methods
     from labkit.bench.step.profile import Profiled
-    from labkit.console import quiet, quiet_bitsandbytes
     from labkit.machine.heap import keep_heap
     from labkit.machine.meter import Meter
     from labkit.methods.base import cast_inputs
@@ -53,7 +55,6 @@ def main(spec: dict[str, Any]) -> dict[str, Any]:
     from labkit.train import fast_step
     from labkit.train.trainer import LabTrainer, MeterCallback, trainer_arguments
 
-    quiet_bitsandbytes()
     text = Path(spec["data"]).read_text(encoding="utf-8")
     samples = [json.loads(line) for line in text.splitlines()]
     config, without = run_config(spec), set(spec.get("without", ()))
