@@ -29,13 +29,11 @@ itself: the fused kernel nothing; `foreach` one more copy of T, the root of the 
 loop two copies of the largest tensor. Nothing here imports PyTorch.
 """
 
-import dataclasses
 from dataclasses import dataclass
 
 from labkit.memory.activations import kept_per_token, residual_bytes, unsaved_inputs_per_token
 from labkit.memory.architectures import (
     Shape,
-    adapted,
     added_matrices,
     block_weights,
     parameters,
@@ -46,6 +44,7 @@ from labkit.memory.buffers import Moment, buffers, most, shard_phases
 from labkit.memory.preferences import reference_bytes, reference_pass
 from labkit.memory.settings import BYTES, StepSettings
 from labkit.memory.sharding import PERSISTENT, Sizes, state_bytes, trained_bytes
+from labkit.memory.temporaries import forward_temporary_bytes, layer_temporary_bytes
 from labkit.models import layers
 
 RULE_OF_18 = {
@@ -105,7 +104,7 @@ def analytic(settings: StepSettings) -> Analytic | None:
         around = activation_bytes(shape, settings, layers=0)
         sharded = shard_phases(
             settings, sizes, parts, phases, embedding=_embedding_gradient(shape, settings),
-            around=around, forward=_forward_temporary(shape, settings))  # fmt: skip
+            around=around, forward=forward_temporary_bytes(shape, settings))  # fmt: skip
         phases = {name: round(value) for name, value in sharded.items()}
         parts = most(settings, sizes, parts)
     if settings.target == "cuda":
@@ -247,39 +246,6 @@ def activation_bytes(shape: Shape, settings: StepSettings, *, layers: int | None
                 4 * BYTES[settings.dtype] * shape.heads * settings.seq_len / (settings.batch_size)
             )
     return round(tokens * ((shape.layers if layers is None else layers) * layer + around))
-
-
-def layer_temporary_bytes(shape: Shape, settings: StepSettings) -> int:
-    """Return what one layer makes in its backward pass and releases.
-
-    Gradients of three rows of the MLP's width and of the residual stream; under checkpointing also
-    all that the layer keeps, which is computed again.
-    """
-    tokens, size = settings.sequences * settings.positions, BYTES[settings.dtype]
-    rows = 3 * shape.mlp if "gate_proj" in {x.name for x in shape.linears} else 2 * shape.mlp
-    made: float = tokens * (rows * size + 2 * size * shape.hidden)
-    if settings.attention == "eager" and shape.heads > 1:
-        made += tokens * 4 * shape.heads * settings.seq_len  # gradient of the softmax, in fp32
-    if shape.state:
-        made = tokens * 3 * 4 * shape.mlp * shape.state
-    if settings.gradient_checkpointing:
-        made += tokens * kept_per_token(shape, settings)
-    weight = max(x.inputs * x.outputs for x in shape.linears)
-    if settings.tuner.trains_base and settings.autocast:
-        made += size * weight  # a 16-bit gradient before it is cast to fp32
-    if settings.base_weights.quantised:
-        made += size * weight  # a dequantised weight
-    of_method = [settings.tuner.made(each, settings.of_method, compute=size)
-                 for each in adapted(shape, settings)]  # fmt: skip
-    return round(made + max(of_method, default=0))
-
-
-def _forward_temporary(shape: Shape, settings: StepSettings) -> int:
-    """Return what one layer makes in its forward pass and releases: one row of the MLP's width."""
-    once = layer_temporary_bytes(shape, dataclasses.replace(settings, gradient_checkpointing=False))
-    gradients = 0 if shape.state else 1 + ("gate_proj" in {x.name for x in shape.linears})
-    tokens = settings.sequences * settings.positions
-    return once - gradients * tokens * shape.mlp * BYTES[settings.dtype]
 
 
 def logits_bytes(shape: Shape, settings: StepSettings) -> tuple[int, int]:
