@@ -208,7 +208,8 @@ def test_loss_and_gradients_are_those_written_out_and_trl_s(
     ours.model.zero_grad(set_to_none=True)
     written = by_hand(ours, batch, config.beta)
     written.backward()
-    assert loss == pytest.approx(float(written), abs=1e-6)
+    # Sums of some dozen log-probabilities, added up in another order: hundreds, in float32.
+    assert loss == pytest.approx(float(written), abs=1e-5)
     assert abs(loss - math.log(2)) > 0.01
     for name, parameter in ours.model.named_parameters():
         if parameter.requires_grad:
