@@ -10,7 +10,7 @@ what a layer costs, in bytes per token:
     SwiGLU down(silu(g)∘u)  keeps g, silu(g) and u: 3 rows of the MLP's width
     attention, fused        keeps q, k, v, the output, and one fp32 number per head and row
     attention, eager        keeps the probabilities: heads × length in fp32 and again in 16 bit
-    dropout                 keeps a mask of one byte an element
+    dropout                 keeps a mask of one byte an element; on a CPU a factor in its type
     residual addition       keeps nothing
 
 The sum for a Llama layer under full fine-tuning, with h = hidden width, m = MLP width, q and k =
@@ -27,8 +27,7 @@ Transformer Models") is GPT-2's: LayerNorm in 16 bit and an MLP of two matrices.
 Widths are in elements, results in bytes. Only numbers of a configuration are read.
 """
 
-from collections.abc import Iterable
-
+from labkit.memory.account import Account, written_out
 from labkit.memory.architectures import Linear, Shape, adapted
 from labkit.memory.settings import BYTES, StepSettings
 
@@ -38,33 +37,78 @@ def kept_per_token(shape: Shape, settings: StepSettings) -> float:
 
     The part that grows with the square of the length is in it, divided by the length.
     """
+    if shape.decoder_linears:
+        return sum(kept_by_stacks(shape, settings))
+    of_method = kept_of_method(shape, settings, adapted(shape, settings))
+    return _KEPT[shape.architecture](shape, settings, Account(shape, settings)) + of_method
+
+
+def kept_by_stacks(shape: Shape, settings: StepSettings) -> tuple[float, float]:
+    """Return what a layer of the encoder and one of the decoder keep per token of the text."""
     mine = adapted(shape, settings)
-    encoder = sum(each.name in {one.name for one in mine} for each in shape.linears)
-    of_method = _of_method(shape, settings, mine[:encoder])
-    of_method += settings.target_share * _of_method(shape, settings, mine[encoder:])
-    return _KEPT[shape.architecture](shape, settings, _Account(shape, settings)) + of_method
+    begin = sum(each.name in {one.name for one in mine} for each in shape.linears)
+    encoder, decoder = _t5(shape, settings, Account(shape, settings))
+    decoder += settings.target_share * kept_of_method(shape, settings, mine[begin:])
+    if settings.tuner.virtual_tokens == "cache":
+        # PEFT gives the prefix to the decoder; nothing in the encoder needs a gradient.
+        return 0, decoder
+    return encoder + kept_of_method(shape, settings, mine[:begin]), decoder
 
 
-def _of_method(shape: Shape, settings: StepSettings, adapted: list[Linear]) -> float:
+def kept_around_stacks(shape: Shape, settings: StepSettings) -> tuple[float, float, float]:
+    """Return what is kept per token of the text outside of layers: before, between, behind stacks.
+
+    Dropout of the embeddings; the encoder's final norm with its dropout, and its output where
+    layers that keep their inputs read it; the decoder's, and its output where the head is trained.
+    """
+    account, e = Account(shape, settings), BYTES[settings.dtype]
+    full, read = settings.tuner.trains_base, {"k", "v"} & account.adapters
+    of_embedding = full or settings.tuner.virtual_tokens == "input"
+    before = account.noise(shape.hidden) if of_embedding else 0
+    final = account.t5_norm() + account.noise(shape.hidden)
+    between = final + (e * shape.hidden if full or read else 0)
+    behind = final + (account.noise(shape.hidden) + e * shape.hidden if full else 0)
+    if settings.tuner.virtual_tokens == "cache":
+        between = 0
+    return before, between, settings.target_share * behind
+
+
+def kept_before(shape: Shape, settings: StepSettings, *, decoder: bool = False) -> float:
+    """Return what the first layer does not keep per token: nothing there needs a gradient.
+
+    That is its attention, and all it reads, where the first trained weights come behind it. In a
+    `decoder` it is self-attention; a prompt is in the encoder, and so behind it as well.
+    """
+    mine = {each.name for each in adapted(shape, settings)}
+    behind = mine and not mine & {"q_proj", "k_proj", "v_proj", "query_key_value", "q", "k", "v"}
+    prompt = decoder and settings.tuner.virtual_tokens == "input"
+    if not (behind or prompt) or settings.gradient_checkpointing or shape.state:
+        return 0
+    account = Account(shape, settings)
+    if decoder:
+        target, share = settings.target_len or settings.seq_len, settings.target_share
+        dropped = account.noise(shape.hidden) if prompt else 0
+        return share * (account.t5_norm() + account.attention(target) + dropped)
+    if shape.architecture == "t5":
+        eager = settings.attention == "eager" or written_out(shape, settings)
+        each = 1 if settings.padding else settings.batch_size
+        bias = 0 if eager else account.compute * shape.heads * settings.positions / each
+        return account.t5_norm() + account.attention() + bias
+    if shape.architecture == "phi":
+        # Attention and MLP read the same tensor, side by side.
+        side = account.activation(shape.mlp) + account.layer_norm() if "fc1" not in mine else 0
+        return account.attention() + side
+    if shape.architecture == "bloom":
+        return account.residual * shape.hidden + 8 + account.attention()
+    return account.rms_norm(in_fp32=shape.architecture == "gemma") + account.attention()
+
+
+def kept_of_method(shape: Shape, settings: StepSettings, adapted: list[Linear]) -> float:
+    """Return what the method's own weights on these layers keep per token."""
     return settings.tuner.kept_per_token(
         shape, adapted, settings.of_method,
         compute=BYTES[settings.dtype], added=BYTES[settings.added_dtype], length=settings.seq_len,
     )  # fmt: skip
-
-
-def residual_bytes(shape: Shape, settings: StepSettings) -> int:
-    """Return the bytes of an element of the residual stream.
-
-    fp32 embeddings make it fp32 under autocast; so does BLOOM's LayerNorm behind them on CUDA.
-    Mamba's is fp32 by its configuration (`residual_in_fp32`).
-    """
-    if shape.architecture == "mamba":
-        return 4
-    if settings.autocast and settings.tuner.trains_base:
-        return 4
-    if settings.autocast and settings.target == "cuda" and shape.architecture == "bloom":
-        return 4
-    return BYTES[settings.dtype]
 
 
 def unsaved_inputs_per_token(shape: Shape, settings: StepSettings) -> float:
@@ -82,100 +126,7 @@ def unsaved_inputs_per_token(shape: Shape, settings: StepSettings) -> float:
     return BYTES[settings.dtype] * sum(width for _, width in seen)
 
 
-def attention_of(shape: Shape, settings: StepSettings) -> str | None:
-    """Return the attention that is run: Bloom has no fused one, a state-space model none at all."""
-    if shape.state:
-        return None
-    return "eager" if shape.architecture == "bloom" else settings.attention
-
-
-class _Account:
-    """Adds up what the inputs of linear layers cost under one method."""
-
-    def __init__(self, shape: Shape, settings: StepSettings) -> None:
-        self.shape, self.settings = shape, settings
-        self.compute = BYTES[settings.dtype]
-        self.residual = residual_bytes(shape, settings)
-        self.trains_all = settings.tuner.trains_base
-        self.casts = settings.autocast
-        reads = settings.tuner.keeps_inputs
-        self.adapters = {each.name for each in adapted(shape, settings)} if reads else set()
-
-    def inputs(self, linears: Iterable[Linear], width: int, *, fp32: bool, kept: bool) -> float:
-        """Return the bytes kept for layers that read one tensor of `width`.
-
-        `fp32`: the tensor is in fp32, so autocast gives each layer a copy of its own. `kept`: some
-        other operation keeps the tensor anyway.
-        """
-        linears = list(linears)
-        if self.trains_all:
-            if self.casts and fp32:
-                return self.compute * width * len(linears)
-            return 0 if kept else self.compute * width
-        mine = [each for each in linears if each.name in self.adapters]
-        dropout = self.settings.lora_dropout > 0
-        mask = width * len(mine) if dropout else 0
-        if self.casts and (fp32 or self.settings.cast_adapter_input) or dropout:
-            own = self.compute * width * len(mine)
-        else:
-            own = self.compute * width if mine and not kept else 0
-        # LLM.int8 keeps the tensor it was given (bitsandbytes, MatMul8bitLt), and so does every
-        # linear layer in stage 3 of DeepSpeed (zero/linear.py), frozen or not.
-        keeps = self.settings.base_weights.keeps_inputs or self.settings.sharding == "zero3"
-        quantised = self.compute * width if keeps and not kept else 0
-        casts = self.settings.cast_adapter_input and self.casts
-        if quantised and own and not (casts or dropout):
-            quantised = 0
-        return own + mask + quantised
-
-    def rms_norm(self, *, in_fp32: bool = False) -> float:
-        """Return what transformers' RMSNorm keeps: the fp32 input, and its output if trained."""
-        h = self.shape.hidden
-        scaled = (4 if in_fp32 else self.residual) * h if self.trains_all else 0
-        return 4 * h + 4 + scaled
-
-    def layer_norm(self) -> float:
-        """Return what LayerNorm keeps: its input, which CUDA's autocast makes fp32."""
-        h, cuda = self.shape.hidden, self.settings.target == "cuda"
-        return (4 if self.casts and cuda else self.residual) * h + 8
-
-    def attention(
-        self, *, rows: float = 1, keys_kept: float = 1, length: int | None = None
-    ) -> float:
-        """Return what attention keeps, without the inputs of the projections.
-
-        For each token that is read there are `rows` queries, which see `length` keys each (all by
-        default), and `keys_kept` keys.
-        """
-        shape, e, length = self.shape, self.compute, length or self.settings.seq_len
-        # A prefix has queries and keys of different number, which takes a mask.
-        masked = self.settings.padding or self.settings.tuner.virtual_tokens == "cache"
-        repeated = masked or self.settings.repeat_kv or self.settings.attention == "eager"
-        keys = shape.queries if repeated and shape.heads != shape.kv_heads else shape.keys
-        if attention_of(shape, self.settings) == "eager":
-            probabilities = (4 + (e if e < 4 else 0)) * shape.heads * length
-            return e * (rows * shape.queries + 2 * keys_kept * keys) + rows * probabilities
-        if shape.dropout and self.settings.target == "cpu":
-            # The CPU's fused kernel has no dropout: fp32 copies, probabilities, factor, result.
-            copies = 4 * (2 * rows * shape.queries + 2 * keys_kept * keys)
-            return copies + rows * 12 * shape.heads * length
-        mask = e * length if masked else 0
-        kept = e * (2 * rows * shape.queries + 2 * keys_kept * keys)
-        return kept + rows * (4 * shape.heads + mask)
-
-    def activation(self, width: int) -> float:
-        """Return what the activation function keeps of rows of `width`."""
-        e = self.compute
-        if self.shape.activation != "gelu_new":
-            return e * width
-        # x/2 · (1 + tanh(√(2/π)·(x + 0.0447·x³))) in single operations: x, tanh, 1 + tanh and
-        # x/2; a power is computed in fp32 under CUDA's autocast, and so is what follows.
-        if self.casts and self.settings.target == "cuda":
-            return (4 + 4 + 4 + e) * width
-        return 4 * e * width
-
-
-def _llama(shape: Shape, settings: StepSettings, account: _Account) -> float:
+def _llama(shape: Shape, settings: StepSettings, account: Account) -> float:
     gemma = shape.architecture == "gemma"
     fp32 = account.trains_all and account.casts
     q, k, v, o, gate, up, down = shape.linears
@@ -192,7 +143,7 @@ def _llama(shape: Shape, settings: StepSettings, account: _Account) -> float:
     )
 
 
-def _phi(shape: Shape, settings: StepSettings, account: _Account) -> float:
+def _phi(shape: Shape, settings: StepSettings, account: Account) -> float:
     q, k, v, dense, fc1, fc2 = shape.linears
     cuda = settings.target == "cuda"
     fp32 = account.casts and (cuda or account.trains_all)
@@ -208,7 +159,7 @@ def _phi(shape: Shape, settings: StepSettings, account: _Account) -> float:
     )
 
 
-def _bloom(shape: Shape, settings: StepSettings, account: _Account) -> float:
+def _bloom(shape: Shape, settings: StepSettings, account: Account) -> float:
     qkv, dense, up, down = shape.linears
     fp32 = account.casts and (settings.target == "cuda" or account.trains_all)
     return (
@@ -222,46 +173,56 @@ def _bloom(shape: Shape, settings: StepSettings, account: _Account) -> float:
     )
 
 
-def _t5(shape: Shape, settings: StepSettings, account: _Account) -> float:
+def _t5(shape: Shape, settings: StepSettings, account: Account) -> tuple[float, float]:
+    """Return what a layer of the encoder and one of the decoder keep per token of the text."""
     q, k, v, o, wi, wo = shape.linears
     e, h = account.compute, shape.hidden
     fp32 = account.trains_all and account.casts
-    masks = 1 if shape.dropout else 0
-    # T5's norm squares an fp32 copy and scales the input itself: both are kept.
-    norm = account.rms_norm() + (account.residual * h if account.residual < 4 else 0)
+    norm, noise = account.t5_norm(), account.noise
     # Learned distances are one bias for the whole batch, until a mask makes it one for each sample:
-    # of padding where the encoder's text is read, of a cache where the decoder's own is.
+    # of padding where the encoder's text is read, of a cache where the decoder's own is. Attention
+    # that is written out adds it and keeps none.
     cached = settings.tuner.virtual_tokens == "cache"
-    eager = settings.attention == "eager"
-    out = account.inputs((o,), shape.queries, fp32=False, kept=not eager)
+    fused = settings.attention != "eager"
     target, share = settings.target_len or settings.seq_len, settings.target_share
 
-    def self_attention(length: int, *, masked: bool) -> float:
-        bias = 0 if eager else e * shape.heads * length / (1 if masked else settings.batch_size)
-        projections = account.inputs((q, k, v), h, fp32=fp32, kept=False)
-        return norm + projections + account.attention(length=length) + out + bias + masks * h
+    def output(*, learned: bool) -> float:
+        kept = fused and not written_out(shape, settings, learned=learned)
+        return account.inputs((o,), shape.queries, fp32=False, kept=kept)
 
-    # Keys and values of cross-attention read the encoder's output.
-    cross = share * (norm + account.inputs((q,), h, fp32=fp32, kept=False) + out + masks * h)
-    if settings.padding and not eager:
-        cross += share * e * shape.heads * settings.seq_len
-    cross += account.attention(rows=share) + account.inputs((k, v), h, fp32=fp32, kept=True)
+    def bias(length: int, *, masked: bool) -> float:
+        if not fused or written_out(shape, settings):
+            return 0
+        return e * shape.heads * length / (1 if masked else settings.batch_size)
+
+    def self_attention(length: int, *, masked: bool) -> float:
+        projections = account.inputs((q, k, v), h, fp32=fp32, kept=False)
+        made = account.attention(length) + output(learned=True)
+        distances = bias(account.seen(length), masked=masked)
+        return norm + projections + made + distances + noise(h)
+
+    # Keys and values of cross-attention read the encoder's output. It has no distances, and so one
+    # bias of zeros for all layers, until it is masked.
+    cross = share * (norm + account.inputs((q,), h, fp32=fp32, kept=False) + noise(h))
+    cross += share * output(learned=False)
+    if settings.padding and fused and not written_out(shape, settings, learned=False):
+        cross += share * e * shape.heads * settings.positions
+    cross += account.attention_over(settings.positions, rows=share, keys_kept=1, learned=False)
+    cross += account.inputs((k, v), h, fp32=fp32, kept=True)
+    # The last layer stays in its type, to which its rows are cast first (T5DenseActDense).
     feed_forward = (
         norm
         + account.inputs((wi,), h, fp32=fp32, kept=False)
         + e * shape.mlp
-        + masks * shape.mlp
-        + account.inputs((wo,), shape.mlp, fp32=False, kept=not masks)
-        + masks * h
+        + noise(shape.mlp)
+        + account.inputs((wo,), shape.mlp, fp32=fp32, kept=not shape.dropout, plain=True)
+        + noise(h)
     )
-    decoder = share * (self_attention(target, masked=cached) + feed_forward) + cross
-    if cached:
-        # PEFT gives the prefix to the decoder; nothing in the encoder needs a gradient.
-        return decoder
-    return self_attention(settings.seq_len, masked=settings.padding) + feed_forward + decoder
+    encoder = self_attention(settings.positions, masked=settings.padding) + feed_forward
+    return encoder, share * (self_attention(target, masked=cached) + feed_forward) + cross
 
 
-def _mamba(shape: Shape, settings: StepSettings, account: _Account) -> float:
+def _mamba(shape: Shape, settings: StepSettings, account: Account) -> float:
     in_proj, x_proj, _, out_proj = shape.linears
     e, inner, state = account.compute, out_proj.inputs, shape.state
     fp32 = account.trains_all and account.casts
@@ -281,5 +242,4 @@ def _mamba(shape: Shape, settings: StepSettings, account: _Account) -> float:
     )
 
 
-_KEPT = {"llama": _llama, "gemma": _llama, "phi": _phi, "bloom": _bloom, "t5": _t5,
-         "mamba": _mamba}  # fmt: skip
+_KEPT = {"llama": _llama, "gemma": _llama, "phi": _phi, "bloom": _bloom, "mamba": _mamba}

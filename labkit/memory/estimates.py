@@ -28,7 +28,7 @@ from labkit.machine.arithmetic import device, of_step
 from labkit.machine.datasheets import GIB, Device
 from labkit.machine.hardware import gpus
 from labkit.machine.links import Link
-from labkit.memory.activations import attention_of
+from labkit.memory.account import attention_of
 from labkit.memory.architectures import shape_of
 from labkit.memory.communication import told
 from labkit.memory.formula import Analytic, analytic, evaluation_bytes, kv_cache_bytes

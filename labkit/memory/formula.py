@@ -29,9 +29,15 @@ itself: the fused kernel nothing; `foreach` one more copy of T, the root of the 
 loop two copies of the largest tensor. Nothing here imports PyTorch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from labkit.memory.activations import kept_per_token, residual_bytes, unsaved_inputs_per_token
+from labkit.memory import encoder_decoder
+from labkit.memory.account import residual_bytes
+from labkit.memory.activations import (
+    kept_before,
+    kept_per_token,
+    unsaved_inputs_per_token,
+)
 from labkit.memory.architectures import (
     Shape,
     added_matrices,
@@ -83,6 +89,9 @@ def analytic(settings: StepSettings) -> Analytic | None:
     shape = shape_of(settings)
     if shape is None:
         return None
+    asked = settings
+    if shape.decoder_linears and settings.target_len is None:
+        settings = replace(settings, target_len=settings.seq_len)
     total = parameters(shape)
     added = added_parameters(shape, settings)
     trainable = total if settings.tuner.trains_base else added
@@ -96,7 +105,9 @@ def analytic(settings: StepSettings) -> Analytic | None:
         "logits_and_loss": logits_bytes(shape, settings)[1],
         "optimizer_temporary": optimizer_temporary_bytes(shape, settings, trainable),
         "temporary": layer_temporary_bytes(shape, settings),
-        "inputs": round(8 * settings.sequences * settings.seq_len * (1 + settings.target_share)),
+        "inputs": 8
+        * settings.sequences
+        * (settings.seq_len + (settings.target_len or settings.seq_len)),
     }
     phases = _phases(shape, settings, parts)
     if settings.num_gpus > 1:
@@ -111,7 +122,7 @@ def analytic(settings: StepSettings) -> Analytic | None:
         parts["temporary"] += settings.cublas_workspace_bytes
         phases = {name: value + settings.cublas_workspace_bytes for name, value in phases.items()}
     return Analytic(
-        settings=settings,
+        settings=asked,
         parts={name: round(value) for name, value in parts.items()},
         phases={name: round(value) for name, value in phases.items()},
         total_parameters=total + added,
@@ -157,13 +168,20 @@ def _phases(shape: Shape, settings: StepSettings, parts: dict[str, int]) -> dict
     head = 0
     if settings.tuner.trains_base and not there:
         head = shape.vocab * shape.hidden * trained_bytes(settings)
-    return {
+    passed = {
         "forward": forward + temporary,
+        "backward.layers": held + head + temporary,
+        "backward.end": done + max(temporary, _embedding_gradient(shape, settings)),
+    }
+    if shape.decoder_linears:
+        passed |= encoder_decoder.passes(
+            shape, settings, forward=forward, backward=held + head, end=done,
+            embedding=_embedding_gradient(shape, settings))  # fmt: skip
+    return {
+        **passed,
         "loss": forward + forward_logits,
         **reference_pass(shape, settings, before=forward, logits=forward_logits),
         "backward.head": held + max(backward_logits, head + _head_gradient(shape, settings)),
-        "backward.layers": held + head + temporary,
-        "backward.end": done + max(temporary, _embedding_gradient(shape, settings)),
         "optimizer": done + parts["optimizer_temporary"],
     }
 
@@ -230,22 +248,18 @@ def optimizer_temporary_bytes(shape: Shape, settings: StepSettings, trainable: i
 def activation_bytes(shape: Shape, settings: StepSettings, *, layers: int | None = None) -> int:
     """Return what all layers, or so many, hold for backward at the end of the forward pass."""
     tokens = settings.sequences * settings.positions
+    if shape.decoder_linears:
+        return round(tokens * sum(encoder_decoder.held(shape, settings, layers=layers)))
     full, residual = settings.tuner.trains_base, residual_bytes(shape, settings)
     # The final norm's fp32 copy; what the head reads, if it is trained or stage 3 of ZeRO keeps it.
-    around: float = (4 + residual * (2 if full else settings.sharding == "zero3")) * shape.hidden
-    layer = kept_per_token(shape, settings)
+    around = (4 + residual * (2 if full else settings.sharding == "zero3")) * shape.hidden
+    layer, before = kept_per_token(shape, settings), kept_before(shape, settings)
     if settings.gradient_checkpointing:
-        stacks = 1 + settings.target_share if shape.decoder_linears else 1
-        layer = stacks * residual * shape.hidden
+        layer = residual * shape.hidden
         if settings.base_weights.keeps_inputs:
             layer += unsaved_inputs_per_token(shape, settings)
-        if shape.architecture == "t5":
-            # The first block of each stack makes a table of distances, which all others are
-            # given: scores and their mask, for the whole batch.
-            around += (
-                4 * BYTES[settings.dtype] * shape.heads * settings.seq_len / (settings.batch_size)
-            )
-    return round(tokens * ((shape.layers if layers is None else layers) * layer + around))
+    count = shape.layers if layers is None else layers
+    return round(tokens * (count * layer - (before if count else 0) + around))
 
 
 def logits_bytes(shape: Shape, settings: StepSettings) -> tuple[int, int]:
@@ -269,9 +283,8 @@ def logits_bytes(shape: Shape, settings: StepSettings) -> tuple[int, int]:
             tile += min(TILE_VOCABULARY, shape.vocab) * shape.hidden * size
         return tile + hidden + (12 * folded if on_cpu else 0), tile + gradient + hidden
     logits = scored * shape.vocab
-    # T5 takes its loss from the logits as they are, which CUDA's autocast makes fp32 anyway.
-    upcast = settings.upcast_logits and shape.architecture != "t5"
-    if upcast or (settings.autocast and settings.target == "cuda"):
+    # T5 takes its loss from the logits as they are, which autocast makes fp32 anyway.
+    if settings.autocast or (settings.upcast_logits and shape.architecture != "t5"):
         return (size if size < 4 else 0) * logits + 8 * logits + hidden, 12 * logits + hidden
     return 2 * size * logits + hidden, 3 * size * logits + hidden
 

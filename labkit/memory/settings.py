@@ -197,8 +197,8 @@ class StepSettings:
 
     @property
     def target_share(self) -> float:
-        """Tokens that a decoder writes for each that its encoder reads."""
-        return (self.target_len or self.seq_len) / self.seq_len
+        """Tokens that a decoder writes for each position that its encoder reads."""
+        return (self.target_len or self.seq_len) / self.positions
 
     @property
     def cublas_workspace_bytes(self) -> int:

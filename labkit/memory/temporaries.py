@@ -25,14 +25,20 @@ def layer_temporary_bytes(shape: Shape, settings: StepSettings) -> int:
         made = tokens * 3 * 4 * shape.mlp * shape.state
     if settings.gradient_checkpointing:
         made += tokens * kept_per_token(shape, settings)
-    weight = max(x.inputs * x.outputs for x in shape.linears)
+    return round(made + of_weights(shape, settings))
+
+
+def of_weights(shape: Shape, settings: StepSettings) -> float:
+    """Return what one layer makes whatever the batch: of a weight, or of what a method adds."""
+    size, weight = BYTES[settings.dtype], max(x.inputs * x.outputs for x in shape.linears)
+    made: float = 0
     if settings.tuner.trains_base and settings.autocast:
         made += size * weight  # a 16-bit gradient before it is cast to fp32
     if settings.base_weights.quantised:
         made += size * weight  # a dequantised weight
     of_method = [settings.tuner.made(each, settings.of_method, compute=size)
                  for each in adapted(shape, settings)]  # fmt: skip
-    return round(made + max(of_method, default=0))
+    return made + max(of_method, default=0)
 
 
 def forward_temporary_bytes(shape: Shape, settings: StepSettings) -> int:

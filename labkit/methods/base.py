@@ -51,6 +51,10 @@ class ShapeLike(Protocol):
     @property
     def keys(self) -> int: ...
     @property
+    def activation(self) -> str: ...
+    @property
+    def dropout(self) -> float: ...
+    @property
     def decoder_linears(self) -> "Sequence[LinearLike]": ...
 
 
@@ -141,6 +145,12 @@ class Method(abc.ABC):
         `compute` and `added` are the bytes of a number in the compute type and of an added weight,
         `length` is the tokens of a sample.
         """
+        return 0
+
+    def made_per_token(
+        self, linears: "Sequence[LinearLike]", settings: Any, *, compute: int, added: int
+    ) -> float:
+        """Return the bytes per token that the MLP's last layer makes in its backward pass."""
         return 0
 
     def made(self, linear: LinearLike, settings: Any, *, compute: int) -> float:

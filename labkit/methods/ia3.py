@@ -113,9 +113,24 @@ class IA3(Method):
         self, shape: ShapeLike, linears: Sequence[LinearLike], settings: IA3Settings, *,
         compute: int, added: int, length: int,
     ) -> float:  # fmt: skip
-        """Return what is stretched, which the vector's gradient needs: an input in its own type."""
-        return sum(_stretched(each) * (added if each.name in READS_THE_MLP else compute)
+        """Return what is stretched, which the vector's gradient needs: an input in its own type.
+
+        An input that is ReLU's result as it came is kept by ReLU already.
+        """
+        there = shape.activation == "relu" and not shape.dropout and added == compute
+        read = 0 if there else added
+        return sum(_stretched(each) * (read if each.name in READS_THE_MLP else compute)
                    for each in linears)  # fmt: skip
+
+    def made_per_token(
+        self, linears: Sequence[LinearLike], settings: IA3Settings, *, compute: int, added: int
+    ) -> float:
+        """Return what is made of a stretched input: its gradient, and two products of that.
+
+        All are in added's type.
+        """
+        return max((3 * added * each.inputs for each in linears if each.name in READS_THE_MLP),
+                   default=0)  # fmt: skip
 
 
 def _stretched(linear: LinearLike) -> int:

@@ -10,6 +10,8 @@ makes the committed record; `--only trained` (or another part) prints one part o
 * `built` compares trace and real steps of the same step, as `memory_validation` does for two
   methods, for the other methods and architectures;
 * `analytic` compares formula and trace for models of all sizes on CUDA;
+* `small_t5` compares them for the encoder-decoder that the course pretrains, where few layers hide
+  nothing of what a single one makes: every method on both targets, with long and short answers;
 * `t5_large` says whether T5-large fits an A100 where it reads sentences, or reviews, and writes a
   word, trained whole and by methods with virtual tokens, and the largest batch that does.
 
@@ -33,6 +35,7 @@ from labkit.memory.settings import StepSettings
 from labkit.methods import BASES, METHODS, in_training
 from labkit.models.tiny import TINY, build_tiny
 from labkit.runs.config import RunConfig, from_mapping
+from labkit.train import pretrain_t5
 
 COMMAND = "python -m labkit.bench.records.memory_methods --output data/results/memory_methods.json"
 VARIANTS: tuple[dict[str, Any], ...] = (
@@ -52,6 +55,12 @@ SIZES: tuple[tuple[str, dict[str, Any]], ...] = (
 )
 LABELLED = 12
 ON_A100 = (("a100-40gb", "a100-80gb"), ((8, 128), (8, 512), (32, 512)))
+SMALL_T5 = "the course's small T5"
+TEXTS: tuple[dict[str, Any], ...] = (
+    {"batch_size": 32, "seq_len": 89, "target_len": 3},
+    {"batch_size": 8, "seq_len": 256, "target_len": 2},
+    {"batch_size": 8, "seq_len": 48, "target_len": 24},
+)
 TARGET = 2
 """Tokens of 'positive' and of the end, as T5's tokenizer has them."""
 PRELOADED = ("torch", "transformers", "peft", "bitsandbytes", "labkit.memory.measured")
@@ -172,14 +181,19 @@ def built_grid() -> Iterator[dict[str, Any]]:
 
 def analytic_rows() -> Iterator[dict[str, Any]]:
     """Compare formula and trace over methods, bases and models; yield both peaks."""
+    for settings, choices in _possible(analytic_grid()):
+        yield {**choices, **both(settings)}
+
+
+def both(settings: StepSettings) -> dict[str, Any]:
+    """Return the peak of a step by formula and by trace, and how far apart they are."""
     from labkit.memory.trace.tracing import trace
 
-    for settings, choices in _possible(analytic_grid()):
-        formula = analytic(settings)
-        assert formula is not None
-        traced = trace(settings).peak_bytes
-        yield {**choices, "analytic_bytes": formula.peak_bytes, "traced_bytes": traced,
-               "error": round(formula.peak_bytes / traced - 1, 5)}  # fmt: skip
+    formula = analytic(settings)
+    assert formula is not None
+    traced = trace(settings).peak_bytes
+    return {"analytic_bytes": formula.peak_bytes, "traced_bytes": traced,
+            "error": round(formula.peak_bytes / traced - 1, 5)}  # fmt: skip
 
 
 def analytic_grid() -> Iterator[dict[str, Any]]:
@@ -193,6 +207,33 @@ def analytic_grid() -> Iterator[dict[str, Any]]:
     others = (RunConfig.model, "t5-large", "gemma-2b", "phi-1.5", "bloom-3b", "mamba-1.4b")
     for model, kind in itertools.product(others, _steps()):
         yield {"model": model, **kind, **size}
+
+
+def small_t5_rows() -> Iterator[dict[str, Any]]:
+    """Compare formula and trace for the T5 that the course pretrains; yield both peaks."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_small_t5(Path(folder))
+        for choices in small_t5_grid():
+            yield {"model": SMALL_T5, **choices, **both(StepSettings(model=folder, **choices))}
+
+
+def small_t5_grid() -> Iterator[dict[str, Any]]:
+    """Yield padded steps of every method of an encoder-decoder."""
+    names = [name for name in in_training() if not METHODS[name].check("t5")]
+    for method, size, target, dtype, again in itertools.product(
+        names, TEXTS, ("cpu", "cuda"), ("float32", "bfloat16"), (False, True)
+    ):
+        if METHODS[method].checkpoints or not again:
+            yield {"method": method, **size, "target": target, "dtype": dtype, "padding": True,
+                   "gradient_checkpointing": again}  # fmt: skip
+
+
+def write_small_t5(folder: Path) -> None:
+    """Write the configuration of the T5 that the course pretrains; weights are not needed."""
+    from transformers import T5Config
+
+    T5Config(**pretrain_t5.SIZES, vocab_size=pretrain_t5.VOCABULARY, decoder_start_token_id=0,
+             architectures=["T5ForConditionalGeneration"]).save_pretrained(folder)  # fmt: skip
 
 
 def t5_large_rows() -> Iterator[dict[str, Any]]:
@@ -238,6 +279,7 @@ KINDS: dict[str, Callable[[], Iterator[dict[str, Any]]]] = {
     "trained": trained_rows,
     "built": built_rows,
     "analytic": analytic_rows,
+    "small_t5": small_t5_rows,
     "t5_large": t5_large_rows,
 }
 

@@ -68,6 +68,30 @@ def test_formula_against_trace() -> None:
     assert max(abs(row["error"]) for row in rows) <= 0.08
 
 
+def test_formula_against_trace_where_few_layers_hide_nothing() -> None:
+    """A three-layer T5: what one layer makes, and which stack makes it, is a large part of all."""
+    rows = compared("small_t5")
+    assert [key(row) for row in rows] == [
+        key({"model": memory_methods.SMALL_T5, **choices})
+        for choices in memory_methods.small_t5_grid()
+    ]
+    assert len(rows) >= 100 and {row["method"] for row in rows} >= {"full", "prefix", "prompt"}
+    assert statistics.median(abs(row["error"]) for row in rows) <= 0.03
+    assert max(abs(row["error"]) for row in rows) <= 0.08
+
+
+def test_the_small_t5_s_formulas_and_some_traces_are_those_of_the_record(tmp_path: Path) -> None:
+    memory_methods.write_small_t5(tmp_path)
+    rows = compared("small_t5")
+    for number, row in enumerate(rows):
+        choices = {k: v for k, v in row.items() if k not in (*FIGURES, "model")}
+        settings = StepSettings(model=str(tmp_path), **choices)
+        found = analytic(settings)
+        assert found is not None and found.peak_bytes == row["analytic_bytes"]
+        if number % 20 == 7:
+            assert trace(settings).peak_bytes == row["traced_bytes"]
+
+
 def test_formulas_and_some_traces_are_still_those_of_the_record() -> None:
     rows = compared("analytic")
     for row in rows:
