@@ -122,19 +122,35 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> tuple["Figure", str]:
 
 
 def _name(axes: "Axes", points: Sequence[tuple[str, float, float]]) -> None:
-    """Write a name beside each point, to the left on the right side, above names that are there."""
-    taken: list[tuple[float, float, float]] = []
+    """Write a name beside each point, where it covers neither a point nor another name.
+
+    The place is the nearest free one of several to the right and to the left, level or above and
+    below; a thin line leads to a name that is not beside its point.
+    """
+    from matplotlib.patheffects import withStroke
+    from matplotlib.transforms import Bbox
+
+    to_pixels, panel = axes.transData.transform, axes.bbox
+    of_point = {name: to_pixels((x, y)) for name, x, y in points}
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in of_point.values()]
     for name, x, y in sorted(points, key=lambda point: point[1:]):
-        (across, height), (middle, _) = (
-            axes.transData.transform((x, y)), axes.transAxes.transform((0.5, 0))
+        label = axes.annotate(
+            name, (x, y), xytext=(0, 0), textcoords="offset pixels", va="center", fontsize="small",
+            path_effects=[withStroke(linewidth=2.5, foreground="white")],
         )  # fmt: skip
-        left = across > middle
-        begin = across - 6.5 * len(name) - 8 if left else across + 8
-        end = begin + 6.5 * len(name)
-        up = 5.0
-        while any(begin < b and a < end and abs(height + up - at) < 13 for a, b, at in taken):
-            up += 13
-        taken.append((begin, end, height + up))
-        axes.annotate(name, (x, y), xytext=(-6 if left else 6, up * 72 / axes.figure.dpi),
-                      textcoords="offset points", ha="right" if left else "left",
-                      fontsize="small")  # fmt: skip
+        size = label.get_window_extent()
+        wide, high = size.width, size.height
+        across, height = of_point[name] - (0, high / 2)
+        steps = [step * 0.9 * high for step in (0, 1, -1, 2, -2, 3, -3, 4, -4)]
+        tried = [
+            (Bbox.from_bounds(across + side, height + up, wide, high), side > 0, up)
+            for up in steps for side in (8, -8 - wide)
+        ]  # fmt: skip
+        inside = [each for each in tried if panel.x0 <= each[0].x0 and each[0].x1 <= panel.x1]
+        free = [each for each in inside if not each[0].count_overlaps(taken)]
+        box, right, up = (free or inside or tried)[0]
+        taken.append(box)
+        label.set(ha="left" if right else "right", position=(8 if right else -8, up))
+        if abs(up) > high:
+            axes.annotate("", (x, y), xytext=(8 if right else -8, up), textcoords="offset pixels",
+                          arrowprops={"arrowstyle": "-", "linewidth": 0.5})  # fmt: skip
