@@ -11,7 +11,8 @@ train, and A bytes that a layer keeps per token (`activations`):
     first backward states + gradients of T + one layer's own, or of the embedding
     optimizer      states + gradients of T + what the optimizer makes for itself
 
-and the peak is the highest of the five (`preferences` has a sixth). Gradient checkpointing replaces
+and the peak is the highest of the five (`preferences` has a sixth, and two stacks of layers have
+moments of their own: `encoder_decoder`). Gradient checkpointing replaces
 L·A·N by L·h·N plus one A·N: a layer's input for each, and all of one layer while it is computed
 again. With accumulated gradients those of T are there from the start.
 
