@@ -46,7 +46,7 @@ def written_out(shape: Shape, settings: StepSettings, *, learned: bool = True) -
 
 
 class Account:
-    """Adds up what the inputs of linear layers cost under one method."""
+    """Says what the operations of one model keep under one set of settings, in bytes per token."""
 
     def __init__(self, shape: Shape, settings: StepSettings) -> None:
         self.shape, self.settings = shape, settings
@@ -72,8 +72,11 @@ class Account:
             return 0 if kept else self.compute * width
         mine = [each for each in linears if each.name in self.adapters]
         dropout = self.settings.lora_dropout > 0
-        mask = width * len(mine) if dropout else 0
-        if self.casts and (fp32 or self.settings.cast_adapter_input) or dropout:
+        casts = self.settings.cast_adapter_input and self.casts
+        # A mask of one byte on CUDA; on a CPU a factor in the type that the adapter is given.
+        factor = 1 if self.settings.target == "cuda" else 4 if casts else self.compute
+        mask = factor * width * len(mine) if dropout else 0
+        if casts or (self.casts and fp32) or dropout:
             own = self.compute * width * len(mine)
         else:
             own = self.compute * width if mine and not kept else 0
@@ -82,7 +85,6 @@ class Account:
         eight_bit = self.settings.base_weights.keeps_inputs and not plain
         keeps = eight_bit or self.settings.sharding == "zero3"
         quantised = self.compute * width if keeps and not kept else 0
-        casts = self.settings.cast_adapter_input and self.casts
         if quantised and own and not (casts or dropout):
             quantised = 0
         return own + mask + quantised

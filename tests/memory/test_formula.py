@@ -185,3 +185,16 @@ def test_more_of_anything_never_takes_less():
     assert peak(gradient_checkpointing=True, batch_size=8) < peak(batch_size=8)
     assert peak(loss="chunked") < peak()
     assert peak(lora_r=8) < peak(lora_r=64)
+
+
+@pytest.mark.parametrize("cast", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("target", ["cpu", "cuda"])
+def test_dropout_before_an_adapter_keeps_a_mask_on_a_card_and_a_factor_on_a_cpu(
+    target, dtype, cast
+):
+    settings = StepSettings(
+        model="smollm2-135m-instruct", batch_size=2, seq_len=256, target=target, dtype=dtype,
+        lora_dropout=0.1, labelled_tokens=20, cast_adapter_input=cast,
+    )  # fmt: skip
+    assert analytic(settings).peak_bytes == pytest.approx(trace(settings).peak_bytes, rel=0.02)
