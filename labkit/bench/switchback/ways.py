@@ -12,11 +12,13 @@ The opponent of a size is the fastest of all of them on this machine, found by t
 A packed weight is made once where it is frozen, and at every step where it is trained (the kernels
 that int8 gets do no less).
 
-A processor without bfloat16 instructions emulates them, at a tenth of float32's rate. `slowness`
-tries one matmul of each type, and what is several times as slow as the other is not tried further.
+A processor without bfloat16 instructions emulates them, at a tenth of float32's rate or less.
+`slowness` tries a step's products in each type, and what is several times as slow as the other is
+not tried further.
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +32,7 @@ from labkit.switchback import cpu
 TILES = "eager, dW on tiles"
 SLOW, HOPELESS = 2.5, 6.0
 """From here a type cannot win and is timed once, for information; from here it isn't timed."""
-PROBE_TOKENS = 128
+PROBE_TOKENS, PROBE_SECONDS = (8, 128), 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,22 +84,47 @@ def candidates(
 
 
 def slowness(case: dict[str, Any], device: torch.device) -> dict[torch.dtype, float]:
-    """Time one matmul of this width in both types; return each type's time over the fastest's."""
-    tokens, width = min(PROBE_TOKENS, case["tokens"]), case["in_features"]
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        x = torch.ones(tokens, width, dtype=dtype, device=device)
-        w = torch.ones(case["out_features"], width, dtype=dtype, device=device)
-        taken = []
-        for _ in range(4):
-            start = time.perf_counter()
-            x @ w.t()
-            if device.type == "cuda":
-                torch.cuda.synchronize()
-            taken.append(time.perf_counter() - start)
-        seconds[dtype] = min(taken[1:])
-    fastest = min(seconds.values())
-    return {dtype: taken / fastest for dtype, taken in seconds.items()}
+    """Time a step's products of this width in both types; return each type's over the fastest's.
+
+    All three, and each by itself: on a processor without units for a type some layouts of matrices
+    have a kernel that imitates it, and others a loop that takes hundreds of times as long. A few
+    tokens show that, and then it is not tried with more.
+    """
+    for tokens in PROBE_TOKENS:
+        seconds = {
+            dtype: sum(_seconds(product, device) for product in _products(
+                case, dtype, device, tokens=min(tokens, case["tokens"])))
+            for dtype in (torch.float32, torch.bfloat16)
+        }  # fmt: skip
+        fastest = min(seconds.values())
+        found = {dtype: taken / fastest for dtype, taken in seconds.items()}
+        if max(found.values()) >= 5 * HOPELESS:
+            break
+    return found
+
+
+def _products(
+    case: dict[str, Any], dtype: torch.dtype, device: torch.device, *, tokens: int
+) -> list[Callable[[], Tensor]]:
+    """Return the products for Y, for dX, and for dW of a weight that is trained."""
+    options: dict[str, Any] = {"dtype": dtype, "device": device}
+    x = torch.ones(tokens, case["in_features"], **options)
+    g = torch.ones(tokens, case["out_features"], **options)
+    w = torch.ones(case["out_features"], case["in_features"], **options)
+    of_weight = [] if case.get("mode") == "frozen" else [lambda: g.t() @ x]
+    return [lambda: x @ w.t(), lambda: g @ w, *of_weight]
+
+
+def _seconds(product: Callable[[], object], device: torch.device) -> float:
+    """Return the least time of a few calls, the first aside; of the first where it takes long."""
+    taken: list[float] = []
+    while len(taken) < 4 and sum(taken) < PROBE_SECONDS:
+        start = time.perf_counter()
+        product()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - start)
+    return min(taken[1:] or taken)
 
 
 def can_prepack(by: str, dtype: torch.dtype, device: torch.device) -> bool:
