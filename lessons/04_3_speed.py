@@ -171,9 +171,11 @@ figures.print_table(parts, {"card": "s", "layer": "s", **shares, **ratios})
 # %% [markdown]
 # ## Measure: where the time goes
 #
-# Now your own processor. First every part of a step apart. What is measured stays in `runs/bench`: run this again, or `labkit bench kernels --tokens 256,1024` and the same with `switchback` in a terminal, and you get it at once. Without `--tokens` they measure 4,096 tokens as well, as the course's record does, which takes three times as long. The first time, this cell and the next benchmark are most of the lesson's waiting. Leave the machine alone meanwhile.
+# Now your own processor. First every part of a step apart. What is measured stays in `runs/bench`: run this again, or `labkit bench kernels --tokens 256,1024` and `labkit bench switchback --tokens 256,1024 --layers 1` in a terminal, and you get it at once. By themselves they measure 4,096 tokens as well and train two layers, as for the course's records, which takes three times as long. The first time, this cell and the next benchmark are most of the lesson's waiting. Leave the machine alone meanwhile.
 
 # %%
+import dataclasses
+
 from labkit.bench.paired import interval
 from labkit.bench.switchback import grid as bench
 from labkit.bench.switchback import misread, report
@@ -212,7 +214,7 @@ figures.print_table(shares, {"tokens": ",", "shape": "s", "quantising": ".0%", "
 # Whole steps of a layer now: forward pass, dX, dW, and all quantising. A **run** is a few steps, of which the first is dropped and the median of the others counts. In every **round** each side runs once, in turns: A, the opponent, and B, int8 with either scale. A round is a process of its own, because where in memory a layer happens to lie makes it faster or slower for as long as it lives. And the opponent takes part twice, as A and as A': the **control**. The ratio of A to itself has to come out as 1. In the maps light is where int8 has a hard time, as in the first sitting.
 
 # %%
-outcome = bench.switchback(grid, output_dir=folder)
+outcome = bench.switchback(dataclasses.replace(grid, layers=1), output_dir=folder)
 figure, axes = plots.new_figure(2, 2, width=8.6, height=5.2, sharex=True, sharey=True)
 alt = report.draw_heatmaps(figure, axes.flat, outcome["rows"])
 plots.show(figure, alt=alt)
@@ -272,7 +274,7 @@ figures.print_table(compared, columns)
 # %% [markdown]
 # ## Measure: a whole fine-tuning step
 #
-# A model with TinyLlama's widths, a few of its 22 layers and as much less of its vocabulary is trained with and without SwitchBack. Every run is a new process that trains on the same tokens from the same weights. This is the number to quote. Its interval comes from drawing the pairs again and again (the bootstrap); with ten pairs it is a little narrower than that of your t-test, and the checkpoint wants the printed one. It is kept beside your runs, for the checkpoint.
+# A model with TinyLlama's widths, one of its 22 layers and as much less of its vocabulary is trained with and without SwitchBack. Every run is a new process that trains on the same tokens from the same weights. This is the number to quote. Its interval comes from drawing the pairs again and again (the bootstrap); with ten pairs it is a little narrower than that of your t-test, and the checkpoint wants the printed one. It is kept beside your runs, for the checkpoint.
 
 # %%
 from labkit.runs import measurements
