@@ -446,7 +446,7 @@ for batch in (8, 32)[: 1 if quick else None]:
             "method": method, "batch": batch, "needed": f"{found.needed_bytes / 2**30:.1f} GiB",
             "fits": found.fits, "largest batch": found.largest_batch_size,
         })  # fmt: skip
-        if method == "full":
+        if found.trainable_parameters == found.total_parameters:
             held = sum(found.parts[part]["analytic_bytes"] for part in states)
             each, share = held / found.total_parameters, held / found.device_bytes
             print(f"in full, batch {batch}: states of {held / 2**30:.1f} GiB, "
