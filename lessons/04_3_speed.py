@@ -15,7 +15,7 @@
 # # 04 · SwitchBack, third sitting: speed
 #
 # - **Goal:** measure on your own processor what int8 gains in a layer and in a whole training step, against the fastest alternative, with an interval and a control, and see how the same numbers would have lied.
-# - **Minutes:** 65, of which 20 are waiting
+# - **Minutes:** 65, of which 20 are waiting; half an hour on a processor without 16-bit units, as `labkit doctor` says
 # - **Hardware:** two CPU cores and 6 GiB of memory; no GPU; what one card said is read from a record
 # - **You need to know:** the second sitting's layer and its ceilings; what a t-test and an interval are
 #

@@ -15,7 +15,8 @@ on two threads: 75 MB at 29 GB/s.
 
 The fixed seconds of lesson 04's first two sittings are what they took beside other work on two
 cores of a Zen 4 (88 and 24 s); those of 03 and 05 have a minute in them by which runs from nothing
-took longer than their parts add up to. The third sitting and the appendix are estimates.
+took longer than their parts add up to. What is said of the third sitting comes to 33 minutes where
+it took 34 beside other work, with AVX2 played by two AMX cores. The appendix is an estimate.
 
 The 23 GFLOP are 0.27 s a question on one AMX thread with 85 GFLOP/s in float32
 (`data/results/answering.json`).
