@@ -109,7 +109,8 @@ def end_to_end_line(found: dict[str, Any]) -> str:
     tiles = (found.get("split") or {}).get("tiles")
     more = "" if tiles is None else f"; of its opponent's own, dW on tiles gives {interval(tiles)}"
     return (
-        f"end to end, a Llama of {found['layers']} layers with {found['parameters'] / 1e6:.1f} M "
+        f"end to end, a Llama of {found['layers']} layer{'s' * (found['layers'] > 1)} "
+        f"with {found['parameters'] / 1e6:.1f} M "
         f"parameters, {found['tokens']:,} tokens a step: "
         f"{found['seconds']['baseline']:.3g} s in {kind}, "
         f"{found['seconds']['candidate']:.3g} s with SwitchBack, ratio {interval(ratio)}, "
