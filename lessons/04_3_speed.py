@@ -171,7 +171,7 @@ figures.print_table(parts, {"card": "s", "layer": "s", **shares, **ratios})
 # %% [markdown]
 # ## Measure: where the time goes
 #
-# Now your own processor. First every part of a step apart. What is measured stays in `runs/bench`: run this again, or `labkit bench kernels --tokens 256,1024` and `labkit bench switchback --tokens 256,1024 --layers 1` in a terminal, and you get it at once. By themselves they measure 4,096 tokens as well and train two layers, as for the course's records, which takes three times as long. The first time, this cell and the next benchmark are most of the lesson's waiting. Leave the machine alone meanwhile.
+# Now your own processor. First every part of a step apart. What is measured stays in `runs/bench`: run this again, or `labkit bench kernels --tokens 256,1024` and `labkit bench switchback --tokens 256,1024 --layers 1` in a terminal, and you get it at once. By themselves they measure 4,096 tokens as well and train two layers, as for the course's records, which takes much longer. The first time, this cell and the next benchmark are most of the lesson's waiting. Leave the machine alone meanwhile.
 
 # %%
 import dataclasses

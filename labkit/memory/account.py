@@ -151,6 +151,16 @@ class Account:
         kept = e * (2 * rows * shape.queries + 2 * keys_kept * keys)
         return kept + rows * (4 * shape.heads + mask)
 
+    def distances(self, length: int, *, masked: bool) -> float:
+        """Return what T5's learned distances to `length` keys take, one bias for the whole batch.
+
+        A mask makes it one for each sample; attention that is written out adds it and keeps none.
+        """
+        if self.settings.attention == "eager" or written_out(self.shape, self.settings):
+            return 0
+        share = 1 if masked else self.settings.batch_size
+        return self.compute * self.shape.heads * length / share
+
     def _probabilities(self, *, values: bool) -> int:
         """Return what eager attention keeps of a probability: in fp32, and again in 16 bit.
 

@@ -90,10 +90,8 @@ def kept_before(shape: Shape, settings: StepSettings, *, decoder: bool = False) 
         dropped = account.noise(shape.hidden) if prompt else 0
         return share * (account.t5_norm() + account.attention(target) + dropped)
     if shape.architecture == "t5":
-        eager = settings.attention == "eager" or written_out(shape, settings)
-        each = 1 if settings.padding else settings.batch_size
-        bias = 0 if eager else account.compute * shape.heads * settings.positions / each
-        return account.t5_norm() + account.attention() + bias
+        distances = account.distances(settings.positions, masked=settings.padding)
+        return account.t5_norm() + account.attention() + distances
     if shape.architecture == "phi":
         # Attention and MLP read the same tensor, side by side.
         side = account.activation(shape.mlp) + account.layer_norm() if "fc1" not in mine else 0
@@ -179,9 +177,7 @@ def _t5(shape: Shape, settings: StepSettings, account: Account) -> tuple[float, 
     e, h = account.compute, shape.hidden
     fp32 = account.trains_all and account.casts
     norm, noise = account.t5_norm(), account.noise
-    # Learned distances are one bias for the whole batch, until a mask makes it one for each sample:
-    # of padding where the encoder's text is read, of a cache where the decoder's own is. Attention
-    # that is written out adds it and keeps none.
+    # The encoder's text may be padded; a prefix is a cache before what the decoder reads.
     cached = settings.tuner.virtual_tokens == "cache"
     fused = settings.attention != "eager"
     target, share = settings.target_len or settings.seq_len, settings.target_share
@@ -190,15 +186,10 @@ def _t5(shape: Shape, settings: StepSettings, account: Account) -> tuple[float, 
         kept = fused and not written_out(shape, settings, learned=learned)
         return account.inputs((o,), shape.queries, fp32=False, kept=kept)
 
-    def bias(length: int, *, masked: bool) -> float:
-        if not fused or written_out(shape, settings):
-            return 0
-        return e * shape.heads * length / (1 if masked else settings.batch_size)
-
     def self_attention(length: int, *, masked: bool) -> float:
         projections = account.inputs((q, k, v), h, fp32=fp32, kept=False)
         made = account.attention(length) + output(learned=True)
-        distances = bias(account.seen(length), masked=masked)
+        distances = account.distances(account.seen(length), masked=masked)
         return norm + projections + made + distances + noise(h)
 
     # Keys and values of cross-attention read the encoder's output. It has no distances, and so one

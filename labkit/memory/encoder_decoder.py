@@ -48,8 +48,8 @@ def held(
         # scores and their mask, for the whole batch.
         before += 4 * BYTES[settings.dtype] * shape.heads * settings.seq_len / settings.batch_size
     if count:
-        encoder -= kept_before(shape, settings) / count
-        decoder -= kept_before(shape, settings, decoder=True) / count
+        before -= kept_before(shape, settings)
+        behind -= kept_before(shape, settings, decoder=True)
     return before + count * encoder, between, count * decoder + behind
 
 
@@ -64,10 +64,10 @@ def passes(
     tokens = settings.sequences * settings.positions
     _, between, later = held(shape, settings)
     once = of_weights(shape, settings)
-    first = forward - tokens * (later + between - encoder_forward(shape, settings))
-    first += of_prefix(shape, settings)
-    second = forward + tokens * decoder_forward(shape, settings)
-    encoder, decoder = backward_rows(shape, settings)
+    first = forward - tokens * (later + between - _encoder_forward(shape, settings))
+    first += _of_prefix(shape, settings)
+    second = forward + tokens * _decoder_forward(shape, settings)
+    encoder, decoder = _backward_rows(shape, settings)
     back, last = 0.0, decoder
     if encoder:
         back, last = backward - tokens * (later + between - encoder), encoder
@@ -78,7 +78,7 @@ def passes(
     }
 
 
-def encoder_forward(shape: Shape, settings: StepSettings) -> float:
+def _encoder_forward(shape: Shape, settings: StepSettings) -> float:
     """Return what a layer of the encoder makes in its forward pass and does not keep."""
     e, cached = BYTES[settings.dtype], settings.tuner.virtual_tokens == "cache"
     if not cached and not settings.gradient_checkpointing:
@@ -87,11 +87,11 @@ def encoder_forward(shape: Shape, settings: StepSettings) -> float:
     # Embeddings, the layer's input, and the same normed; the first two are kept where layers are
     # computed again.
     rows = e * shape.hidden * (3 if cached else 1)
-    scores = attention_makes(shape, settings, length=settings.positions, masked=settings.padding)
-    return rows + max(scores, mlp_makes(shape, settings))
+    scores = _attention_makes(shape, settings, length=settings.positions, masked=settings.padding)
+    return rows + max(scores, _mlp_makes(shape, settings))
 
 
-def of_prefix(shape: Shape, settings: StepSettings) -> int:
+def _of_prefix(shape: Shape, settings: StepSettings) -> int:
     """Return the bytes of the keys and values of a prefix, laid out for each sample."""
     if settings.tuner.virtual_tokens != "cache":
         return 0
@@ -99,7 +99,7 @@ def of_prefix(shape: Shape, settings: StepSettings) -> int:
     return rows * shape.keys * BYTES[settings.dtype]
 
 
-def attention_makes(shape: Shape, settings: StepSettings, *, length: int, masked: bool) -> float:
+def _attention_makes(shape: Shape, settings: StepSettings, *, length: int, masked: bool) -> float:
     """Return what attention makes where it keeps nothing: projections, scores, and their mask."""
     e, row = BYTES[settings.dtype], shape.heads * length
     projections = e * (shape.queries + 2 * shape.keys)
@@ -116,7 +116,7 @@ def attention_makes(shape: Shape, settings: StepSettings, *, length: int, masked
     return projections + max(2 * mask, mask + e * shape.queries)
 
 
-def mlp_makes(shape: Shape, settings: StepSettings) -> float:
+def _mlp_makes(shape: Shape, settings: StepSettings) -> float:
     """Return what the MLP makes where it keeps nothing: before and after activation and dropout."""
     e = BYTES[settings.dtype]
     if shape.dropout:
@@ -124,7 +124,7 @@ def mlp_makes(shape: Shape, settings: StepSettings) -> float:
     return 2 * e * shape.mlp
 
 
-def decoder_forward(shape: Shape, settings: StepSettings) -> float:
+def _decoder_forward(shape: Shape, settings: StepSettings) -> float:
     """Return what a layer of the decoder makes in its forward pass, with the encoder's output."""
     e, share = BYTES[settings.dtype], settings.target_share
     before_input = settings.tuner.virtual_tokens == "input"  # PEFT has a name for all embeddings
@@ -136,19 +136,19 @@ def decoder_forward(shape: Shape, settings: StepSettings) -> float:
     if settings.gradient_checkpointing:
         target = settings.target_len or settings.seq_len
         own = e * shape.hidden + max(
-            attention_makes(shape, settings, length=max(target, settings.positions), masked=False),
-            mlp_makes(shape, settings),
+            _attention_makes(shape, settings, length=max(target, settings.positions), masked=False),
+            _mlp_makes(shape, settings),
         )
     return rows + share * own
 
 
-def backward_rows(shape: Shape, settings: StepSettings) -> tuple[float, float]:
+def _backward_rows(shape: Shape, settings: StepSettings) -> tuple[float, float]:
     """Return what a layer of the encoder and one of the decoder make in their backward pass."""
     e, share = BYTES[settings.dtype], settings.target_share
     cached, again = settings.tuner.virtual_tokens == "cache", settings.gradient_checkpointing
     of_method = settings.tuner.made_per_token(
-        adapted(shape, settings), settings.of_method,
-        compute=e, added=BYTES[settings.added_dtype])  # fmt: skip
+        adapted(shape, settings), settings.of_method, added=BYTES[settings.added_dtype]
+    )
     last = [each for each in adapted(shape, settings)[-1:] if each.name == "wo"]
     reads = bool(last) and settings.tuner.keeps_inputs
     # A weight in fp32, or an adapter that is given its input in fp32, has that input's gradient so.
@@ -172,7 +172,7 @@ def backward_rows(shape: Shape, settings: StepSettings) -> tuple[float, float]:
         # What a method keeps behind the MLP is gone before the MLP's own gradients are there.
         behind = last and not of_method and not shape.dropout
         encoder -= kept_of_method(shape, settings, last) if behind else 0
-        made = attention_makes(shape, settings, length=settings.positions, masked=settings.padding)
+        made = _attention_makes(shape, settings, length=settings.positions, masked=settings.padding)
         if written_out(shape, settings):
             # Copies of what is multiplied, the result, and the probabilities that are given back.
             made += 4 * (2 * shape.queries + 2 * shape.keys)

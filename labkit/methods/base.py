@@ -148,7 +148,7 @@ class Method(abc.ABC):
         return 0
 
     def made_per_token(
-        self, linears: "Sequence[LinearLike]", settings: Any, *, compute: int, added: int
+        self, linears: "Sequence[LinearLike]", settings: Any, *, added: int
     ) -> float:
         """Return the bytes per token that the MLP's last layer makes in its backward pass."""
         return 0

@@ -123,7 +123,7 @@ class IA3(Method):
                    for each in linears)  # fmt: skip
 
     def made_per_token(
-        self, linears: Sequence[LinearLike], settings: IA3Settings, *, compute: int, added: int
+        self, linears: Sequence[LinearLike], settings: IA3Settings, *, added: int
     ) -> float:
         """Return what is made of a stretched input: its gradient, and two products of that.
 

@@ -64,6 +64,18 @@ def test_a_verdict_on_a_machine_whose_control_fails_is_refused(right_answer):
     assert check("04.5", **answer).state == "consistent"
 
 
+@pytest.mark.parametrize(("p_value", "state"), [(0.06, "consistent"), (0.04, "contradicts")])
+def test_where_interval_and_test_disagree_the_test_decides_what_was_found(
+    p_value, state, right_answer
+):
+    ratio = {"value": 1.05, "low": 1.004, "high": 1.1}
+    answer = right_answer("04.5") | {"ratio": 1.05, "low": 1.004, "high": 1.1}
+    step = measurements.read_all()[-1]["values"]
+    measurements.keep("int8-step", {**step, "ratio": ratio, "p_value": p_value})
+    assert check("04.5", **answer | {"verdict": "no difference found"}).state == state
+    assert check("04.5", **answer | {"verdict": "faster"}).state == "consistent"
+
+
 def test_the_counted_lanes_are_those_that_the_interpreter_catches():
     caught = in_interpreter("watch", "labkit.switchback.teaching.defective_kernel",
                             "defect_5_accesses")  # fmt: skip

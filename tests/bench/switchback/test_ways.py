@@ -1,5 +1,6 @@
 """The ways a layer is computed without int8: equal to nn.Linear, tried or left out."""
 
+import time
 from typing import Any
 
 import pytest
@@ -126,3 +127,33 @@ def test_a_way_without_a_kernel_is_left_out_and_nothing_fails(
     tried, left_out = ways.candidates("frozen", "torch", SLOWNESS, CPU)
     assert set(left_out) == {n for n, way in ways.WAYS.items() if way.packed_by and not way.tiles}
     assert tried == ["eager", "compiled", "float32", "float32 compiled"]
+
+
+@pytest.mark.parametrize(("mode", "shapes"), [
+    ("full", [(4, 6), (4, 5), (6, 5)]), ("frozen", [(4, 6), (4, 5)]),
+])  # fmt: skip
+def test_a_type_is_probed_in_every_product_of_a_step(
+    mode: str, shapes: list[tuple[int, int]]
+) -> None:
+    case = {"tokens": 9, "in_features": 5, "out_features": 6, "mode": mode}
+    products = ways._products(case, torch.bfloat16, CPU, tokens=4)
+    assert [tuple(product().shape) for product in products] == shapes
+    assert {product().dtype for product in products} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("slow", [0, 1])
+def test_one_product_that_takes_long_makes_a_type_hopeless_after_a_few_tokens(
+    slow: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = []
+
+    def products(case: Any, dtype: torch.dtype, device: Any, *, tokens: int) -> list[Any]:
+        tried.append(tokens)
+        seconds = [0.001, 0.001]
+        seconds[slow] *= 100 if dtype == torch.bfloat16 else 1
+        return [lambda each=each: time.sleep(each) for each in seconds]
+
+    monkeypatch.setattr(ways, "_products", products)
+    found = ways.slowness({"tokens": 999}, CPU)
+    assert found[torch.float32] == 1 and found[torch.bfloat16] > 5 * ways.HOPELESS
+    assert set(tried) == {min(ways.PROBE_TOKENS)}
