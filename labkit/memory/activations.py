@@ -48,7 +48,13 @@ def kept_by_stacks(shape: Shape, settings: StepSettings) -> tuple[float, float]:
     mine = adapted(shape, settings)
     begin = sum(each.name in {one.name for one in mine} for each in shape.linears)
     encoder, decoder = _t5(shape, settings, Account(shape, settings))
-    decoder += settings.target_share * kept_of_method(shape, settings, mine[begin:])
+    # Keys and values of cross-attention, the second of their names, read the encoder's output.
+    later = mine[begin:]
+    crossing = [each for index, each in enumerate(later)
+                if each.name in ("k", "v") and each in later[:index]]  # fmt: skip
+    every = kept_of_method(shape, settings, later)
+    of_text = kept_of_method(shape, settings, crossing)
+    decoder += settings.target_share * (every - of_text) + of_text
     if settings.tuner.virtual_tokens == "cache":
         # PEFT gives the prefix to the decoder; nothing in the encoder needs a gradient.
         return 0, decoder

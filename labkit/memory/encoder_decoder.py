@@ -178,7 +178,8 @@ def _backward_rows(shape: Shape, settings: StepSettings) -> tuple[float, float]:
             made += 4 * (2 * shape.queries + 2 * shape.keys)
             made += e * shape.heads * settings.positions if e < 4 else 0
         encoder = max(encoder, made + 3 * residual_bytes(shape, settings) * shape.hidden)
-    # The gradients of the text's keys and values, and of the encoder's output.
-    of_text = 2 * e * shape.keys + (0 if cached else e * shape.hidden)
+    # The gradients of the text's keys and values. That of the encoder's output comes when those
+    # that were kept for it are gone, unless they were made again for this layer.
+    of_text = 2 * e * shape.keys + (e * shape.hidden if again and not cached else 0)
     own = max(mlp, scores(settings.positions, learned=False))
     return 0 if cached else encoder, of_text + share * own + kept[1]
