@@ -107,6 +107,10 @@ def test_t5_large_fits_an_a100_whole_as_well_as_by_a_prefix() -> None:
     """The notes that this course grew from say that only the prefix does."""
     rows = ROWS["t5_large"]
     assert max(abs(row["error"]) for row in rows) <= 0.08
+    for row in rows:
+        asked = ("model", "method", "batch_size", "seq_len", "target_len", "padding")
+        found = analytic(StepSettings(**{name: row[name] for name in asked}))
+        assert found is not None and found.peak_bytes == row["analytic_bytes"]
     whole, prefix = ([row for row in rows if row["method"] == name] for name in ("full", "prefix"))
     assert len(whole) == len(prefix) == 6 and all(row["fits"] for row in prefix)
     for one, other in zip(whole, prefix, strict=True):
