@@ -87,7 +87,7 @@ print(f"predicted: {predicted_bytes} bytes")
 print(f"here they are held and multiplied as {model.dtype}: {loaded_bytes:,} bytes")
 
 # %% [markdown]
-# The last line depends on your machine. A processor that has instructions for `bfloat16` multiplies it faster than `float32`; one that has none must imitate them, and is many times slower. labkit times both once on each machine and takes the faster, for this answer and for every training run.
+# The last line depends on your machine. A processor that has instructions for `bfloat16` multiplies it faster than `float32`; one that has none must imitate them, and is many times slower. labkit times both once on each processor and takes `bfloat16` where it is clearly faster, else `float32`, which is more exact; on a GPU it takes `bfloat16` untimed. So it is for this answer, and for training runs unless they are told otherwise.
 
 # %% [markdown]
 # ## Explain: bytes per parameter

@@ -381,7 +381,7 @@ counter_written = check.exercise("saved_bytes", saved_bytes)
 counter_written
 
 # %% [markdown]
-# Now count for the pieces of a Llama layer, the classes that the real model is made of, with a small width. **RMSNorm** scales each token's numbers to a mean square of one. The **MLP** has three matrices: `gate` and `up` widen a token's numbers from $h$ to $m$, `down` brings them back, and in between stands a nonlinear function, `silu`.
+# Now count for the pieces of a Llama layer, the classes that the real model is made of, with a small width. **RMSNorm** scales each token's numbers to a mean square of one. The **MLP** has three matrices: `gate` and `up` widen a token's numbers from $h$ to $m$, `down` brings them back, and in between stands a nonlinear function, `silu`. In **attention** each token makes a **query**, a **key** and a **value**, each cut into **heads**. Queries are compared with keys, which gives **probabilities**, and the output is the values mixed by these. Heads of queries can share a head of keys and values, and then keys and values are narrower. **Fused** attention is one operation that never stores the probabilities.
 
 # %%
 from transformers import LlamaConfig
@@ -474,7 +474,7 @@ for name, vocabulary in {"Llama 2": 32_000, "Llama 3": 128_256, "SmolLM2": 49_15
     print(f"{name:8} 4 × 1,024 tokens: {12 * 4 * 1024 * vocabulary / GIB:5.2f} GiB")
 
 # %% [markdown]
-# Such a spike is seldom necessary. A **chunked** loss computes head and loss a tile at a time and makes each tile again in the backward pass; and where only the answer has labels, only the answer's positions need logits at all.
+# Such a spike is seldom necessary. A **chunked** loss computes head and loss a tile at a time and makes each tile again in the backward pass; and where the loss is taken of the answer's tokens alone, only their positions need logits at all.
 
 # %%
 import dataclasses
@@ -512,7 +512,7 @@ for optim in ("adamw_torch_loop", "adamw_torch_foreach", "adamw_torch_fused", "a
     print(f"{optim:20} state {state:5.1f}   own copies {made:5.1f}   peak {peak:5.1f} GiB")
 
 # %% [markdown]
-# The copy is as large as all gradients together, stands in no table of bytes per parameter, and is gone when you look for it after the step. The 8-bit AdamW keeps a little more than two bytes per parameter: a scale for each block of moments, and the moments of the embedding in 32 bits, as transformers' Trainer tells it to.
+# The copy is as large as all gradients together, stands in no table of bytes per parameter, and is gone when you look for it after the step. The 8-bit AdamW keeps two bytes per parameter and some more: a scale for each block of moments, which is little, and the moments of the embedding in 32 bits, as transformers' Trainer tells it to.
 #
 # A **measured** number needs its name, too. *Allocated* is what tensors asked for; *reserved* is what PyTorch's allocator took from the driver, gaps included; `nvidia-smi` shows reserved plus what the driver keeps for itself. And in the first step of a run the forward and the backward pass take less than in later ones, because the optimizer makes its state only at the end of that step. Where these passes hold the peak, as in LoRA, measure a later step.
 
@@ -532,7 +532,7 @@ calculator("llama-3-8b", device="a100-40gb")
 # %% [markdown]
 # ## Measure: against published peaks
 #
-# Agreement with your own machine could be luck. Others have published peaks of real fine-tunes on cards. For each of the rows below the type of the adapters, the loss, the attention, the optimizer and the version of the library were written down from its source *before* it was traced. One was mended afterwards: the first errors led to a cast of the logits, in a library around LitGPT, that had been overlooked. No other was touched.
+# Agreement with your own machine could be luck. Others have published peaks of real fine-tunes on cards. For each of the rows below the type of the adapters, the loss, the attention, the optimizer and the version of the library were written down *before* it was traced, from its source where it says them: torchtune's does not name the optimizer, and fused AdamW was taken. One was mended afterwards: the first errors led to a cast of the logits, in a library around LitGPT, that had been overlooked. No other was touched.
 
 # %%
 import itertools
@@ -591,7 +591,7 @@ print_table(reading.step_rows(record), {"step": "s", **shown, **times})
 # Answer from the cells above, or from `labkit estimate` on a card and a model that you care about.
 
 # %% [markdown]
-# **01.1** How many bytes does the rule of 18 give for full fine-tuning, and how many bytes of states are there at the same time? Which line of the rule never meets all the others? What is left with 16-bit weights and gradients and 8-bit moments?
+# **01.1** How many bytes does the rule of 18 give for full fine-tuning, and how many bytes of states are there at most at the same time, when one batch makes a step? Which line of the rule is not there at that moment? What is left with 16-bit weights and gradients and all moments in 8 bits, scales not counted?
 
 # %%
 check(

@@ -59,7 +59,7 @@ from labkit.train import samples_shown
 
 shown = samples_shown.show(lora_config, count=1)
 lines = samples_shown.render(shown).splitlines()
-print("\n".join([*lines[:10], f"    … {len(lines) - 40} tokens of the report …", *lines[-30:]]))
+print("\n".join([*lines[:10], f"    … {len(lines) - 40} tokens of the prompt …", *lines[-30:]]))
 
 # %% [markdown]
 # The whole prompt has no labels, the answer has, and so has the end token: a model that is not taught to stop writes on. `labkit data show lora` prints this, for any configuration in place of `lora`, and warns of mistakes that raise no error: labels nowhere or everywhere, an end token without one, a question that stands in the test split too. An answer inside the prompt you have to see for yourself.
@@ -421,7 +421,7 @@ figure, alt = plots.loss_curves(
 plots.show(figure, alt=alt)
 
 # %% [markdown]
-# The marks tell what the lines can't: where the training loss falls on and the development loss does not, the model learns the training questions by heart.
+# The marks tell what the lines can't: where the training loss falls on and the development loss does not, the model learns the training questions by heart, which is called **overfitting**.
 
 # %% [markdown]
 # ## Measure: did they learn the task?
@@ -702,11 +702,11 @@ print(f"batch {batch // 2}, 2 accumulated: {halves / token_time(plain['LoRA']) -
 # |---|---|---|
 # | `r` | inner size of the update $BA$; more can express more, and overfit sooner | 16 bytes per trained number |
 # | `lora_alpha` | the update is scaled by α/r, so α sets its weight independently of r | none |
-# | `lora_dropout` | drops inputs of the adapters while training, against overfitting | the masks |
+# | `lora_dropout` | drops inputs of the adapters while training, against overfitting | masks, and a copy of the input for each adapter |
 # | `target_modules` | which linear layers get an adapter; all of them usually beats a larger rank on two | with the adapters |
 # | `bias` | trains bias vectors too; then the base differs from the original even with adapters off | hardly any |
 # | `use_rslora` | scales by $\alpha / \sqrt{r}$, so that the update does not shrink as r grows | none |
-# | `loftq_config` | with a quantised base: starts $BA$ at what it can hold of the quantisation's rounding error, and not at zero | none while training |
+# | `init_lora_weights` with `loftq_config` | rounds a plain base to few bits, and starts $BA$ at what it can hold of the rounding error, and not at zero | none while training |
 # | `gradient_checkpointing` | keeps block inputs only, computes the rest again | far fewer activations |
 # | `per_device_train_batch_size` | sequences per forward pass; a sequence is a report with its questions | activations grow with it |
 # | `gradient_accumulation_steps` | passes summed before a step: a larger batch for the optimizer, not for memory | the gradients of trained weights stay from pass to pass |

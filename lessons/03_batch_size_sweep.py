@@ -495,9 +495,9 @@ print(f"samples of that step: LoRA 1, full {ways['full, four cards, ZeRO-3']['nu
 print("predicted:", predicted_to_spare, "and", predicted_time_ratio)
 
 # %% [markdown]
-# A largest batch of 0 means that not one sample fits. The weights of LoRA's frozen base are the same for any batch, so what is left of the card is shared out among samples, and checkpointing multiplies their number. Full fine-tuning keeps 16 bytes and more for every parameter; a quarter of that fills most of a card before the first sample comes.
+# A largest batch of 0 means that not one sample fits. The weights of LoRA's frozen base are the same for any batch, so what is left of the card is shared out among samples, and checkpointing multiplies their number. Full fine-tuning keeps 16 bytes and more for every parameter; a quarter of that fills most of a card before the first sample comes. On top come `sharding_buffers`: weights that are gathered from the other cards while they are used, gradients on their way to them, and the copies of gradients that the optimizer's step makes.
 #
-# The least time of a step follows from the card's datasheet: all products at the share of its rate that large products reach, all bytes at four fifths of its bandwidth. Full fine-tuning makes one product more for every weight than LoRA, and its optimizer passes over a state that LoRA has for its adapters only. What the four cards send each other runs beside the products, and the least time takes it as hidden where it is shorter than they are; lesson 08 says from how many tokens on.
+# The least time of a step follows from the card's datasheet: all products at the share of its rate that large products reach, all bytes at four fifths of its bandwidth. Full fine-tuning makes one product more for every weight than LoRA, and its optimizer passes over a state that LoRA has for its adapters only. What the four cards send each other runs beside all this, and the least time takes it as hidden where it is shorter than all the rest together; lesson 08 says from how many tokens on the products alone hide it.
 #
 # ## Measure: leave one out
 #

@@ -78,7 +78,7 @@ for name, rounded in {"to even": halves.round(), "up": (halves + 0.5).floor()}.i
 #
 # $$ \mathrm{SNR} = 10 \, \log_{10} \frac{\sum \mathrm{exact}^2}{\sum (\mathrm{exact} - \mathrm{int8})^2} \ \mathrm{dB} $$
 #
-# Write down the SNR you expect for an int8 product of ordinary rows, and for one with a single large feature.
+# Write down the SNR you expect for an int8 product of ordinary rows, and for one with a single large **feature**: a column of X, one of the layer's inputs, for all tokens.
 
 # %%
 predicted_snr_ordinary = None
@@ -403,7 +403,7 @@ int8_rows = [row for row in gradients.get(layer, []) if row["precision"] == "int
 figures.print_table(int8_rows, {"tokens": ",", "snr_db": ".1f"})
 
 # %% [markdown]
-# **04.1** Take one layer, and of it X or W as one group of numbers on one ruler. What is its outlier factor, and what SNR does that allow? (The first line printed above has absmax and root mean square, `rms`.) Why is the layer's own `y_row_db` another?
+# **04.1** Take one layer, and of it X or W as one group of numbers on one ruler. What is its outlier factor, and what SNR does that allow an int8 product of two such operands? (The first line printed above has absmax and root mean square, `rms`.) Why is the layer's own `y_row_db` another?
 
 # %%
 check(
@@ -435,7 +435,7 @@ check(
 )
 
 # %% [markdown]
-# **04.3** Which layer loses most when its weights get one scale for the whole matrix, and how much larger does its noise become? Answer for Y or for dX.
+# **04.3** Which layer loses most when its weights get one scale for the whole matrix, and by what factor does the energy of its noise, the sum of squares, grow? Answer for Y or for dX.
 
 # %%
 check(

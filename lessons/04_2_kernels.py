@@ -221,7 +221,7 @@ print("predicted:", predicted_full_ceiling, predicted_frozen_ceiling)
 # %% [markdown]
 # ## Exercise: the kernel
 #
-# *Medium, 15 minutes; useful.* On a GPU quantisation is a **kernel**, a program that the GPU runs many times at once (not the kernel of a notebook). In Triton you write what *one program* does, and the program is started once for each row. It addresses memory by hand: a pointer plus an offset in elements.
+# *Medium, 15 minutes; useful.* On a GPU quantisation is a **kernel**, a program that the GPU runs many times at once (not the kernel of a notebook). In **Triton**, a language for such kernels that is written inside Python, you write what *one program* does, and the program is started once for each row. It works on many numbers at once; the place of each of them is a **lane**. It addresses memory by hand: a pointer plus an offset in elements.
 #
 # - `x_ptr`, `q_ptr`, `absmax_ptr` point to the first element of x (M × K), q (int8, M × K) and absmax (float32, M).
 # - Row r of x begins `r * stride_x` elements after its first; row r of q begins `r * K` after.
@@ -285,7 +285,7 @@ from labkit.switchback.teaching import defects
 defects.show(1)
 
 # %% [markdown]
-# *Medium, 6 minutes; important.* Return `x` [M, K], `w` [N, K], and a function `edit(x, w)`. It is called between the forward and the backward pass. Afterwards the gradient has to be that of other weights than those that were multiplied by, without a word; labkit's layer refuses.
+# *Medium, 6 minutes; important.* Return `x` [M, K], `w` [N, K], and a function `edit(x, w)`. It is called between the forward and the backward pass. Afterwards the gradient has to be that of other weights than those that were multiplied by, off by a third or more, without a word; labkit's layer refuses.
 #
 # <details><summary>Hint 1: the method</summary>
 #

@@ -30,7 +30,7 @@ quick = profile.name == "smoke"
 # %% [markdown]
 # ## Predict: int8 on this machine
 #
-# `labkit/switchback/cpu_kernels.cpp` does in C++ what you did by hand: it scales, rounds and orders a matrix in one pass, and multiplies with the best int8 instructions that the processor has: those of a matrix unit (**AMX**), of wide vectors (**VNNI**), or, on any processor of the last ten years, 16-bit ones (`cpu_avx2.cpp`). Its integers are those of the reference, bit for bit.
+# `labkit/switchback/cpu_kernels.cpp` does in C++ what you did by hand: it scales, rounds and orders a matrix in one pass, and multiplies with the best int8 instructions that the processor has: those of a matrix unit (**AMX**), of wide vectors (**VNNI**), or, on any other x86 processor with AVX2, 16-bit ones (`cpu_avx2.cpp`). Where there is none of these, as on ARM, PyTorch's own products stand in. Its integers are those of the reference, bit for bit.
 #
 # A speed-up needs a fair opponent. Here it is the *fastest* way there is on this machine to compute the same layer: `nn.Linear` in float32 or in bfloat16, as it is, under `torch.compile`, or with its weights in the layout that the processor wants, whichever wins at that size. Where SwitchBack computes dW with a kernel of labkit's own (on **tiles** of a matrix unit), its opponent gets that kernel too. Otherwise the ratio would count as int8's what is that kernel's, and could exceed the ceiling.
 #
@@ -171,7 +171,7 @@ figures.print_table(parts, {"card": "s", "layer": "s", **shares, **ratios})
 # %% [markdown]
 # ## Measure: where the time goes
 #
-# Now your own processor. First every part of a step apart. What is measured stays in `runs/bench`: run this again, or `labkit bench kernels --tokens 256,1024` and `labkit bench switchback --tokens 256,1024 --layers 1` in a terminal, and you get it at once. By themselves they measure 4,096 tokens as well and train two layers, as for the course's records, which takes much longer. The first time, this cell and the next benchmark are most of the lesson's waiting. Leave the machine alone meanwhile.
+# Now your own processor. First every part of a step apart. What is measured stays in `runs/bench`: run this again, or `labkit bench kernels --tokens 256,1024` and `labkit bench switchback --tokens 256,1024 --layers 1` in a terminal, and you get it at once. By themselves they measure 4,096 tokens as well and train two layers, as for the older of the two records below, which takes much longer. The first time, this cell and the next benchmark are most of the lesson's waiting. Leave the machine alone meanwhile.
 
 # %%
 import dataclasses

@@ -79,7 +79,7 @@ guesses = {3: None, 40: None, 100: None}  # the letter of the untouched model, f
 # %% [markdown]
 # ## Measure: look
 #
-# Each sample with its table, its gold answer and the score of every answer. A mark in colour shows where the models differ.
+# Each sample with its table, its **gold answer**, which is the right one by the data set, and the score of every answer. A mark in colour shows where the models differ.
 
 # %% tags=["result"]
 for row in rows:
@@ -290,6 +290,8 @@ for f1, wanted, wrote in halves[:3]:
 # %% [markdown]
 # ## Predict: the cache
 #
+# In attention each token compares a **query**, a vector of its own, with the **keys** of the tokens up to it, and takes in the more of a token's **value** the better its key fits. A layer does so several times side by side, in **heads**; several heads of queries may share one head of keys and values.
+#
 # While it writes, the model keeps a key and a value of every token it has read, in every layer, for every head of keys and values. How large is this **KV cache** for a conversation of the length below, and how many such conversations take as much memory as the weights? Write both down. You may choose another length.
 
 # %%
@@ -353,7 +355,7 @@ print(f"the weights are as large as {weights / (per_token * conversation):.1f} o
       f"predicted: {predicted_conversations}")  # fmt: skip
 
 # %% [markdown]
-# Query heads that share their keys and values make the cache smaller. Without sharing, as many heads would be kept as there are queries:
+# Query heads that share their keys and values make the cache smaller. Without sharing, as many heads of keys and values would be kept as there are query heads:
 
 # %% tags=["nbval-check-output"]
 from labkit.models import load
@@ -521,11 +523,11 @@ print("predicted:", predicted_smallest, "and", predicted_fastest)
 #
 # **Merged or beside.** The answers should be the same up to rounding: the sum is rounded to 16 bits when it is stored, so a small update can lose digits. What merging saves is the time of the thin products, which are small in arithmetic and many in number. How many answers stay the same, letter by letter, depends less on the weights than on the arithmetic, as the next section shows.
 #
-# **Sizes.** Only the linear layers are quantised. The embedding, which a small model with a large vocabulary spends much of its weights on, stays as it was, so the model shrinks by less than the ratio of the bits.
+# **Sizes.** Only the linear layers are quantised. The embedding, which a small model with a large vocabulary spends much of its weights on, is not, so the model shrinks by less than the ratio of the bits. It is held in the type that the form computes in: where that is float32, the 8-bit and nf4 forms hold it in twice the bytes that `merged, bf16` does.
 #
-# **Scores.** They are those of some of the questions, each form in its own arithmetic: where the label says `bf16`, that is not the float32 of `evaluate`. So a few points of difference are noise. And the embedded model came in 4 bits, by another table than nf4 (lesson 00): what rounding costs a model that was never rounded is not to be seen here.
+# **Scores.** They are those of some of the questions, each form in its own arithmetic: where the label says `bf16`, that is not the float32 in which `evaluate` scores on a CPU. So a few points of difference are noise. And the embedded model came in 4 bits, by another table than nf4 (lesson 00): what rounding costs a model that was never rounded is not to be seen here.
 #
-# **Speed.** A multiplication in 8 or 4 bits is fast where the processor and the library have one for it. Elsewhere each weight is widened before every use, and that can cost more than the fewer bytes save. On a GPU with one sequence at a time, reading the weights is what takes the time, so a *kernel* that reads 4-bit weights and widens them on the way gains from fewer bytes. The 8-bit layer does not: it looks for outliers in every input, multiplies them apart in 16 bits, and starts several kernels for each layer, which takes longer with one sequence at a time than the fewer bytes save (the authors of LLM.int8() report inference slower than in 16 bits for small models).
+# **Speed.** A multiplication in 8 or 4 bits is fast where the processor and the library have one for it. Elsewhere each weight is widened before every use, and that can cost more than the fewer bytes save. On a GPU with one sequence at a time, reading the weights is what takes the time, so a **kernel**, here a program that the GPU runs (not the process of a notebook), that reads 4-bit weights and widens them on the way gains from fewer bytes. The 8-bit layer does not: it looks for **outliers**, numbers far larger than the others, in every input, multiplies them apart in 16 bits, and starts several kernels for each layer, which takes longer with one sequence at a time than the fewer bytes save (the authors of LLM.int8() report inference slower than in 16 bits for small models).
 
 # %%
 by_label = {c.label: c for c in costs}

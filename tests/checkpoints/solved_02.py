@@ -197,6 +197,7 @@ WRONG = [
     ("add_lora", adapters(everything=True), "the parameters that are trained, each once"),
     ("add_lora", adapters(up=nn.init.kaiming_uniform_), "B starts at zero"),
     ("add_lora", adapters(start=nn.init.zeros_), "A starts random"),
+    ("add_lora", adapters(start=nn.init.ones_), "equal rows of A"),
     ("add_lora", adapters(layer=Unscaled), "scaled by lora_alpha"),
     ("train_by_hand", loop(tensors=True), "as float"),
     ("train_by_hand", loop(shift=False), "the place before it"),

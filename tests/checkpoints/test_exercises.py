@@ -35,6 +35,16 @@ def merged(x, W, A, B, alpha, r):
     return torch.nn.functional.linear(x, W + alpha / r * B @ A)
 
 
+def by_einsum(x, W, A, B, alpha, r):
+    update = torch.einsum("...r,or->...o", torch.einsum("...i,ri->...r", x, A), B)
+    return torch.einsum("...i,oi->...o", x, W) + alpha / r * update
+
+
+def with_copies(x, W, A, B, alpha, r):
+    base = x.double() @ W.to(torch.float64).T.contiguous()
+    return base + x @ (alpha / r * A).T.clone() @ B.T
+
+
 def kv_cache(layers, kv_heads, head_dim, tokens, batch, width):
     return 2 * layers * kv_heads * head_dim * tokens * batch * width
 
@@ -184,7 +194,7 @@ RIGHT = {
     "word_f1": [counted_f1, of_squad],
     "write": [all_again, caching],
     "write_with_cache": [caching, one_by_one],
-    "lora_forward": [reference_lora_forward, merged],
+    "lora_forward": [reference_lora_forward, by_einsum, with_copies],
     "count_lora_parameters": [
         reference_count,
         lambda shapes, r: r * sum(map(sum, shapes)),
@@ -276,6 +286,12 @@ WRONG = [
         "lora_forward",
         lambda x, W, A, B, alpha, r: F(x, W + (alpha / r * B @ A).detach()),
         "gradients reach",
+    ),
+    ("lora_forward", merged, "never built"),
+    (
+        "lora_forward",
+        lambda x, W, A, B, alpha, r: F(x, W) + alpha / r * F(x, (B[:, :, None] * A).sum(1)),
+        "never built",
     ),
     ("count_lora_parameters", lambda shapes, r: sum(i * o for i, o in shapes), "one square"),
     ("count_lora_parameters", lambda shapes, r: sum(2 * r * i for i, o in shapes), "more outputs"),

@@ -78,6 +78,31 @@ def _lets_gradients_reach_the_adapter(student: Student) -> bool:
     return all(tensor.grad is not None and bool(tensor.grad.any()) for tensor in (A, B))
 
 
+def _never_builds_the_update(student: Student) -> bool:
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    x, W, A, B = _tensors(batch=())
+    largest = 0
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(
+            self, func: Any, types: Any, args: Any = (), kwargs: Any = None
+        ) -> Any:
+            nonlocal largest
+            result = func(*args, **(kwargs or {}))
+            moves_numbers_only = func.is_view or func.overloadpacket.__name__ in COPIES
+            if not moves_numbers_only and hasattr(result, "numel"):
+                largest = max(largest, result.numel())
+            return result
+
+    with Sizes():
+        student(x, W, A, B, 8, 3)
+    return largest < W.numel()
+
+
+COPIES = {"clone", "contiguous", "_to_copy", "copy_", "detach"}
+"""what gives a tensor's own numbers, in another order or type"""
+
 LORA_FORWARD = Exercise(
     signature="lora_forward(x, W, A, B, alpha, r)",
     parameters=6,
@@ -90,6 +115,10 @@ LORA_FORWARD = Exercise(
         ("x may be one vector, or have any number of leading dimensions", _takes_any_batch),
         ("the tensors it is given stay as they are", _leaves_its_inputs_alone),
         ("gradients reach A and B", _lets_gradients_reach_the_adapter),
+        (
+            "nothing that it computes is as large as W: the full update B A is never built",
+            _never_builds_the_update,
+        ),
     ),
 )
 

@@ -202,6 +202,9 @@ def _starts_as_the_base_model(student: Student) -> bool:
 
 def _can_learn(student: Student) -> bool:
     _, model, returned = _adapted(student)
+    for weight in returned:
+        if len(weight) > 1 and weight.any() and bool((weight == weight[0]).all()):
+            return False  # equal rows get equal gradients, and the update keeps a rank of one
     model(_ids()).logits.square().sum().backward()
     moved = [weight.grad is not None and bool(weight.grad.any()) for weight in returned]
     return sum(moved) >= len(returned) / 2
@@ -236,7 +239,11 @@ ADD_LORA = Exercise(
             "at first the model computes what it did before: B starts at zero",
             _starts_as_the_base_model,
         ),
-        ("A starts random: while both are zero, no gradient moves either of them", _can_learn),
+        (
+            "A starts random: while both are zero, no gradient moves either of them, and equal "
+            "rows of A would stay equal",
+            _can_learn,
+        ),
         ("the layers compute with their adapters, scaled by lora_alpha", _alpha_scales),
     ),
 )

@@ -119,7 +119,7 @@ QUANTIZE = Exercise(
         ),
         (
             "every row has a ruler of its own",
-            _quantized([[4.0, 2.0], [0.04, 0.02]], [[127, 64], [127, 64]]),
+            _quantized([[4.0, 2.0], [0.03125, 0.015625]], [[127, 64], [127, 64]]),
         ),
         (
             "halves go to the even integer",

@@ -314,8 +314,8 @@ BUGS = {
             (FINITE, lambda student: _finite(*student()[:2])),
             ("labkit's layer refuses to go back after your edit: autograd can see it",
              _is_refused),
-            ("the code above returns another gradient than that of the weights it multiplied by",
-             _changes_silently),
+            ("the code above returns another gradient than that of the weights it multiplied by, "
+             "off by a third or more", _changes_silently),
         ),
     ),
     "bug_2": _input(2, "bug_2()"),

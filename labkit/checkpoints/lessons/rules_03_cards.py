@@ -60,6 +60,8 @@ def _near_largest(name: str, batch: int | None, share: Callable[[int], float]) -
         yield Finding("contradicts", f"{name} does not fit by the formulas")
     elif share(min(batch + 1 + batch // 3, MOST)) < 1 - SLACK:
         yield Finding("contradicts", f"a much larger {name} still fits by the formulas")
+    elif not batch and share(1) <= 1:
+        yield Finding("contradicts", f"{name} is 0, but one sample fits by the formulas")
     else:
         yield Finding("consistent", f"{name} is near the largest that the formulas give")
 
