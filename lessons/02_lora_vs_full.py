@@ -581,7 +581,7 @@ for label, kept in (("LoRA", base), ("full", 0)):
 # %% [markdown]
 # ## Measure: which settings change memory?
 #
-# One setting is changed at a time (in the probe that accumulates, two), and a few steps are run. The first step gets the longest samples, when AdamW has no means yet; the steps after it have the means, and samples that are a little shorter. The peak of a probe is the highest of these steps. That is enough to compare probes, which all see their samples in this way; the whole runs above, in which the longest samples come again beside the means, peak a few percent higher. The last two probes are small steps in two types: the one that is fast on this machine and the other, which may be many times slower.
+# One setting is changed at a time (in the probe that accumulates, two), and a few steps are run. The first step gets the longest samples, when AdamW has no means yet; the steps after it have the means, and samples that are a little shorter. The peak of a probe is the highest of these steps. That is enough to compare probes, which all see their samples in this way. Do not set a probe's peak beside that of a whole run above: there the longest samples come again beside the means, which adds to the peak, and on a processor the layers of so long a run are compiled, several operations into one, which keeps fewer activations and can take off more than that. The last two probes are small steps in two types: the one that is fast on this machine and the other, which may be many times slower.
 
 # %%
 from labkit.machine import arithmetic

@@ -488,10 +488,12 @@ for label, choices in ways.items():
               + " and ".join(f"{name} {size / 2**30:.1f} GiB" for name, size in held))  # fmt: skip
 
 # %%
-lora_step, full_step = (answers[label, True].step_seconds for label in ways)
-print(f"least time of a step, one sample a card: LoRA {lora_step[0]:.2f} s, "
-      f"full {full_step[0]:.2f} s, {full_step[0] / lora_step[0]:.2f} times as long")  # fmt: skip
-print(f"samples of that step: LoRA 1, full {ways['full, four cards, ZeRO-3']['num_gpus']}")
+for checkpointing in (True,) if smoke else (False, True):
+    lora_step, full_step = (answers[label, checkpointing].step_seconds for label in ways)
+    print(f"least time of a step, one sample a card{', checkpointing' if checkpointing else ''}: "
+          f"LoRA {lora_step[0]:.2f} s, full {full_step[0]:.2f} s, "
+          f"{full_step[0] / lora_step[0]:.2f} times as long")  # fmt: skip
+print(f"samples of such a step: LoRA 1, full {ways['full, four cards, ZeRO-3']['num_gpus']}")
 print("predicted:", predicted_to_spare, "and", predicted_time_ratio)
 
 # %% [markdown]

@@ -122,7 +122,7 @@ check.exercise("snr_db", snr_db)
 #
 # *Medium, 10 minutes; very important: everything below is made of this.* Quantise a matrix with a scale for each row. Return the integers as `torch.int8` and the absmax of each row as `torch.float32`.
 #
-# Two things happen in real models. Rows arrive as bfloat16, which has 8 bits of precision, too few to compute a scale in. And a padded token can be a row of zeros.
+# Two things happen in real models. Rows arrive as bfloat16, which has 8 bits of precision, too few to compute a scale in. And a padded token can be a row of zeros, which must make neither NaN nor infinity on the way.
 #
 # <details><summary>Hint 1: along the rows</summary>
 #
@@ -343,7 +343,7 @@ figures.print_table(noise.over_layers(gradients), columns)
 #
 # **The inner dimension of dW is batch × length.** That is the argument of Wortsman and others. Y and dX sum over a width of the layer, which stays what it is. dW sums over every token of the batch, and grows with it. And a ruler over tokens gets coarser with every token that has a larger gradient than all before it. Some tokens have gradients far above the rest, such as those of the answer, so in such layers the ratio can fall faster than that of the random matrices above.
 #
-# How far it falls differs between layers, in some it hardly does, and none of it makes training impossible by itself: an error of dW is drawn again at every step, like those of Y and dX. But of the three it is the one that grows with the batch, and the one whose operands are there without int8:
+# How far it falls differs between layers, in some it hardly does, and none of it makes training impossible by itself: an error of dW is drawn again at every step, like those of Y and dX. But of the three it is the one that grows with the batch, and the one that can reuse nothing of the others' int8: their integers of X and G have a scale for each token, which cannot come out of a sum over tokens, so both would be quantised once more, per feature. Without int8 nothing has to be done:
 #
 # **16 bits are there already.** X and G exist in 16 bits before anything is quantised, and the third product can take them as they are. The orange line that stays up shows what that is worth. The price is the speed-up of one product in three, and the [second sitting](04_2_kernels.ipynb) computes the ceiling that this leaves.
 #
@@ -383,7 +383,7 @@ print(f"largest over median gradient of a token: {spread[0]:.0f} to {spread[-1]:
 # %% [markdown]
 # ## Explain: why a scale per row is the safer default
 #
-# **Inputs.** A few features of a few layers are far larger than the rest: some inputs of `down_proj`, and a feature of the **residual stream**, the sum that every block reads from and adds to; q, k and v all read it. Each token has a scale of its own, so one token's outlier harms that token only. Within a token nothing can be done: the large feature sets the ruler for the others. `v_proj` shows what that can cost. It reads the same inputs as `q_proj` and `k_proj`, but compare `feature_use`: it uses the large feature much less than a typical one. So it is left with the small ones, on a ruler made for the large one.
+# **Inputs.** A few features of a few layers are far larger than the rest: some inputs of `down_proj`, and a feature of the **residual stream**, the sum that every block reads from and adds to; q, k and v all read it. Each token has a scale of its own, so one token's outlier harms that token only. Within a token no choice of scale helps, as a scale for each feature would not come out of the sum: the large feature sets the ruler for the others, unless it is multiplied apart from them in 16 bits, as LLM.int8() does. `v_proj` shows what that can cost. It reads the same inputs as `q_proj` and `k_proj`, but compare `feature_use`: it uses the large feature much less than a typical one. So it is left with the small ones, on a ruler made for the large one.
 #
 # **Weights.** A single large weight sets the ruler for the whole matrix when there is one scale, and for its own row when there is a scale per row. A scale per row of $W$ works for Y, where the sum runs along the row. In dX the sum runs *across* the rows, and the scale has to come out of the sum, so W is quantised a second time, per column. With one scale the same integers, transposed, serve both products; that is what "one scale" is for. For pretraining from scratch, where weights start alike, it may be enough; a pretrained model comes with the weights it has.
 #

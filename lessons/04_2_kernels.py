@@ -577,4 +577,4 @@ check(
 # - M. Wortsman et al., *Stable and low-precision training for large-scale vision-language models*, 2023, [arXiv:2304.13013](https://arxiv.org/abs/2304.13013), algorithms 1 and 3 to 5.
 # - PyTorch, [Extending torch.autograd](https://docs.pytorch.org/docs/stable/notes/extending.html): what a Function promises.
 # - P. Tillet et al., *Triton: an intermediate language and compiler for tiled neural network computations*, MAPL 2019; tutorials at [triton-lang.org](https://triton-lang.org).
-# - [bitsandbytes](https://github.com/bitsandbytes-foundation/bitsandbytes), folder `bitsandbytes/triton` up to version 0.49.2: the code that the seven are taken from.
+# - [bitsandbytes](https://github.com/bitsandbytes-foundation/bitsandbytes) up to version 0.49.2, folder `bitsandbytes/triton`, `bitsandbytes/nn/triton_based_modules.py` and `tests/test_triton.py`: the code that the seven are taken from.

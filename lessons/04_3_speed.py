@@ -14,7 +14,7 @@
 # %% [markdown]
 # # 04 · SwitchBack, third sitting: speed
 #
-# - **Goal:** measure on your own processor what int8 gains in a layer and in a whole training step, against the fastest alternative, with an interval and a control, and see how the same numbers would have lied.
+# - **Goal:** measure on your own processor what int8 gains in a layer, against the fastest alternative, and in a whole training step, with an interval and a control, and see how the same numbers would have lied.
 # - **Minutes:** 65, of which 20 are waiting; half an hour on a processor without 16-bit units, as `labkit doctor` says
 # - **Hardware:** two CPU cores and 6 GiB of memory; no GPU; what one card said is read from a record
 # - **You need to know:** the second sitting's layer and its ceilings; what a t-test and an interval are
@@ -274,7 +274,7 @@ figures.print_table(compared, columns)
 # %% [markdown]
 # ## Measure: a whole fine-tuning step
 #
-# A model with TinyLlama's widths, one of its 22 layers and as much less of its vocabulary is trained with and without SwitchBack. Every run is a new process that trains on the same tokens from the same weights. This is the number to quote. Its interval comes from drawing the pairs again and again (the bootstrap); with ten pairs it is a little narrower than that of your t-test, and the checkpoint wants the printed one. It is kept beside your runs, for the checkpoint.
+# A model with TinyLlama's widths, one of its 22 layers and as much less of its vocabulary is trained with and without SwitchBack. Its opponent is `nn.Linear` as it is, in the type that multiplies faster here, with labkit's dW on tiles where that helps; compiled layers and weights in another layout, which an opponent above may have, are not tried in a whole step. Every run is a new process that trains on the same tokens from the same weights. This is the number to quote. Its interval comes from drawing the pairs again and again (the bootstrap); with ten pairs it is a little narrower than that of your t-test, and the checkpoint wants the printed one. It is kept beside your runs, for the checkpoint.
 
 # %%
 from labkit.runs import measurements

@@ -35,7 +35,7 @@
 # | bottleneck adapters | two thin layers with a nonlinearity between | after attention and after the MLP |
 # | LoRA, DoRA, QLoRA | two thin matrices a weight; DoRA also the length of each row of the weight; QLoRA on a base in 4 bits | beside every linear layer |
 #
-# Full fine-tuning, for comparison, trains what is there.
+# Full fine-tuning, for comparison, trains what is there. New numbers are **merged** when they are worked into the weights once, as LoRA's in $W_0 + \frac{\alpha}{r}BA$, so that nothing is left to compute beside them.
 
 # %% tags=["parameters"]
 from labkit.bench.methods.plan import SMOKE, Grid
@@ -375,9 +375,9 @@ check.exercise("bottleneck_adapter", bottleneck_adapter)
 # If both matrices start at zero, whose gradient is a product with the other?
 #
 # </details>
-# <details><summary>Hint 2: one of the two</summary>
+# <details><summary>Hint 2: not both</summary>
 #
-# One of the two may be zero. Which one, so that the output is zero and the gradient of that one is not?
+# One of the two may be zero, and the other random. Which of the biases must then be zero as well?
 #
 # </details>
 
@@ -500,7 +500,7 @@ else:
 report.table(ranks["rows"]) if ranks else None
 
 # %% [markdown]
-# A rank that seems useless may only be scaled away. At one rank, rsLoRA is LoRA with $\sqrt{r}$ times the $\alpha$, so what it gains at rank 64 is what an $\alpha$ eight times as large gains, and perhaps what a larger learning rate would: the rate was not searched for each rank. The table shows it: two pairs of its rows agree in every score, because they have one factor under two names. Find them. Look at the bits per byte of the rows that gain, too: a stronger update also forgets more. Where the interval of a difference holds zero, the record can't tell two ranks apart; its ends say how large an effect of the rank could still be. The usual advice for a stronger update is a higher $\alpha$ with dropout. `labkit bench methods --arms rank-16,rank-16-alpha-128,rank-16-alpha-128-dropout --against rank-16 --data YOURS` says what it gives on your data, from five runs of a few minutes each.
+# A rank that seems useless may only be scaled away. At one rank, rsLoRA is LoRA with $\sqrt{r}$ times the $\alpha$, so what it gains at rank 64 is what an $\alpha$ eight times as large gains, and perhaps what a larger learning rate would: the rate was not searched for each rank. The table shows it: two pairs of its rows agree in every score, because they have one factor under two names. Find them. Look at the bits per byte, too, and hold each row with rsLoRA or a larger $\alpha$ beside plain LoRA of its own rank: from rank 4 on, the stronger update also forgets more. Where the interval of a difference holds zero, the record can't tell two ranks apart; its ends say how large an effect of the rank could still be. The usual advice for a stronger update is a higher $\alpha$ with dropout. `labkit bench methods --arms rank-16,rank-16-alpha-128,rank-16-alpha-128-dropout --against rank-16 --data YOURS` says what it gives on your data, from five runs of a few minutes each.
 
 # %% [markdown]
 # ## Checkpoint

@@ -17,6 +17,10 @@ def read_answer(text):
     return list(read.values), read.scale
 
 
+def without_spaces(text):
+    return re.sub(r"(?<=\d),(?=\d)", "", "".join(text.lower().split()))
+
+
 def read_with_eval(text):
     """Read by running what stands after the equals sign, which is what must never be done."""
     values, scale = read_answer(text)
@@ -95,6 +99,7 @@ WRONG = [
         "never -0",
     ),
     ("read_answer", read_plain_numbers_only, "commas that group"),
+    ("read_answer", written(lambda v, s: f"{round(v, 2 if s else 4):g}"), "no zeros at the end"),
     ("read_answer", read_one_thing, "number of things"),
     ("read_answer", read_with_eval, "never run as code"),
     ("exact_match", lambda a, b: a == b, "capital letters"),
@@ -112,4 +117,10 @@ WRONG = [
     ("exact_match", lambda a, b: exact_match(a, b) or exact_match(a, b.split(" ")[-1]), "a part"),
     ("exact_match", lambda a, b: 1 if a == b else 0, "the result is True"),
     ("exact_match", lambda a, b: None, "the same text"),
+    ("exact_match", lambda a, b: without_spaces(a) == without_spaces(b), "between words stays"),
+    (
+        "exact_match",
+        lambda a, b: exact_match(*(re.sub(r",(?=\d)", "", t) for t in (a, b))),
+        "comma",
+    ),
 ]

@@ -51,6 +51,19 @@ def weigh(function, inputs, weights, *, sizes=lambda t: t.untyped_storage().nbyt
     return sum(map(sizes, kept))
 
 
+def by_address(function, inputs, weights):
+    """Take the address of a tensor for that of its storage."""
+    known, kept = {w.data_ptr() for w in weights}, {}
+
+    def pack(t):
+        kept[t.data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        function(*inputs)
+    return sum(size for address, size in kept.items() if address not in known)
+
+
 def saved_bytes(function, inputs, weights):
     return weigh(function, inputs, weights)
 
@@ -99,8 +112,10 @@ WRONG = [
     ("saved_bytes", lambda f, i, w: weigh(f, i, []), "weights don't count"),
     ("saved_bytes", lambda f, i, w: weigh(f, i, w, once=False), "read is kept once"),
     ("saved_bytes", lambda f, i, w: weigh(f, i, w, sizes=lambda t: t.nbytes), "a view keeps"),
+    ("saved_bytes", by_address, "once for two views"),
     ("layer_bytes_per_token", lambda h, m, q, k: 34 * h, "MLP twice as wide"),
     ("layer_bytes_per_token", lambda h, m, q, k: layer_bytes(h, m, q, q), "keys and values twice"),
+    ("layer_bytes_per_token", lambda h, m, q, k: layer_bytes(h, m, h, k), "queries twice"),
     ("layer_bytes_per_token", lambda h, m, q, k: layer_bytes(h, m, q, k) - 4 * h, "Llama 3 8B"),
     ("layer_bytes_per_token", lambda h, m, q, k: layer_bytes(h, m, q, k) + 1, "keeps nothing"),
 ]

@@ -65,6 +65,12 @@ def by_thresholds(weights):
     return torch.bucketize(scaled, middles), absmax
 
 
+def clamped(weights):
+    """Return the clamped divisor, which gives back a block of zeros as well."""
+    absmax = weights.abs().max().clamp(min=1e-30)
+    return (weights[:, None] / absmax - TABLE).abs().argmin(1), absmax
+
+
 def in_a_loop(weights):
     absmax = max(abs(w) for w in weights.tolist())
     codes = [min(range(16), key=lambda c: abs(w / (absmax or 1) - NF4[c]))
@@ -94,6 +100,11 @@ def of_pytorch(hidden, size):
     return [each.detach() for each in (down.weight, down.bias, up.weight, up.bias)]
 
 
+def down_at_zero(hidden, size):
+    """GELU of zero is zero, and its slope there is a half: `down` moves first."""
+    return started(hidden, size, up=torch.randn, down=torch.zeros)
+
+
 def near_zero(hidden, size):
     """The published start: both matrices near zero."""
     return (torch.randn(size, hidden) * 1e-2, torch.zeros(size),
@@ -108,14 +119,14 @@ gelu = nn.functional.gelu
 
 RIGHT = {
     "prefix_attention": [reference_prefix_attention, attend],
-    "to_nf4": [reference_to_nf4, by_thresholds, in_a_loop],
+    "to_nf4": [reference_to_nf4, by_thresholds, clamped, in_a_loop],
     "from_nf4": [reference_from_nf4, lambda codes, absmax: absmax * TABLE[codes],
                  lambda codes, absmax: bnb.get_4bit_type("nf4", device="cpu")[codes] * absmax],
     "bottleneck_adapter": [
         reference_bottleneck,
         lambda y, d, bd, u, bu: y + gelu(inner(y, d, bd)) @ u.T + bu,
     ],
-    "start_bottleneck": [started, of_pytorch, near_zero],
+    "start_bottleneck": [started, of_pytorch, near_zero, down_at_zero],
 }  # fmt: skip
 
 WRONG = [

@@ -194,7 +194,7 @@ def test_true_is_not_one_in_the_hash() -> None:
     assert hash_of({**config, "fast": 1}) != hash_of(config)
 
 
-BEFORE = Path(__file__).parents[2] / "data" / "results"
+BEFORE = Path(__file__).parent / "before"
 
 
 def test_settings_that_are_new_leave_hashes_as_they_are() -> None:

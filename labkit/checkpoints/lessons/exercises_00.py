@@ -56,8 +56,10 @@ READ_ANSWER = Exercise(
         ),
         (
             "values are separated by |",
-            _reads(("2019 | 2018", ["2019", "2018"], ""), ("21 | 19 # million", ["21", "19"],
-                                                           "million")),
+            _reads(
+                ("2019 | 2018", ["2019", "2018"], ""), ("2019|2018", ["2019", "2018"], ""),
+                ("21 | 19 # million", ["21", "19"], "million"),
+            ),
         ),
         (
             "only the first line that is not blank is read",
@@ -80,6 +82,7 @@ READ_ANSWER = Exercise(
                 ("= 6 / 3", ["2"], ""),
                 ("= 100 * 10", ["1000"], ""),
                 ("= 3 / 2", ["1.5"], ""),
+                ("= 1,234,567 * 2.5", ["3086417.5"], ""),
             ),
         ),
         (
@@ -142,13 +145,21 @@ EXACT_MATCH = Exercise(
             "white space at the ends does not matter, and inside any amount is one space",
             _equal([(" 2019\n", "2019"), ("services  revenue", "services revenue")]),
         ),
+        ("a space between words stays one", _different([("services revenue", "servicesrevenue")])),
         (
             "commas that group digits do not matter",
             _equal([("1,496.5", "1496.5"), ("1,234,567", "1234567")]),
         ),
         (
             "a comma between words stays one",
-            _different([("Paris, Texas", "Paris Texas"), ("a,b", "ab")]),
+            _different(
+                [
+                    ("Paris, Texas", "Paris Texas"),
+                    ("a,b", "ab"),
+                    ("May,2019", "May2019"),
+                    ("in 2019, 2018", "in 2019 2018"),
+                ]
+            ),
         ),
         (
             "a part of the gold answer is not the gold answer",

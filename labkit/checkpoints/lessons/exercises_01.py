@@ -172,6 +172,10 @@ def _to_weigh(case: str) -> tuple[Callable[..., Any], list[Any], list[Any]]:
     wide = torch.nn.Linear(8, 16, bias=False)
     other = torch.nn.Linear(8, 16, bias=False)
     frozen = torch.nn.Linear(8, 16, bias=False).requires_grad_(False)
+
+    def two_views(y: Any) -> Any:
+        return y[:, :4].square() + y[:, 4:8].square()
+
     if case == "linear":
         return wide, [x], [wide.weight]
     if case == "frozen":
@@ -181,7 +185,7 @@ def _to_weigh(case: str) -> tuple[Callable[..., Any], list[Any], list[Any]]:
     if case == "squares":
         return lambda x: x.square().square(), [x], []
     if case == "view":
-        return lambda x: wide(x)[:, :4].square(), [x], [wide.weight]
+        return lambda x: two_views(wide(x)), [x], [wide.weight]
     if case == "16 bit":
         return lambda x: x.square(), [x.detach().bfloat16().requires_grad_()], []
     raise ValueError(case)
@@ -201,7 +205,7 @@ SAVED_BYTES = Exercise(
         ("a frozen linear layer keeps nothing but its weight", _weighed("frozen", 0)),
         ("what two layers read is kept once", _weighed("shared", ROW)),
         (
-            "a view keeps all of the storage that it looks into",
+            "a view keeps all of the storage that it looks into, once for two views",
             _weighed("view", ROW + 2 * ROW),
         ),
     ),
@@ -265,6 +269,10 @@ LAYER_BYTES = Exercise(
         (
             "keys and values twice as wide add what they add in a trace",
             _adds({"k": 2048}, 14_336, 16),
+        ),
+        (
+            "queries twice as wide, with h as it was, add queries and output of 16 bits",
+            lambda student: student(**{**LLAMA_3, "q": 8192}) - student(**LLAMA_3) == 2 * 2 * 4096,
         ),
         ("a layer of Llama 3 8B keeps what its trace keeps", _is_traced(LLAMA_3, "llama-3-8b", 8)),
         ("a layer of Llama 2 7B keeps what its trace keeps", _is_traced(LLAMA_2, "llama-2-7b", 32)),

@@ -132,7 +132,7 @@ QUANTIZE = Exercise(
         ),
         ("a bfloat16 row is scaled in float32, not in bfloat16", _bfloat16_is_widened),
         (
-            "a row of zeros, such as a padded token, gives zeros, and no NaN on the way",
+            "a row of zeros, such as a padded token, gives zeros, and no NaN or inf on the way",
             _zeros_stay_zeros,
         ),
         (
