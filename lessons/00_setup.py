@@ -169,7 +169,7 @@ text = prompt_text(tokenizer, sample)
 print(text)
 
 # %% [markdown]
-# And this is what fine-tuning teaches it to write, the **target**. There are four kinds of question; below is the first of each. A small model can't do arithmetic in its head, and it need not: its target says *what* to calculate, and the course's **reader**, which turns the model's text into values and their **scale** (thousand, million, percent, or none), calculates it. The score sees only what the reader made of the text.
+# And this is what fine-tuning teaches it to write, the **target**. There are four kinds of question; below is the first of each. A small model can't do arithmetic in its head, and it need not: its target says *what* to calculate, and the course's **reader**, which turns the model's text into values and their **scale** (thousand, million, billion, percent, or none), calculates it. The score sees only what the reader made of the text.
 
 # %% tags=["nbval-check-output"]
 from labkit.datasets.answers import format_answer, parse_answer

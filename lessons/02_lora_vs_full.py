@@ -451,7 +451,7 @@ from labkit.inference.evaluate import score_table
 score_table(scores)
 
 # %% [markdown]
-# The bars carry 95 % intervals. They come from drawing whole reports again and again with replacement, because questions on one report stand and fall together. Where two intervals do not overlap, the difference is hardly an accident of which reports were asked. Where they do, nothing is decided: lesson 05 compares two models question by question, which can tell apart what the intervals can't.
+# The bars carry 95 % intervals. They come from drawing whole reports again and again with replacement, because questions on one report stand and fall together. Where all reports score alike, as where a bar is 0, drawing again would always give the same number; there the interval is that of a share of so many single questions (the exact binomial one). Where two intervals do not overlap, the difference is hardly an accident of which reports were asked. Where they do, nothing is decided: lesson 05 compares two models question by question, which can tell apart what the intervals can't.
 
 # %%
 lora_em, full_em = (scores[k].metrics["em"] for k in ("LoRA", "full"))

@@ -235,7 +235,7 @@ for row in outcome["rows"]:
 print("predicted:", predicted_ratio_256_tokens, predicted_ratio_1024_tokens)
 
 # %% [markdown]
-# A "≈" in the map stands for a size where no difference was found. With so many sizes some would differ by chance alone, so the p-values are adjusted for their number by **Holm's method**: the smallest of $k$ is multiplied by $k$, the next by $k - 1$, and so on. The same goes for the controls: of a hundred, five are expected to miss 1.
+# A "≈" in the map stands for a size where no difference was found. With so many sizes some would differ by chance alone, so the p-values are adjusted for their number by **Holm's method** (a test's **p-value** is the chance of a difference at least as large as the measured one if there were none; below 0.05 the test is said to find one): the smallest of $k$ is multiplied by $k$, the next by $k - 1$, and so on. The same goes for the controls: of a hundred, five are expected to miss 1.
 #
 # Which way won tells you as much as the ratio. Where the opponent has dW on tiles, the ratio splits in two: what int8 gives, and what that kernel gives to either side. A ratio that counts both can be far above the ceiling.
 

@@ -98,7 +98,7 @@ def variants(model: str, adapter: str) -> Iterator[tuple[str, Generator]]:
 
     `model` is the base, `adapter` a LoRA run on it. The merged model is written to a temporary
     folder in bfloat16, from which the quantised ones are read. All compute in the type that is fast
-    here; where that is float32, the merged model in bfloat16 is one more, smaller and slower.
+    here; where that is float32, the merged model in bfloat16 is one more, smaller, and slow to read.
     """
     from labkit import methods
     from labkit.console import quiet, quiet_bitsandbytes

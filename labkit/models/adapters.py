@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from labkit.console import say
+from labkit.console import quiet_bitsandbytes, say
 from labkit.errors import LabkitError, brief, nearest, read_json
 from labkit.models import bottleneck, registry
 from labkit.models.specs import MODELS
@@ -76,6 +76,7 @@ def read_config(folder: Path) -> dict[str, Any] | None:
     if kind is None:
         raise LabkitError(f"{path} has no peft_type, which says what kind of adapter it is: "
                           "save it with PEFT again")  # fmt: skip
+    quiet_bitsandbytes()  # PEFT imports it
     from peft import PeftType
 
     known = [*(str(each.value) for each in PeftType), bottleneck.PEFT_TYPE]

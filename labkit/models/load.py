@@ -100,7 +100,6 @@ def load_model(
         if form and dequantised:
             model = quantised.dequantise(model, dtype)
     if base != folder:
-        quiet_bitsandbytes()
         from peft import PeftModel
 
         adapters.fit_vocabulary(model, folder, shapes)

@@ -3,6 +3,8 @@
 import json
 import shutil
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -164,6 +166,13 @@ def test_loading_is_silent_and_local(
     load.load_tokenizer(adapter)
     out, err = capfd.readouterr()
     assert (out, err) == ("", "")
+
+
+def test_loading_an_adapter_first_of_all_is_silent(adapter: Path) -> None:
+    """What libraries print when they are imported, a process that has them already never shows."""
+    code = f"from labkit.models import load; load.load_model({str(adapter)!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize("name", tiny.TINY)
