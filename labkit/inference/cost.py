@@ -97,8 +97,9 @@ def variants(model: str, adapter: str) -> Iterator[tuple[str, Generator]]:
     """Yield the ways to hold a fine-tuned model, one at a time, each with its label.
 
     `model` is the base, `adapter` a LoRA run on it. The merged model is written to a temporary
-    folder in bfloat16, from which the quantised ones are read. All compute in the type that is fast
-    here; where that is float32, the merged model in bfloat16 is one more, smaller, and slow to read.
+    folder in bfloat16, from which the quantised ones are read. All compute in the type that is
+    fast here; where that is float32, the merged model in bfloat16 is one more, smaller, and slow
+    at reading.
     """
     from labkit import methods
     from labkit.console import quiet, quiet_bitsandbytes

@@ -123,12 +123,15 @@ def test_killed_anywhere_and_started_again_ends_with_the_same_weights(
 
     def kill() -> None:
         limit = time.monotonic() + 120
-        marker = folder / f"checkpoint-{reached * SAVED}" / run_folder.COMPLETE
+        marker, last = (folder / f"checkpoint-{step}" / run_folder.COMPLETE
+                        for step in (reached * SAVED, STEPS - SAVED))  # fmt: skip
         while time.monotonic() < limit:
             if marker.exists() if reached else len(pids(words)) == 2:
                 break
             time.sleep(0.002)
-        time.sleep(later)
+        limit = time.monotonic() + later
+        while time.monotonic() < limit and not last.exists():  # after the last it may end first
+            time.sleep(0.002)
         killed.update(pids(words))
         os.kill(killed[victim], signal.SIGKILL)
 
