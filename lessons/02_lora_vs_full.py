@@ -16,7 +16,7 @@
 #
 # - **Goal:** write a fine-tune yourself, down to the labels and the loop; then train the same model through small adapters and in full, and say from your own records what each costs in time and memory and what it learns; know what every setting of a run does.
 # - **Minutes:** 130, of which 40 are waiting; about twice the wait on a processor without 16-bit units, as `labkit doctor` says
-# - **Hardware:** two CPU cores and 8 GiB of memory; a GPU is used when there is one
+# - **Hardware:** two CPU cores and 9 GiB of memory; a GPU is used when there is one
 # - **You need to know:** lesson 00; tensors and `nn.Module` in PyTorch; what a gradient and an optimizer are
 
 # %% [markdown]
@@ -392,7 +392,7 @@ if all_written:
 # %% [markdown]
 # ## Measure: two runs
 #
-# One sequence of a batch is a report with *all* its questions. Tokens of a question attend to the report and to their own question only, so the loss is the same as if each question came with a copy of the report, for a fraction of the work.
+# One sequence of a batch is a report with *all* its questions, as far as they fit into twice `max_length`; the others follow in another sequence. Tokens of a question attend to the report and to their own question only, so the loss is the same as if each question came with a copy of the report, for a fraction of the work.
 #
 # Records are kept on disk. If the kernel stops in the middle, run the notebook again from its first cell: finished runs come back at once, and this one goes on from its last checkpoint, if it had reached one. Run a finished cell again, and the record comes back at once. Every `eval_steps` steps the loss is also measured on questions of the **development split**, which is never trained on.
 
@@ -666,7 +666,7 @@ wide, narrow = (small_peaks[f"small step, {dtype}"] for dtype in ("float32", "bf
 print(f"small step: float32 over bfloat16  {wide / narrow - 1:>+6.0%}")
 
 # %% [markdown]
-# - **Rank** adds 16 bytes of weight, gradient and means for each number it adds, and a few activations of width $r$. Next to the frozen model that is little, until the rank is large.
+# - **Rank** adds 16 bytes of weight, gradient and means for each number it adds. At the peak, where the gradients are not there yet, 12 of them count, and 2 for the 16-bit copy where products are in 16 bits; a few activations of width $r$ come on top. Next to the frozen model that is little, until the rank is large.
 # - **Target modules**: fewer adapters mean fewer trained numbers and fewer activations kept for them.
 # - **Precision**: in float32 the frozen weights and the activations take twice the bytes.
 # - **Gradient checkpointing** keeps one activation per block and computes the forward pass a second time while going backward. That is one more product on top of three in full fine-tuning, and on top of two in LoRA.
@@ -700,7 +700,7 @@ print(f"batch {batch // 2}, 2 accumulated: {halves / token_time(plain['LoRA']) -
 #
 # | setting | what it does | memory |
 # |---|---|---|
-# | `r` | inner size of the update $BA$; more can express more, and overfit sooner | 16 bytes per trained number |
+# | `r` | inner size of the update $BA$; more can express more, and overfit sooner | 16 bytes per trained number; at the peak 14, or 12 in float32 |
 # | `lora_alpha` | the update is scaled by α/r, so α sets its weight independently of r | none |
 # | `lora_dropout` | drops inputs of the adapters while training, against overfitting | masks, and a copy of the input for each adapter |
 # | `target_modules` | which linear layers get an adapter; all of them usually beats a larger rank on two | with the adapters |
@@ -714,7 +714,7 @@ print(f"batch {batch // 2}, 2 accumulated: {halves / token_time(plain['LoRA']) -
 # | `lr_scheduler_type` | how the rate falls: linearly, along a cosine, or not at all | none |
 # | `warmup_steps` | steps over which the rate rises from zero, while AdamW's means settle | none |
 # | `weight_decay` | pulls trained weights towards zero at every step; on A and B it pulls towards the base model | none |
-# | `max_length` | longest sample; longer reports lose paragraphs | activations grow with it |
+# | `max_length` | longest sample, a question with its report; longer ones lose paragraphs; a sequence of several questions has up to twice as many tokens | activations grow with it |
 # | `dtype`, `optim` | number format of the products; the rule that turns gradients into steps | see the probes |
 #
 # Each is a field of `RunConfig` with a line of explanation: `labkit train --settings` lists them all.

@@ -46,7 +46,7 @@ LOAD = 0.7
 """share of the cores that may be busy on average, so that a long cell seldom waits"""
 MOST_STUDENTS = 100_000
 LESSONS = {
-    "00": (60, 2), "01": (90, 5), "02": (130, 8), "03": (110, 6), "04": (215, 6), "05": (90, 6),
+    "00": (60, 2), "01": (90, 5), "02": (130, 9), "03": (110, 6), "04": (215, 6), "05": (90, 6),
     "06": (90, 6), "07": (85, 6), "08": (85, 8), "09": (90, 6),
 }  # fmt: skip
 """minutes and GiB, as the first cells say"""

@@ -31,9 +31,9 @@ c.DockerSpawner.volumes = {
 # PyTorch's worker processes pass tensors through shared memory; Docker gives 64 MB unless asked.
 c.DockerSpawner.extra_host_config = {"shm_size": "1g"}
 
-# Lessons 02 and 08 ask for 8 GiB, and JupyterLab takes one besides (a G is a GiB here). `labkit
+# Lesson 02 asks for 9 GiB, 08 for 8, and JupyterLab takes one besides (a G is a GiB here). `labkit
 # doctor` and the status bar show a student this limit.
-c.Spawner.mem_limit = "9G"
+c.Spawner.mem_limit = "10G"
 c.Spawner.cpu_limit = 2
 c.Spawner.default_url = "/lab/tree/lessons/00_setup.ipynb"
 c.Spawner.start_timeout = 120
