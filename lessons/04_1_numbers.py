@@ -455,7 +455,7 @@ check(
 # - Quantising puts numbers on a ruler that the largest of the group sets. The group is the choice that matters: a token, a row, a matrix.
 # - SNR falls 6 dB for every doubling of the outlier factor, absmax over spread. Real layers have outlier factors that random numbers never have.
 # - Integers add exactly, and scales factor out of a sum only if they do not depend on what is summed over. That is why dX needs W quantised a second time.
-# - dW sums over batch × length. In int8 it is precise for a few tokens and in most layers loses with larger batches, so it stays in 16 bits, in which its operands are there anyway.
+# - dW sums over batch × length. In int8 it is precise for a few tokens and in most layers loses with larger batches, so it stays in 16 bits: nothing of the others' int8 could be used for it.
 
 # %% [markdown]
 # ## Further reading

@@ -11,11 +11,15 @@ import pytest
 from labkit import stats
 from labkit.bench.records import builder, equal_quality, three_data_sets
 from labkit.bench.switchback.grid import name_of
+from labkit.doctor import classroom
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "data" / "results"
 SCORES = json.loads((RESULTS / "lora_vs_full.scores.json").read_text())
 RUNS = {m: json.loads((RESULTS / f"lora_vs_full.{m}.json").read_text()) for m in ("lora", "full")}
+
+
+ADAPTERS = RUNS["lora"]["summary"]["trainable_parameters"]
 
 
 def em(label: str, kind: str | None = None) -> dict[str, float]:
@@ -49,6 +53,26 @@ def test_the_records_are_whole_runs_that_differ_only_in_method_and_learning_rate
         )
         assert run["summary"]["peak_bytes"]["allocated"] > 0
         assert run["scores"]["tables/test"]["metrics"]["em"]["value"] >= 0.45
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_an_earlier_run_learned_the_same_and_was_quicker(method):
+    earlier = json.loads((ROOT / "tests/runs/before" / f"lora_vs_full.{method}.json").read_text())
+    run = RUNS[method]
+    losses = [[step["loss"] for step in each["steps"]] for each in (earlier, run)]
+    assert losses[0] == losses[1] and len(losses[0]) == 300
+    assert earlier["scores"] == run["scores"]
+    seconds = [each["summary"]["step_seconds_median"] for each in (run, earlier)]
+    assert 1.4 < seconds[0] / seconds[1] < 1.65  # half as long again
+    peaks = [each["summary"]["peak_bytes"]["allocated"] for each in (run, earlier)]
+    copy = 2 * run["summary"]["total_parameters"] - 2 * (method == "lora") * ADAPTERS
+    assert peaks[1] - peaks[0] == pytest.approx(copy, rel=1e-3)
+
+
+def test_lesson_02_asks_for_the_memory_that_its_runs_stood_at():
+    resident = max(run["summary"]["peak_bytes"]["rss"] for run in RUNS.values())
+    gib = classroom.LESSONS["02"][1]
+    assert gib - 1 < resident / 2**30 <= gib
 
 
 def test_scores_of_the_records_are_those_of_the_evaluations():

@@ -8,10 +8,10 @@ are answered, processes that are started. The time of each comes from what a pro
     the rest               seconds that hardly depend on the processor: kernels, imports, traces
 
 P = 106.2 million weights lie in the embedded model's blocks. The bytes stand for everything that is
-not a matmul (norms, casts, copies, the optimizer, Python). Two quiet runs of lesson 02 left
-2.0 ms a token beside their matmuls for LoRA and 2.2 for full on two AMX cores, in bfloat16: 56 MB
-at 28 GB/s. Six steps of each in float32, AVX2 played by a busy Zen 4, left 2.6 ms of processor time
-on two threads: 75 MB at 29 GB/s.
+not a matmul (norms, casts, copies, the optimizer, Python). Two quiet runs of lesson 02
+(`tests/runs/before`) left 2.0 ms a token beside their matmuls for LoRA and 2.2 for full on two AMX
+cores, in bfloat16: 56 MB at 28 GB/s. Six steps of each in float32, AVX2 played by a busy Zen 4,
+left 2.6 ms of processor time on two threads: 75 MB at 29 GB/s.
 
 The fixed seconds of lesson 04's first two sittings are what they took beside other work on two
 cores of a Zen 4 (88 and 24 s); those of 03 and 05 have a minute in them by which runs from nothing

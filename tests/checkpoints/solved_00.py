@@ -86,6 +86,11 @@ WRONG = [
     ("read_answer", lambda text: text, "list of one string"),
     ("read_answer", lambda text: (text.split("#")[0].split("|"), text.split("#")[-1]), "list of"),
     ("read_answer", lambda text: ([text.split("#")[0].strip()], text.partition("#")[2]), "after #"),
+    (
+        "read_answer",
+        lambda text: ([text], "") if "|" in text.replace(" | ", "") else read_answer(text),
+        "separated by",
+    ),
     ("read_answer", lambda text: (read_answer(text)[0][:1], read_answer(text)[1]), "separated by"),
     ("read_answer", lambda text: read_answer(" ".join(text.split())), "first line"),
     ("read_answer", read_left_to_right, "products come before sums"),

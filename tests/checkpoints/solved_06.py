@@ -1,5 +1,7 @@
 """Lesson 06: right functions, and wrong ones with what is said of them."""
 
+import math
+
 import torch
 from bitsandbytes import functional as bnb
 from torch import nn
@@ -164,6 +166,8 @@ WRONG = [
     ("bottleneck_adapter",
      lambda y, d, bd, u, bu: y + torch.einsum("bs,hs->bh", gelu(inner(y, d, bd)), u)
      + bu, "any leading dimensions"),
+    ("to_nf4", lambda w: (by_thresholds(w)[0], w.abs().max() or math.inf), "block of zeros"),
+    ("to_nf4", lambda w: (by_thresholds(w)[0], w.abs().max() or math.nan), "block of zeros"),
     ("start_bottleneck", lambda h, s: [each.T for each in started(h, s)], "down .size, hidden"),
     ("start_bottleneck", lambda h, s: started(h, s, up=torch.randn), "nearly y"),
     ("start_bottleneck", lambda h, s: started(h, s, bias=1.0), "nearly y"),

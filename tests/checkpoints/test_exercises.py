@@ -35,6 +35,11 @@ def merged(x, W, A, B, alpha, r):
     return torch.nn.functional.linear(x, W + alpha / r * B @ A)
 
 
+def by_linear(x, W, A, B, alpha, r):
+    linear = torch.nn.functional.linear
+    return linear(x, W).add(linear(linear(x, A), B), alpha=alpha / r)
+
+
 def by_einsum(x, W, A, B, alpha, r):
     update = torch.einsum("...r,or->...o", torch.einsum("...i,ri->...r", x, A), B)
     return torch.einsum("...i,oi->...o", x, W) + alpha / r * update
@@ -194,7 +199,7 @@ RIGHT = {
     "word_f1": [counted_f1, of_squad],
     "write": [all_again, caching],
     "write_with_cache": [caching, one_by_one],
-    "lora_forward": [reference_lora_forward, by_einsum, with_copies],
+    "lora_forward": [reference_lora_forward, by_linear, by_einsum, with_copies],
     "count_lora_parameters": [
         reference_count,
         lambda shapes, r: r * sum(map(sum, shapes)),

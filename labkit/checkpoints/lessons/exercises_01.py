@@ -222,7 +222,7 @@ SMALL = 0.01
 
 
 @cache
-def traced_layer(model: str, mlp: int, kv_heads: int) -> float:
+def traced_layer(model: str, mlp: int, kv_heads: int, heads: int = 32) -> float:
     """Return what the second layer adds to what is kept, in bytes per token, by trace."""
     from labkit.memory.settings import StepSettings
     from labkit.memory.trace.tracing import trace
@@ -231,6 +231,7 @@ def traced_layer(model: str, mlp: int, kv_heads: int) -> float:
     for depth in (1, 2):
         changes = {
             "num_hidden_layers": depth, "intermediate_size": mlp, "num_key_value_heads": kv_heads,
+            "num_attention_heads": heads, "head_dim": 128,
         }  # fmt: skip
         settings = StepSettings(
             model=model, method="full", master_weights=False, seq_len=TOKENS, optim="sgd",
@@ -240,12 +241,14 @@ def traced_layer(model: str, mlp: int, kv_heads: int) -> float:
     return (kept[1] - kept[0]) / TOKENS
 
 
-def _adds(changed: dict[str, int], mlp: int, kv_heads: int) -> Callable[[Student], bool]:
+def _adds(
+    changed: dict[str, int], mlp: int, kv_heads: int, heads: int = 32
+) -> Callable[[Student], bool]:
     """Check what a change of Llama 3's layer adds to the student's sum."""
 
     def holds(student: Student) -> bool:
         added = student(**{**LLAMA_3, **changed}) - student(**LLAMA_3)
-        traced = traced_layer("llama-3-8b", mlp, kv_heads)
+        traced = traced_layer("llama-3-8b", mlp, kv_heads, heads)
         traced -= traced_layer("llama-3-8b", LLAMA_3["m"], 8)
         return abs(added - traced) <= SMALL * abs(traced)
 
@@ -271,8 +274,8 @@ LAYER_BYTES = Exercise(
             _adds({"k": 2048}, 14_336, 16),
         ),
         (
-            "queries twice as wide, with h as it was, add queries and output of 16 bits",
-            lambda student: student(**{**LLAMA_3, "q": 8192}) - student(**LLAMA_3) == 2 * 2 * 4096,
+            "queries twice as wide, with h as it was, add what they add in a trace",
+            _adds({"q": 8192}, 14_336, 8, 64),
         ),
         ("a layer of Llama 3 8B keeps what its trace keeps", _is_traced(LLAMA_3, "llama-3-8b", 8)),
         ("a layer of Llama 2 7B keeps what its trace keeps", _is_traced(LLAMA_2, "llama-2-7b", 32)),

@@ -78,6 +78,10 @@ def _lets_gradients_reach_the_adapter(student: Student) -> bool:
     return all(tensor.grad is not None and bool(tensor.grad.any()) for tensor in (A, B))
 
 
+COPIES = {"clone", "_to_copy"}
+"""operations that give a tensor's own numbers, in another order or type"""
+
+
 def _never_builds_the_update(student: Student) -> bool:
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -99,9 +103,6 @@ def _never_builds_the_update(student: Student) -> bool:
         student(x, W, A, B, 8, 3)
     return largest < W.numel()
 
-
-COPIES = {"clone", "contiguous", "_to_copy", "copy_", "detach"}
-"""what gives a tensor's own numbers, in another order or type"""
 
 LORA_FORWARD = Exercise(
     signature="lora_forward(x, W, A, B, alpha, r)",

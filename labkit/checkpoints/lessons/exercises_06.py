@@ -167,7 +167,7 @@ def _codes(*blocks: Callable[[], Any]) -> Callable[[Student], bool]:
             expected, scale = reference_to_nf4(block)
             if not torch.equal(torch.as_tensor(codes).long(), expected):
                 return False
-            if scale > 0 and abs(float(absmax) - float(scale)) > 1e-6 * float(scale):
+            if not abs(float(absmax) - float(scale)) <= (1e-6 * float(scale) or 1.0):
                 return False
         return True
 
