@@ -126,7 +126,7 @@ def test_every_configuration_of_the_autotuner_is_one_of_those_compiled():
     assert found == [tuple(config) for config in kernels.MATMULS]
 
 
-def compile_persistent(config: tuple, *, whole_tiles: bool) -> Compiled:
+def compile_persistent(config: tuple, *, whole_tiles: bool, out: str = "bf16") -> Compiled:
     """Compile Hopper's product for 90; with `whole_tiles` results go out by the copy engine."""
     block, warps, stages = config
     m, n, k = (block[f"BLOCK_{axis}"] for axis in "MNK")
@@ -134,10 +134,11 @@ def compile_persistent(config: tuple, *, whole_tiles: bool) -> Compiled:
         "a_desc": f"tensordesc<i8[{m}, {k}]>",
         "b_desc": f"tensordesc<i8[{n}, {k}]>",
         # Where rows of the result begin at odd addresses it is a's, and not used.
-        "c_desc": f"tensordesc<{f'bf16[{m}, {n // 2}]' if whole_tiles else f'i8[{m}, {k}]'}>",
+        "c_desc": f"tensordesc<{f'{out}[{m}, {n // 2}]' if whole_tiles else f'i8[{m}, {k}]'}>",
     }
     constants = {"B_PER_ROW": True, "HAS_BIAS": True, "STORE_TILES": whole_tiles, **block}
     others = {name: kind for name, kind in MATMUL.items() if name not in ("a_ptr", "b_ptr")}
+    others |= {"c_ptr": f"*{out}", "bias_ptr": f"*{out}"}
     return compile_ahead(
         triton_hopper.persistent_int8_mm_kernel, others | descriptors | {"PROGRAMS": "i32"},
         constants, 90, divisible=("N", "K") if whole_tiles else ("K",), num_warps=warps,
@@ -156,6 +157,16 @@ def test_hoppers_product_copies_tiles_and_multiplies_in_int8(config, whole_tiles
     # An odd width is stored element by element, and the addresses spill; models have none.
     assert (compiled.stack_bytes == 0) is whole_tiles
     assert compiled.shared_bytes <= SHARED_BYTES[90]
+
+
+@pytest.mark.parametrize("whole_tiles", [True, False])
+@pytest.mark.parametrize("out", ["bf16", "fp16", "fp32"])
+def test_every_type_of_result_has_a_tile_that_fits_on_hopper(out, whole_tiles):
+    # The autotuner passes over tiles that do not; float32 results leave room for fewer stages.
+    last = compile_persistent(triton_hopper.TILES[-1], whole_tiles=whole_tiles, out=out)
+    assert last.shared_bytes <= SHARED_BYTES[90]
+    first = compile_persistent(triton_hopper.TILES[0], whole_tiles=whole_tiles, out=out)
+    assert (first.shared_bytes <= SHARED_BYTES[90]) is (out != "fp32")
 
 
 @pytest.mark.parametrize("x", ["*bf16", "*fp16", "*fp32"])
