@@ -208,23 +208,25 @@ def paired_difference(
 
     Items of one cluster (a report) count together; the error is the cluster-robust one of a mean,
     with t of clusters - 1 degrees of freedom. Returns test, n, clusters, difference {value, low,
-    high} and p_value. Scores in [0, 1] that never differ get the exact bound of `equivalence`.
+    high} and p_value. Where all clusters differ by the same there is no spread to go by: p_value is
+    then the sign test's, and the interval that of scores in [0, 1] by the bound of `equivalence`.
     """
     from scipy import stats
 
     mean, error, groups = clustered_difference(a, b, clusters, weights)
     kind = "clustered t-test of paired differences"
     if error == 0:
-        width = 1 - alpha ** (1 / groups) if mean == 0 else 0.0
-        p_value = 1.0 if mean == 0 else 0.0
+        low, high = _without_spread(mean, groups, alpha)
+        p_value = 1.0 if mean == 0 else 2.0 ** (1 - groups)
     else:
         width = float(stats.t.ppf(1 - alpha / 2, groups - 1)) * error
+        low, high = mean - width, mean + width
         p_value = float(2 * stats.t.sf(abs(mean) / error, groups - 1))
     return {
         "test": kind,
         "n": len(a),
         "clusters": groups,
-        "difference": {"value": mean, "low": mean - width, "high": mean + width},
+        "difference": {"value": mean, "low": low, "high": high},
         "p_value": p_value,
     }
 
@@ -240,9 +242,10 @@ def equivalence(
     """Show that two scores differ by less than `margin`: two one-sided tests, paired by item.
 
     Returns test, n, clusters, margin, difference {value, low, high} (b - a, at 1 - 2 alpha:
-    equivalent is the same as this interval lying inside the margin), p_value, equivalent. Where no
-    item differs there is no spread to go by: had a share `margin` of the clusters differed, none of
-    G would show it in (1 - margin)^G of repetitions.
+    equivalent is the same as this interval lying inside the margin), p_value, equivalent. Where all
+    clusters differ by the same d, often 0, there is no spread to go by: had a share `margin` - |d|
+    of the clusters differed by 1 more, none of G would show it in (1 - `margin` + |d|)^G of
+    repetitions.
 
     Raises ValueError unless 0 < margin < 1.
     """
@@ -252,10 +255,11 @@ def equivalence(
         raise ValueError(f"a margin is a share between 0 and 1, not {margin}")
     mean, error, groups = clustered_difference(a, b, clusters)
     if error == 0:
-        width = 1 - alpha ** (1 / groups) if mean == 0 else 0.0
-        p_value = (1 - margin) ** groups if mean == 0 else float(abs(mean) >= margin)
+        low, high = _without_spread(mean, groups, alpha)
+        p_value = min(1.0, (1 - margin + abs(mean)) ** groups)
     else:
         width = float(stats.t.ppf(1 - alpha, groups - 1)) * error
+        low, high = mean - width, mean + width
         above = stats.t.sf((mean + margin) / error, groups - 1)
         below = stats.t.cdf((mean - margin) / error, groups - 1)
         p_value = float(max(above, below))
@@ -264,7 +268,7 @@ def equivalence(
         "n": len(a),
         "clusters": groups,
         "margin": margin,
-        "difference": {"value": mean, "low": mean - width, "high": mean + width},
+        "difference": {"value": mean, "low": low, "high": high},
         "p_value": p_value,
         "equivalent": p_value < alpha,
     }
@@ -320,6 +324,13 @@ def clustered_difference(
     squares = math.fsum((s - mean * u) ** 2 for s, u in zip(sums, units, strict=True))
     error = math.sqrt(groups / (groups - 1) * squares) / total
     return mean, 0.0 if error < 1e-12 else error, groups
+
+
+def _without_spread(mean: float, groups: int, alpha: float) -> tuple[float, float]:
+    """Return the interval of a difference of scores that all clusters share, by their number."""
+    width = 1 - alpha ** (1 / groups)
+    furthest = 1.0 if abs(mean) <= 1 else math.inf
+    return max(-furthest, mean - width), min(furthest, mean + width)
 
 
 def _logs(times: Sequence[float]) -> Any:

@@ -345,6 +345,21 @@ def test_answers_that_never_differ_prove_as_much_as_their_number_allows() -> Non
     assert stats.paired_difference(many, many)["p_value"] == 1.0
 
 
+def test_differences_without_spread_prove_as_much_as_their_number_allows() -> None:
+    """All wrong against all right: the sign test's p, and an interval that has a width."""
+    two = stats.paired_difference([0.0] * 2, [1.0] * 2)
+    assert two["p_value"] == 0.5
+    assert two["difference"]["low"] == pytest.approx(0.05**0.5)
+    assert two["difference"]["high"] == two["difference"]["value"] == 1.0
+    clusters = ["a", "a", "b", "b", "c", "c"]
+    assert stats.paired_difference([0.0] * 6, [0.5] * 6, clusters)["p_value"] == 0.25
+    assert stats.paired_difference([0.0] * 10, [1.0] * 10)["p_value"] == 2**-9
+    found = stats.equivalence([0.5] * 2, [0.51] * 2, margin=0.02)
+    assert not found["equivalent"] and found["p_value"] == pytest.approx(0.99**2)
+    assert stats.equivalence([0.5] * 900, [0.51] * 900, margin=0.02)["equivalent"]
+    assert stats.equivalence([0.0] * 900, [0.5] * 900, margin=0.02)["p_value"] == 1.0
+
+
 def test_mcnemar_is_a_binomial_test_of_the_disagreements() -> None:
     a = [1, 1, 1, 1, 1, 0, 0, 1, 0, 1]
     b = [1, 0, 0, 0, 0, 1, 0, 1, 0, 0]

@@ -11,6 +11,12 @@ FRACTIONS = (0.80, 0.05, 0.15)
 Item = TypeVar("Item")
 
 
+def text_key(text: str) -> str:
+    """Return what equal texts share, whatever their case and spaces: 16 hexadecimal digits."""
+    words = " ".join(text.lower().split())
+    return hashlib.sha256(words.encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
 def cut(items: Sequence[Item], key: Callable[[Item], str], seed: int = 0) -> dict[str, list[Item]]:
     """Cut items into train, dev and test, each in the order given; those of one key stay together.
 

@@ -4,8 +4,8 @@
     messages                       [{"role": "user", "content": …}, …]
     conversations                  ShareGPT's form, LIMA's list of texts, or messages
     conversation                   Firefly's pairs
-    prompt, completion             texts or messages; response or answer for completion also
-    instruction, output            Alpaca's, with input; Dolly's, with context and response
+    prompt, completion             or question; response, answer; texts or messages
+    instruction, output            or response; with input (Alpaca's) or context (Dolly's)
     input, target or output        Firefly's other form, LongForm's
     text                           running text, for continued pretraining
 
@@ -19,6 +19,7 @@ from labkit.datasets.chat.source import data_set
 from labkit.datasets.chat.turns import Draft, entry, pairs
 from labkit.errors import LabkitError, brief
 
+ASKED = ("prompt", "question")
 ANSWERS = ("completion", "response", "answer")
 
 
@@ -35,11 +36,12 @@ def form(row: Any) -> Draft:
         return _conversations(row)
     if "conversation" in keys:
         return firefly.form(row)
-    if "prompt" in keys and (answers := [key for key in ANSWERS if key in keys]):
-        asked = [*turns.system(row), *_messages(row, "prompt", "user")]
-        return Draft(turns=[*asked, *_messages(row, answers[0], "assistant")])
+    asked, answers = ([key for key in names if key in keys] for names in (ASKED, ANSWERS))
+    if asked and answers:
+        before = [*turns.system(row), *_messages(row, asked[0], "user")]
+        return Draft(turns=[*before, *_messages(row, answers[0], "assistant")])
     if "instruction" in keys:
-        return dolly.form(row) if "response" in keys else alpaca.form(row)
+        return _instruction(row)
     if "input" in keys:
         return firefly.form(row) if "target" in keys else longform.form(row)
     if "text" in keys:
@@ -55,6 +57,16 @@ def _conversations(row: dict[str, Any]) -> Draft:
     if first and isinstance(first[0], dict) and "role" in first[0]:
         return Draft(turns=pairs(row, "conversations", "role", "content"))
     return finetome.form(row)
+
+
+def _instruction(row: dict[str, Any]) -> Draft:
+    """Return an instruction and its answer; what it is about stands as Alpaca or Dolly has it."""
+    answer = row["response"] if "response" in row else entry(row, "output")
+    if not row.get("input"):
+        return dolly.form({**row, "response": answer})
+    if row.get("context"):
+        raise LabkitError("it has an input and a context, and one of them has to be left out")
+    return alpaca.form({**row, "output": answer})
 
 
 def _preference(row: dict[str, Any]) -> Draft:

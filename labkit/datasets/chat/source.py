@@ -7,7 +7,6 @@ A damaged row is never passed over in silence: `Reading.damaged` has a sentence 
 asks for the examples says what is to become of it (`registry.examples`).
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -106,21 +105,16 @@ def _sorted_out(rows: Iterable[Row], form: Form) -> tuple[list[Example], list[st
 def _example(draft: Draft, where: str) -> Example:
     strata = {"type": draft.kind} if isinstance(draft.kind, str) and draft.kind else {}
     if draft.text is not None:
-        return Example(uid=where, group=_hash(draft.text), text=draft.text, strata=strata,
+        return Example(uid=where, group=splits.text_key(draft.text), text=draft.text, strata=strata,
                        called="row")  # fmt: skip
     messages = turns.checked(draft.turns)
     first = next(turn["content"] for turn in messages if turn["role"] == "user")
     answer = messages[-1]["content"]
     if draft.rejected == answer:
         raise LabkitError("chosen and rejected are the same")
-    return Example(uid=where, group=_hash(first), messages=messages, every_answer=True,
+    return Example(uid=where, group=splits.text_key(first), messages=messages, every_answer=True,
                    chosen=answer if draft.rejected else "", rejected=draft.rejected or "",
                    strata=strata, called="row")  # fmt: skip
-
-
-def _hash(text: str) -> str:
-    """Return what equal questions share, so that none stands in two splits."""
-    return hashlib.sha256(" ".join(text.lower().split()).encode()).hexdigest()[:16]
 
 
 def _looks_like_hub_id(path: str) -> bool:

@@ -74,6 +74,7 @@ def said(content: Any, what: str) -> str:
     """
     if content is None:
         raise LabkitError(f"{what} is null")
+    content = of_parts(content, what)
     if not isinstance(content, str):
         raise LabkitError(f"{what} is no text but {brief(content)}")
     if not content.strip():
@@ -81,6 +82,23 @@ def said(content: Any, what: str) -> str:
     if len(content) > MOST_CHARACTERS:
         raise LabkitError(f"{what} has {len(content)} characters, more than {MOST_CHARACTERS}")
     return fields.text(content, what)
+
+
+def of_parts(content: Any, what: str) -> Any:
+    """Return a list of OpenAI's text parts as one text, a paragraph each; all else as it is.
+
+    Raises:
+        LabkitError: a part is no text: an image, say.
+    """
+    if not isinstance(content, list):
+        return content
+    texts = []
+    for part in content:
+        text = part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None
+        if not isinstance(text, str):
+            raise LabkitError(f"{what} has a part that is no text: {brief(part)}")
+        texts.append(text)
+    return "\n\n".join(texts)
 
 
 def entry(row: Any, key: str, kind: type = object) -> Any:

@@ -64,17 +64,26 @@ SAYS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Audited:
-    """An example as the checks see it: its split, its place, request and answer."""
+    """An example as the checks see it: its split, its place, request and answer.
+
+    A system message is apart: many examples share one, and it makes none of them alike.
+    """
 
     split: str
     place: str
     request: str
     answer: str
+    system: str = ""
 
     @property
     def text(self) -> str:
         """Request and answer."""
         return f"{self.request}\n{self.answer}" if self.request else self.answer
+
+    @property
+    def whole(self) -> str:
+        """All that is said, the system message too."""
+        return f"{self.system}\n{self.text}" if self.system else self.text
 
 
 def audit(
@@ -94,7 +103,7 @@ def audit(
     if tokens is None:
         del findings["too_long"]
     else:
-        for example, count in zip(examples, tokens([e.text for e in examples]), strict=True):
+        for example, count in zip(examples, tokens([e.whole for e in examples]), strict=True):
             if count > max_length:
                 findings["too_long"].append({"place": example.place, "tokens": count})
     expected = _language(examples)
@@ -142,21 +151,25 @@ def read(path: str | Path) -> tuple[list[Audited], list[Refused]]:
 def _of_data_set(data: DataSet) -> Iterator[Audited]:
     for split in ("train", "dev", "test"):
         for example in data.load("", split):
-            *before, last = example.messages or ({"content": example.text or example.chosen},)
-            request = "\n".join(turn["content"] for turn in before)
-            yield Audited(split=split, place=f"{data.name}:{example.uid}", request=request,
-                          answer=last["content"])  # fmt: skip
+            said = [(turn["role"], turn["content"]) for turn in example.messages or ()]
+            yield _example(split, f"{data.name}:{example.uid}",
+                           said or [("", example.text or example.chosen)])  # fmt: skip
 
 
 def _audited(file: File, document: Document) -> Audited:
     name = file.path.name.lower().split(".")[0]
     split = next((each for each in SPLIT_NAMES if name.startswith(each)), name)
     place = file.label + document.place
-    if not document.turns:
-        return Audited(split=split, place=place, request="", answer=document.text)
-    *before, (_, answer) = document.turns
-    request = "\n".join(content for _, content in before)
-    return Audited(split=split, place=place, request=request, answer=answer)
+    return _example(split, place, document.turns or [("", document.text)])
+
+
+def _example(split: str, place: str, turns: Sequence[tuple[str, str]]) -> Audited:
+    *before, (_, answer) = turns
+    system, request = (
+        "\n".join(content for role, content in before if (role == "system") is wanted)
+        for wanted in (True, False)
+    )
+    return Audited(split=split, place=place, request=request, answer=answer, system=system)
 
 
 def _language(examples: list[Audited]) -> str:
@@ -193,9 +206,9 @@ def _alone(
         asked = numbers(request)
         if told.whole() in asked.ngrams(told.count):
             yield "label_leak", answer[:60]
-    if "mojibake" in normalise(example.text)[1]:
+    if "mojibake" in normalise(example.whole)[1]:
         yield "mojibake", example.text[:60]
-    if token := _END_TOKENS.search(example.text):
+    if token := _END_TOKENS.search(example.whole):
         yield "end_token", token[0]
     if items := guard.find(numbers(example.text)):
         yield "contaminated", guard.names[min(items)]

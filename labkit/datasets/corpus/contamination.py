@@ -139,6 +139,10 @@ def _texts(line: bytes, where: str, suffix: str) -> list[str]:
 def _strings(value: Any) -> Iterator[str]:
     if isinstance(value, str):
         yield value
-    elif isinstance(value, dict | list):
-        for each in value.values() if isinstance(value, dict) else value:
+    elif isinstance(value, list):
+        for each in value:
             yield from _strings(each)
+    elif isinstance(value, dict) and "system" not in (value.get("role"), value.get("from")):
+        for key, each in value.items():
+            if key != "system":  # what all items begin with is no item's
+                yield from _strings(each)

@@ -80,8 +80,10 @@ class Pieces:
     def text(self, row: Any) -> str:
         """Return the text by which a record is compared."""
         fields = json.loads(self.line(row))
-        contents = [turn["content"] for turn in fields.get("messages", ())]
-        return compared(fields["form"], contents or [fields["text"]])
+        if "messages" not in fields:
+            return compared(fields["form"], (("", fields["text"]),))
+        turns = tuple((turn["role"], turn["content"]) for turn in fields["messages"])
+        return compared(fields["form"], turns)
 
 
 def deduplicated(pieces: Pieces, near: float) -> tuple[Array, dict[str, Any]]:

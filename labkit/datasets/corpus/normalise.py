@@ -134,9 +134,14 @@ def russian(text: str) -> float:
 
 def cyrillic(content: bytes) -> str | None:
     """Decode bytes in cp1251 or KOI8-R, whichever reads like Russian; None where neither does."""
-    score, text = max((russian(t), t) for t in (_decoded(content, "cp1251"),
-                                                _decoded(content, "koi8-r")))  # fmt: skip
-    return text if score >= LEAST_COMMON else None
+    encoding = cyrillic_encoding(content)
+    return content.decode(encoding) if encoding else None
+
+
+def cyrillic_encoding(content: bytes) -> str | None:
+    """Return cp1251 or koi8-r, in which bytes read like Russian; None where in neither they do."""
+    score, encoding = max((russian(_decoded(content, name)), name) for name in ("cp1251", "koi8-r"))
+    return encoding if score >= LEAST_COMMON else None
 
 
 def _decoded(content: bytes, encoding: str) -> str:

@@ -5,16 +5,22 @@ MediaWiki dump are one each; where such a record has a question and an answer, i
 """
 
 import codecs
+import contextlib
 import csv
 import io
 import json
+import lzma
+import re
 import xml.etree.ElementTree as ET
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from labkit.datasets import splits
+from labkit.datasets.chat.turns import of_parts
 from labkit.datasets.corpus import markup
-from labkit.datasets.corpus.normalise import cyrillic, whole_characters
+from labkit.datasets.corpus.normalise import cyrillic, cyrillic_encoding, whole_characters
 from labkit.datasets.corpus.sources import (
     LONGEST_BYTES,
     File,
@@ -23,7 +29,7 @@ from labkit.datasets.corpus.sources import (
     lines,
     open_file,
 )  # fmt: skip
-from labkit.errors import brief
+from labkit.errors import LabkitError, brief
 
 Turns = tuple[tuple[str, str], ...]
 
@@ -50,6 +56,7 @@ _BOMS = {
     codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
 }  # fmt: skip
+_DAMAGE = Refusal, OSError, EOFError, zlib.error, lzma.LZMAError
 FEW_BROKEN = 1e-3
 """Up to this share of characters a UTF-8 text may have lost; they are left out."""
 
@@ -62,7 +69,12 @@ _PAIRS = (
 _ASKED = {asked for asked, _ in _PAIRS}
 _TEXTS = ("text", "content", "article", "body", "markdown", "текст")
 _TITLES = ("title", "headline", "name", "заголовок")
-_GROUPS = ("group", "source", "url")
+_GROUPS = ("group", "url")
+_PLACE = re.compile(
+    r"://|\.(?:txt|md|rst|tex|html?|xml|pdf|epub|docx?|odt|pptx?|xlsx?|csv|tsv|jsonl?)(?:[#@:]|$)",
+    re.IGNORECASE,
+)
+"""A `source` that is an address or a file is a document; another names a whole collection."""
 _LICENCES = ("license", "licence")
 
 
@@ -75,7 +87,7 @@ def documents(file: File, start: int = 0, end: int | None = None) -> Read:
 
 
 def decode(content: bytes) -> str:
-    """Return the text of bytes in UTF-8, UTF-16, cp1251, KOI8-R or what the bytes look like.
+    """Return the text of bytes in UTF-8, UTF-16, cp1251, KOI8-R, cp1252 or what they look like.
 
     Raises:
         Refusal: they are no text, or in no encoding that can be told.
@@ -87,12 +99,24 @@ def decode(content: bytes) -> str:
         text = content.decode()
     except UnicodeDecodeError:
         text = content.decode("utf-8", "replace")
-        if text.count("\ufffd") > FEW_BROKEN * len(text):
+        broken, right = _beyond_ascii(text)
+        if broken > FEW_BROKEN * len(text):
             text = cyrillic(content) or _guessed(content)
+        elif broken > right:
+            text = content.decode("cp1252", "replace")
         text = text.replace("\ufffd", "")
     if "\0" in text:
         raise Refusal("binary: it has null characters")
     return text
+
+
+def _beyond_ascii(text: str) -> tuple[int, int]:
+    """Return how many characters of a decoded text were broken, and how many others are not ASCII.
+
+    In a text that is UTF-8 the second number is the larger one.
+    """
+    broken = text.count("\ufffd")
+    return broken, len(text) - len(text.encode("ascii", "ignore")) - broken
 
 
 def _guessed(content: bytes) -> str:
@@ -170,19 +194,14 @@ def _csv(file: File, start: int, end: int) -> Read:
             while line and not line.endswith(("\n", "\r")):
                 line = text.readline(2**20)
 
+    encoding = _encoding(file)
     with open_file(file) as stream:
-        sample = stream.peek(2**16)[: 2**16]  # type: ignore[attr-defined]
-        encoding = "utf-8-sig"
-        try:
-            codecs.getincrementaldecoder(encoding)().decode(sample)
-        except UnicodeDecodeError:
-            encoding = "cp1251" if cyrillic(sample) else "latin-1"
+        head = io.TextIOWrapper(stream, encoding, errors="replace").readline(LONGEST_BYTES)
+    with open_file(file) as stream:
         text = io.TextIOWrapper(stream, encoding, errors="replace", newline="")
-        delimiter = "\t" if ".tsv" in file.path.suffixes else ","
-        if delimiter == "," and sample.split(b"\n")[0].count(b";") > sample.split(b"\n")[0].count(
-            b","
-        ):
-            delimiter = ";"
+        delimiter = max(",;\t", key=head.count)
+        if ".tsv" in file.path.suffixes:
+            delimiter = "\t"
         rows = csv.DictReader(bounded(text), delimiter=delimiter)
         while True:
             try:
@@ -196,6 +215,31 @@ def _csv(file: File, start: int, end: int) -> Read:
                 yield _record(row, file, f":{rows.line_num}")
             except (csv.Error, Refusal) as error:
                 yield Refused(place=f"{file.label}:{rows.line_num}", reason=str(error))
+
+
+def _encoding(file: File) -> str:
+    """Return the encoding of a whole file of rows: by its mark, UTF-8, or a table of one byte.
+
+    Where it is not UTF-8, the lines that are not ASCII say which table it is: a Cyrillic one, or
+    cp1252, which a spreadsheet's plain CSV has in the West.
+    """
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    broken = right = 0
+    beyond = b""
+    with open_file(file) as stream, contextlib.suppress(*_DAMAGE):  # reading the rows tells it
+        block = stream.read(4)
+        for bom, encoding in _BOMS.items():
+            if block.startswith(bom):
+                return encoding
+        while block:
+            found = _beyond_ascii(decoder.decode(block))
+            broken, right = broken + found[0], right + found[1]
+            if not block.isascii() and len(beyond) < 2**16:
+                beyond += b"\n".join(line for line in block.splitlines() if not line.isascii())
+            block = stream.read(2**20)
+    if broken <= right:
+        return "utf-8-sig"
+    return cyrillic_encoding(beyond) or "cp1252"
 
 
 def _wiki(file: File, start: int, end: int) -> Read:
@@ -251,10 +295,14 @@ def _record(record: Any, file: File, place: str) -> Document:
         "source": file.label,
         "place": place,
         "licence": _first(record, _LICENCES),
-        "group": _first(record, _GROUPS) or file.label + place,
     }
+    group = _first(record, _GROUPS)
+    if not group and _PLACE.search(named := _first(record, ("source",))):
+        group = named
     if turns := _turns(record):
-        return Document(turns=turns, **facts)
+        asked = next(content for role, content in turns if role == "user")
+        return Document(turns=turns, group=group or splits.text_key(asked), **facts)
+    facts["group"] = group or file.label + place
     if text := _first(record, _TEXTS):
         return Document(text=text, title=_first(record, _TITLES), **facts)
     raise Refusal(f"a record with neither a text nor a question and an answer, but with "
@@ -266,7 +314,7 @@ def _turns(record: Mapping[str, Any]) -> Turns:
     if isinstance(messages, list):
         turns = tuple(
             (whole_characters(str(each.get("role") or each.get("from"))),
-             str(each.get("content") or each.get("value") or ""))
+             _content(each.get("content") or each.get("value") or ""))
             for each in messages if isinstance(each, dict)
         )  # fmt: skip
         roles = {"human": "user", "gpt": "assistant"}
@@ -279,11 +327,23 @@ def _turns(record: Mapping[str, Any]) -> Turns:
     for asked, answered in _PAIRS:
         question, answer = record.get(asked), record.get(answered)
         if isinstance(question, str) and isinstance(answer, str) and question.strip():
-            more = record.get("input") if asked == "instruction" else None
+            more = record.get("input") or record.get("context")
+            if asked != "instruction":
+                more = None
             if isinstance(more, str) and more.strip():
                 question = f"{question}\n\n{more}"
             return (("user", question), ("assistant", answer))
     return ()
+
+
+def _content(content: Any) -> str:
+    try:
+        content = of_parts(content, "a message")
+    except LabkitError as error:
+        raise Refusal(str(error)) from None
+    if not isinstance(content, str):
+        raise Refusal(f"a message that is no text but {brief(content)}")
+    return content
 
 
 _READERS: dict[str, Callable[[File, int, int], Read]] = {

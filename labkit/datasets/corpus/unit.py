@@ -232,8 +232,12 @@ def _forms(
     return [("title", instructions.from_title(title, text, code, choice))]
 
 
-def compared(form: str, contents: list[str]) -> str:
-    """Return the text by which a record is compared: without the request, where we worded it."""
+def compared(form: str, turns: Turns) -> str:
+    """Return the text by which a record is compared: without what many share.
+
+    That is a system message, and the request where we worded it.
+    """
+    contents = [content for role, content in turns if role != "system"]
     return contents[-1] if form == "title" else "\n\n".join(contents)
 
 
@@ -242,7 +246,7 @@ def _record(
     guard: Guard, tally: Tally,
 ) -> Iterator[Record]:  # fmt: skip
     place = document.source + document.place
-    text = compared(form, [content for _, content in messages])
+    text = compared(form, messages)
     if text != page.text:
         page = Page(text, code)
     if not page.count:

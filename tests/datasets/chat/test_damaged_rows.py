@@ -33,6 +33,13 @@ DAMAGED: dict[str, tuple[bytes, str]] = {
     "null answer": (talk(("user", "q"), ("assistant", None)), r"turn 2 \(assistant\) is null"),
     "null": (b"null", "no JSON object but None"),
     "number for text": (talk(("user", 3), ("assistant", "a")), r"turn 1 \(user\) is no text but 3"),
+    "a picture": (talk(("user", [{"type": "image_url"}]), ("assistant", "a")),
+                  r"turn 1 \(user\) has a part that is no text: {'type': 'image_url'}"),
+    "no parts": (talk(("user", []), ("assistant", "a")), r"turn 1 \(user\) is empty"),
+    "two things asked about": (
+        b'{"instruction": "q", "input": "x", "context": "y", "output": "a"}',
+        "an input and a context"),
+    "instruction alone": (b'{"instruction": "q", "input": "x"}', "it has no key 'output'"),
     "two assistants": (talk(("user", "q"), ("assistant", "a"), ("assistant", "b")),
                        "turn 3 is a second assistant turn in a row"),
     "two users": (talk(("user", "q"), ("user", "r"), ("assistant", "a")), "second user turn"),

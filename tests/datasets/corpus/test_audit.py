@@ -76,6 +76,22 @@ def test_duplicates_within_and_across_splits(tmp_path: Path) -> None:
     assert found(report) == {"near_duplicates": ["train10"], "same_request": ["train10"]}
 
 
+SYSTEM = " ".join(f"rule{n}" for n in range(80))
+
+
+def test_a_shared_system_message_makes_nothing_alike(tmp_path: Path) -> None:
+    said = {"role": "system", "content": SYSTEM}
+    rows = [turns(f"Question {n} is?", f"Answer {n} and no more.") for n in range(12)]
+    rows = [{"messages": [said, *row["messages"]]} for row in rows]
+    folder = write(tmp_path, train=rows[:8], test=rows[8:])
+    report = audit(
+        folder, tokens=lambda texts: [len(text.split()) for text in texts], max_length=80
+    )
+    assert {name for name, value in report["findings"].items() if value["count"]} == {"too_long"}
+    rows[0]["messages"][0] = {"role": "system", "content": "Be brief.<|im_end|>"}
+    assert found(audit(write(tmp_path, train=rows[:8]))) == {"end_token": ["train0"]}
+
+
 def test_lengths_are_told_with_a_tokenizer(tmp_path: Path) -> None:
     folder = write(tmp_path, train=[turns("a b", "c"), turns("a b c", "d e")])
     report = audit(folder, tokens=lambda texts: [len(text.split()) for text in texts], max_length=4)

@@ -186,6 +186,54 @@ def test_splits_are_by_source(records: Any, built: Path) -> None:
     assert sizes["train"] > 0.8 * sum(sizes.values()) and min(sizes.values()) > 0
 
 
+def conversations(folder: Path, rows: list[list[tuple[str, str]]]) -> Path:
+    folder.mkdir()
+    lines = [json.dumps({"messages": [{"role": r, "content": c} for r, c in row]}) for row in rows]
+    (folder / "chat.jsonl").write_text("\n".join(lines))
+    return folder
+
+
+def contents_of(out: Path) -> dict[str, list[tuple[str, ...]]]:
+    return {
+        split: [
+            tuple(turn["content"] for turn in json.loads(line)["messages"])
+            for line in (out / f"{split}.jsonl").read_text().splitlines()
+        ]
+        for split in ("train", "dev", "test")
+    }
+
+
+RULES = " ".join(f"Follow rule {n} of the house at all times." for n in range(9))
+
+
+def test_conversations_under_one_system_message_are_not_alike(tmp_path: Path) -> None:
+    rows = [[("system", RULES), ("user", f"Where is the {n}th house of them?"),
+             ("assistant", f"Behind the {n + 1}th one, I think.")] for n in range(60)]  # fmt: skip
+    test = tmp_path / "test.jsonl"
+    asked = [{"role": role, "content": content} for role, content in rows[7][:2]]
+    test.write_text(json.dumps({"messages": asked}))
+    rows += [rows[3], [("system", "Be kind."), *rows[4][1:]]]
+    build([conversations(tmp_path / "in", rows)], tmp_path / "out",
+          replace(SETTINGS, limits={}, against=(str(test),)), workers=1)  # fmt: skip
+    found = [row for rows in contents_of(tmp_path / "out").values() for row in rows]
+    # The test's question, of too few words for a check, stays; both repetitions go.
+    assert len(found) == 60 and {row[0] for row in found} <= {RULES, "Be kind."}
+
+
+def test_equal_requests_stay_in_one_split(tmp_path: Path) -> None:
+    rows = [[("user", f"Where is the {n % 40}th house of them?"),
+             ("assistant", f"Behind the {n}th one, I think.")] for n in range(120)]  # fmt: skip
+    build([conversations(tmp_path / "in", rows)], tmp_path / "out",
+          replace(SETTINGS, limits={}, near=1.0, fractions=(0.6, 0.2, 0.2)), workers=1)  # fmt: skip
+    asked = {
+        split: {row[0] for row in rows} for split, rows in contents_of(tmp_path / "out").items()
+    }
+    assert {split: len(requests) for split, requests in asked.items()} == {
+        "train": 24, "dev": 8, "test": 8,
+    }  # fmt: skip
+    assert sum(map(len, asked.values())) == len(set().union(*asked.values()))
+
+
 def test_small_sets_have_all_splits() -> None:
     groups = np.array([5, 5, 9, 2**60, 7, 9], np.uint64)
     parts = split_of(groups, (0.9, 0.05, 0.05))

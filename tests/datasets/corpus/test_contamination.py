@@ -34,6 +34,19 @@ def test_thirteen_words_in_a_row(text: str, found: set[int]) -> None:
     assert against.unchecked == 1
 
 
+def test_a_system_message_of_a_test_is_no_items(tmp_path: Path) -> None:
+    said, asked = " ".join(WORDS[:20]), " ".join(WORDS[20:])
+    rows = [
+        {"messages": [{"role": "system", "content": said}, {"role": "user", "content": asked}]},
+        {"conversations": [{"from": "system", "value": said}, {"from": "human", "value": asked}]},
+        {"system": said, "prompt": asked},
+    ]
+    file = tmp_path / "test.jsonl"
+    file.write_text("\n".join(map(json.dumps, rows)))
+    against = guard(items_of(str(file)))
+    assert against.find(numbers(asked)) == {0, 1, 2} and against.find(numbers(said)) == set()
+
+
 STRETCHES = st.lists(st.sampled_from([" ".join(WORDS[a:b]) for a in (0, 5) for b in (9, 13, 22)]),
                      max_size=4).map(" ".join)  # fmt: skip
 

@@ -74,6 +74,12 @@ RECORDS = [
     ({"Question": "Why?", "answer": "So."}, (("user", "Why?"), ("assistant", "So."))),
     ({"instruction": "Add.", "input": "1 2", "output": "3"},
      (("user", "Add.\n\n1 2"), ("assistant", "3"))),
+    ({"instruction": "Add.", "context": "1 2", "response": "3"},
+     (("user", "Add.\n\n1 2"), ("assistant", "3"))),
+    ({"messages": [{"role": "user", "content": [{"type": "text", "text": "Hi"},
+                                                {"type": "text", "text": "there"}]},
+                   {"role": "assistant", "content": [{"type": "text", "text": "Ho"}]}]},
+     (("user", "Hi\n\nthere"), ("assistant", "Ho"))),
     ({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]},
      (("user", "Hi"), ("assistant", "Ho"))),
     ({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]},
@@ -87,6 +93,71 @@ def test_records_in_published_forms(tmp_path: Path, record: dict, expected: obje
     (found,) = read(tmp_path)["a.jsonl"]
     assert isinstance(found, Document)
     assert expected == (found.turns or (found.title, found.text))
+
+
+PICTURE = {"type": "image_url", "image_url": {"url": "a.png"}}
+
+
+@pytest.mark.parametrize("content", [[PICTURE], [{"type": "text"}], {"text": "Hi"}, 5])
+def test_what_is_said_in_no_text_is_refused(tmp_path: Path, content: object) -> None:
+    turns = [{"role": "user", "content": content}, {"role": "assistant", "content": "Ho"}]
+    written(tmp_path, "a.jsonl", json.dumps({"messages": turns}))
+    (found,) = read(tmp_path)["a.jsonl"]
+    assert isinstance(found, Refused) and "no text" in found.reason
+
+
+def asked(question: str, **more: str) -> dict[str, str]:
+    return {"question": question, "answer": "So.", **more}
+
+
+@pytest.mark.parametrize(("one", "other", "together"), [
+    (asked("Why?"), asked("why? "), True),
+    (asked("Why?"), asked("How?"), False),
+    (asked("Why?", source="FLAN"), asked("How?", source="FLAN"), False),
+    (asked("Why?", source="http://a.b/c"), asked("How?", source="http://a.b/c"), True),
+    (asked("Why?", source="in/a.PDF"), asked("How?", source="in/a.PDF"), True),
+    (asked("Why?", group="g"), asked("How?", group="g"), True),
+    (asked("Why?", group="g"), asked("Why?", group="h"), False),
+    ({"text": "One.", "source": "a.md"}, {"text": "Two.", "source": "a.md"}, True),
+    ({"text": "One.", "source": "wikihow.com"}, {"text": "Two.", "source": "wikihow.com"}, False),
+])  # fmt: skip
+def test_what_stays_in_one_split(
+    tmp_path: Path, one: dict[str, str], other: dict[str, str], together: bool
+) -> None:
+    written(tmp_path, "a.jsonl", "\n".join(map(json.dumps, (one, other))))
+    first, second = read(tmp_path)["a.jsonl"]
+    assert isinstance(first, Document) and isinstance(second, Document)
+    assert first.group and (first.group == second.group) is together
+
+
+PRICE = "It costs 20 € – the “naïve” price"
+MANY = "".join(f"Question {n}?,Answer {n}.\n" for n in range(20_000))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+def test_encodings_of_tables_are_told_by_all_of_them(tmp_path: Path, encoding: str) -> None:
+    assert len(MANY) > 2**17
+    for name, rows in (("a.csv", f"Why?,{PRICE}\n"), ("b.csv", f"{MANY}Why?,{PRICE}\n")):
+        written(tmp_path, name, ("question,answer\n" + rows).encode(encoding))
+    for found in read(tmp_path).values():
+        assert isinstance(found[-1], Document) and found[-1].turns[1][1] == PRICE
+
+
+def test_tables_in_koi8_and_tables_with_a_broken_byte(tmp_path: Path) -> None:
+    rows = f"вопрос,ответ\nПочему?,{RUSSIAN}\n"
+    written(tmp_path, "a.csv", rows.encode("koi8-r"))
+    written(tmp_path, "b.csv", rows.encode() + b"\xff?,yes\n")
+    found = read(tmp_path)
+    for name in ("a.csv", "b.csv"):
+        assert isinstance(found[name][0], Document) and found[name][0].turns[1][1] == RUSSIAN
+
+
+def test_one_foreign_letter_in_a_long_western_text(tmp_path: Path) -> None:
+    written(
+        tmp_path, "a.txt", ("Every day is like the one before. " * 100 + "Café.").encode("cp1252")
+    )
+    (page,) = read(tmp_path)["a.txt"]
+    assert isinstance(page, Document) and page.text.endswith("Café.")
 
 
 def test_csv_and_tsv(tmp_path: Path) -> None:
