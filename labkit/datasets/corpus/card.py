@@ -38,8 +38,8 @@ def render(report: Mapping[str, Any]) -> str:
         f"# {' + '.join(report['sources'])}\n",
         f"{total:,} records, {report['characters']:,} characters, made by `labkit build-dataset` "
         f"(seed {settings['seed']}) from {report['files']:,} files.\n",
-        "## Splits\n\nBy source: what came from one document, or was asked in the same words, is in "
-        "one split.\n",
+        "## Splits\n\nBy source: what came from one document, or was asked in the same words, is "
+        "in one split.\n",
         _table(("split", "records", "file", "sha256"), [
             (split, f"{count:,}", file, f"`{report['sha256'][file]}`" if count else "")
             for split, count in report["records"].items()
