@@ -29,7 +29,7 @@ class Card:
         if not self.rehearsal:  # only on a card
             return _facts()
         return {"name": "a rehearsal on the CPU", "compute_capability": None,
-                "memory_bytes": 4 * 2**30, "multiprocessors": 1, "cuda": None}  # fmt: skip
+                "memory_bytes": 32 * 2**30, "multiprocessors": 1, "cuda": None}  # fmt: skip
 
     def synchronize(self) -> None:
         """Wait until the device has done everything it was given."""

@@ -75,7 +75,7 @@ CASES: tuple[Case, ...] = (
 )
 
 LIMITS = (24 * 2**30, 40 * 2**30, None)
-"""Cards on which the largest batch is looked for: some GiB of this one, and all of it."""
+"""Cards on which the largest batch is looked for: some GiB of a larger one, and all of it."""
 LARGEST: tuple[dict[str, Any], ...] = (
     {"model": "llama-3.2-3b", "method": "lora", "seq_len": 2048},
     {"model": "tinyllama-1.1b", "method": "full", "seq_len": 1024},
@@ -228,13 +228,17 @@ def _runs_in(step: Any, limit_bytes: int, card: Card) -> bool:
 def largest_batches(card: Card, known: set[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Predict the largest batch on each card of LIMITS, then find it by trying."""
     toy = {"model": "tiny-llama", "seq_len": 32} if card.rehearsal else {}
+    there = card.describe()["memory_bytes"]
     for settings, limit in itertools.product(LARGEST, LIMITS):
-        base, size = {**settings, **toy}, limit or card.describe()["memory_bytes"]
+        base, size = {**settings, **toy}, limit or there
         name = f"{settings['model']} {base['method']} in {size / 2**30:.0f} GiB"
         if name in known:
             continue
         if library := missing(base):
             yield name, {"skipped": f"{library} is not installed"}
+            continue
+        if size > there:
+            yield name, {"skipped": f"this card has {there / 2**30:.0f} GiB"}
             continue
         predicted = predict_largest(base, size)
         start = REHEARSED_LARGEST + 2 if card.rehearsal else predicted

@@ -239,6 +239,21 @@ def test_missing_libraries_skip_their_cases(monkeypatch: pytest.MonkeyPatch) -> 
     assert list(memory.largest_batches(REHEARSAL, set(names))) == []
 
 
+@pytest.mark.parametrize(("gib", "sizes"), [(80, [24, 40, 80]), (39, [24, 39]), (16, [16])])
+def test_no_card_is_asked_for_more_than_it_has(
+    gib: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Card, "describe", lambda self: {"memory_bytes": gib * 2**30})
+    monkeypatch.setattr(memory, "predict_largest", lambda settings, size: 7)
+    monkeypatch.setattr(memory, "_fits", lambda settings, card, tried, batch: batch <= 7)
+    rows = [row for _, row in memory.largest_batches(REHEARSAL, set())]
+    found = [row["limit_bytes"] / 2**30 for row in rows if "measured" in row]
+    assert found == sizes * len(memory.LARGEST)
+    assert len(rows) == len(memory.LIMITS) * len(memory.LARGEST)
+    skipped = {row["skipped"] for row in rows if "measured" not in row}
+    assert skipped == ({f"this card has {gib} GiB"} if gib < 40 else set())
+
+
 def test_a_step_that_runs_out_of_memory_is_a_result_and_other_errors_are_not() -> None:
     from labkit.memory.measured import real_step
 
@@ -310,6 +325,10 @@ def test_training_halves_its_batch_until_it_fits(monkeypatch: pytest.MonkeyPatch
     found = dict(training.end_to_end(Card(), set()))
     assert tried == [64, 32, 16, 8] and [row["batch"] for row in found.values()] == [8, 8]
     assert list(training.end_to_end(Card(), set(found))) == []
+    monkeypatch.setattr(training, "_make_step", lambda *_: raising(FULL))
+    found = dict(training.end_to_end(Card(), set()))
+    assert list(found.values()) == [{"out_of_memory": True}] * 2
+    assert report.claims({"parts": {"training": {"outcome": "done", "results": found}}}) == []
     monkeypatch.setattr(training, "_make_step", raising(ValueError("no")))
     with pytest.raises(ValueError, match="no"):
         list(training.end_to_end(Card(), set()))
