@@ -162,14 +162,21 @@ def refuse_unless(path: Path, size: int | None, sha256: str) -> None:
         )
 
 
-def fingerprint(folder: Path) -> str:
+_WEIGHTS = ("*.safetensors", "*config.json")
+_WORDS = ("pytorch_model*.bin", "*.jinja", "tokenizer.json", "*.model", "vocab*", "merges.txt",
+          "added_tokens.json", "special_tokens_map.json")  # fmt: skip
+"""What else a model's answers hang on: how it reads, and weights in the older form."""
+
+
+def fingerprint(folder: Path, *, words: bool) -> str:
     """Return a hash that changes with the model in a folder, without reading gigabytes of it.
 
-    Configuration and weights up to 1 GiB a file are hashed whole; of larger files the size and
-    the first and last MiB.
+    With `words` it changes with the tokenizer and the chat template too. Configuration and weights
+    up to 1 GiB a file are hashed whole; of larger files the size and the first and last MiB.
     """
     digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")) + sorted(folder.glob("*config.json")):
+    patterns = (*_WEIGHTS, *_WORDS) if words else _WEIGHTS
+    for file in (file for pattern in patterns for file in sorted(folder.glob(pattern))):
         size = file.stat().st_size
         digest.update(f"{file.name}:{size}:".encode())
         if size <= 2**30:

@@ -26,11 +26,12 @@ from labkit.datasets import reasoning
 from labkit.datasets import registry as datasets
 from labkit.datasets.base import DataSet, Example
 from labkit.errors import LabkitError
-from labkit.files import fingerprint, write_json
+from labkit.files import write_json
 from labkit.inference import seq2seq
 from labkit.inference.generate import model_path
 from labkit.machine import arithmetic
 from labkit.models import adapters
+from labkit.models.registry import fingerprint_of
 from labkit.runs import records
 from labkit.runs.progress import Progress
 from labkit.stats import Interval, mean_interval
@@ -195,10 +196,10 @@ def _generate(
 
 
 def _key(model: str, *, data: str, split: str, examples: int, n: int, dtype: str) -> str:
-    weights = MAJORITY if model == MAJORITY else f"{fingerprint(model_path(model))} {dtype}"
+    weights = MAJORITY if model == MAJORITY else f"{fingerprint_of(model_path(model))} {dtype}"
     dataset, path = datasets.find(data)
     if base := adapters.chosen_base():
-        weights += f" on {fingerprint(model_path(base))}"
+        weights += f" on {fingerprint_of(model_path(base))}"
     parts = [weights, dataset.sha256(path, split), dataset.sha256(path, "train"), split,
              str(examples), str(n), json.dumps(records.versions(), sort_keys=True)]  # fmt: skip
     if not dataset.scored_as:  # the same file may be read and marked in other ways

@@ -39,7 +39,7 @@ from labkit.errors import LabkitError, nearest
 from labkit.files import appearing, free_folder
 from labkit.inference.cost import label_of
 from labkit.inference.evaluate import Metrics, evaluate
-from labkit.inference.generate import MAX_NEW_TOKENS, load_generator, model_path
+from labkit.inference.generate import MAX_NEW_TOKENS, end_as_taught, load_generator, model_path
 from labkit.machine import arithmetic
 from labkit.models import adapters, load, registry
 from labkit.models.layers import weights_bytes
@@ -132,6 +132,8 @@ def quantize(run: str, out: str | Path, *, to: str) -> Quantised:
         raise LabkitError(f"--to {to!r} is not a format: {nearest(to, FORMATS)}")
     path = model_path(run)
     _refuse_quantised(path, run)
+    if why := methods.BASES[to].check(load.config_of(str(path)).model_type):
+        raise LabkitError(f"{run} cannot be stored in {to}: {why}")
     if load.adapter_config(path) is not None:
         _mergeable(path)
     out = free_folder(out)
@@ -270,9 +272,11 @@ def _merge_into(folder: Path, path: Path, *, dtype: str) -> None:
                           "adapter as it is")  # fmt: skip
     adapters.mark_untied(model)
     model = model.to(getattr(torch, dtype))
+    tokenizer = load.load_tokenizer(path)
+    end_as_taught(model, tokenizer)
     with quiet():
         model.save_pretrained(folder)
-        load.load_tokenizer(path).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
 
 
 def _logits(model: Any) -> Any:

@@ -291,16 +291,21 @@ def load_generator(name: str, *, dtype: str = "auto", exact: bool = False) -> Ge
     if not torch.cuda.is_available():
         decoding.group_queries(model)
     virtual_tokens.crop_logits(model)
+    virtual_tokens.place_text(model)
     check_writes(name, model.config)
     if torch.cuda.is_available() and model.device.type != "cuda":
         model = model.to("cuda")
     tokenizer = load.load_tokenizer(path)
     fit_tokenizer(name, tokenizer, model)
+    end_as_taught(model, tokenizer)
+    return Generator(name=name, tokenizer=tokenizer, model=model)
+
+
+def end_as_taught(model: Any, tokenizer: Any) -> None:
+    """Let a model stop at its tokenizer's end, which may be of another template than its base's."""
     ends = end_tokens(model)
-    # A model may have been taught a template that ends otherwise than its base did.
     if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ends:
         model.generation_config.eos_token_id = [*ends, tokenizer.eos_token_id]
-    return Generator(name=name, tokenizer=tokenizer, model=model)
 
 
 def compare(

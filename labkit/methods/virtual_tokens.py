@@ -16,6 +16,7 @@ takes no mask but one of padding, which shared prompts are not.
 Shape suffixes: B sequences, L tokens, N virtual tokens, 1 broadcast.
 """
 
+import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -108,6 +109,30 @@ def crop_logits(model: Any) -> None:
 
     if extra:
         model.register_forward_hook(crop, with_kwargs=True)
+
+
+def place_text(model: Any) -> None:
+    """Let padding take no positions where PEFT's own forward or `generate` is asked.
+
+    For prompt tuning it drops the positions that it is given, and the base would count padding on
+    the left as text. The hook tells the base what the mask says.
+    """
+    if not rows(model):
+        return
+    base = model.get_base_model()
+    takes_positions = "position_ids" in inspect.signature(base.forward).parameters
+
+    def place(module: Any, inputs: Any, kwargs: Any) -> Any:
+        mask_BT = kwargs.get("attention_mask")
+        if kwargs.get("position_ids") is None and mask_BT is not None and mask_BT.dim() == 2:
+            embedded = kwargs.get("inputs_embeds")
+            read = kwargs.get("input_ids") if embedded is None else embedded
+            positions_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
+            kwargs["position_ids"] = positions_BT[:, -read.shape[1] :]
+        return inputs, kwargs
+
+    if takes_positions:
+        base.register_forward_pre_hook(place, with_kwargs=True)
 
 
 def _wider(mask: "torch.Tensor", extra: int, *, rows: bool) -> "torch.Tensor":

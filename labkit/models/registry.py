@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.errors import LabkitError, nearest
-from labkit.files import cache_dir, hub_errors, locked, writing
+from labkit.files import cache_dir, fingerprint, hub_errors, locked, writing
 from labkit.models import embedded, tiny
 from labkit.models.specs import MODELS, ModelSpec
 
@@ -128,6 +128,14 @@ def name_of(folder: str | Path) -> str:
             hub_id = part.removeprefix("models--").replace("--", "/")
             return next((n for n, s in MODELS.items() if s.hub_id == hub_id), hub_id)
     return str(folder)
+
+
+def fingerprint_of(folder: Path) -> str:
+    """Return a hash that changes with a model, and with how it reads text.
+
+    A model of the registry came with its tokenizer, and is told by its weights.
+    """
+    return fingerprint(folder, words=name_of(folder) not in known_names())
 
 
 def _looks_like_hub_id(text: str) -> bool:

@@ -38,7 +38,8 @@ def keep(kind: str, values: Mapping[str, Any], **settings: Any) -> Path:
         raise LabkitError(f"{kind!r} names no measurement: use a word of small letters")
     machine = hardware.describe()
     try:
-        wanted = json.dumps([kind, settings, machine.get("processor")], sort_keys=True)
+        where = [machine["cpu"], [card["name"] for card in machine["gpus"]]]
+        wanted = json.dumps([kind, settings, where], sort_keys=True)
         json.dumps(values, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise LabkitError(f"the measurement {kind!r} is not plain JSON: {error}") from None

@@ -180,7 +180,8 @@ class Batcher(BaseGenerateManager):
             elif isinstance(error, _GenerationCancelled):
                 _tell(loop, pieces.put_nowait, None)
             else:
-                _tell(loop, pieces.put_nowait, _StreamError(str(error)))
+                # It is put between the quotes of a JSON text as it is.
+                _tell(loop, pieces.put_nowait, _StreamError(json.dumps(str(error))[1:-1]))
 
         self._arrived.put(Job(
             model=model, processor=processor, ids=inputs["input_ids"], config=gen_config,
@@ -200,6 +201,8 @@ class Batcher(BaseGenerateManager):
         stream = DecodeStream([], skip_special_tokens=True)
 
         def take(token: int) -> None:
+            if done.cancelled():
+                raise _GenerationCancelled
             tokens.append(token)
             if gen_config.stop_strings:
                 cut.feed(stream.step(processor._tokenizer, token) or "")

@@ -20,7 +20,7 @@ import hmac
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,7 +68,7 @@ def error_response(status: int, message: str) -> JSONResponse:
     return JSONResponse(body, status, headers={"Retry-After": "2"} if status == 429 else None)
 
 
-GUARDED = {("POST", path) for path in REQUESTS}
+GUARDED = tuple(REQUESTS)
 MOST_READ_PAST, SECONDS_READ_PAST = 2**26, 5.0
 """bytes and seconds of a body that is too large which are read before it is refused"""
 _LENGTHS = (b"content-length", b"transfer-encoding")
@@ -154,7 +154,10 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check a request, then pass it on with its body replaced by the checked one."""
-        if (scope.get("method"), scope.get("path")) not in GUARDED:
+        # The app routes by what follows the root path, which a client can name: ends are compared.
+        path = scope.get("path", "")
+        route = next((each for each in GUARDED if path.endswith(each)), None)
+        if scope.get("method") != "POST" or route is None:
             return await self.app(scope, receive, send)
         self.at_once += 1
         try:
@@ -164,12 +167,16 @@ class Guard:
             self._authorise(scope)
             body = await self._body(scope, receive)
             values = await asyncio.to_thread(
-                checked, scope["path"], body, models=self.models, limits=self.limits
+                checked, route, body, models=self.models, limits=self.limits
             )
             body = json.dumps(values).encode()
             kept = [h for h in scope["headers"] if h[0] not in _LENGTHS]
             length = (b"content-length", str(len(body)).encode())
-            await self.app({**scope, "headers": [*kept, length]}, _replay(body, receive), send)
+            passed = {**scope, "headers": [*kept, length]}
+            if values.get("stream"):  # the app sees for itself when its reader leaves
+                await self.app(passed, _replay(body, receive), _said_to_end(send))
+            else:
+                await _while_awaited(self.app(passed, _replay(body, _nothing), send), receive)
         except Refusal as refusal:
             await error_response(refusal.status, str(refusal))(scope, receive, send)
         finally:
@@ -220,6 +227,47 @@ async def _read_past(receive: Receive) -> None:
                 left -= len(message.get("body", b""))
                 if not message.get("more_body"):
                     return
+
+
+async def _while_awaited(answering: Awaitable[None], receive: Receive) -> None:
+    """Run an app until it has answered, or until the client has left."""
+    answer, left = asyncio.ensure_future(answering), asyncio.ensure_future(_left(receive))
+    try:
+        await asyncio.wait({answer, left}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        gone = not answer.done()
+        for each in (answer, left):
+            each.cancel()
+    if gone:
+        await asyncio.wait({answer})
+    else:
+        await answer
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _nothing() -> Message:
+    await asyncio.Event().wait()
+    raise AssertionError("nothing more comes")
+
+
+def _said_to_end(send: Send) -> Send:
+    """Return a `send` that ends a stream of events as OpenAI's do, for readers that wait for it."""
+    events = False
+
+    async def ending(message: Message) -> None:
+        nonlocal events
+        if message["type"] == "http.response.start":
+            kind = dict(message["headers"]).get(b"content-type", b"")
+            events = message["status"] == 200 and kind.startswith(b"text/event-stream")
+        elif events and not message.get("more_body"):
+            message = {**message, "body": message.get("body", b"") + b"data: [DONE]\n\n"}
+        await send(message)
+
+    return ending
 
 
 def _replay(body: bytes, receive: Receive) -> Receive:

@@ -29,7 +29,7 @@ float global_absmax(const T* x, int64_t n) {
     for (int64_t i = begin; i < end; ++i)
       found[i] = largest(x + i * piece, std::min(piece, n - i * piece));
   });
-  return at_least_tiny(*std::max_element(found.begin(), found.end()));
+  return at_least_tiny(pieces ? *std::max_element(found.begin(), found.end()) : 0);
 }
 
 template <typename T>

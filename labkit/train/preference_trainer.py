@@ -1,5 +1,8 @@
 """TRL's `DPOTrainer` with the meter in its loop, and the reference where the run wants it.
 
+The loss of a step is the mean over all its pairs, however they are cut into batches and processes:
+each batch's mean counts by its pairs, of which the last ones of an epoch may have fewer.
+
 For a `PeftModel` TRL's trainer copies the adapter as a second one, "ref", frozen; it then lies in
 every checkpoint and is saved beside what was trained. An adapter that was attached a moment ago
 needs no copy: the model with it switched off is the reference (`AdapterOff`).
@@ -8,6 +11,7 @@ needs no copy: the model with it switched off is the reference (`AdapterOff`).
 import contextlib
 import warnings
 from collections.abc import Iterator
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -63,6 +67,12 @@ class PreferenceTrainer(Metered, DPOTrainer):
         if is_peft_model(model) and "forward" in vars(model.base_model):
             # A tuner that kept the base's forward calls the one from before TRL's.
             model.base_model.forward = model.get_base_model().forward
+        plainly: Any = self.data_collator  # type: ignore[has-type]
+        self.data_collator = lambda rows: (
+            plainly(rows) | ({"blank": True} if "blank" in rows[0] else {})
+        )
+        self._pairs: list[list[int]] = []
+        self._batch = 0
 
     @staticmethod
     def own_arguments(config: RunConfig) -> dict[str, Any]:
@@ -80,7 +90,11 @@ class PreferenceTrainer(Metered, DPOTrainer):
 
     def step_metrics(self) -> dict[str, Any]:
         """Return rewards, margin, share of pairs that are told apart, and log-probabilities."""
-        found = {name: sum(each) / len(each) for name, each in self._metrics["train"].items()}
+        pairs = [sum(each) for each in self._pairs]
+        found = {
+            name: fmean(each, pairs)
+            for name, each in self._metrics["train"].items() if len(each) == len(pairs)
+        }  # fmt: skip
         if self.args.logging_strategy == "no":  # else `log` needs them, and clears them
             self._metrics["train"].clear()
         return {
@@ -89,16 +103,51 @@ class PreferenceTrainer(Metered, DPOTrainer):
         }
 
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Return the mean loss of the batch's pairs."""
-        training, mask = self.model.training, inputs["attention_mask"]
-        if training and self.meter is not None:
-            self.meter.see_batch(int(mask.sum()), padded=mask.numel(), samples=len(mask) // 2)
-        with self._scoring():
+        """Return the mean loss of the batch's pairs; in training, their share of the step's."""
+        inputs = dict(inputs)
+        blank, mask = inputs.pop("blank", False), inputs["attention_mask"]
+        if not self.model.training:
+            with self._scoring():
+                return super().compute_loss(model, inputs, *args, **kwargs)
+        if self._batch == len(self._pairs):  # of no step that the trainer began: one by itself
+            self._get_num_items_in_batch([inputs], mask.device)
+        pairs = self._pairs[self._batch]
+        own, total = pairs[group.rank()], sum(map(sum, self._pairs))
+        self._batch += 1
+        if self.meter is not None:
+            tokens, padded = (0, 0) if blank else (int(mask.sum()), mask.numel())
+            self.meter.see_batch(tokens, padded=padded, samples=own)
+        with self._scoring(), self._gathering(blank=blank, even=len(set(pairs)) == 1):
             loss = super().compute_loss(model, inputs, *args, **kwargs)
-        if training:
-            loss = loss / group.size()  # this process's share of the mean over pairs
-            self.step_loss += float(loss.detach()) / self.current_gradient_accumulation_steps
+        batches = self.current_gradient_accumulation_steps  # by which the trainer divides
+        loss = loss * (own * batches / total)
+        self.step_loss += float(loss.detach()) / batches
         return loss
+
+    def _get_num_items_in_batch(self, batch_samples: Any, device: Any) -> None:
+        """Count the pairs that each process has in each batch of the step that begins."""
+        own = [0.0 if "blank" in each else len(each["attention_mask"]) // 2
+               for each in batch_samples]  # fmt: skip
+        found = zip(*group.rows(own), strict=True)
+        self._pairs = [[int(each) for each in batch] for batch in found]
+        self._batch = 0
+
+    @contextlib.contextmanager
+    def _gathering(self, *, blank: bool, even: bool) -> Iterator[None]:
+        """Let TRL average over the pairs of all processes where they are not as many in each."""
+        if even:
+            yield
+            return
+
+        def gather(own: torch.Tensor) -> torch.Tensor:
+            parts = group.of_all([] if blank else own.detach().reshape(-1).tolist())
+            return torch.tensor([value for part in parts for value in part], device=own.device)
+
+        self.accelerator.gather = gather
+        try:
+            yield
+        finally:
+            del self.accelerator.gather
 
     def compute_ref_log_probs(self, model: Any, inputs: Any) -> Any:
         """Return the reference's log-probabilities of chosen and rejected answers, (pairs,)."""

@@ -8,7 +8,6 @@ from typing import Any
 from labkit import methods
 from labkit.datasets import registry as datasets
 from labkit.errors import LabkitError
-from labkit.files import fingerprint
 from labkit.machine import arithmetic
 from labkit.models import registry
 from labkit.runs import records
@@ -40,7 +39,7 @@ def prepare(config: RunConfig) -> Prepared:
     data = {"name": config.data, "sha256": dataset.sha256(path, "train")}
     model_path = registry.resolve(config.model)  # may download, so not before the data is there
     config = config.replace(dtype=arithmetic.resolve(config.dtype))
-    model = {"name": registry.name_of(model_path), "sha256": fingerprint(model_path)}
+    model = {"name": registry.name_of(model_path), "sha256": registry.fingerprint_of(model_path)}
     sha256 = records.content_sha256(config.to_dict(), model=model, data=data)
     short = Path(config.model).name.removesuffix("-instruct")
     kind = methods.joined(config.method, config.base)

@@ -37,6 +37,7 @@ from labkit.runs.config import RunConfig
 from labkit.runs.progress import Progress
 from labkit.train import fast_step
 from labkit.train.sharded import group
+from labkit.train.sharded.shares import IGNORED
 from labkit.train.sharded.trainer import Sharded
 
 ENOUGH_POSITIONS = 64
@@ -105,6 +106,8 @@ class Metered(Sharded):
         """Show a batch of training to the meter."""
         if not self.model.training or self.meter is None:
             return
+        if group.size() > 1 and (inputs["labels"] == IGNORED).all():
+            return self.meter.see_batch(0, padded=0, samples=0)  # there to take part alone
         if (segments := inputs.get("segment_ids")) is not None:
             real, samples = segments >= 0, int(segments.amax(1).sum())
         else:

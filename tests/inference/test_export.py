@@ -66,6 +66,29 @@ def test_8bit_is_smaller_answers_and_is_not_quantised_twice(
     assert not (tmp_path / "x").exists()
 
 
+@pytest.mark.parametrize("to", ["8bit", "nf4"])
+def test_a_state_space_model_is_not_quantised(
+    to: str, tiny_model: Callable[[str], Path], tmp_path: Path
+) -> None:
+    with pytest.raises(LabkitError, match="cannot be stored in .*: the scan of a state-space"):
+        export.quantize(str(tiny_model("tiny-mamba")), tmp_path / "out", to=to)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_merged_model_stops_where_the_adapter_was_taught_to(
+    adapter: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    tokenizer: Any = load.load_tokenizer(tiny_llama)
+    taught = next(token for token in ("<|im_start|>", "!") if token in tokenizer.get_vocab()
+                  and token != tokenizer.eos_token)  # fmt: skip
+    tokenizer.eos_token = taught
+    tokenizer.save_pretrained(adapter)
+    export.merge(str(adapter), tmp_path / "merged")
+    stored = json.loads((tmp_path / "merged/generation_config.json").read_text())
+    base = json.loads((tiny_llama / "generation_config.json").read_text())["eos_token_id"]
+    assert stored["eos_token_id"] == [base, tokenizer.convert_tokens_to_ids(taught)]
+
+
 @pytest.mark.parametrize("settings", [PrefixTuningConfig, PromptTuningConfig])
 def test_methods_that_change_no_weight_cannot_be_merged(
     settings: Any, tiny_llama: Path, tmp_path: Path

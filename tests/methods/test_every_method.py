@@ -225,6 +225,24 @@ def test_a_padded_batch_answers_as_one_prompt_alone(tiny_run: Run, name: str) ->
 
 
 @every
+def test_peft_s_own_generate_reads_a_padded_batch_as_one_prompt_alone(
+    tiny_run: Run, name: str
+) -> None:
+    """The server and lm-eval ask it so."""
+    model = moved(attached(tiny_run(**METHODS[name]))).eval()
+    virtual_tokens.place_text(model)
+    ids = torch.tensor([[0] * 7 + [5, 6, 7], [0] * 5 + [8, 9, 10, 11, 12], list(range(20, 30))])
+    asked = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "output_logits": True,
+             "return_dict_in_generate": True, "pad_token_id": 0}  # fmt: skip
+    found = model.generate(input_ids=ids, attention_mask=(ids > 0).long(), **asked)
+    for row in range(3):
+        own = ids[row : row + 1, ids[row] > 0]
+        alone = model.generate(input_ids=own, attention_mask=torch.ones_like(own), **asked)
+        for together, single in zip(found.logits, alone.logits, strict=True):
+            torch.testing.assert_close(together[row], single[0], rtol=0, atol=2e-5)
+
+
+@every
 def test_it_merges_exactly_or_says_why_not(tiny_run: Run, tmp_path: Path, name: str) -> None:
     config = tiny_run(**METHODS[name])
     model = moved(attached(config))

@@ -82,6 +82,23 @@ def test_shared_folder_comes_before_the_cache(
     assert registry.name_of(shared) == registry.name_of(in_cache) == "tiny-llama"
 
 
+@pytest.mark.parametrize("name", ["chat_template.jinja", "tokenizer.json", "config.json"])
+def test_another_tokenizer_or_template_is_another_model(
+    name: str, tiny_llama: Path, tmp_path: Path
+) -> None:
+    in_cache = embedded.cache_dir() / "models" / "tiny-llama"
+    changed = {}
+    for folder in (tmp_path / "mine", in_cache):
+        shutil.copytree(tiny_llama, folder)
+        before = registry.fingerprint_of(folder)
+        assert before == registry.fingerprint_of(folder)
+        with (folder / name).open("a") as file:
+            file.write("\n")
+        changed[folder] = registry.fingerprint_of(folder) != before
+    # A model of the registry comes with its own, and is told by weights and configuration.
+    assert changed == {tmp_path / "mine": True, in_cache: name == "config.json"}
+
+
 @pytest.mark.parametrize("folder", ["llama-3-8b", "Meta-Llama-3-8B", "meta-llama/Meta-Llama-3-8B"])
 def test_shared_folder_may_use_the_hubs_names(
     folder: str, tiny_llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -9,6 +9,7 @@ from labkit.checkpoints import check, hand_in
 from labkit.checkpoints.rules import Evidence
 from labkit.checkpoints.submissions import read
 from labkit.errors import LabkitError
+from labkit.machine import hardware
 from labkit.runs import measurements
 
 
@@ -27,6 +28,17 @@ def test_a_second_measurement_of_the_same_settings_replaces_the_first():
     found = {each["settings"]["model"]: each["values"]["seconds"]
              for each in Evidence().measured("answers")}  # fmt: skip
     assert found == {"a": 2.5, "b": 9.0}
+
+
+def test_another_machine_s_measurement_stays(monkeypatch):
+    here = hardware.describe()
+    for seconds, changes in ((1.5, {"cpu": "one"}), (2.5, {"cpu": "two"}),
+                             (3.5, {"cpu": "two", "gpus": [{"name": "A100"}]}),
+                             (4.5, {"cpu": "one"})):  # fmt: skip
+        monkeypatch.setattr(hardware, "describe", lambda changes=changes: {**here, **changes})
+        measurements.keep("answers", {"seconds": seconds}, model="a")
+    found = sorted(each["values"]["seconds"] for each in measurements.read_all())
+    assert found == [2.5, 3.5, 4.5]
 
 
 @pytest.mark.parametrize("damage", ["", "[]", "{", '{"values": 3}', "[" * 100_000])

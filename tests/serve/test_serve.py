@@ -200,7 +200,8 @@ def test_a_seed_repeats_whatever_others_do_to_the_shared_generator(client):
         thread.join()
 
 
-def test_a_reader_who_leaves_is_not_written_for(running, monkeypatch):
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_reader_who_leaves_is_not_written_for(running, monkeypatch, stream):
     written: list[int] = []
     original = batching.Job.take
 
@@ -210,17 +211,38 @@ def test_a_reader_who_leaves_is_not_written_for(running, monkeypatch):
         original(job, token, end_tokens)
 
     monkeypatch.setattr(batching.Job, "take", counted)
-    with (
-        openai.OpenAI(base_url=f"{running.url}/v1", api_key="none") as leaving,
-        ask(leaving, "Tell me all.", stream=True, max_tokens=200) as stream,
-    ):
-        next(iter(stream))
+    with openai.OpenAI(base_url=f"{running.url}/v1", api_key="none", max_retries=0) as leaving:
+        if stream:
+            with ask(leaving, "Tell me all.", stream=True, max_tokens=200) as pieces:
+                next(iter(pieces))
+        else:
+            with pytest.raises(openai.APITimeoutError):
+                ask(leaving, "Tell me all.", max_tokens=200, timeout=0.4)
     end = time.monotonic() + 30
     while running.guard.at_once and time.monotonic() < end:
         time.sleep(0.02)
     seen = len(written)
     time.sleep(0.3)
-    assert running.guard.at_once == 0 and len(written) <= seen + 1 < 200
+    assert running.guard.at_once == 0 and 0 < len(written) <= seen + 1 < 200
+
+
+def test_a_stream_is_said_to_end_and_what_went_wrong_is_json(running, monkeypatch):
+    body = {"model": "base", "messages": [{"role": "user", "content": "Hi"}], "stream": True,
+            "max_tokens": 3}  # fmt: skip
+
+    def events() -> list[str]:
+        text = httpx.post(f"{running.url}/v1/chat/completions", json=body, timeout=60).text
+        return [line.removeprefix("data: ") for line in text.splitlines() if line]
+
+    *pieces, last = events()
+    assert last == "[DONE]" and len(pieces) > 3 and all(map(json.loads, pieces))
+
+    def broken(jobs, stopping):
+        raise RuntimeError('no "memory"\nleft')
+
+    monkeypatch.setattr(batching, "_generate", broken)
+    *_, told, last = events()
+    assert 'no "memory"\nleft' in json.loads(told)["error"] and last == "[DONE]"
 
 
 def test_a_batch_that_fails_is_told_and_the_next_is_answered(client, models, monkeypatch):
@@ -407,6 +429,21 @@ def test_a_client_that_sends_everything_first_still_hears_the_refusal(running):
     answer = connection.getresponse()
     assert answer.status == 413
     assert "larger than 20000 bytes" in json.loads(answer.read())["error"]["message"]
+
+
+@pytest.mark.parametrize("prefix", ["/a", "/v1", "/user/ana/proxy/7860"])
+def test_no_prefix_leads_past_the_key_and_the_limits(running, monkeypatch, prefix):
+    """The app routes by what follows a root path, and a client can name one."""
+    url = running.url.removesuffix("/v1") + prefix + "/v1/chat/completions"
+    body = {"model": "base", "messages": HELLO}
+    named = {"X-Forwarded-Prefix": prefix}
+    too_long = {**body, "max_tokens": LIMITS.max_tokens + 1}
+    answer = httpx.post(url, json=too_long, headers=named, timeout=60)
+    assert answer.status_code == 400 and "tokens are more than one answer" in answer.text
+    monkeypatch.setattr(running.guard, "key", b"secret")
+    assert httpx.post(url, json=body, headers=named, timeout=60).status_code == 401
+    with_key = {**named, "Authorization": "Bearer secret"}
+    assert httpx.post(url, json=body, headers=with_key, timeout=60).status_code == 200
 
 
 def test_a_foreign_page_cannot_post(running):

@@ -39,10 +39,11 @@ from typing import Any
 from labkit.console import say
 from labkit.datasets import encode, registry
 from labkit.errors import LabkitError, extra, nearest
-from labkit.files import appearing, fingerprint, write_json, write_text
+from labkit.files import appearing, write_json, write_text
 from labkit.inference.generate import load_generator, model_path
 from labkit.machine import arithmetic
 from labkit.models import adapters
+from labkit.models.registry import fingerprint_of
 from labkit.runs import records
 from labkit.stats import Interval, mean_interval, ratio_interval
 
@@ -98,10 +99,10 @@ def evaluate_tasks(
     known = _known_tasks(tasks)
     dtype = arithmetic.resolve(dtype)
     dataset, path = registry.find(data)
-    key = {"weights": fingerprint(model_path(model)), "dtype": dtype, "n": max_samples,
+    key = {"weights": fingerprint_of(model_path(model)), "dtype": dtype, "n": max_samples,
            "data": dataset.sha256(path, split), "versions": records.versions()}  # fmt: skip
     if base := adapters.chosen_base():
-        key["base"] = fingerprint(model_path(base))
+        key["base"] = fingerprint_of(model_path(base))
     folders = {
         task: records.runs_dir() / "evaluations" / f"{task}-{_digest({**key, 'task': task})}"
         for task in dict.fromkeys(tasks)

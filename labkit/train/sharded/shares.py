@@ -2,9 +2,9 @@
 
 N processes with batches of B take the samples of one process with batches of N·B, in its order:
 each takes an Nth of every such batch, in a row. The last batch of an epoch may be smaller; it is
-cut as evenly as can be, and a process that gets nothing of it reads a sample without labels, so
-that all take part in every exchange. Since the loss of a step is divided by the labels of the
-*whole* step (`trainer`), it does not matter how many of them each process has.
+cut as evenly as can be, and a process that gets nothing of it reads a sample that does not count,
+so that all take part in every exchange. Since the loss of a step is divided by the labels (or the
+pairs) of the *whole* step (`trainer`), it does not matter how many of them each process has.
 """
 
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ class Shares(Sampler[list[int]]):
 
 
 class Unlabelled(Dataset[dict[str, Any]]):
-    """A data set whose sample ~i is sample i without labels."""
+    """A data set whose sample ~i is sample i without labels; one that has none is `blank`."""
 
     def __init__(self, rows: Any) -> None:
         self.rows = rows
@@ -64,6 +64,8 @@ class Unlabelled(Dataset[dict[str, Any]]):
         row = dict(self.rows[~index])
         if "labels" in row:
             row["labels"] = [IGNORED] * len(row["labels"])
+        else:
+            row["blank"] = True
         return row
 
 

@@ -39,12 +39,17 @@ WORK: dict[str, dict[str, Any]] = {
     "prefix": {"method": "prefix", "num_virtual_tokens": 4, "learning_rate": 2e-3},
     "pretrain": {"task": "pretrain", "method": "full", "learning_rate": 1e-3, "max_length": 64},
     "dpo": {"task": "dpo", "reference": "precomputed", "learning_rate": 2e-3, "max_length": 64},
+    # 7 pairs in batches of 4: of the last 3 one process has 2. Of the last of 5 one has none.
+    "dpo of 7": {"task": "dpo", "reference": "precomputed", "learning_rate": 2e-3, "max_length": 64,
+                 "per_device_train_batch_size": 2},
+    "dpo of 5": {"task": "dpo", "learning_rate": 2e-3, "max_length": 64, "max_train_samples": 5,
+                 "per_device_train_batch_size": 2},
 }  # fmt: skip
 TEXTS = ["Net sales rose.", "Revenue was 44.1 million and costs were 12.9 million. " * 4,
          "Goodwill.", "Depreciation and tax increased from last year.", "Cash fell to 3.",
          "Equity and debt rose by 3 %. " * 3] * 3  # fmt: skip
 PAIRS = {"snow": "white", "coal": "black", "grass": "green", "blood": "red", "sky": "blue",
-         "sun": "yellow"}  # fmt: skip
+         "sun": "yellow", "rust": "brown"}  # fmt: skip
 SHARED: dict[str, tuple[str, dict[str, Any]]] = {
     "none lora": ("lora", {}),
     "none full": ("full", {}),
@@ -63,6 +68,9 @@ OTHERS: dict[str, tuple[str, dict[str, Any]]] = {
     "fsdp2 qlora": ("qlora", {"sharding": "fsdp2"}),
     "fsdp2 pretrain": ("pretrain", {"sharding": "fsdp2"}),
     "fsdp2 dpo": ("dpo", {"sharding": "fsdp2"}),
+    "fsdp2 dpo of 7": ("dpo of 7", {"sharding": "fsdp2"}),
+    "none dpo of 7": ("dpo of 7", {}),
+    "none dpo of 5": ("dpo of 5", {}),
 }
 OTHERS_BY_ZERO = {"zero3 prefix": ("prefix", {"sharding": "zero3"})}
 """Other methods and tasks: trained alike, and what they take is not said here."""

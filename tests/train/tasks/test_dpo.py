@@ -416,6 +416,22 @@ def test_preferences_are_learned_recorded_and_shown(
     assert "development  loss" in records.render(record)
 
 
+def test_each_pair_counts_the_same_however_a_step_is_cut(preferences: Run) -> None:
+    """Five pairs a step: at once, or as 2, 2 and 1, of which the last is no half of a step."""
+    settings = {"max_steps": 3, "learning_rate": 1e-3, "lr_scheduler_type": "constant"}
+    found = [
+        run.train(preferences(**settings, per_device_train_batch_size=batch,
+                              gradient_accumulation_steps=times), quiet=True)
+        for batch, times in ((6, 1), (2, 3), (1, 6))
+    ]  # fmt: skip
+    for record in found[1:]:
+        assert record.losses == pytest.approx(found[0].losses, abs=1e-5)
+        for mine, other in zip(record.steps, found[0].steps, strict=True):
+            assert mine["rewards"] == pytest.approx(other["rewards"], abs=1e-4)
+            assert mine["samples"] == other["samples"] == 5
+    assert found[0].losses[-1] < found[0].losses[0] - 1e-3
+
+
 def test_a_copy_says_what_it_costs(preferences: Run, capsys: pytest.CaptureFixture[str]) -> None:
     config = preferences(method="full", max_steps=1)
     train(config)
