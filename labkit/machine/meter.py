@@ -36,9 +36,12 @@ class Meter:
         self.steps: list[dict[str, Any]] = list(steps or [])
         # What was measured before an interruption counts: the largest batch may lie there.
         known = [step["peak_bytes"] for step in self.steps if "peak_bytes" in step]
-        self.peak_allocated: int | None = max(known, default=None)
-        self.peak_reserved: int | None = None
-        self.peak_rss: int | None = None
+        highest: dict[str, int] = {}
+        for step in self.steps:
+            highest |= step.get("highest_bytes", {})
+        self.peak_allocated: int | None = highest.get("allocated", max(known, default=None))
+        self.peak_reserved: int | None = highest.get("reserved")
+        self.peak_rss: int | None = highest.get("rss")
         self.cuda = torch.cuda.is_available()
         self._started: float | None = None
         self._tokens = self._padded = self._samples = 0
@@ -87,6 +90,7 @@ class Meter:
         """Close the window and return the step's entry: step, loss, seconds, tokens, padded."""
         if self._started is None:
             raise RuntimeError("the meter's step ended before it began")
+        before = self._peaks()
         if self.cuda:
             import torch
 
@@ -106,10 +110,17 @@ class Meter:
             # The next step holds it as well: its peak may be larger with a smaller batch.
             self._optimizer_has_state = True
             self._largest = 0
-        entry = {"step": step, "loss": loss, "seconds": seconds, "tokens": self._tokens,
-                 "padded_tokens": self._padded, "samples": self._samples}  # fmt: skip
+        entry: dict[str, Any] = {
+            "step": step, "loss": loss, "seconds": seconds, "tokens": self._tokens,
+            "padded_tokens": self._padded, "samples": self._samples,
+        }  # fmt: skip
         if peak is not None:
             entry["peak_bytes"] = peak
+        # For whoever goes on after an interruption: new heights, and that this was no warm step.
+        if higher := {k: v for k, v in self._peaks().items() if v is not None and v != before[k]}:
+            entry["highest_bytes"] = higher
+        if len(self.steps) - self._began_with < WARMUP_STEPS:
+            entry["cold"] = True
         self.steps.append(entry)
         return entry
 
@@ -127,6 +138,7 @@ class Meter:
             for index, step in enumerate(self.steps)
             if not self._began_with <= index < self._began_with + WARMUP_STEPS
             and index >= WARMUP_STEPS
+            and "cold" not in step
         ]
         return [s for s in warm if "peak_bytes" not in s] or warm
 
@@ -139,11 +151,14 @@ class Meter:
             "samples_per_second": sum(s["samples"] for s in timed) / seconds if timed else None,
             "step_seconds_median": median(s["seconds"] for s in timed) if timed else None,
             "train_seconds": sum(step["seconds"] for step in self.steps),
-            "peak_bytes": {
-                "allocated": self.peak_allocated,
-                "reserved": self.peak_reserved,
-                "rss": self.peak_rss,
-            },
+            "peak_bytes": self._peaks(),
+        }
+
+    def _peaks(self) -> dict[str, int | None]:
+        return {
+            "allocated": self.peak_allocated,
+            "reserved": self.peak_reserved,
+            "rss": self.peak_rss,
         }
 
 

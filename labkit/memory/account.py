@@ -84,8 +84,9 @@ class Account:
         # linear layer in stage 3 of DeepSpeed (zero/linear.py), frozen or not.
         eight_bit = self.settings.base_weights.keeps_inputs and not plain
         keeps = eight_bit or self.settings.sharding == "zero3"
-        quantised = self.compute * width if keeps and not kept else 0
-        if quantised and own and not (casts or dropout):
+        given = 4 if eight_bit and self.casts and fp32 else self.compute
+        quantised = given * width if keeps and not kept else 0
+        if quantised and own and not (casts or dropout or given > self.compute):
             quantised = 0
         return own + mask + quantised
 
@@ -175,9 +176,17 @@ class Account:
         result = e if (self.shape.dropout and values) or wide != e else 0
         return wide + self.noise(1) + result
 
-    def activation(self, width: int) -> float:
-        """Return what the activation function keeps of rows of `width`."""
-        e = self.compute
+    def answer_bytes(self, *, fp32: bool) -> int:
+        """Return the bytes of a number that a layer gives which reads a tensor in fp32 or not.
+
+        A quantised layer answers in the type it was given, whatever autocast says.
+        """
+        quantised = self.settings.base_weights.quantised and self.casts
+        return 4 if quantised and fp32 else self.compute
+
+    def activation(self, width: int, *, fp32: bool = False) -> float:
+        """Return what the activation keeps of rows of `width`; `fp32`: the layer before read it."""
+        e = self.answer_bytes(fp32=fp32)
         if self.shape.activation != "gelu_new":
             return e * width
         # x/2 · (1 + tanh(√(2/π)·(x + 0.0447·x³))) in single operations: x, tanh, 1 + tanh and

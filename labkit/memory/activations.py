@@ -158,7 +158,7 @@ def _phi(shape: Shape, settings: StepSettings, account: Account) -> float:
         + account.inputs((q, k, v, fc1), shape.hidden, fp32=fp32, kept=False)
         + account.attention()
         + account.inputs((dense,), shape.queries, fp32=False, kept=not eager)
-        + account.activation(shape.mlp)
+        + account.activation(shape.mlp, fp32=fp32)
         + account.inputs((fc2,), shape.mlp, fp32=chain_in_fp32, kept=False)
     )
 
@@ -166,14 +166,15 @@ def _phi(shape: Shape, settings: StepSettings, account: Account) -> float:
 def _bloom(shape: Shape, settings: StepSettings, account: Account) -> float:
     qkv, dense, up, down = shape.linears
     fp32 = account.casts and (settings.target == "cuda" or account.trains_all)
+    wide = account.answer_bytes(fp32=fp32) > account.compute
     return (
         2 * (account.residual * shape.hidden + 8)
         + account.inputs((qkv,), shape.hidden, fp32=fp32, kept=False)
         + account.attention()
         + account.inputs((dense,), shape.hidden, fp32=False, kept=False)
         + account.inputs((up,), shape.hidden, fp32=fp32, kept=False)
-        + account.activation(shape.mlp)
-        + account.inputs((down,), shape.mlp, fp32=False, kept=False)
+        + account.activation(shape.mlp, fp32=fp32)
+        + account.inputs((down,), shape.mlp, fp32=wide, kept=False)
     )
 
 

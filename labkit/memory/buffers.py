@@ -254,7 +254,9 @@ def shard_phases(
     head = 0.0 if sizes.tied or accumulated else size * (sizes.trained_root - sizes.first)
     # Layers lie on a line between the second and the last; the first has nothing to fetch ahead.
     places: dict[str, list[tuple[Moment, float]]] = {
-        "forward": [(Moment("forward", last), forward - parts["temporary"])],
+        "forward": [(Moment("forward", last), forward - parts["temporary"]),
+                    (Moment("embedding"), -parts["temporary"] - parts["activations"]
+                     - parts["weight_copies"])],
         "backward.head": [(Moment("head"), 0)],
         "backward.layers": [(Moment("backward", layer),
                              (layer - last) * (parts["activations"] - around) / sizes.layers)

@@ -279,7 +279,9 @@ def logits_bytes(shape: Shape, settings: StepSettings) -> tuple[int, int]:
         on_cpu = settings.target == "cpu"
         gradient = 4 * scored * shape.hidden + (29 * folded if on_cpu else 0)
         if settings.tuner.trains_base:
-            gradient += 4 * shape.vocab * shape.hidden
+            # In fp32, and once more in the weight's type if that is another.
+            narrow = trained_bytes(settings) if trained_bytes(settings) < 4 else 0
+            gradient += (4 + narrow) * shape.vocab * shape.hidden
         if settings.autocast and settings.tuner.trains_base:
             tile += min(TILE_VOCABULARY, shape.vocab) * shape.hidden * size
         return tile + hidden + (12 * folded if on_cpu else 0), tile + gradient + hidden
@@ -301,7 +303,9 @@ def evaluation_bytes(settings: StepSettings, *, batch_size: int) -> int | None:
     if shape is None:
         return None
     tokens, size = batch_size * settings.seq_len, BYTES[settings.dtype]
-    logits = tokens * shape.vocab * (8 + (size if size < 4 else 0))
+    answered = batch_size * _answered(shape, settings, settings.seq_len)
+    logits = answered * shape.vocab * (8 + (size if size < 4 else 0))
+    tokens = max(tokens, answered)
     if settings.reference != "none":  # whose evaluation takes its loss in tiles
         tokens, logits = 2 * tokens, logits_bytes(shape, settings)[0]
     rows = tokens * (3 * shape.mlp + 4 * shape.hidden) * size
@@ -321,6 +325,7 @@ def kv_cache_bytes(settings: StepSettings, *, batch_size: int, tokens: int) -> i
     """Return the key-value cache of generation: 2 · layers · key width per token and sample.
 
     A state-space model keeps its state and the convolution's window instead, whatever the length.
+    An encoder-decoder keeps keys of the text's `tokens` and of the answer's, `target_len`.
     """
     shape = shape_of(settings)
     if shape is None:
@@ -328,10 +333,16 @@ def kv_cache_bytes(settings: StepSettings, *, batch_size: int, tokens: int) -> i
     size = BYTES[settings.dtype]
     if shape.state:
         return batch_size * shape.layers * shape.mlp * (shape.state + shape.conv) * size
-    stacks = 2 if shape.decoder_linears else 1  # own keys, and those of the encoder's output
+    if shape.decoder_linears:
+        tokens += _answered(shape, settings, tokens)
     return layers.kv_cache_bytes(
-        stacks * shape.layers, shape.keys, tokens=tokens, batch=batch_size, bytes_per_number=size
+        shape.layers, shape.keys, tokens=tokens, batch=batch_size, bytes_per_number=size
     )
+
+
+def _answered(shape: Shape, settings: StepSettings, tokens: int) -> int:
+    """Return how many positions have logits: the text's, or those of an answer to it."""
+    return (settings.target_len or tokens) if shape.decoder_linears else tokens
 
 
 def _largest_trained(shape: Shape, settings: StepSettings) -> int:

@@ -38,5 +38,5 @@ class Seq2SeqTrainer(Metered):
         loss = outputs.loss  # the mean over this batch's labels
         if num_items_in_batch is not None:
             loss = loss * (inputs["labels"] != -100).sum() / num_items_in_batch
-        self.remember(loss)
+        self.remember(loss, inputs["labels"])
         return (loss, outputs) if return_outputs else loss

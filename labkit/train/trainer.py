@@ -89,6 +89,7 @@ class Metered(Sharded):
         self.labelled_logits = labelled_logits
         self.remove_callback(PrinterCallback)
         self.step_loss = 0.0
+        self.on_development = [0.0, 0.0]  # nats and labels
 
     def has_plain_logits(self) -> bool:
         """Whether labelled positions alone give this model's loss."""
@@ -114,10 +115,17 @@ class Metered(Sharded):
             real, samples = inputs["attention_mask"], len(inputs["input_ids"])
         self.meter.see_batch(int(real.sum()), padded=real.numel(), samples=samples)
 
-    def remember(self, loss: Any) -> None:
-        """Add a batch's share to the step's loss."""
+    def remember(self, loss: Any, labels: Any) -> None:
+        """Add a batch's share to the step's loss, or outside training its nats to a sum.
+
+        There the loss is the mean over the batch's own `labels`, as the loss takes them.
+        """
         if self.model.training:
             self.step_loss += float(loss.detach())
+            return
+        count = int((labels != IGNORED).sum())
+        self.on_development[0] += float(loss.detach()) * count
+        self.on_development[1] += count
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.args.train_sampling_strategy != "group_by_length":
@@ -143,8 +151,16 @@ class Metered(Sharded):
         Compiled, the first pass without gradients would compile every layer once more, for longer
         than an evaluation takes.
         """
+        self.on_development = [0.0, 0.0]
         with torch.compiler.set_stance("force_eager"):
             return super().evaluate(*args, **kwargs)
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log; the loss of the development split is a label's, however labels lie in batches."""
+        if "eval_loss" in logs:
+            nats, labels = group.totals(self.on_development)
+            logs["eval_loss"] = nats / labels if labels else logs["eval_loss"]
+        super().log(logs, *args, **kwargs)
 
     def restore(self, checkpoint: str) -> None:
         """Load weights and history of a checkpoint without training on."""
@@ -188,6 +204,7 @@ class LabTrainer(Metered, SFTTrainer):
     ) -> Any:
         """Return the batch's share of the step's mean loss per label."""
         self.see(inputs)
+        labels = inputs["labels"][:, 1:]
         if self.labelled_logits and not return_outputs:
             with self.accelerator.autocast():
                 base = self.accelerator.unwrap_model(model)
@@ -198,7 +215,7 @@ class LabTrainer(Metered, SFTTrainer):
             loss = super().compute_loss(
                 model, inputs, return_outputs=return_outputs, num_items_in_batch=num_items_in_batch
             )
-        self.remember(loss[0] if return_outputs else loss)
+        self.remember(loss[0] if return_outputs else loss, labels)
         return loss
 
 

@@ -1,5 +1,6 @@
 """The meter against steps whose batches, times and allocations are known."""
 
+import json
 import types
 from typing import Any
 
@@ -163,6 +164,27 @@ def test_speed_leaves_out_warm_up_and_recorded_steps(clock: Any) -> None:
     assert summary["samples_per_second"] == pytest.approx(18 / 10)
     assert summary["step_seconds_median"] == pytest.approx(3.0)
     assert summary["train_seconds"] == pytest.approx(3 * 50 + 2 + 90 + 3 + 5)
+
+
+def test_a_run_in_three_sessions_is_summed_up_as_in_one(
+    clock: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each session's first steps are slow; the largest batch, and the peak, were in the first."""
+    peaks = iter([900, 500, 300])
+    steps: list[dict[str, Any]] = []
+    monkeypatch.setattr(measure, "reset_peak_rss", lambda: True)
+    for session in range(3):
+        meter, held = Meter(json.loads(json.dumps(steps))), next(peaks)
+        monkeypatch.setattr(measure, "peak_rss", lambda held=held: held)
+        for number in range(1, WARMUP_STEPS + 5):
+            slow = number <= WARMUP_STEPS
+            step(meter, clock, number, seconds=50.0 if slow else 2.0, tokens=100)
+        steps = meter.steps
+        assert meter.summary()["peak_bytes"]["rss"] == 900
+        assert meter.summary()["tokens_per_second"] == pytest.approx(50)
+        assert sum("cold" in each for each in steps) == (session + 1) * WARMUP_STEPS
+    assert Meter(steps).summary()["peak_bytes"]["rss"] == 900
+    assert Meter(steps).summary()["peak_bytes"]["allocated"] == meter.peak_allocated
 
 
 def test_what_was_not_measured_is_null(clock: Any) -> None:

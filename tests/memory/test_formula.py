@@ -48,6 +48,10 @@ def test_formula_and_trace_agree_over_a_grid():
         ("gemma-2b", "full", 2, 512, {"optim": "adamw_torch_foreach"}),
         ("phi-1.5", "lora", 2, 512, {"lora_dropout": 0.1}),
         ("bloom-3b", "lora", 1, 512, {"gradient_checkpointing": True}),
+        ("phi-1.5", "qlora", 2, 512, {}),
+        ("phi-1.5", "8bit", 2, 512, {"lora_dropout": 0.1}),
+        ("bloom-3b", "qlora", 2, 512, {}),
+        ("bloom-3b", "8bit", 2, 512, {}),
         ("t5-large", "full", 2, 256, {}),
         ("llama-3-8b", "full", 1, 512, {"sharding": "fsdp2", "num_gpus": 4}),
         ("llama-2-13b", "lora", 1, 512, {"sharding": "zero3", "num_gpus": 2}),
@@ -70,6 +74,25 @@ def test_formula_and_trace_agree_over_a_grid():
         errors.append(abs(formula.peak_bytes / trace(settings).peak_bytes - 1))
     assert statistics.median(errors) <= 0.08
     assert max(errors) <= 0.15
+
+
+TILED = {"gradient_checkpointing": True, "loss": "chunked"}
+
+
+@pytest.mark.parametrize(("model", "method", "sharding", "num_gpus"), [
+    ("llama-3-8b", "lora", "fsdp2", 8), ("llama-3-8b", "lora", "fsdp2", 16),
+    ("llama-3-8b", "ia3", "fsdp2", 16), ("llama-3-8b", "full", "zero3", 32),
+    ("gemma-2b", "full", "fsdp2", 32), ("gemma-2b", "full", "zero3", 8),
+    ("gemma-2b", "full", "zero3", 32),
+])  # fmt: skip
+def test_short_samples_on_many_cards_peak_where_the_table_or_the_head_is_whole(
+    model, method, sharding, num_gpus
+):
+    settings = StepSettings(model=model, method=method, sharding=sharding, num_gpus=num_gpus,
+                            batch_size=1, seq_len=512, **TILED)  # fmt: skip
+    formula, traced = analytic(settings), trace(settings)
+    assert formula.peak_bytes == pytest.approx(traced.peak_bytes, rel=0.01)
+    assert formula.peak_phase.split(".")[:2] == traced.peak.name.split(".")[:2]
 
 
 def test_parts_of_full_fine_tuning_follow_the_rule_of_18():
@@ -173,6 +196,27 @@ def test_the_cache_of_generation_is_that_of_the_model_class(model):
     cache = step.model.get_base_model()(**step.inputs, use_cache=True).past_key_values
     tensors = [t for layer in cache.layers for t in (layer.keys, layer.values)]
     assert kv_cache_bytes(settings, batch_size=3, tokens=20) == sum(t.nbytes for t in tensors)
+
+
+@pytest.mark.parametrize(("seq_len", "target_len"), [(20, 5), (4, 30), (12, None)])
+def test_an_encoder_decoder_keeps_keys_of_the_text_and_of_the_answer(seq_len, target_len):
+    from labkit.memory.measured import real_step
+
+    settings = StepSettings(model="tiny-t5", method="lora", batch_size=3, seq_len=seq_len,
+                            target_len=target_len, target="cpu")  # fmt: skip
+    step = real_step(settings)
+    found = step.model.get_base_model()(**step.inputs, labels=step.labels, use_cache=True)
+    both = (found.past_key_values.self_attention_cache, found.past_key_values.cross_attention_cache)
+    tensors = [t for cache in both for layer in cache.layers for t in (layer.keys, layer.values)]
+    assert kv_cache_bytes(settings, batch_size=3, tokens=seq_len) == sum(t.nbytes for t in tensors)
+
+
+def test_an_evaluation_has_logits_of_the_answer_alone():
+    short, long = (
+        evaluation_bytes(StepSettings(model="t5-large", method="full", seq_len=64, target_len=n),
+                         batch_size=8) for n in (2_000, 4_000)
+    )  # fmt: skip
+    assert long - short == 8 * 2_000 * 32_128 * 10
 
 
 def test_more_of_anything_never_takes_less():

@@ -303,6 +303,22 @@ def test_the_order_of_an_epoch_depends_on_seed_and_epoch_alone() -> None:
     assert sum(4 * max(row) - sum(row) for row in rows) < 0.2 * sum(lengths)
 
 
+def test_the_development_loss_is_a_label_s_however_batches_are_cut(
+    tiny_run: Callable[..., RunConfig],
+) -> None:
+    """Samples of one label and of many, alone and together, reports read once and again."""
+    taught = trained(tiny_run(method="full", max_steps=40, learning_rate=3e-3))
+    settings = {"model": str(taught.model_path), "max_steps": 1, "learning_rate": 1e-12,
+                "eval_steps": 1, "keep_weights": False}  # fmt: skip
+    found = [
+        trained(
+            tiny_run(**settings, share_prompts=shared, per_device_train_batch_size=batch)
+        ).summary["eval_losses"][0]["loss"]
+        for shared, batch in ((False, 1), (False, 3), (False, 8), (True, 1), (True, 2))
+    ]  # fmt: skip
+    assert found[1:] == pytest.approx([found[0]] * 4, rel=1e-4)
+
+
 def test_evaluations_are_recorded_and_not_timed(
     tiny_run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -332,11 +348,10 @@ def test_evaluations_are_recorded_and_not_timed(
     tokenizer = load.load_tokenizer(record.model_path)
     config = tiny_run()
     rows = train.encode_split(tokenizer, config, "dev", shared=True)
-    losses = [
-        fast_step.labelled_loss(model, SharedPromptCollator(2)([row]), None).item() for row in rows
-    ]
-    found = record.summary["eval_losses"][-1]["loss"]
-    assert min(losses) - 1e-3 <= found <= max(losses) + 1e-3
+    batches = [SharedPromptCollator(2)([row]) for row in rows]
+    nats = sum(fast_step.labelled_loss(model, each, 1).item() for each in batches)
+    labels = sum(int((each["labels"][:, 1:] != -100).sum()) for each in batches)
+    assert record.summary["eval_losses"][-1]["loss"] == pytest.approx(nats / labels, rel=1e-5)
 
 
 def test_the_development_loss_is_of_as_many_samples_as_asked_for(tiny_run: Run) -> None:

@@ -24,7 +24,10 @@ NESTED_BLOCK = 256
 
 
 class NF4Linear(torch.nn.Linear):
-    """A frozen linear layer whose weight is nf4. Input (…, in), output (…, out)."""
+    """A frozen linear layer whose weight is nf4. Input (…, in), output (…, out).
+
+    It multiplies in the type that its weight was of, and answers in the input's.
+    """
 
     def __init__(self, linear: torch.nn.Linear, *, double_quant: bool) -> None:
         torch.nn.Module.__init__(self)
@@ -46,8 +49,11 @@ class NF4Linear(torch.nn.Linear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         import bitsandbytes
 
-        state = self._state()
-        return bitsandbytes.matmul_4bit(x, self.weight, quant_state=state, bias=self.bias)
+        bias = None if self.bias is None else self.bias.to(self.dtype)
+        product = bitsandbytes.matmul_4bit(
+            x.to(self.dtype), self.weight, quant_state=self._state(), bias=bias
+        )
+        return product.to(x.dtype)
 
     @property
     def W_q(self) -> torch.Tensor:
