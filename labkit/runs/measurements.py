@@ -66,9 +66,9 @@ def read_all() -> list[dict[str, Any]]:
     found = []
     for path in sorted(folder().glob(f"{PREFIX}*.json")):
         try:
-            value = json.loads(path.read_text(encoding="utf-8"))
+            value, written = json.loads(path.read_text(encoding="utf-8")), path.stat().st_mtime_ns
         except (OSError, ValueError, RecursionError):
             continue
         if isinstance(value, dict) and isinstance(value.get("values"), dict):
-            found.append(value)
-    return sorted(found, key=lambda each: str(each.get("made_at")))
+            found.append((str(value.get("made_at")), written, value))  # of one second, by its file
+    return [value for *_, value in sorted(found, key=lambda each: each[:2])]
