@@ -208,16 +208,17 @@ def paired_difference(
 
     Items of one cluster (a report) count together; the error is the cluster-robust one of a mean,
     with t of clusters - 1 degrees of freedom. Returns test, n, clusters, difference {value, low,
-    high} and p_value. Where all clusters differ by the same there is no spread to go by: p_value is
-    then the sign test's, and the interval that of scores in [0, 1] by the bound of `equivalence`.
+    high} and p_value. Where all clusters differ by the same, `_without_spread` gives the interval
+    of scores in [0, 1], and p_value is the least alpha at which it leaves out 0: with all wrong
+    before and all right after, the sign test's.
     """
     from scipy import stats
 
     mean, error, groups = clustered_difference(a, b, clusters, weights)
     kind = "clustered t-test of paired differences"
     if error == 0:
-        low, high = _without_spread(mean, groups, alpha)
-        p_value = 1.0 if mean == 0 else 2.0 ** (1 - groups)
+        low, high = _without_spread(mean, groups, alpha / 2)
+        p_value = min(1.0, 2 * (1 + min(1.0, abs(mean))) ** -groups)
     else:
         width = float(stats.t.ppf(1 - alpha / 2, groups - 1)) * error
         low, high = mean - width, mean + width
@@ -242,10 +243,10 @@ def equivalence(
     """Show that two scores differ by less than `margin`: two one-sided tests, paired by item.
 
     Returns test, n, clusters, margin, difference {value, low, high} (b - a, at 1 - 2 alpha:
-    equivalent is the same as this interval lying inside the margin), p_value, equivalent. Where all
-    clusters differ by the same d, often 0, there is no spread to go by: had a share `margin` - |d|
-    of the clusters differed by 1 more, none of G would show it in (1 - `margin` + |d|)^G of
-    repetitions.
+    equivalent is the same as this interval lying inside the margin), p_value, equivalent. Where no
+    item differs there is no spread to go by: had a share `margin` of the clusters differed, none of
+    G would show it in (1 - margin)^G of repetitions; `_without_spread` says it of other differences
+    that all clusters share.
 
     Raises ValueError unless 0 < margin < 1.
     """
@@ -256,7 +257,7 @@ def equivalence(
     mean, error, groups = clustered_difference(a, b, clusters)
     if error == 0:
         low, high = _without_spread(mean, groups, alpha)
-        p_value = min(1.0, (1 - margin + abs(mean)) ** groups)
+        p_value = 1.0 if abs(mean) >= margin else ((1 - margin) / (1 - abs(mean))) ** groups
     else:
         width = float(stats.t.ppf(1 - alpha, groups - 1)) * error
         low, high = mean - width, mean + width
@@ -327,10 +328,14 @@ def clustered_difference(
 
 
 def _without_spread(mean: float, groups: int, alpha: float) -> tuple[float, float]:
-    """Return the interval of a difference of scores that all clusters share, by their number."""
-    width = 1 - alpha ** (1 / groups)
-    furthest = 1.0 if abs(mean) <= 1 else math.inf
-    return max(-furthest, mean - width), min(furthest, mean + width)
+    """Return the interval of a difference of scores that all clusters share; alpha on each side.
+
+    Had a share w of clusters differed otherwise, at most from -1 to 1, none of G would show it in
+    (1 - w)^G of repetitions. The w at which that is alpha moves the mean by w(1 + mean) down, or by
+    w(1 - mean) up.
+    """
+    share, furthest = 1 - alpha ** (1 / groups), max(1.0, abs(mean))
+    return mean - share * (furthest + mean), mean + share * (furthest - mean)
 
 
 def _logs(times: Sequence[float]) -> Any:

@@ -349,13 +349,28 @@ def test_differences_without_spread_prove_as_much_as_their_number_allows() -> No
     """All wrong against all right: the sign test's p, and an interval that has a width."""
     two = stats.paired_difference([0.0] * 2, [1.0] * 2)
     assert two["p_value"] == 0.5
-    assert two["difference"]["low"] == pytest.approx(0.05**0.5)
+    # Of two alike, 97.5 % of which share would be seen once in forty? The others may be worse.
+    share = 0.025**0.5
+    assert two["difference"]["low"] == pytest.approx(share - (1 - share))
     assert two["difference"]["high"] == two["difference"]["value"] == 1.0
     clusters = ["a", "a", "b", "b", "c", "c"]
-    assert stats.paired_difference([0.0] * 6, [0.5] * 6, clusters)["p_value"] == 0.25
+    of_three = stats.paired_difference([0.0] * 6, [1.0] * 6, clusters)
+    assert (of_three["clusters"], of_three["p_value"]) == (3, 0.25)
     assert stats.paired_difference([0.0] * 10, [1.0] * 10)["p_value"] == 2**-9
+    for size in (0.001, 0.1, 0.4, 1.0, 3.0):
+        for count in (2, 5, 6, 12, 900):
+            for sign in (1, -1):
+                one = stats.paired_difference([0.0] * count, [sign * size] * count)
+                low, high = one["difference"]["low"], one["difference"]["high"]
+                assert low <= sign * size <= high
+                assert (one["p_value"] < 0.05) is (low > 0 or high < 0)
     found = stats.equivalence([0.5] * 2, [0.51] * 2, margin=0.02)
-    assert not found["equivalent"] and found["p_value"] == pytest.approx(0.99**2)
+    assert not found["equivalent"] and found["p_value"] == pytest.approx((0.98 / 0.99) ** 2)
+    for count in (100, 200, 400):
+        for size in (0.0, 0.005, -0.012, 0.019):
+            near = stats.equivalence([0.5] * count, [0.5 + size] * count, margin=0.02)
+            inside = near["difference"]["low"] > -0.02 and near["difference"]["high"] < 0.02
+            assert near["equivalent"] is inside
     assert stats.equivalence([0.5] * 900, [0.51] * 900, margin=0.02)["equivalent"]
     assert stats.equivalence([0.0] * 900, [0.5] * 900, margin=0.02)["p_value"] == 1.0
 

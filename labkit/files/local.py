@@ -163,19 +163,19 @@ def refuse_unless(path: Path, size: int | None, sha256: str) -> None:
 
 
 _WEIGHTS = ("*.safetensors", "*config.json")
-_WORDS = ("pytorch_model*.bin", "*.jinja", "tokenizer.json", "*.model", "vocab*", "merges.txt",
+_REST = ("pytorch_model*.bin", "*.jinja", "tokenizer.json", "*.model", "vocab*", "merges.txt",
           "added_tokens.json", "special_tokens_map.json")  # fmt: skip
 """What else a model's answers hang on: how it reads, and weights in the older form."""
 
 
-def fingerprint(folder: Path, *, words: bool) -> str:
+def fingerprint(folder: Path, *, everything: bool) -> str:
     """Return a hash that changes with the model in a folder, without reading gigabytes of it.
 
-    With `words` it changes with the tokenizer and the chat template too. Configuration and weights
-    up to 1 GiB a file are hashed whole; of larger files the size and the first and last MiB.
+    With `everything` it changes with the tokenizer and the chat template too. Configuration and
+    weights up to 1 GiB a file are hashed whole; of larger files the size and the first and last MiB.
     """
     digest = hashlib.sha256()
-    patterns = (*_WEIGHTS, *_WORDS) if words else _WEIGHTS
+    patterns = (*_WEIGHTS, *_REST) if everything else _WEIGHTS
     for file in (file for pattern in patterns for file in sorted(folder.glob(pattern))):
         size = file.stat().st_size
         digest.update(f"{file.name}:{size}:".encode())

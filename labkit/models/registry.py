@@ -135,7 +135,7 @@ def fingerprint_of(folder: Path) -> str:
 
     A model of the registry came with its tokenizer, and is told by its weights.
     """
-    return fingerprint(folder, words=name_of(folder) not in known_names())
+    return fingerprint(folder, everything=name_of(folder) not in known_names())
 
 
 def _looks_like_hub_id(text: str) -> bool:

@@ -155,7 +155,8 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check a request, then pass it on with its body replaced by the checked one."""
         # The app routes by what follows the root path, which a client can name: ends are compared.
-        path = scope.get("path", "")
+        # An end of line after the path is passed over by its patterns, and is here.
+        path = scope.get("path", "").rstrip()
         route = next((each for each in GUARDED if path.endswith(each)), None)
         if scope.get("method") != "POST" or route is None:
             return await self.app(scope, receive, send)

@@ -59,6 +59,7 @@ class PreferenceTrainer(Metered, DPOTrainer):
 
     Arguments = DPOConfig
     labelled_logits = True
+    has_labels = False
 
     def __init__(self, model: Any, *, ref_model: Any = None, **kwargs: Any) -> None:
         if ref_model is None and is_peft_model(model):
@@ -73,6 +74,8 @@ class PreferenceTrainer(Metered, DPOTrainer):
         )
         self._pairs: list[list[int]] = []
         self._batch = 0
+        self._developed: list[int] = []
+        """pairs of each batch of the development split"""
 
     @staticmethod
     def own_arguments(config: RunConfig) -> dict[str, Any]:
@@ -107,6 +110,7 @@ class PreferenceTrainer(Metered, DPOTrainer):
         inputs = dict(inputs)
         blank, mask = inputs.pop("blank", False), inputs["attention_mask"]
         if not self.model.training:
+            self._developed.append(len(mask) // 2)
             with self._scoring():
                 return super().compute_loss(model, inputs, *args, **kwargs)
         if self._batch == len(self._pairs):  # of no step that the trainer began: one by itself
@@ -123,6 +127,21 @@ class PreferenceTrainer(Metered, DPOTrainer):
         loss = loss * (own * batches / total)
         self.step_loss += float(loss.detach()) / batches
         return loss
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        """Log, with metrics of pairs where TRL has those of batches."""
+        training = self.model.training
+        pairs = [sum(each) for each in self._pairs] if training else self._developed
+        metrics = self._metrics["train" if training else "eval"]
+        for name, each in metrics.items():
+            if len(each) == len(pairs):
+                metrics[name] = [fmean(each, pairs)]
+        super().log(logs, *args, **kwargs)
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the metrics of the development split."""
+        self._developed = []
+        return super().evaluate(*args, **kwargs)
 
     def _get_num_items_in_batch(self, batch_samples: Any, device: Any) -> None:
         """Count the pairs that each process has in each batch of the step that begins."""

@@ -31,7 +31,7 @@ class TextTrainer(LabTrainer):
         training = self.model.training
         loss = super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
         mean = (loss[0] if return_outputs else loss).detach()
-        self.seen[training][0] += float(mean * items)
+        self.seen[training][0] += float(mean * items) if items else 0.0
         self.seen[training][1] += text_bytes
         return loss
 

@@ -123,9 +123,9 @@ class Metered(Sharded):
         if self.model.training:
             self.step_loss += float(loss.detach())
             return
-        count = int((labels != IGNORED).sum())
-        self.on_development[0] += float(loss.detach()) * count
-        self.on_development[1] += count
+        if count := int((labels != IGNORED).sum()):
+            self.on_development[0] += float(loss.detach()) * count
+            self.on_development[1] += count
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.args.train_sampling_strategy != "group_by_length":

@@ -43,7 +43,7 @@ HOMONYMS = {
     ("inference/lm_eval_tasks/documents.py", "prompt", "user"): "the text a document asks with",
     ("inference/preferences.py", "prompt", '"uid"'): FIELD,
     ("checkpoints/lessons/exercises_07.py", "prompt", '"chosen"'): FIELD,
-    ("datasets/chat/jsonl.py", "prompt", "ASKED ="): FIELD,
+    ("datasets/chat/jsonl.py", "prompt", "in keys"): FIELD,
     ("datasets/chat/self_instruct.py", "prompt", "in row"): FIELD,
     ("datasets/chat/oasst1.py", "prompt", "node"): FIELD,
     ("datasets/instructions/generate.py", "prompt", "role"): FIELD,

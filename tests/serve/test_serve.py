@@ -431,10 +431,13 @@ def test_a_client_that_sends_everything_first_still_hears_the_refusal(running):
     assert "larger than 20000 bytes" in json.loads(answer.read())["error"]["message"]
 
 
-@pytest.mark.parametrize("prefix", ["/a", "/v1", "/user/ana/proxy/7860"])
-def test_no_prefix_leads_past_the_key_and_the_limits(running, monkeypatch, prefix):
-    """The app routes by what follows a root path, and a client can name one."""
-    url = running.url.removesuffix("/v1") + prefix + "/v1/chat/completions"
+@pytest.mark.parametrize(
+    ("prefix", "end"),
+    [("/a", ""), ("/v1", ""), ("/user/ana/proxy/7860", ""), ("", "%0A"), ("/a", "%0a")],
+)
+def test_no_path_leads_past_the_key_and_the_limits(running, monkeypatch, prefix, end):
+    """The app routes by what follows a root path, which a client can name, and before a line."""
+    url = running.url.removesuffix("/v1") + prefix + "/v1/chat/completions" + end
     body = {"model": "base", "messages": HELLO}
     named = {"X-Forwarded-Prefix": prefix}
     too_long = {**body, "max_tokens": LIMITS.max_tokens + 1}

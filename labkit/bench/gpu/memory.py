@@ -231,7 +231,10 @@ def largest_batches(card: Card, known: set[str]) -> Iterator[tuple[str, dict[str
     there = card.describe()["memory_bytes"]
     for settings, limit in itertools.product(LARGEST, LIMITS):
         base, size = {**settings, **toy}, limit or there
-        name = f"{settings['model']} {base['method']} in {size / 2**30:.0f} GiB"
+        where = (
+            f"{size / 2**30:.0f} GiB" if limit or size % 2**30 == 0 else f"{size / 2**30:.1f} GiB"
+        )
+        name = f"{settings['model']} {base['method']} in {where}"
         if name in known:
             continue
         if library := missing(base):

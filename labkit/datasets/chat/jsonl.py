@@ -4,10 +4,11 @@
     messages                       [{"role": "user", "content": …}, …]
     conversations                  ShareGPT's form, LIMA's list of texts, or messages
     conversation                   Firefly's pairs
-    prompt, completion             or question; response, answer; texts or messages
+    prompt, completion             texts or messages; response or answer for completion also
     instruction, output            or response; with input (Alpaca's) or context (Dolly's)
     input, target or output        Firefly's other form, LongForm's
     text                           running text, for continued pretraining
+    question, answer               with context; response or completion for answer also
 
 A `system` beside a prompt is the system message.
 """
@@ -19,7 +20,6 @@ from labkit.datasets.chat.source import data_set
 from labkit.datasets.chat.turns import Draft, entry, pairs
 from labkit.errors import LabkitError, brief
 
-ASKED = ("prompt", "question")
 ANSWERS = ("completion", "response", "answer")
 
 
@@ -36,9 +36,9 @@ def form(row: Any) -> Draft:
         return _conversations(row)
     if "conversation" in keys:
         return firefly.form(row)
-    asked, answers = ([key for key in names if key in keys] for names in (ASKED, ANSWERS))
-    if asked and answers:
-        before = [*turns.system(row), *_messages(row, asked[0], "user")]
+    answers = [key for key in ANSWERS if key in keys]
+    if "prompt" in keys and answers:
+        before = [*turns.system(row), *_messages(row, "prompt", "user")]
         return Draft(turns=[*before, *_messages(row, answers[0], "assistant")])
     if "instruction" in keys:
         return _instruction(row)
@@ -46,6 +46,9 @@ def form(row: Any) -> Draft:
         return firefly.form(row) if "target" in keys else longform.form(row)
     if "text" in keys:
         return Draft(text=turns.said(row["text"], "text"))
+    if "question" in keys and answers:
+        question = turns.asked(row["question"], row.get("context"))
+        return Draft(turns=[("user", question), ("assistant", row[answers[0]])])
     named = ", ".join(map(repr, list(row)[:6])) or "none"
     raise LabkitError(f"its keys tell no form: {named} (see labkit.datasets.chat.jsonl)")
 

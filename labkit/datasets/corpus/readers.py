@@ -237,6 +237,7 @@ def _encoding(file: File) -> str:
             if not block.isascii() and len(beyond) < 2**16:
                 beyond += b"\n".join(line for line in block.splitlines() if not line.isascii())
             block = stream.read(2**20)
+    broken += len(decoder.getstate()[0]) > 0
     if broken <= right:
         return "utf-8-sig"
     return cyrillic_encoding(beyond) or "cp1252"
@@ -327,9 +328,9 @@ def _turns(record: Mapping[str, Any]) -> Turns:
     for asked, answered in _PAIRS:
         question, answer = record.get(asked), record.get(answered)
         if isinstance(question, str) and isinstance(answer, str) and question.strip():
-            more = record.get("input") or record.get("context")
-            if asked != "instruction":
-                more = None
+            more = record.get("context")
+            if asked == "instruction":
+                more = record.get("input") or more
             if isinstance(more, str) and more.strip():
                 question = f"{question}\n\n{more}"
             return (("user", question), ("assistant", answer))

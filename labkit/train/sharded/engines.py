@@ -22,7 +22,7 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 
 from labkit.train.sharded import group
@@ -115,6 +115,7 @@ class FullyShard:
 
     def gather(self) -> None:
         """Put each trained weight together, one after the other, and keep it in process 0."""
+        self._put_back()
         whole: dict[int, nn.Parameter] = {}
         for name, part in list(self.model.named_parameters(remove_duplicate=False)):
             if not isinstance(part, DTensor) or not part.requires_grad:
@@ -129,11 +130,18 @@ class FullyShard:
         """Return what this process holds of weights, gradients and optimizer state."""
         return held_plainly(self.model.parameters(), self.optimizer)
 
+    def _put_back(self) -> None:
+        """Let go of whole weights: after an evaluation those of the root wait for a backward."""
+        for each in self.model.modules():
+            if isinstance(each, FSDPModule):
+                each.reshard()
+
     def _state(self) -> dict[str, Any]:
         """Return what a checkpoint holds; what is frozen is in the model that training starts from.
 
         A weight with two names has the first.
         """
+        self._put_back()
         trained = {name: each for name, each in self.model.named_parameters() if each.requires_grad}
         return {"model": trained, "optim": get_optimizer_state_dict(self.model, self.optimizer)}
 

@@ -48,6 +48,15 @@ class Shares(Sampler[list[int]]):
         self.sampler.set_epoch(epoch)
 
 
+class EqualShares(Shares):
+    """Shares of as many samples in each process, by some without labels: of an evaluation."""
+
+    def _share(self, batch: list[int]) -> list[int]:
+        each = -(-len(batch) // self.size)
+        own = batch[self.rank * each : (self.rank + 1) * each]
+        return own + [~batch[0]] * (each - len(own))
+
+
 class Unlabelled(Dataset[dict[str, Any]]):
     """A data set whose sample ~i is sample i without labels; one that has none is `blank`."""
 
@@ -64,6 +73,7 @@ class Unlabelled(Dataset[dict[str, Any]]):
         row = dict(self.rows[~index])
         if "labels" in row:
             row["labels"] = [IGNORED] * len(row["labels"])
+            row |= {"text_bytes": 0} if "text_bytes" in row else {}
         else:
             row["blank"] = True
         return row

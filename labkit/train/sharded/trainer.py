@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 from accelerate.data_loader import SeedableRandomSampler
-from torch.utils.data import RandomSampler
+from torch.utils.data import DataLoader, RandomSampler, SequentialSampler
 from transformers import Trainer
 from transformers.trainer import SCHEDULER_NAME
 
@@ -24,7 +24,7 @@ from labkit import methods
 from labkit.console import say
 from labkit.train.sharded import group
 from labkit.train.sharded.held import Held, held_plainly, ran
-from labkit.train.sharded.shares import SharedLoader, Shares, Unlabelled
+from labkit.train.sharded.shares import EqualShares, SharedLoader, Shares, Unlabelled
 from labkit.train.sharded.traffic import Traffic
 
 COUNTED_STEP = 2
@@ -46,6 +46,8 @@ class Sharded(Trainer):
     _traffic: Traffic | None = None
     _held: Held | None = None
     _steps_taken = 0
+    has_labels = True
+    """whether a sample without its labels counts for nothing"""
     _evaluates = False
     _looks = False
     _counts = True
@@ -114,6 +116,20 @@ class Sharded(Trainer):
         return SharedLoader(Unlabelled(rows), batch_sampler=shares,
                             collate_fn=self.data_collator,
                             pin_memory=self.args.dataloader_pin_memory)  # fmt: skip
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        """Return a loader of this process's share of each batch, in which no sample counts twice.
+
+        transformers' own fills up the last batches by samples of the first.
+        """
+        if not self.together or not self.has_labels:
+            return super().get_eval_dataloader(eval_dataset)
+        rows = self.eval_dataset if eval_dataset is None else eval_dataset
+        rows = self._remove_unused_columns(rows, description="evaluation")
+        shares = EqualShares(SequentialSampler(rows), batch_size=self.args.eval_batch_size,
+                             rank=group.rank(), size=group.size())  # fmt: skip
+        return DataLoader(Unlabelled(rows), batch_sampler=shares, collate_fn=self.data_collator,
+                          pin_memory=self.args.dataloader_pin_memory)  # fmt: skip
 
     def _get_num_items_in_batch(self, batch_samples: Any, device: Any) -> Any:
         items = super()._get_num_items_in_batch(batch_samples, device)

@@ -97,6 +97,7 @@ FORMATS: dict[str, list[tuple[dict[str, Any], tuple[dict[str, str], ...]]]] = {
         ({"prompt": [{"role": "user", "content": "q"}], "system": "",
           "completion": [{"role": "assistant", "content": "a"}]}, turns((ASK, "q"), (SAY, "a"))),
         ({"question": "q", "answer": "a"}, turns((ASK, "q"), (SAY, "a"))),
+        ({"question": "q", "context": "c", "answer": "a"}, turns((ASK, "q\n\nc"), (SAY, "a"))),
         ({"system": "s", "prompt": "q", "response": "a"},
          turns((SYSTEM, "s"), (ASK, "q"), (SAY, "a"))),
         ({"conversations": [{"role": "user", "content": "q"},

@@ -32,12 +32,13 @@ WORK: dict[str, dict[str, Any]] = {
     # 10 samples in batches of 4: the last of an epoch has 2, alone in its step.
     "uneven": {"method": "full", "learning_rate": 1e-3, "share_prompts": False, "fast": False,
                "max_train_samples": 10, "per_device_train_batch_size": 2,
-               "gradient_accumulation_steps": 2, "max_steps": 4},
+               "gradient_accumulation_steps": 2, "max_steps": 4, "eval_steps": 4},
     "loftq": {"method": "lora", "init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 4},
               "learning_rate": 2e-3},
     "qlora": {"method": "lora", "base": "nf4", "learning_rate": 2e-3},
     "prefix": {"method": "prefix", "num_virtual_tokens": 4, "learning_rate": 2e-3},
-    "pretrain": {"task": "pretrain", "method": "full", "learning_rate": 1e-3, "max_length": 64},
+    "pretrain": {"task": "pretrain", "method": "full", "learning_rate": 1e-3, "max_length": 64,
+                 "eval_steps": 3},
     "dpo": {"task": "dpo", "reference": "precomputed", "learning_rate": 2e-3, "max_length": 64},
     # 7 pairs in batches of 4: of the last 3 one process has 2. Of the last of 5 one has none.
     "dpo of 7": {"task": "dpo", "reference": "precomputed", "learning_rate": 2e-3, "max_length": 64,
@@ -183,6 +184,16 @@ def test_losses_and_tokens_are_those_of_one_process(
         for name in ("tokens", "samples"):
             assert [s[name] for s in each["steps"]] == [s[name] for s in record.steps]
     assert record.losses[-1] != pytest.approx(record.losses[0], abs=1e-3), "nothing was learned"
+
+
+@pytest.mark.parametrize("way", ["none uneven", "fsdp2 uneven", "fsdp2 pretrain"])
+def test_each_sample_of_the_development_split_counts_once(
+    way: str, alone: dict[str, Alone], together: dict[str, Any]
+) -> None:
+    (expected,) = alone[(SHARED | OTHERS)[way][0]].record.summary["eval_losses"]
+    for each in together[way][0]:
+        (found,) = each["summary"]["eval_losses"]
+        assert found == pytest.approx(expected, abs=1e-5)
 
 
 @each_of_all

@@ -418,13 +418,16 @@ def test_preferences_are_learned_recorded_and_shown(
 
 def test_each_pair_counts_the_same_however_a_step_is_cut(preferences: Run) -> None:
     """Five pairs a step: at once, or as 2, 2 and 1, of which the last is no half of a step."""
-    settings = {"max_steps": 3, "learning_rate": 1e-3, "lr_scheduler_type": "constant"}
+    settings = {"max_steps": 3, "learning_rate": 1e-3, "lr_scheduler_type": "constant",
+                "eval_steps": 3}  # fmt: skip
     found = [
         run.train(preferences(**settings, per_device_train_batch_size=batch,
                               gradient_accumulation_steps=times), quiet=True)
         for batch, times in ((6, 1), (2, 3), (1, 6))
     ]  # fmt: skip
     for record in found[1:]:
+        (mine,), (other,) = (each.summary["eval_losses"] for each in (record, found[0]))
+        assert mine == pytest.approx(other, abs=1e-4)
         assert record.losses == pytest.approx(found[0].losses, abs=1e-5)
         for mine, other in zip(record.steps, found[0].steps, strict=True):
             assert mine["rewards"] == pytest.approx(other["rewards"], abs=1e-4)
