@@ -10,6 +10,7 @@ holds half a character that no file can be written with. What is done about each
     half a character      becomes �
     metadata that is damaged     goes, or gets what nbgrader adds itself
     of another lesson     becomes a plain cell
+    tagged so that it is not run, or may fail     loses the tag
     deleted         comes back as it was released, so that its check fails and no other
 
 Cells are the mappings that a notebook's JSON has, whatever is in them.
@@ -23,6 +24,9 @@ from typing import Any
 
 SCHEMA_VERSION = 3
 WHOLE = "\N{REPLACEMENT CHARACTER}"
+SKIP = "skip-execution"
+_TAGS = (SKIP, "raises-exception")
+"""What nbclient does not run, and what it lets fail."""
 LONGEST_NAME = 60
 LONGEST_READ = 100_000
 """characters of code that are parsed to tell a split cell from a copied one"""
@@ -56,6 +60,10 @@ def repair(cells: list[Any]) -> tuple[list[Any], list[str]]:
             continue
         name = mark["grade_id"]
         shown = _shown(name)
+        tags = cell["metadata"].get("tags")
+        if isinstance(tags, list) and (odd := [tag for tag in _TAGS if tag in tags]):
+            found.append(f"cell {place} ({shown}) was tagged {' and '.join(odd)}: it is no longer")
+            cell["metadata"]["tags"] = [tag for tag in tags if tag not in _TAGS]
         if name in first:
             if kept and kept[-1] is first[name] and _is_rest(first[name]["source"], source):
                 found.append(f"cell {place} ({shown}) was split from the one before: joined again")

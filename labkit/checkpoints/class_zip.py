@@ -19,6 +19,7 @@ Sources: Canvas, `lib/content_zipper.rb`; Moodle, `mod/assign/locallib.php` and 
 "Download all submissions" makes.
 """
 
+import errno
 import re
 import tempfile
 import unicodedata
@@ -39,7 +40,7 @@ from labkit.checkpoints.submissions import (
 from labkit.errors import LabkitError
 
 CANVAS = re.compile(
-    r"(?:(?P<name>\w+?)(?P<late>_LATE)?_(?P<id>\d+)|(?P<anon_late>LATE_)?anon_(?P<anon>[A-Za-z0-9]+))"
+    r"(?:(?P<name>(?:\w|[^\x00-\x7f])+?)(?P<late>_LATE)?_(?P<id>\d+)|(?P<anon_late>LATE_)?anon_(?P<anon>[A-Za-z0-9]+))"
     r"_(?:(?P<attachment>\d+)_(?P<file>[^/]+)|(?P<typed>text|link)\.html)"
 )
 MOODLE = re.compile(
@@ -55,6 +56,11 @@ LARGEST_ZIP = 1024 * MIB
 """of one that a student uploaded, weights and all; little of it is unpacked"""
 MOST_STUDENTS = 5_000
 LONGEST_PART, MOST_PARTS = 80, 8
+LONGEST_BYTES = 200
+"""of a name; file systems take 255, and more comes after it"""
+ODD_NAMES = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EINVAL,
+             errno.EILSEQ)  # fmt: skip
+"""what is wrong with the names of one upload, and not with the disk"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,8 +219,13 @@ def _write(
     while target.exists():
         number += 1
         target = folder.joinpath(*above, str(number), name)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(content)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(content)
+    except OSError as error:
+        if error.errno not in ODD_NAMES:
+            raise
+        raise Refused(f"no file can have this name beside the others: {error.strerror}") from None
 
 
 def _plain(text: str) -> str:
@@ -222,6 +233,8 @@ def _plain(text: str) -> str:
     text = unicodedata.normalize("NFC", text)
     suffix = text.rpartition(".")[2]
     text = re.sub(r"[^\w.]+", "-", text).strip("-.")
-    if len(text) > LONGEST_PART and len(suffix) < 8:
-        text = f"{text[: LONGEST_PART - 8]}.{suffix}"
+    if len(text) > LONGEST_PART or len(text.encode()) > LONGEST_BYTES:
+        end = f".{suffix}" if len(suffix) < 8 else ""
+        start = text[: LONGEST_PART - 8].encode()[: LONGEST_BYTES - 32].decode(errors="ignore")
+        text = start + end
     return text[:LONGEST_PART] or "unnamed"

@@ -147,7 +147,7 @@ def _mark(asked: Question, submission: Submission) -> Mark:
         state=verdict.state,
         points=math.floor(2 * asked.points * share) / 2,
         explanation=text,
-        found=tuple(verdict.contradicts + verdict.missing),
+        found=tuple(printable(line, 400) for line in (*verdict.contradicts, *verdict.missing)),
     )
 
 
@@ -197,7 +197,7 @@ class Fingerprints:
                 if others:
                     named = ", ".join(submissions[n].student for n in others[:MOST_NAMES])
                     named += f" and {len(others) - MOST_NAMES} more" * (len(others) > MOST_NAMES)
-                    which = f" {value}" if what == "record" else ""
+                    which = f" {printable(str(value), 60)}" if what == "record" else ""
                     line = f"the same {what}{which} as {named}"
                     if line not in flags.setdefault(number, []):
                         flags[number].append(line)
@@ -275,7 +275,10 @@ def write_together(contents: Mapping[Path, str]) -> None:
     temporary = {path: path.with_name(f".{path.name}.{records.new_id()}") for path in contents}
     try:
         for path, text in contents.items():
-            temporary[path].write_text(text, encoding="utf-8", newline="")
+            # Half a character in a student's file must not cost the others their grades.
+            temporary[path].write_text(
+                text, encoding="utf-8", errors="backslashreplace", newline=""
+            )
         for path in contents:
             temporary[path].replace(path)
     except OSError as error:
@@ -295,6 +298,9 @@ def render(outcome: Mapping[str, Any]) -> str:
         if names:
             more = f" and {len(names) - 10} more" if len(names) > 10 else ""
             lines.append(f"  {text}: {', '.join(names[:10])}{more}")
+    if names := outcome["ignored"]:
+        more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+        lines.append(f"  left aside: {', '.join(names[:10])}{more}")
     if outcome["alike"]:
         lines.append(f"  {len(outcome['alike'])} pairs of explanations are alike: see the summary")
     return "\n".join(lines)

@@ -10,6 +10,9 @@ are run:
 
 Names are found by Python's own symbol table. A cell that cannot be parsed runs.
 
+What counts is the number that a locked cell gives. nbgrader itself takes a warning on stderr for a
+failure, and a cell that gives nothing for a right one.
+
 Source: Python's `symtable`; nbgrader's preprocessors and export plugins; nbclient, which does
 not run cells tagged `skip-execution`.
 """
@@ -19,13 +22,12 @@ from contextlib import suppress
 from typing import Any
 
 from nbformat import NotebookNode
+from nbformat.v4 import new_output
 from nbgrader.api import Gradebook, MissingEntry
 from nbgrader.plugins import ExportPlugin
 from nbgrader.preprocessors import NbGraderPreprocessor
 
-from labkit.checkpoints.cells import UNREADABLE, names
-
-SKIP = "skip-execution"
+from labkit.checkpoints.cells import POINTS, SKIP, UNREADABLE, names
 
 
 def needed(cells: list[NotebookNode]) -> set[int]:
@@ -57,9 +59,25 @@ class SkipUngraded(NbGraderPreprocessor):
     def preprocess(self, nb: NotebookNode, resources: Any) -> tuple[NotebookNode, Any]:
         keep = needed(nb.cells)
         for i, cell in enumerate(nb.cells):
-            if cell.cell_type == "code" and i not in keep:
-                tags = cell.metadata.get("tags", [])
-                cell.metadata.tags = [*(tag for tag in tags if tag != SKIP), SKIP]
+            if cell.cell_type == "code":
+                tags = [tag for tag in cell.metadata.get("tags", []) if tag != SKIP]
+                cell.metadata.tags = tags if i in keep else [*tags, SKIP]
+        return nb, resources
+
+
+class ReadPoints(NbGraderPreprocessor):
+    """Make of a locked cell's outputs what nbgrader reads as its number; runs once it has run."""
+
+    def preprocess(self, nb: NotebookNode, resources: Any) -> tuple[NotebookNode, Any]:
+        for cell in nb.cells:
+            mark = cell.metadata.get("nbgrader", {})
+            if cell.cell_type != "code" or not str(mark.get("grade_id", "")).endswith(POINTS):
+                continue
+            cell.outputs = [each for each in cell.outputs if each.get("name") != "stderr"]
+            if not any(each.output_type in ("execute_result", "error") for each in cell.outputs):
+                said = "the locked cell gave no number"
+                cell.outputs.append(new_output("error", ename="NoPoints", evalue=said,
+                                               traceback=[said]))  # fmt: skip
         return nb, resources
 
 

@@ -172,7 +172,7 @@ def fingerprint(folder: Path, *, everything: bool) -> str:
     """Return a hash that changes with the model in a folder, without reading gigabytes of it.
 
     With `everything` it changes with the tokenizer and the chat template too. Configuration and
-    weights up to 1 GiB a file are hashed whole; of larger files the size and the first and last MiB.
+    weights up to 1 GiB a file are hashed whole; of larger files the size, first and last MiB.
     """
     digest = hashlib.sha256()
     patterns = (*_WEIGHTS, *_REST) if everything else _WEIGHTS

@@ -12,13 +12,14 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from labkit.errors import LabkitError
 from labkit.files import write_json
 from labkit.machine import hardware
-from labkit.runs.records import now, runs_dir, versions
+from labkit.runs.records import runs_dir, versions
 
 SCHEMA = 1
 PREFIX = "measurement-"
@@ -48,7 +49,9 @@ def keep(kind: str, values: Mapping[str, Any], **settings: Any) -> Path:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         write_json(file, {
-            "schema": SCHEMA, "kind": kind, "id": number, "made_at": now(), "settings": settings,
+            "schema": SCHEMA, "kind": kind, "id": number, "settings": settings,
+            # Several are kept in a second, and the latest of them counts.
+            "made_at": datetime.now(UTC).isoformat(timespec="microseconds"),
             "values": dict(values), "machine": machine, "versions": versions(),
         })  # fmt: skip
     except OSError as error:
@@ -66,9 +69,9 @@ def read_all() -> list[dict[str, Any]]:
     found = []
     for path in sorted(folder().glob(f"{PREFIX}*.json")):
         try:
-            value, written = json.loads(path.read_text(encoding="utf-8")), path.stat().st_mtime_ns
+            value = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
             continue
         if isinstance(value, dict) and isinstance(value.get("values"), dict):
-            found.append((str(value.get("made_at")), written, value))  # of one second, by its file
-    return [value for *_, value in sorted(found, key=lambda each: each[:2])]
+            found.append(value)
+    return sorted(found, key=lambda each: str(each.get("made_at")))

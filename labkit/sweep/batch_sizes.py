@@ -47,6 +47,8 @@ LATER = ("base", "use_dora", "ia3_modules", "adapter_len", "adapter_layers", "bo
 """Settings that points of before did not have."""
 # What a point without a limit may take of the memory that is free, so that nobody else's ends.
 GUARD = 0.9
+MUCH_MORE = 1.1
+"""Free memory that differs by less is no reason to try again what did not fit."""
 UNITS = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9}
 UNITS |= {"kib": 2**10, "mib": 2**20, "gib": 2**30}
 
@@ -194,6 +196,10 @@ def point_of(
     file = folder / f"point-{_key(settings, limit)}.json"
     with _locked(folder):
         kept = None if fresh else _read(file, settings)
+        if kept and kept.status == OUT_OF_MEMORY and limit is None and device == "cpu":
+            # It was so of what was free then; an hour later that may be more.
+            more = _available(device) > MUCH_MORE * (kept.memory_limit_bytes or 0)
+            kept = None if more else kept
         if kept and (kept.status == OUT_OF_MEMORY or kept.steps >= steps):
             # The prediction is today's: what the process holds may have changed since.
             return dataclasses.replace(

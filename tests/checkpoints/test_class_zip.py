@@ -136,6 +136,10 @@ HOSTILE = {
     "link": (link(), "symbolic link"),
     "no zip": (b"PK nonsense", "not a readable zip"),
     "cut off": (hand_in("x")[:-30], "not a readable zip"),
+    "a file that is a folder": (
+        zipped({"x.json": b"1", "x.json/y.json": b"2"}),
+        "no file can have this name beside the others",
+    ),
     "many files": (zipped({f"{n}.json": b"" for n in range(5001)}), "more than 5,000 files"),
 }
 
@@ -175,6 +179,16 @@ def test_files_of_one_name_are_all_kept(class_, tmp_path):
     # And no name means anything to a shell or to another file system.
     parts = {part for path in files for part in path.relative_to(tmp_path).parts}
     assert all(re.fullmatch(r"[\w.-]+", part) for part in parts), parts
+
+
+@pytest.mark.parametrize("name", ["शर्माप्रिया", "นภัสสร", "zoe\u0308mueller", "𝒜" * 90, "я" * 150])
+def test_a_name_in_any_script_is_a_student_s(class_, tmp_path, name):
+    place = class_({f"{name}_22345_67891_me.zip": zipped({f"{name}.json": b"1"}),
+                    "doejane_2_9_me.zip": hand_in("jane")})  # fmt: skip
+    unpacked = class_zip.unpack(place, tmp_path / "out")
+    assert not unpacked.skipped and len(unpacked.remarks) == 2
+    assert not any(unpacked.remarks.values())
+    assert sum(path.is_file() for path in (tmp_path / "out").rglob("*.json")) == 2
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,20 @@ def test_a_rule_that_breaks_is_a_remark_and_stops_nobody(class_, monkeypatch):
                                        "has')"]  # fmt: skip
 
 
+def test_half_a_character_in_a_record_stops_nobody(class_, tmp_path, right_answer):
+    answer = right_answer("02.1")
+    submit(class_, "anna")
+    odd = real_record(model={"name": "x\ud800", "sha256": "0"}, config={"\ud800": 1})
+    fields = {key: value for key, value in answer.items() if key != "run"}
+    given = answers(question="02.1", student="odd", run=odd["name"], **fields)
+    submit(class_, "odd", given=given, records=[odd, real_record(id="b", name="b")])
+    outcome = grade.write_grades(class_, tmp_path / "grades.csv")
+    assert set(rows(tmp_path / "grades.csv")) == {"anna", "odd"} and outcome["submissions"] == 2
+    monstrous = {tmp_path / "one.txt": "a\ud800b"}
+    grade.write_together(monstrous)
+    assert (tmp_path / "one.txt").read_text() == "a\\ud800b"
+
+
 # --- copies and figures --------------------------------------------------------------------
 
 

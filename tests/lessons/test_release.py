@@ -151,21 +151,27 @@ def test_every_solution_is_a_cell_to_write_and_its_points_are_locked(copies):
 
 @pytest.fixture(scope="module")
 def graded(gradebook, copies, solutions) -> Path:
-    """The whole way: release, three students submit, collect, autograde, feedback, export.
+    """The whole way: release, five students submit, collect, autograde, feedback, export.
 
-    One of the three hands in two lessons, the first cut off in the middle of its JSON.
+    One hands in two lessons, the first cut off in the middle of its JSON. Two hand in one lesson:
+    one has its locked cells not run, another's functions say something on stderr.
     """
     released = gradebook / "release/lessons"
     release.nbgrader("release_assignment", "lessons", cwd=gradebook)
-    for student in ("solved", "empty", "broken"):
+    for student in ("solved", "empty", "broken", "skipper", "warner"):
         home = gradebook.parent / student
         shutil.copytree(released, home / "lessons")
         shutil.copy(gradebook / release.CONFIG, home)
         for name, notebook in lessons_in(released).items():
-            if student != "empty":
+            if student == "skipper":
+                for cell in marked(notebook, "grade").values():
+                    cell.metadata.tags = ["skip-execution"]
+            elif student != "empty":
                 written = marked(solutions[name], "solution")
                 for grade_id, cell in marked(notebook, "solution").items():
                     cell.source = written[grade_id].source.replace("### BEGIN SOLUTION", "")
+                    if student == "warner":
+                        cell.source += "".join(map(WARNS.format, release.functions(cell.source)))
             else:
                 cheat(notebook)
             nbformat.write(notebook, home / "lessons" / f"{name}.ipynb")
@@ -179,15 +185,34 @@ def graded(gradebook, copies, solutions) -> Path:
             first.write_text(first.read_text(encoding="utf-8")[:-500], encoding="utf-8")
             for other in others:
                 other.unlink()
+        elif student in ("skipper", "warner"):
+            for other in set((home / "lessons").glob("*.ipynb")):
+                if other.stem != SOURCES[1].stem:
+                    other.unlink()
         release.nbgrader("submit", "lessons", "--student", student, cwd=home)
     release.nbgrader("collect", "lessons", cwd=gradebook)
     said = hand_ins.sort(gradebook / "submitted", gradebook)
     named = [line for line in said if "not valid JSON" in line]
     assert len(named) == 1 and f"broken/lessons/{SOURCES[0].stem}.ipynb" in named[0]
-    assert all("empty/" in line and "was deleted" in line for line in said if line not in named)
+    odd = {"empty": "was deleted", "skipper": "was tagged skip-execution"}
+    for line in said:
+        assert line in named or any(f"{who}/" in line and what in line for who, what in odd.items())
+    assert any("skipper/" in line for line in said)
     for command in ("autograde", "generate_feedback"):
         release.nbgrader(command, release.EVERY, cwd=gradebook)
     return gradebook
+
+
+WARNS = """
+import functools, sys
+def _warning(function):
+    @functools.wraps(function)
+    def call(*arguments, **named):
+        print("divide by zero", file=sys.stderr)
+        return function(*arguments, **named)
+    return call
+{0} = _warning({0})
+"""
 
 
 def cheat(notebook) -> None:
@@ -212,6 +237,8 @@ def test_a_solved_submission_gets_every_point_and_an_empty_one_none(graded, copi
         assert rows["solved", name]["needs_reading"] == "False"
         right = name == SOURCES[1].stem
         assert float(rows["broken", name]["points"]) == (worth if right else 0)
+        assert float(rows["warner", name]["points"]) == (worth if right else 0)
+        assert float(rows["skipper", name]["points"]) == 0
     release.nbgrader("export", "--to=nbgrader.csv", cwd=graded)
     with (graded / "nbgrader.csv").open(newline="") as file:
         totals = list(csv.DictReader(file))

@@ -94,6 +94,22 @@ def test_a_sweep_predicts_first_and_stops_a_variant_where_memory_ends(simulated)
     assert OUT_OF_MEMORY in text and "min/epoch" in text
 
 
+def test_what_did_not_fit_is_tried_again_once_much_more_is_free(simulated, monkeypatch):
+    free = [need(1) // 2]
+    monkeypatch.setattr(sweeping, "memory_available_bytes", lambda: free[0])
+
+    def status(**options):
+        return sweeping.point_of(settings_for(batch_size=1), **options).status
+
+    assert [status(), status()] == [OUT_OF_MEMORY] * 2 and len(simulated) == 1
+    free[0] = round(free[0] * 1.05)
+    assert status() == OUT_OF_MEMORY and len(simulated) == 1
+    assert status(limit=free[0]) == OUT_OF_MEMORY and len(simulated) == 2
+    free[0] = 64 * GIB
+    assert status() == DONE and len(simulated) == 3
+    assert status(limit=need(1) // 2) == OUT_OF_MEMORY
+
+
 def test_accumulated_samples_count():
     settings = settings_for(batch_size=2, gradient_accumulation_steps=4)
     point = Point(
