@@ -40,7 +40,7 @@ from labkit.checkpoints.submissions import (
 from labkit.errors import LabkitError
 
 CANVAS = re.compile(
-    r"(?:(?P<name>(?:\w|[^\x00-\x7f])+?)(?P<late>_LATE)?_(?P<id>\d+)|(?P<anon_late>LATE_)?anon_(?P<anon>[A-Za-z0-9]+))"
+    r"(?:(?P<name>[\w\x80-\U0010ffff]+?)(?P<late>_LATE)?_(?P<id>\d+)|(?P<anon_late>LATE_)?anon_(?P<anon>[A-Za-z0-9]+))"
     r"_(?:(?P<attachment>\d+)_(?P<file>[^/]+)|(?P<typed>text|link)\.html)"
 )
 MOODLE = re.compile(

@@ -181,6 +181,12 @@ def test_files_of_one_name_are_all_kept(class_, tmp_path):
     assert all(re.fullmatch(r"[\w.-]+", part) for part in parts), parts
 
 
+@pytest.mark.timeout(20)
+def test_a_long_name_that_is_no_platform_s_is_told_at_once():
+    for name in ("я" * 200 + ".ipynb", "शर्मा" * 40 + "_1_x.zip", "_1" * 200 + "я.json"):
+        assert class_zip.whose(name) is None
+
+
 @pytest.mark.parametrize("name", ["शर्माप्रिया", "นภัสสร", "zoe\u0308mueller", "𝒜" * 90, "я" * 150])
 def test_a_name_in_any_script_is_a_student_s(class_, tmp_path, name):
     place = class_({f"{name}_22345_67891_me.zip": zipped({f"{name}.json": b"1"}),

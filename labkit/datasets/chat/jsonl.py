@@ -7,10 +7,10 @@
     prompt, completion             texts or messages; response or answer for completion also
     instruction, output            or response; with input (Alpaca's) or context (Dolly's)
     input, target or output        Firefly's other form, LongForm's
-    text                           running text, for continued pretraining
     question, answer               with context; response or completion for answer also
+    text                           running text, for continued pretraining
 
-A `system` beside a prompt is the system message.
+A `system` beside a prompt or a question is the system message.
 """
 
 from typing import Any
@@ -44,11 +44,12 @@ def form(row: Any) -> Draft:
         return _instruction(row)
     if "input" in keys:
         return firefly.form(row) if "target" in keys else longform.form(row)
+    if "question" in keys and answers:
+        asked = {"question": turns.asked(row["question"], row.get("context"))}
+        before = [*turns.system(row), *_messages(asked, "question", "user")]
+        return Draft(turns=[*before, *_messages(row, answers[0], "assistant")])
     if "text" in keys:
         return Draft(text=turns.said(row["text"], "text"))
-    if "question" in keys and answers:
-        question = turns.asked(row["question"], row.get("context"))
-        return Draft(turns=[("user", question), ("assistant", row[answers[0]])])
     named = ", ".join(map(repr, list(row)[:6])) or "none"
     raise LabkitError(f"its keys tell no form: {named} (see labkit.datasets.chat.jsonl)")
 

@@ -328,7 +328,7 @@ def _turns(record: Mapping[str, Any]) -> Turns:
     for asked, answered in _PAIRS:
         question, answer = record.get(asked), record.get(answered)
         if isinstance(question, str) and isinstance(answer, str) and question.strip():
-            more = record.get("context")
+            more = record.get("context") if asked in ("question", "instruction") else None
             if asked == "instruction":
                 more = record.get("input") or more
             if isinstance(more, str) and more.strip():

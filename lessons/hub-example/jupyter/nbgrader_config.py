@@ -22,9 +22,9 @@ c.CourseDirectory.max_dir_size = 100_000_000
 c.Autograde.sanitize_preprocessors.insert(0, "labkit.course.repair.RepairCells")
 # Cells that no exercise depends on are not run: training says nothing about the exercises.
 c.Autograde.autograde_preprocessors.insert(0, "labkit.course.nbgrader_plugins.SkipUngraded")
-# A warning is no failure, and a locked cell that gave no number is no point.
-c.Autograde.autograde_preprocessors.insert(2, "labkit.course.nbgrader_plugins.ReadPoints")
 # Kernels are forked from one process that has imported torch and labkit already.
 c.Autograde.autograde_preprocessors.insert(0, "labkit.course.warm_kernels.WarmKernels")
+# After these two and the cells' run: a warning is no failure, and no number is no point.
+c.Autograde.autograde_preprocessors.insert(3, "labkit.course.nbgrader_plugins.ReadPoints")
 c.OverwriteCells.add_missing_cells = True
 c.Execute.timeout = 180  # seconds a cell; a kernel is compiled for two GPUs in one
