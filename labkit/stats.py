@@ -209,13 +209,11 @@ def paired_difference(
     Items of one cluster (a report) count together; the error is the cluster-robust one of a mean,
     with t of clusters - 1 degrees of freedom. Returns test, n, clusters, difference {value, low,
     high} and p_value. Where all clusters differ by the same, `_without_spread` gives the interval
-    of scores in [0, 1], and p_value is the least alpha at which it leaves out 0: with all wrong
-    before and all right after, the sign test's.
+    of scores in [0, 1], and p_value is the least alpha at which it leaves out 0.
     """
     from scipy import stats
 
     mean, error, groups = clustered_difference(a, b, clusters, weights)
-    kind = "clustered t-test of paired differences"
     if error == 0:
         low, high = _without_spread(mean, groups, alpha / 2)
         p_value = min(1.0, 2 * (1 + min(1.0, abs(mean))) ** -groups)
@@ -224,7 +222,7 @@ def paired_difference(
         low, high = mean - width, mean + width
         p_value = float(2 * stats.t.sf(abs(mean) / error, groups - 1))
     return {
-        "test": kind,
+        "test": "clustered t-test of paired differences",
         "n": len(a),
         "clusters": groups,
         "difference": {"value": mean, "low": low, "high": high},
@@ -245,8 +243,7 @@ def equivalence(
     Returns test, n, clusters, margin, difference {value, low, high} (b - a, at 1 - 2 alpha:
     equivalent is the same as this interval lying inside the margin), p_value, equivalent. Where no
     item differs there is no spread to go by: had a share `margin` of the clusters differed, none of
-    G would show it in (1 - margin)^G of repetitions; `_without_spread` says it of other differences
-    that all clusters share.
+    G would show it in (1 - margin)^G of repetitions (`_without_spread`).
 
     Raises ValueError unless 0 < margin < 1.
     """
@@ -331,8 +328,7 @@ def _without_spread(mean: float, groups: int, alpha: float) -> tuple[float, floa
     """Return the interval of a difference of scores that all clusters share; alpha on each side.
 
     Had a share w of clusters differed otherwise, at most from -1 to 1, none of G would show it in
-    (1 - w)^G of repetitions. The w at which that is alpha moves the mean by w(1 + mean) down, or by
-    w(1 - mean) up.
+    (1 - w)^G of repetitions; that w moves the mean by w(1 + mean) down, or by w(1 - mean) up.
     """
     share, furthest = 1 - alpha ** (1 / groups), max(1.0, abs(mean))
     return mean - share * (furthest + mean), mean + share * (furthest - mean)

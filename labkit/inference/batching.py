@@ -1,4 +1,4 @@
-"""Put prompts of several lengths into batches of one width."""
+"""Put prompts of several lengths into batches of one width, and know what ends an answer."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -28,6 +28,19 @@ def batches(groups: Sequence[list[int]], size: int) -> list[list[list[int]]]:
             made.append([])
         made[-1].append(group)
     return made
+
+
+def end_tokens(model: Any) -> list[int]:
+    """Return the tokens that end an answer, as `generate` sees them; there may be none."""
+    ends = model.generation_config.eos_token_id
+    return [] if ends is None else ends if isinstance(ends, list) else [ends]
+
+
+def end_as_taught(model: Any, tokenizer: Any) -> None:
+    """Let a model stop at its tokenizer's end, which may be of another template than its base's."""
+    ends = end_tokens(model)
+    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ends:
+        model.generation_config.eos_token_id = [*ends, tokenizer.eos_token_id]
 
 
 def fit_tokenizer(name: str, tokenizer: Any, model: Any) -> None:

@@ -37,9 +37,10 @@ from labkit.console import quiet
 from labkit.datasets import encode, tatqa
 from labkit.errors import LabkitError, nearest
 from labkit.files import appearing, free_folder
+from labkit.inference.batching import end_as_taught
 from labkit.inference.cost import label_of
 from labkit.inference.evaluate import Metrics, evaluate
-from labkit.inference.generate import MAX_NEW_TOKENS, end_as_taught, load_generator, model_path
+from labkit.inference.generate import MAX_NEW_TOKENS, load_generator, model_path
 from labkit.machine import arithmetic
 from labkit.models import adapters, load, registry
 from labkit.models.layers import weights_bytes

@@ -38,7 +38,13 @@ from labkit.datasets.report_questions import worked_examples
 from labkit.datasets.tatqa import Sample
 from labkit.errors import LabkitError
 from labkit.inference import decoding
-from labkit.inference.batching import batches, fit_tokenizer, pad_left
+from labkit.inference.batching import (
+    batches,
+    end_as_taught,
+    end_tokens,
+    fit_tokenizer,
+    pad_left,
+)
 from labkit.inference.replies import Reply, read_reply
 from labkit.inference.show import SideBySide
 from labkit.methods import virtual_tokens
@@ -301,13 +307,6 @@ def load_generator(name: str, *, dtype: str = "auto", exact: bool = False) -> Ge
     return Generator(name=name, tokenizer=tokenizer, model=model)
 
 
-def end_as_taught(model: Any, tokenizer: Any) -> None:
-    """Let a model stop at its tokenizer's end, which may be of another template than its base's."""
-    ends = end_tokens(model)
-    if tokenizer.eos_token_id is not None and tokenizer.eos_token_id not in ends:
-        model.generation_config.eos_token_id = [*ends, tokenizer.eos_token_id]
-
-
 def compare(
     models: Sequence[str],
     sids: Sequence[int],
@@ -369,12 +368,6 @@ def compare(
         }
         for i, (sid, sample) in enumerate(zip(sids, chosen, strict=True))
     )  # fmt: skip
-
-
-def end_tokens(model: Any) -> list[int]:
-    """Return the tokens that end an answer, as `generate` sees them; there may be none."""
-    ends = model.generation_config.eos_token_id
-    return [] if ends is None else ends if isinstance(ends, list) else [ends]
 
 
 def _has_kv_cache(model: Any) -> bool:

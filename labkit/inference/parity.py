@@ -23,7 +23,8 @@ from labkit.errors import LabkitError, nearest
 from labkit.inference import parity_reading as reading
 from labkit.inference import parity_shown as shown
 from labkit.inference import served
-from labkit.inference.generate import MAX_NEW_TOKENS, end_tokens, load_generator
+from labkit.inference.batching import end_tokens
+from labkit.inference.generate import MAX_NEW_TOKENS, load_generator
 from labkit.inference.parity_reading import Asking, Form, Reference
 from labkit.inference.parity_shown import Cause, Difference, Pair, Parity
 from labkit.models import load

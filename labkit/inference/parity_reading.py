@@ -27,13 +27,8 @@ from typing import Any
 from labkit.datasets.base import Example
 from labkit.errors import LabkitError
 from labkit.inference import served
-from labkit.inference.generate import (
-    Generator,
-    check_writes,
-    end_tokens,
-    load_generator,
-    model_path,
-)
+from labkit.inference.batching import end_tokens
+from labkit.inference.generate import Generator, check_writes, load_generator, model_path
 from labkit.models import load
 
 MARGIN = 2

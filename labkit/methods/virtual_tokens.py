@@ -123,12 +123,12 @@ def place_text(model: Any) -> None:
     takes_positions = "position_ids" in inspect.signature(base.forward).parameters
 
     def place(module: Any, inputs: Any, kwargs: Any) -> Any:
-        mask_BT = kwargs.get("attention_mask")
-        if kwargs.get("position_ids") is None and mask_BT is not None and mask_BT.dim() == 2:
+        mask_BL = kwargs.get("attention_mask")
+        if kwargs.get("position_ids") is None and mask_BL is not None and mask_BL.dim() == 2:
             embedded = kwargs.get("inputs_embeds")
             read = kwargs.get("input_ids") if embedded is None else embedded
-            positions_BT = (mask_BT.cumsum(1) - 1).clamp(min=0)
-            kwargs["position_ids"] = positions_BT[:, -read.shape[1] :]
+            positions_BL = (mask_BL.cumsum(1) - 1).clamp(min=0)
+            kwargs["position_ids"] = positions_BL[:, -read.shape[1] :]
         return inputs, kwargs
 
     if takes_positions:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from labkit.datasets import encode, tatqa
 from labkit.datasets.score import score_answer
 from labkit.errors import LabkitError
-from labkit.inference import generate, replies, show
+from labkit.inference import batching, generate, replies, show
 from labkit.inference.generate import Generator, load_generator
 from labkit.models import load
 from labkit.runs import measurements
@@ -399,4 +399,4 @@ def test_answers_end_at_the_tokenizer_s_end_as_well(tiny_llama: Path, tmp_path: 
     tokenizer.eos_token = "<|im_start|>"
     tokenizer.save_pretrained(folder)
     model = generate.load_generator(str(folder)).model
-    assert generate.end_tokens(model) == [before, tokenizer.convert_tokens_to_ids("<|im_start|>")]
+    assert batching.end_tokens(model) == [before, tokenizer.convert_tokens_to_ids("<|im_start|>")]
