@@ -68,7 +68,6 @@ def error_response(status: int, message: str) -> JSONResponse:
     return JSONResponse(body, status, headers={"Retry-After": "2"} if status == 429 else None)
 
 
-GUARDED = tuple(REQUESTS)
 MOST_READ_PAST, SECONDS_READ_PAST = 2**26, 5.0
 """bytes and seconds of a body that is too large which are read before it is refused"""
 _LENGTHS = (b"content-length", b"transfer-encoding")
@@ -157,7 +156,7 @@ class Guard:
         # The app routes by what follows the root path, which a client can name: ends are compared.
         # An end of line after the path is passed over by its patterns, and is here.
         path = scope.get("path", "").rstrip()
-        route = next((each for each in GUARDED if path.endswith(each)), None)
+        route = next((each for each in REQUESTS if path.endswith(each)), None)
         if scope.get("method") != "POST" or route is None:
             return await self.app(scope, receive, send)
         self.at_once += 1

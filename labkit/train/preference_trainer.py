@@ -74,7 +74,7 @@ class PreferenceTrainer(Metered, DPOTrainer):
         )
         self._pairs: list[list[int]] = []
         self._batch = 0
-        self._developed: list[int] = []
+        self._evaluated: list[int] = []
         """pairs of each batch of the development split"""
 
     @staticmethod
@@ -110,7 +110,7 @@ class PreferenceTrainer(Metered, DPOTrainer):
         inputs = dict(inputs)
         blank, mask = inputs.pop("blank", False), inputs["attention_mask"]
         if not self.model.training:
-            self._developed.append(len(mask) // 2)
+            self._evaluated.append(len(mask) // 2)
             with self._scoring():
                 return super().compute_loss(model, inputs, *args, **kwargs)
         if self._batch == len(self._pairs):  # of no step that the trainer began: one by itself
@@ -131,7 +131,7 @@ class PreferenceTrainer(Metered, DPOTrainer):
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log, with metrics of pairs where TRL has those of batches."""
         training = self.model.training
-        pairs = [sum(each) for each in self._pairs] if training else self._developed
+        pairs = [sum(each) for each in self._pairs] if training else self._evaluated
         metrics = self._metrics["train" if training else "eval"]
         for name, each in metrics.items():
             if len(each) == len(pairs):
@@ -140,7 +140,7 @@ class PreferenceTrainer(Metered, DPOTrainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> Any:
         """Return the metrics of the development split."""
-        self._developed = []
+        self._evaluated = []
         return super().evaluate(*args, **kwargs)
 
     def _get_num_items_in_batch(self, batch_samples: Any, device: Any) -> None:

@@ -89,7 +89,7 @@ class Metered(Sharded):
         self.labelled_logits = labelled_logits
         self.remove_callback(PrinterCallback)
         self.step_loss = 0.0
-        self.on_development = [0.0, 0.0]  # nats and labels
+        self.developed = [0.0, 0.0]  # nats and labels of the development split
 
     def has_plain_logits(self) -> bool:
         """Whether labelled positions alone give this model's loss."""
@@ -124,8 +124,8 @@ class Metered(Sharded):
             self.step_loss += float(loss.detach())
             return
         if count := int((labels != IGNORED).sum()):
-            self.on_development[0] += float(loss.detach()) * count
-            self.on_development[1] += count
+            self.developed[0] += float(loss.detach()) * count
+            self.developed[1] += count
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         if self.args.train_sampling_strategy != "group_by_length":
@@ -151,14 +151,14 @@ class Metered(Sharded):
         Compiled, the first pass without gradients would compile every layer once more, for longer
         than an evaluation takes.
         """
-        self.on_development = [0.0, 0.0]
+        self.developed = [0.0, 0.0]
         with torch.compiler.set_stance("force_eager"):
             return super().evaluate(*args, **kwargs)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         """Log; the loss of the development split is a label's, however labels lie in batches."""
         if "eval_loss" in logs:
-            nats, labels = group.totals(self.on_development)
+            nats, labels = group.totals(self.developed)
             logs["eval_loss"] = nats / labels if labels else logs["eval_loss"]
         super().log(logs, *args, **kwargs)
 
