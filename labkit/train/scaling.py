@@ -242,7 +242,7 @@ def lose(config: RunConfig, *, rank: int = 1) -> str:
 def _process(rank: int) -> psutil.Process | None:
     """Return a process of a run that this one started, by the word that its launcher has of it."""
     for file in Path(tempfile.gettempdir()).glob(f"labkit-*/{rank}.pid"):
-        with contextlib.suppress(OSError, ValueError, psutil.Error):
+        with contextlib.suppress(OSError, psutil.Error):
             found = psutil.Process(int(file.read_text(encoding="utf-8")))
             if os.getpid() in (each.pid for each in found.parents()):
                 return found

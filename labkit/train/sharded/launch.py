@@ -221,7 +221,7 @@ def _begin(
     os.environ.clear()
     os.environ.update({**environment, **ours})
     os.chdir(folder)
-    (said / f"{group.rank()}.pid").write_text(str(os.getpid()), encoding="utf-8")
+    _leave_word(said / f"{group.rank()}.pid", str(os.getpid()))
     try:
         return function(*args)
     except BaseException as error:
@@ -229,14 +229,19 @@ def _begin(
                 "mistake" if isinstance(error, LabkitError) else
                 "interrupted" if isinstance(error, KeyboardInterrupt) else "crash")  # fmt: skip
         text = str(error) if kind in ("lost", "mistake") else traceback.format_exc()
-        partial = said / f"{group.rank()}.partial"
-        partial.write_text(json.dumps([kind, text]), encoding="utf-8")
-        partial.rename(said / f"{group.rank()}.json")
+        _leave_word(said / f"{group.rank()}.json", json.dumps([kind, text]))
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(2)  # what was said need not be printed as well
     finally:
         group.leave()
+
+
+def _leave_word(file: Path, text: str) -> None:
+    """Write a file that its readers see whole or not at all."""
+    partial = file.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.rename(file)
 
 
 def _from_launcher(name: str) -> bool:
@@ -263,7 +268,7 @@ def _passed_on(said: Path) -> Iterator[None]:
 
     def hand_on(signum: int, frame: Any) -> None:
         for file in said.glob("*.pid"):
-            with contextlib.suppress(OSError, ValueError):
+            with contextlib.suppress(OSError):
                 os.kill(int(file.read_text(encoding="utf-8")), signal.SIGINT)
 
     before = {each: signal.getsignal(each) for each in HANDLED}
