@@ -110,9 +110,14 @@ class PreferenceTrainer(Metered, DPOTrainer):
         inputs = dict(inputs)
         blank, mask = inputs.pop("blank", False), inputs["attention_mask"]
         if not self.model.training:
-            self._evaluated.append(len(mask) // 2)
-            with self._scoring():
-                return super().compute_loss(model, inputs, *args, **kwargs)
+            own = 0 if blank else len(mask) // 2
+            pairs = [int(each) for (each,) in group.rows([own])]
+            self._evaluated.append(sum(pairs))
+            with self._scoring(), self._gathering(blank=blank, even=len(set(pairs)) == 1):
+                loss = super().compute_loss(model, inputs, *args, **kwargs)
+            self.developed[0] += float(loss) * own
+            self.developed[1] += own
+            return loss
         if self._batch == len(self._pairs):  # of no step that the trainer began: one by itself
             self._get_num_items_in_batch([inputs], mask.device)
         pairs = self._pairs[self._batch]

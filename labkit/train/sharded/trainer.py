@@ -122,12 +122,13 @@ class Sharded(Trainer):
 
         transformers' own fills up the last batches by samples of the first.
         """
-        if not self.together or not self.has_labels:
+        if not self.together:
             return super().get_eval_dataloader(eval_dataset)
         rows = self.eval_dataset if eval_dataset is None else eval_dataset
         rows = self._remove_unused_columns(rows, description="evaluation")
-        shares = EqualShares(SequentialSampler(rows), batch_size=self.args.eval_batch_size,
-                             rank=group.rank(), size=group.size())  # fmt: skip
+        cut = EqualShares if self.has_labels else Shares
+        shares = cut(SequentialSampler(rows), batch_size=self.args.eval_batch_size,
+                     rank=group.rank(), size=group.size())  # fmt: skip
         return DataLoader(Unlabelled(rows), batch_sampler=shares, collate_fn=self.data_collator,
                           pin_memory=self.args.dataloader_pin_memory)  # fmt: skip
 
