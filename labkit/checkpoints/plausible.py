@@ -63,7 +63,7 @@ def impossible(record: RunRecord) -> Iterator[str]:
         yield "a step that took no time"
     method, dtype = trained_method(record), str(record.config.get("dtype"))
     plain = record.config.get("base", "plain") == "plain"
-    each = least_bytes(method if plain else None, dtype)
+    each = least_bytes(method if plain else None, dtype) / shares(record)
     if allocated is not None and total and allocated < each * total:
         yield "less memory than the model's weights take"
     if allocated is not None and reserved is not None and allocated > reserved:
@@ -94,6 +94,13 @@ def least_bytes(method: Method | None, dtype: str) -> float:
     if method is None or dtype not in BYTES:
         return PACKED
     return BYTES[dtype if dtype == "float32" else method.weights_dtype]
+
+
+def shares(record: RunRecord) -> float:
+    """Return how many processes a run's weights are cut up over: its peak is of one of them."""
+    sharding = record.summary.get("sharding") or {}
+    cut = sharding.get("ran") in ("fsdp2", "zero3")
+    return max(1, sharding.get("processes") or 1) if cut else 1
 
 
 def peak_flops(record: RunRecord) -> float | None:

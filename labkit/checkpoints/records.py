@@ -67,6 +67,9 @@ def as_record(value: Any) -> RunRecord:
     _numbers(summary, SUMMARY_NUMBERS, "summary.")
     if summary.get("peak_bytes") is not None:
         _numbers(_mapping(summary["peak_bytes"], "peak_bytes"), PEAKS, "summary.peak_bytes.")
+    if summary.get("sharding") is not None:
+        sharding = _mapping(summary["sharding"], "summary.sharding")
+        _numbers(sharding, ["processes"], "summary.sharding.")
     _hardware(values.get("hardware", {}))
     versions = values.get("versions", {})
     if not all(isinstance(v, str) for v in versions.values()):

@@ -210,8 +210,14 @@ def closest(candidates: Sequence[Sequence[Finding]], what: str) -> Iterator[Find
     if not candidates:
         yield Finding("missing", f"no measurement of {what} is kept: run the lesson's cell for it")
         return
-    wrong = [sum(each.kind == "contradicts" for each in found) for found in candidates]
-    yield from candidates[max(range(len(wrong)), key=lambda place: (-wrong[place], place))]
+    kinds = [[each.kind for each in found] for found in candidates]
+    wrong = [(found.count("contradicts"), found.count("missing")) for found in kinds]
+    yield from candidates[min(range(len(wrong)), key=lambda place: (*wrong[place], -place))]
+
+
+def peak_allocated(run: RunRecord) -> float | None:
+    """Return a run's peak of allocated bytes; None where it did not live to write it down."""
+    return number(run.summary.get("peak_bytes") or {}, "allocated")
 
 
 def number(values: Mapping[str, Any], name: str) -> float | None:

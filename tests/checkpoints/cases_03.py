@@ -120,6 +120,7 @@ TABLE = {
             ({"largest_batch_size": 4}, "a larger batch than largest_batch_size ran"),
             ({"memory_limit_bytes": 0}, "memory_limit_bytes is not above zero"),
             ({"predicted_batch_size": 8}, "predicted_batch_size is not what was predicted"),
+            ({"predicted_batch_size": 4}, "predicted_batch_size is not what was predicted"),
         ],
     ),
     "03.6": (
@@ -147,6 +148,9 @@ EDGES = [
     {"batch_size": 1, "peak": 900, "seconds": 9.0, "seq_len": 16, "limit": 1000},
     {"batch_size": 2, "peak": None, "seconds": None, "seq_len": 16, "limit": 1000},
     {"batch_size": 1, "peak": None, "seconds": None, "seq_len": 16, "limit": 900},
+    # Two searches under one limit, of which this has fewer points.
+    {"batch_size": 3, "peak": 4900, "seconds": 9.0, "seq_len": 96, "limit": 5000},
+    {"batch_size": 4, "peak": None, "seconds": None, "seq_len": 96, "limit": 5000},
 ]
 # A search under a limit, of another length, nearly as fast as the sweep; its files come first.
 NEAR = [
@@ -158,7 +162,8 @@ TIES = [
     {"batch_size": 1, "peak": 8950, "seconds": 3.9, "seq_len": 8,
      "gradient_accumulation_steps": 2},
 ]  # fmt: skip
-SEARCHES = {5000: (7, 8), 1000: (0, 1), 900: (0, 0)}
+SEARCHES = {(5000, 32): (7, 8), (1000, 16): (0, 1), (900, 16): (0, 0), (5000, 96): (4, 3)}
+"""What was predicted and measured, by limit and length."""
 
 HONEST = {
     "03.1": [
@@ -194,6 +199,7 @@ HONEST = {
     ],
     "03.5": [
         {"memory_limit_bytes": 1000, "largest_batch_size": 1, "predicted_batch_size": 0},
+        {"largest_batch_size": 3, "predicted_batch_size": 4},
         {"memory_limit_bytes": 900, "largest_batch_size": 0, "predicted_batch_size": 0},
         {"explanation": "interpreter, libraries and stacks count as well as every tensor"},
     ],
@@ -210,9 +216,9 @@ def records(a_record):
     """Write points of sweeps, searches under a limit, and two tables of settings left out."""
     for number, given in enumerate([*NEAR, *POINTS, *SLOW, *EDGES, *TIES]):
         put(number, dict(given))
-    for limit, (predicted, measured) in SEARCHES.items():
+    for (limit, length), (predicted, measured) in SEARCHES.items():
         values = {"predicted": predicted, "measured": measured}
-        measurements.keep("largest_batch", values, memory_limit_bytes=limit)
+        measurements.keep("largest_batch", values, memory_limit_bytes=limit, seq_len=length)
     table(ROWS, model="m")
     tie = {"everything on": (500, 3.0), "checkpointing": (1900, 2.0), "fused AdamW": (505, 3.0)}
     table({**ROWS, **tie}, model="another")

@@ -66,6 +66,10 @@ class Layer(nn.Module):
         return self.linear(x) + self.alpha / len(self.A) * (x @ self.A.T) @ self.B.T
 
 
+def as_in_peft(A):
+    return nn.init.kaiming_uniform_(A, a=5**0.5)
+
+
 def doubled(model, r, lora_alpha):
     """Make the parameters in the model's own type."""
     model.requires_grad_(False)
@@ -73,7 +77,7 @@ def doubled(model, r, lora_alpha):
         for name, child in parent.named_children():
             if type(child) is nn.Linear and name != "lm_head":
                 dtype = child.weight.dtype
-                A = nn.Parameter(torch.randn(r, child.in_features, dtype=dtype) / r)
+                A = nn.Parameter(as_in_peft(torch.empty(r, child.in_features, dtype=dtype)))
                 B = nn.Parameter(torch.zeros(child.out_features, r, dtype=dtype))
                 setattr(parent, name, Layer(child, A, B, lora_alpha))
     return [weight for weight in model.parameters() if weight.requires_grad]
@@ -88,7 +92,7 @@ def adapters(**changed):
     """Return add_lora that registers its parameters, with some parts exchanged."""
     parts = {
         "freeze": True, "skip": ("lm_head",), "only": "", "layer": Layer, "everything": False,
-        "start": nn.init.kaiming_uniform_, "up": nn.init.zeros_, **changed,
+        "start": as_in_peft, "up": nn.init.zeros_, **changed,
     }  # fmt: skip
 
     def add(model, r, lora_alpha):
@@ -199,6 +203,10 @@ WRONG = [
     ("add_lora", adapters(start=nn.init.zeros_), "A starts random"),
     ("add_lora", adapters(start=nn.init.ones_), "equal rows of A"),
     ("add_lora", adapters(layer=Unscaled), "scaled by lora_alpha"),
+    ("add_lora", lambda m, r, alpha: by_hand.add_lora(m, r, alpha / r), "scaled by lora_alpha"),
+    ("add_lora", lambda m, r, alpha: by_hand.add_lora(m, r, alpha**2), "scaled by lora_alpha"),
+    ("add_lora", adapters(start=nn.init.normal_), "A starts as in PEFT"),
+    ("add_lora", adapters(start=nn.init.kaiming_uniform_), "A starts as in PEFT"),
     ("train_by_hand", loop(tensors=True), "as float"),
     ("train_by_hand", loop(shift=False), "the place before it"),
     ("train_by_hand", loop(after=True), "before any step"),

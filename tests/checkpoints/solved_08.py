@@ -73,6 +73,12 @@ def mistake(**switches):
     return lambda *given: adam(*given, **switches)
 
 
+def inside_the_root(w, g, m, v, t, rank, ranks):
+    part, m, v = adam(w, g, m, v, t, rank, ranks)
+    before = w[rank * len(part) : (rank + 1) * len(part)]
+    return before - 0.01 * m / (1 - 0.9**t) / (v / (1 - 0.999**t) + 1e-8) ** 0.5, m, v
+
+
 RIGHT = {
     "bytes_per_rank": [reference_bytes_per_rank, by_cases],
     "ring_all_reduce": [
@@ -101,6 +107,8 @@ WRONG = [
     ("sharded_adam", mistake(rate=1e-3), "first step"),
     ("sharded_adam", mistake(eps=1e-3), "first step"),
     ("sharded_adam", lambda w, g, m, v, t, r, n: adam(w, g, m, v, 1, r, n), "later steps"),
+    ("sharded_adam", mistake(eps=1e-300), "as small as epsilon"),
+    ("sharded_adam", inside_the_root, "as small as epsilon"),
     ("sharded_adam", mistake(mine=False), "two ranks together"),
     ("sharded_adam", whole_weights, "two ranks together"),
 ]  # fmt: skip

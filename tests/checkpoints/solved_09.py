@@ -30,12 +30,12 @@ def alike(one, other):
     return sum(x == y for x, y in zip(one, other, strict=True)) / len(one)
 
 
-def banded(signatures, rows, *, place=True, part=None):
+def banded(signatures, rows, *, place=True, part=None, key_of=tuple):
     """Put texts into buckets; the switches are mistakes."""
     buckets = {}
     for number, each in enumerate(signatures):
         for start in range(0, len(each), rows):
-            key = (start * place, tuple(each[start : start + (part or rows)]))
+            key = (start * place, key_of(each[start : start + (part or rows)]))
             buckets.setdefault(key, []).append(number)
     return {pair for bucket in buckets.values() for pair in combinations(bucket, 2)}
 
@@ -59,13 +59,13 @@ def twice(signatures, rows):
     return found
 
 
-def in_words(text, item, n):
+def in_words(text, item, n, least=8, edge=" "):
     """Look for the words as text; a space at both ends keeps words whole."""
     said, asked = (re.findall(r"\w+", each.lower()) for each in (text, item))
     n = min(n, len(asked))
     inside = f" {' '.join(said)} "
-    return n >= 8 and any(
-        f" {' '.join(asked[i : i + n])} " in inside for i in range(len(asked) - n + 1)
+    return n >= least and any(
+        f"{edge}{' '.join(asked[i : i + n])}{edge}" in inside for i in range(len(asked) - n + 1)
     )
 
 
@@ -75,12 +75,20 @@ def shared_words(text, item, n):
     return sum(word in asked for word in said) >= min(n, len(asked))
 
 
+def stripped(text, item, n):
+    """Take punctuation out of the text, and then cut it into words."""
+    said, asked = (re.sub(r"[^\w\s]", "", each.lower()).split() for each in (text, item))
+    n = min(n, len(asked))
+    rows = [{tuple(each[i : i + n]) for i in range(len(each) - n + 1)} for each in (said, asked)]
+    return n >= 8 and bool(rows[0] & rows[1])
+
+
 RIGHT = {
     "shingles": [reference_shingles, rows_of],
     "signature": [signed, signed_by_numpy],
     "likeness": [alike, lambda one, other: float(np.mean(np.array(one) == np.array(other)))],
     "candidates": [banded],
-    "contaminated": [reference_contaminated, in_words],
+    "contaminated": [reference_contaminated, in_words, stripped],
 }
 
 WRONG = [
@@ -109,6 +117,8 @@ WRONG = [
     ("candidates", every_pair, "not compared"),
     ("candidates", lambda s, rows: banded(s, rows, part=1), "part of a band"),
     ("candidates", lambda s, rows: banded(s, rows, place=False), "same band"),
+    ("candidates", lambda s, rows: banded(s, rows, key_of=frozenset), "in its own place"),
+    ("candidates", lambda s, rows: banded(s, rows, key_of=sum), "in its own place"),
     ("candidates", neighbours, "three pairs"),
     ("candidates", twice, "given once"),
     ("candidates", lambda s, rows: banded(s, len(s[0])), "whole band"),
@@ -122,4 +132,9 @@ WRONG = [
     ("contaminated", lambda t, i, n: bool(rows_of(t, min(n, len(re.findall(r"\w+", i))))
                                           & rows_of(i, min(n, len(re.findall(r"\w+", i))))),
      "could be anybody"),
+    ("contaminated", lambda t, i, n: reference_contaminated(t, i, 13), "where n is 10"),
+    ("contaminated", lambda t, i, n: len(i.split()) > 8 and reference_contaminated(t, i, n),
+     "looked for whole"),
+    ("contaminated", lambda t, i, n: in_words(t, i, n, 7), "could be anybody"),
+    ("contaminated", lambda t, i, n: in_words(t, i, n, edge=""), "within a longer one"),
 ]  # fmt: skip

@@ -71,6 +71,30 @@ def all_kept(passes, gradient):
     return sum(n * mean for mean, n in kept) / sum(n for _, n in kept)
 
 
+def sums_kept(passes, gradient):
+    kept = [(n * mean, n) for mean, n in map(gradient, passes)]
+    return sum(each for each, _ in kept) / sum(n for _, n in kept)
+
+
+def first_in_place(passes, gradient):
+    """Let the first pass's gradient become the total."""
+    first, *others = passes
+    total, labels = gradient(first)
+    total *= labels
+    for each in others:
+        mean, n = gradient(each)
+        total, labels = total + n * mean, labels + n
+    return total / labels
+
+
+def into_zeros(passes, gradient):
+    total, labels = np.zeros(3), 0
+    for mean, n in map(gradient, passes):
+        total += n * mean
+        labels += n
+    return total / labels
+
+
 def halving(fits, low, high):
     while high - low > 1:
         middle = (low + high) // 2
@@ -215,7 +239,7 @@ RIGHT = {
             {(0, 0): 4, (1, 0): 6, (0, 1): 6, (1, 1): 8}[trains, again] * (w * t)
         ),
     ],
-    "accumulated_gradient": [in_sums],
+    "accumulated_gradient": [in_sums, first_in_place, into_zeros],
     "largest_fitting": [doubling],
 }
 
@@ -331,6 +355,7 @@ WRONG = [
     ("accumulated_gradient", lambda p, g: sum(g(each)[0] for each in p), "mean of theirs"),
     ("accumulated_gradient", lambda p, g: sum(g(each)[0] * g(each)[1] for each in p), "its own"),
     ("accumulated_gradient", all_kept, "no gradient is kept"),
+    ("accumulated_gradient", sums_kept, "no gradient is kept"),
     (
         "accumulated_gradient",
         lambda p, g: sum(g(each)[0] * g(each)[1] for each in p) / sum(g(each)[1] for each in p),

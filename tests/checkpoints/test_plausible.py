@@ -105,6 +105,18 @@ IMPOSSIBLE = [
 ]
 
 
+@pytest.mark.parametrize(
+    ("ran", "processes", "possible"),
+    [("fsdp2", 4, True), ("zero3", 4, True), ("zero2", 4, False), ("fsdp2", 2, False)],
+)
+def test_a_process_holds_its_share_of_weights_that_are_cut_up(ran, processes, possible):
+    values = changed(real("lora"), "summary.sharding", {"ran": ran, "processes": processes})
+    weights = values["summary"]["total_parameters"] * 2
+    values["summary"]["peak_bytes"]["allocated"] = weights // 3
+    found = list(plausible.impossible(as_record(values)))
+    assert found == ([] if possible else ["less memory than the model's weights take"])
+
+
 @pytest.mark.parametrize(("path", "value", "says"), IMPOSSIBLE)
 def test_what_no_machine_reaches_is_said(path, value, says):
     found = list(plausible.impossible(as_record(changed(real("lora"), path, value))))
@@ -175,6 +187,7 @@ BROKEN = [
     ("summary.peak_bytes.allocated", [1]), ("hardware.cores", "two"), ("hardware.gpus", {"a": 1}),
     ("hardware.gpus", [{"name": 3}]), ("hardware.flags", "amx"), ("versions.torch", 2),
     ("scores", {"a": 1e39}), ("name", "n" * 30_000), ("seed", "x"), ("summary", []),
+    ("summary.sharding", "fsdp2"), ("summary.sharding", {"ran": "fsdp2", "processes": "two"}),
 ]  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """Verdicts from the student's own records: for every question one right answer and wrong ones."""
 
 import contextlib
+import dataclasses
 import inspect
 import json
 import re
@@ -97,6 +98,14 @@ def test_no_rule_breaks_on_what_a_student_may_type(each_question, right_answer):
     nothing = Evidence(runs=[], sweeps=[])
     with contextlib.suppress(LabkitError):
         assert judge(asked, parse(asked, right), nothing).state != "unanswered"
+
+
+def test_no_rule_breaks_on_runs_that_were_killed(each_question, right_answer):
+    asked, given = load_questions()[each_question], right_answer(each_question)
+    killed = [dataclasses.replace(run, status="running", steps=[], summary={})
+              for run in records.records()]  # fmt: skip
+    values = parse(asked, given, killed)
+    assert judge(asked, values, Evidence(runs=killed)).state != "unanswered"
 
 
 def test_an_answer_rests_on_records_and_keeps_their_context(runs, right_answer):

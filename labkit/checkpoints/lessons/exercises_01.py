@@ -194,6 +194,32 @@ def _to_weigh(case: str) -> tuple[Callable[..., Any], list[Any], list[Any]]:
 ROW = TOKENS_WEIGHED * 8 * 4
 """bytes of one tensor of 8 fp32 numbers a token"""
 
+
+def _kept_stays(student: Student) -> bool:
+    """Hold where what autograd keeps of a gated MLP is counted, and there until the end.
+
+    What is let go makes room for the next tensor, which then has the same address.
+    """
+    import torch
+    from torch.multiprocessing.reductions import StorageWeakRef
+
+    gate, up = (torch.nn.Linear(8, 16, bias=False) for _ in range(2))
+    down = torch.nn.Linear(16, 8, bias=False)
+    stayed = []
+
+    def gated(x: Any) -> Any:
+        opened = gate(x)
+        kept = StorageWeakRef(opened.untyped_storage())
+        opened = torch.nn.functional.silu(opened)
+        result = down(opened * up(x))
+        stayed.append(not kept.expired())
+        return result
+
+    x = torch.ones(TOKENS_WEIGHED, 8, requires_grad=True)
+    found = student(gated, [x], [gate.weight, up.weight, down.weight])
+    return bool(found == ROW + 4 * 2 * ROW) and all(stayed)
+
+
 SAVED_BYTES = Exercise(
     signature="saved_bytes(function, inputs, weights)",
     parameters=3,
@@ -207,6 +233,11 @@ SAVED_BYTES = Exercise(
         (
             "a view keeps all of the storage that it looks into, once for two views",
             _weighed("view", ROW + 2 * ROW),
+        ),
+        (
+            "a gated MLP keeps its input and four tensors twice as wide until its backward pass, "
+            "which gets what pack returns",
+            _kept_stays,
         ),
     ),
 )  # fmt: skip

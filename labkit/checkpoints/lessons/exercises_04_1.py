@@ -165,14 +165,17 @@ def _inputs_stay(student: Student) -> bool:
 
 
 def _sums_are_exact(student: Student) -> bool:
-    """Hold where the large parts of a sum of 8,192 products cancel and the small ones are left."""
+    """Hold where the large parts of a sum of 2¹⁸ products cancel and the small ones are left.
+
+    Each half alone is just below 2³¹, and the vector units of float32 pass 2²⁴ in every lane.
+    """
     import torch
 
-    a = torch.full((1, 8192), 127.0)
-    b = torch.ones(1, 8192)
-    b[0, :4096], b[0, -1] = 127.0, -127.0
-    b[0, 4096:-1] = -127.0
-    b[0, :7] = 126.0
+    half = 2**17
+    large = torch.randint(100, 128, (half,), generator=torch.Generator().manual_seed(0)).float()
+    a = torch.full((1, 2 * half), 127.0)
+    b = torch.cat([large, -large.flip(0)])[None]
+    b[0, :7], b[0, -7:] = 126.0, -127.0
     exact = (a.double() @ b.double().t()).item()
     return bool(abs(student(a, b).item() - exact) < 0.5)
 

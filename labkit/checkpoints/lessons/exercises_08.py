@@ -184,7 +184,9 @@ def reference_sharded_adam(
     return weights[own] - RATE * mean / (spread**0.5 + EPSILON), first, second
 
 
-def _steps(count: int, ranks: int, length: int = 12) -> Callable[[Student], bool]:
+def _steps(
+    count: int, ranks: int, *, length: int = 12, scale: float = 1.0, zeros: int = 0
+) -> Callable[[Student], bool]:
     """Compare with torch.optim.Adam on all weights, after the parts are put together."""
 
     def holds(student: Student) -> bool:
@@ -198,7 +200,8 @@ def _steps(count: int, ranks: int, length: int = 12) -> Callable[[Student], bool
         size = length // ranks
         moments = [(numpy.zeros(size), numpy.zeros(size)) for _ in range(ranks)]
         for step in range(1, count + 1):
-            gradients = draw.standard_normal(length)
+            gradients = scale * draw.standard_normal(length)
+            gradients[:zeros] = 0
             whole.grad = torch.tensor(gradients)
             optimizer.step()
             parts = []
@@ -222,6 +225,10 @@ SHARDED_ADAM = Exercise(
     properties=(
         ("alone, a first step is that of torch.optim.Adam", _steps(1, 1)),
         ("alone, later steps correct the moments less", _steps(4, 1)),
+        (
+            "a weight without a gradient stays, and gradients as small as epsilon move less",
+            _steps(3, 1, scale=EPSILON, zeros=2),
+        ),
         ("two ranks together make the step of one", _steps(1, 2)),
         ("each rank keeps moments of its own part only", _steps(4, 3)),
     ),

@@ -112,14 +112,14 @@ SIGNATURE = Exercise(
 
 
 def _likeness(one: list[int], other: list[int], expected: float) -> Callable[[Student], bool]:
-    return lambda student: abs(student(one, other) - expected) < 1e-9
+    return lambda student: abs(student(one, other) - expected) < 1e-6
 
 
 def _as_datasketch_estimates(student: Student) -> bool:
     for one in TEXTS:
         for other in TEXTS:
             a, b = of_datasketch(one), of_datasketch(other)
-            if abs(student(a.hashvalues.tolist(), b.hashvalues.tolist()) - a.jaccard(b)) > 1e-9:
+            if abs(student(a.hashvalues.tolist(), b.hashvalues.tolist()) - a.jaccard(b)) > 1e-6:
                 return False
     return True
 
@@ -177,6 +177,8 @@ CANDIDATES = Exercise(
          _pairs([[1, 2, 3, 4], [1, 2, 8, 9], [5, 6, 7, 8]], 2, (0, 1))),
         ("agreeing in a part of a band is not enough",
          _pairs([[1, 2, 3, 4], [1, 9, 3, 8]], 2)),
+        ("a band's numbers agree each in its own place",
+         _pairs([[1, 2, 3, 4], [2, 1, 8, 9]], 2)),
         ("a band is compared with the same band alone",
          _pairs([[1, 2, 3, 4], [3, 4, 1, 2]], 2)),
         ("three alike texts are three pairs",
@@ -189,8 +191,9 @@ CANDIDATES = Exercise(
 
 # contaminated(text, item, n) -> True or False
 
-ITEM = "In 2029 the credit facility with the bank on the river matures and bears interest of 5.2%."
-SHORT = "Mistrel Group defines net debt as debt less cash."
+ITEM = "In 2029 the credit facility with the bank on the river matures, and its interest is fixed."
+SHORT = "Mistrel Group defines net debt less its cash."
+SEVEN = "Mistrel Group defines net debt by itself."
 LEAD = "Nobody had read it until then. "
 
 
@@ -232,10 +235,16 @@ CONTAMINATED = Exercise(
          _found(" ".join(reversed(ITEM.split())), ITEM, False)),
         ("twelve words of a longer item are not enough",
          _found(LEAD + " ".join(ITEM.split()[:12]), ITEM, False)),
+        ("where n is 10 ten words are enough, and nine are not", lambda student: all(
+            _found(LEAD + " ".join(ITEM.split()[:count]), ITEM, count == 10, 10)(student)
+            for count in (9, 10))),
         ("an item of eight to twelve words is looked for whole",
          _found(LEAD + SHORT + " So it says.", SHORT, True)),
+        ("a word is found whole, and not within a longer one",
+         _found(LEAD + SHORT.replace("cash.", "cashflow."), SHORT, False)),
         ("an item of fewer than eight words could be anybody's",
-         _found("So it goes, they said.", "So it goes.", False)),
+         lambda student: all(_found(f"{LEAD} {item} {ONE}", item, False)(student)
+                             for item in ("So it goes.", SEVEN))),
         ("what the builder finds", _as_the_guard),
     ),
 )  # fmt: skip

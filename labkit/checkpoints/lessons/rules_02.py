@@ -14,6 +14,7 @@ from labkit.checkpoints.rules import (
     compare,
     differences,
     one_model,
+    peak_allocated,
     quotient,
     reasoned,
 )
@@ -116,7 +117,7 @@ def cost_ratio(values: Values, evidence: Evidence) -> Iterator[Finding]:
         if not unlike and not strangers:
             yield Finding("consistent", "the two runs share what else costs time and memory")
         steps = [run.summary.get("step_seconds_median") for run in (full, lora)]
-        peaks = [(run.summary.get("peak_bytes") or {}).get("allocated") for run in (full, lora)]
+        peaks = [peak_allocated(run) for run in (full, lora)]
         for name, (over, under), what in [
             ("time_ratio", steps, "median step times"),
             ("memory_ratio", peaks, "peak allocated bytes"),
@@ -148,9 +149,7 @@ def memory_settings(values: Values, evidence: Evidence) -> Iterator[Finding]:
         for pair in evidence.pairs(setting):
             ordered = sorted(pair, key=lambda run: order(setting, run.config.get(setting)))
             low, high = (order(setting, run.config.get(setting)) for run in ordered)
-            before, after = (
-                (run.summary.get("peak_bytes") or {}).get("allocated") for run in ordered
-            )
+            before, after = (peak_allocated(run) for run in ordered)
             if before and after and low < high:
                 change = after / before - 1
                 for each in (change - SAME, change + SAME):

@@ -10,6 +10,7 @@ from labkit.checkpoints.rules import (
     Finding,
     Values,
     close,
+    closest,
     compare,
     positive,
     quotient,
@@ -197,7 +198,7 @@ def _samples(point: Point) -> int:
 
 
 def under_a_limit(values: Values, evidence: Evidence) -> Iterator[Finding]:
-    """Check 03.5: it ran, nothing as small failed, nothing larger ran."""
+    """Check 03.5: it ran, nothing as small failed, nothing larger ran, in one search."""
     limit, largest = values["memory_limit_bytes"], values["largest_batch_size"]
     yield from positive(values, "memory_limit_bytes")
     if largest is not None and largest < 0:
@@ -206,34 +207,44 @@ def under_a_limit(values: Values, evidence: Evidence) -> Iterator[Finding]:
         points = [p for p in evidence.points if p.get("memory_limit_bytes") == limit]
         # Only points that differ in the batch alone are one search for the largest.
         searches = _alike([p for p in points if p.get("status") in TRIED], "batch_size")
-        search = max(searches, key=len, default=[])
-        batches = {word: [p["settings"]["batch_size"] for p in search if p["status"] == word]
-                   for word in TRIED}  # fmt: skip
-        ran, failed = batches["done"], batches["out of memory"]
-        if not search:
-            yield Finding("missing", "no point of yours was run under this limit")
-        elif any(batch <= largest for batch in failed):
-            yield Finding("contradicts", "your own points ran out of memory at largest_batch_size, "
-                          "or at a smaller batch")  # fmt: skip
-        elif any(batch > largest for batch in ran):
-            yield Finding("contradicts", "a larger batch than largest_batch_size ran")
-        elif largest and largest not in ran:
-            yield Finding("missing", "none of your points shows largest_batch_size running")
-        elif not failed:
-            yield Finding("missing", "none of your points shows a batch that does not fit")
-        else:
-            said = "largest_batch_size ran, and the next one tried did not"
-            yield Finding("consistent", said if largest else "not one sample ran")
-        yield from _was_predicted(values, evidence)
+        yield from closest(
+            [[*_searched(each, largest), *_was_predicted(each, values, evidence)]
+             for each in sorted(searches, key=len) or [[]]],
+            "the largest batch",
+        )  # fmt: skip
     yield from reasoned(values)
 
 
-def _was_predicted(values: Values, evidence: Evidence) -> Iterator[Finding]:
+def _searched(search: list[Point], largest: float) -> Iterator[Finding]:
+    batches = {word: [p["settings"]["batch_size"] for p in search if p["status"] == word]
+               for word in TRIED}  # fmt: skip
+    ran, failed = batches["done"], batches["out of memory"]
+    if not search:
+        yield Finding("missing", "no point of yours was run under this limit")
+    elif any(batch <= largest for batch in failed):
+        yield Finding("contradicts", "your own points ran out of memory at largest_batch_size, "
+                      "or at a smaller batch")  # fmt: skip
+    elif any(batch > largest for batch in ran):
+        yield Finding("contradicts", "a larger batch than largest_batch_size ran")
+    elif largest and largest not in ran:
+        yield Finding("missing", "none of your points shows largest_batch_size running")
+    elif not failed:
+        yield Finding("missing", "none of your points shows a batch that does not fit")
+    else:
+        said = "largest_batch_size ran, and the next one tried did not"
+        yield Finding("consistent", said if largest else "not one sample ran")
+
+
+def _was_predicted(search: list[Point], values: Values, evidence: Evidence) -> Iterator[Finding]:
+    """Check a search's prediction: of this limit, and with the settings of its points."""
     claimed, limit = values["predicted_batch_size"], values["memory_limit_bytes"]
     if claimed is None:
         return
+    shared = dict(search[0]["settings"]) if search else {}
+    shared.pop("batch_size", None)
     kept = [m["values"].get("predicted") for m in evidence.measured("largest_batch")
-            if m["settings"].get("memory_limit_bytes") == limit]  # fmt: skip
+            if m["settings"].get("memory_limit_bytes") == limit
+            and all(m["settings"].get(k, v) == v for k, v in shared.items())]  # fmt: skip
     if not kept:
         yield Finding("missing", "predicted_batch_size cannot be checked: no search for the "
                       "largest batch under this limit is kept")  # fmt: skip

@@ -19,7 +19,9 @@ from labkit.checkpoints.rules import (
     compare,
     differences,
     finished,
+    number,
     one_model,
+    peak_allocated,
     positive,
     reasoned,
 )
@@ -44,12 +46,13 @@ def cost(values: Values, evidence: Evidence) -> Iterator[Finding]:
         if elsewhere := sorted(between - OF_METHODS - {"model", "seed"}):
             yield Finding("contradicts", "lora_run and other_run differ in more than their method: "
                           f"{', '.join(elsewhere)}")  # fmt: skip
-        for name, what, read in (
-            ("trained_ratio", "trained parameters", lambda s: s.get("trainable_parameters")),
-            ("memory_ratio", "peak allocated bytes", lambda s: s["peak_bytes"].get("allocated")),
-            ("time_ratio", "median times of a step", lambda s: s.get("step_seconds_median")),
+        trained, steps = ([number(run.summary, name) for run in (lora, other)]
+                          for name in ("trainable_parameters", "step_seconds_median"))  # fmt: skip
+        for name, what, (of_lora, of_other) in (
+            ("trained_ratio", "trained parameters", trained),
+            ("memory_ratio", "peak allocated bytes", map(peak_allocated, (lora, other))),
+            ("time_ratio", "median times of a step", steps),
         ):
-            of_lora, of_other = read(lora.summary), read(other.summary)
             ratio = of_other / of_lora if of_lora and of_other is not None else None
             yield from compare(name, values[name], ratio, f"the ratio of the {what}, other to LoRA")
     yield from reasoned(values)

@@ -18,6 +18,7 @@ from labkit.checkpoints.rules import (
     finished,
     number,
     one_model,
+    peak_allocated,
     positive,
     reasoned,
 )
@@ -79,8 +80,8 @@ def reference(values: Values, evidence: Evidence) -> Iterator[Finding]:
         if elsewhere := sorted(differences(off, copy) - {"reference", "model"}):
             yield Finding("contradicts", "off_run and copy_run differ in more than their "
                           f"reference: {', '.join(elsewhere)}")  # fmt: skip
-        peaks = [run.summary["peak_bytes"].get("allocated") for run in (off, copy)]
-        cost = (peaks[1] - peaks[0]) / MIB if None not in peaks else None
+        alone, copied = peak_allocated(off), peak_allocated(copy)
+        cost = None if alone is None or copied is None else (copied - alone) / MIB
         yield from compare("copy_mib", values["copy_mib"], cost, "the difference of the two peaks",
                            LESS_THAN_MB)  # fmt: skip
         parameters = number(off.summary, "total_parameters")
