@@ -45,7 +45,7 @@ class Example:
     they may share a sequence, and an interval resamples groups. `gold` is what the data set marks
     an answer by, `strata` the parts that scores are given for (`type` and `source`), `called` what
     an error names an example. With `every_answer` all turns of the assistant are learned, and not
-    the last alone.
+    the last alone. `reasoned` says that an answer had reasoning before it, which is left out.
     """
 
     uid: str
@@ -55,6 +55,7 @@ class Example:
     chosen: str = ""
     rejected: str = ""
     every_answer: bool = False
+    reasoned: bool = False
     gold: Any = None
     strata: Mapping[str, str] = field(default_factory=dict)
     called: str = "example"

@@ -7,17 +7,17 @@
 from typing import Any
 
 from labkit.datasets.chat.source import data_set
-from labkit.datasets.chat.turns import Draft, entry, system
+from labkit.datasets.chat.turns import Draft, entry
 from labkit.errors import LabkitError, brief
 
 
 def form(row: Any) -> Draft:
-    """Return the turns of a conversation, after its system message where there is one."""
+    """Return the turns of a conversation."""
     if isinstance(row, dict) and "conversation" not in row and "target" in row:
-        turns = [("user", entry(row, "input")), ("assistant", row["target"])]
-        return Draft(turns=turns, kind=row.get("kind"))
+        exchange = [("user", entry(row, "input")), ("assistant", row["target"])]
+        return Draft(turns=exchange, kind=row.get("kind"))
     pairs = entry(row, "conversation", list)
-    turns = system(row)
+    turns: list[tuple[Any, Any]] = []
     for number, pair in enumerate(pairs, start=1):
         if not isinstance(pair, dict) or not {"human", "assistant"} <= set(pair):
             raise LabkitError(f"exchange {number} has not both human and assistant: {brief(pair)}")

@@ -10,7 +10,8 @@
     question, answer               with context; response or completion for answer also
     text                           running text, for continued pretraining
 
-A `system` beside a prompt or a question is the system message.
+A `system` beside any of them is the system message, where the turns have none of their own. A
+`history` beside them holds the exchanges before: [[asked, answered], …].
 """
 
 from typing import Any
@@ -38,16 +39,16 @@ def form(row: Any) -> Draft:
         return firefly.form(row)
     answers = [key for key in ANSWERS if key in keys]
     if "prompt" in keys and answers:
-        before = [*turns.system(row), *_messages(row, "prompt", "user")]
-        return Draft(turns=[*before, *_messages(row, answers[0], "assistant")])
+        asked = _messages(row, "prompt", "user")
+        return Draft(turns=[*asked, *_messages(row, answers[0], "assistant")])
     if "instruction" in keys:
         return _instruction(row)
     if "input" in keys:
         return firefly.form(row) if "target" in keys else longform.form(row)
     if "question" in keys and answers:
-        asked = {"question": turns.asked(row["question"], row.get("context"))}
-        before = [*turns.system(row), *_messages(asked, "question", "user")]
-        return Draft(turns=[*before, *_messages(row, answers[0], "assistant")])
+        whole = {"question": turns.asked(row["question"], row.get("context"))}
+        asked = _messages(whole, "question", "user")
+        return Draft(turns=[*asked, *_messages(row, answers[0], "assistant")])
     if "text" in keys:
         return Draft(text=turns.said(row["text"], "text"))
     named = ", ".join(map(repr, list(row)[:6])) or "none"
@@ -66,11 +67,11 @@ def _conversations(row: dict[str, Any]) -> Draft:
 def _instruction(row: dict[str, Any]) -> Draft:
     """Return an instruction and its answer; what it is about stands as Alpaca or Dolly has it."""
     answer = row["response"] if "response" in row else entry(row, "output")
-    if not row.get("input"):
-        return dolly.form({**row, "response": answer})
-    if row.get("context"):
+    if row.get("input") and row.get("context"):
         raise LabkitError("it has an input and a context, and one of them has to be left out")
-    return alpaca.form({**row, "output": answer})
+    if row.get("input"):
+        return alpaca.form({**row, "output": answer})
+    return dolly.form({**row, "response": answer})
 
 
 def _preference(row: dict[str, Any]) -> Draft:
@@ -83,7 +84,7 @@ def _preference(row: dict[str, Any]) -> Draft:
         raise LabkitError("rejected does not end with an answer")
     before = better[:-1]
     if not before:
-        before = [*turns.system(row), *_messages(row, "prompt", "user")]
+        before = _messages(row, "prompt", "user")
     return Draft(turns=[*before, better[-1]], rejected=turns.said(worse[-1][1], "rejected"))
 
 

@@ -8,6 +8,7 @@ asks for the examples says what is to become of it (`registry.examples`).
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +75,9 @@ def data_set(
         found = reading(path, split)
         if found.damaged:
             say(f"{name}: left out {found.what_is_damaged()}")
+        if count := sum(each.reasoned for each in found.examples):
+            say(f"{name}: left out the reasoning before answers of {count} "
+                f"row{'s' * (count != 1)}")  # fmt: skip
         return found.examples
 
     return DataSet(
@@ -96,7 +100,11 @@ def _sorted_out(rows: Iterable[Row], form: Form) -> tuple[list[Example], list[st
             damaged.append(row.problem)
             continue
         try:
-            examples.append(_example(form(row.value), row.where))
+            draft = form(row.value)
+            if isinstance(row.value, dict) and draft.text is None:
+                beside = turns.with_what_is_beside(row.value, draft.turns)
+                draft = replace(draft, turns=beside)
+            examples.append(_example(draft, row.where))
         except LabkitError as error:
             damaged.append(f"{row.where}: {error}")
     return examples, damaged
@@ -107,14 +115,16 @@ def _example(draft: Draft, where: str) -> Example:
     if draft.text is not None:
         return Example(uid=where, group=splits.text_key(draft.text), text=draft.text, strata=strata,
                        called="row")  # fmt: skip
-    messages = turns.checked(draft.turns)
+    whole = turns.checked(draft.turns)
+    messages = turns.without_reasoning(whole)
     first = next(turn["content"] for turn in messages if turn["role"] == "user")
     answer = messages[-1]["content"]
-    if draft.rejected == answer:
+    rejected = turns.answer_alone(draft.rejected or "", "rejected")
+    if rejected == answer:
         raise LabkitError("chosen and rejected are the same")
     return Example(uid=where, group=splits.text_key(first), messages=messages, every_answer=True,
-                   chosen=answer if draft.rejected else "", rejected=draft.rejected or "",
-                   strata=strata, called="row")  # fmt: skip
+                   chosen=answer if rejected else "", rejected=rejected, strata=strata,
+                   called="row", reasoned=messages != whole)  # fmt: skip
 
 
 def _looks_like_hub_id(path: str) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from labkit.datasets import fields
+from labkit.datasets import fields, reasoning
 from labkit.datasets.base import Message
 from labkit.errors import LabkitError, brief
 
@@ -131,9 +131,45 @@ def pairs(row: Any, key: str, role: str, content: str) -> list[tuple[Any, Any]]:
     return turns
 
 
-def system(row: dict[str, Any]) -> list[tuple[Any, Any]]:
-    """Return the system message beside a prompt as a turn, or no turn where there is none."""
-    return [("system", row["system"])] if row.get("system") else []
+def with_what_is_beside(row: Any, given: Sequence[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
+    """Return a row's turns after the system message and the earlier exchanges beside them.
+
+    These are `system`, where the turns have none of their own, and `history`, a list of
+    [asked, answered].
+    """
+    system, history = (row.get(key) for key in ("system", "history"))
+    before: list[tuple[Any, Any]] = []
+    if isinstance(history, list) and all(isinstance(e, list) and len(e) == 2 for e in history):
+        for asked, answered in history:
+            before += [("user", asked), ("assistant", answered)]
+    own = bool(given) and str(given[0][0]).strip().lower() == "system"
+    return [*([("system", system)] if system and not own else []), *before, *given]
+
+
+def without_reasoning(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Return messages whose answers begin after what was thought first (`reasoning`).
+
+    Raises:
+        LabkitError: an answer is nothing else.
+    """
+    said = []
+    for number, each in enumerate(messages, start=1):
+        if each["role"] == "assistant":
+            each = {**each, "content": answer_alone(each["content"], f"turn {number}")}
+        said.append(each)
+    return tuple(said)
+
+
+def answer_alone(content: str, what: str) -> str:
+    """Return an answer without the reasoning that it begins with.
+
+    Raises:
+        LabkitError: there is no more to it.
+    """
+    thought, rest = reasoning.split_leading(content)
+    if thought and not rest.strip():
+        raise LabkitError(f"{what} is reasoning without an answer")
+    return rest
 
 
 def asked(instruction: Any, more: Any, *, between: str = "\n\n") -> Any:

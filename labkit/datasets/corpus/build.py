@@ -35,7 +35,7 @@ from labkit.datasets.corpus.write import write
 from labkit.errors import LabkitError, extra, read_json
 from labkit.files import lock_folder, sha256_file, write_json, write_text
 
-VERSION = 1
+VERSION = 2
 """Of what a build does; pieces of another version are not taken up."""
 PIECE_BYTES = 2**23
 SAY_EVERY_SECONDS = 45.0

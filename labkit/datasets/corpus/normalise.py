@@ -52,11 +52,17 @@ _INVISIBLE, _CONTROL = re.compile(CLASSES[INVISIBLE]), re.compile(CLASSES[CONTRO
 _ODD_SPACES = re.compile(CLASSES[ODD_SPACE])
 _MANY_SPACES = re.compile(" {2,}| +(?=\n)")
 _BLANK_LINES = re.compile(r"\n{3,}")
+_LINE_ENDS = re.compile(r"[ \t]+$", re.MULTILINE)
+_FENCED = re.compile(r"^([ \t]*```[^\n]*\n.*?^[ \t]*```[ \t]*$)", re.MULTILINE | re.DOTALL)
 _QUOTES = {"“": '"', "”": '"', "„": '"', "‟": '"', "‘": "'", "’": "'", "‚": "'", "‛": "'"}
 
 
-def normalise(text: str) -> tuple[str, Counter[str]]:
-    """Return the text repaired, in NFC, and what was repaired, each kind once a text."""
+def normalise(text: str, *, layout: bool = False) -> tuple[str, Counter[str]]:
+    """Return the text repaired, in NFC, and what was repaired, each kind once a text.
+
+    Runs of spaces and of blank lines become one, but for code between fences, which needs them;
+    with `layout` they stay everywhere.
+    """
     done: Counter[str] = Counter()
 
     def step(name: str, changed: str) -> None:
@@ -88,15 +94,30 @@ def normalise(text: str) -> tuple[str, Counter[str]]:
             step("lookalikes", _MIXED_WORD.sub(lambda word: one_script(word[0], russian), text))
     if has(text, CONTROL):
         step("controls", _CONTROL.sub("", text))
+    if layout:
+        return _with_layout(text).strip("\n").rstrip(), done
+    if "```" in text:
+        parts = _FENCED.split(text)
+        parts = [_with_layout(part) if place % 2 else _without_layout(part)
+                 for place, part in enumerate(parts)]  # fmt: skip
+        return "".join(parts).strip(), done
+    return _without_layout(text).strip(), done
+
+
+def _without_layout(text: str) -> str:
     if has(text, ODD_SPACE):
         text = _ODD_SPACES.sub(" ", text)
     if "  " in text or " \n" in text:
         text = _MANY_SPACES.sub(
             lambda found: " " * (found.end() < len(text) and text[found.end()] != "\n"), text
         )
-    if "\n\n\n" in text:
-        text = _BLANK_LINES.sub("\n\n", text)
-    return text.strip(), done
+    return _BLANK_LINES.sub("\n\n", text) if "\n\n\n" in text else text
+
+
+def _with_layout(text: str) -> str:
+    if has(text, ODD_SPACE):
+        text = _ODD_SPACES.sub(lambda found: "\t" if found[0] == "\t" else " ", text)
+    return _LINE_ENDS.sub("", text)
 
 
 def whole_characters(text: str) -> str:

@@ -42,6 +42,12 @@ def mask(text: str) -> tuple[str, Counter[str]]:
         kind = kind_of(written.removeprefix(before))
         return before + masked(kind) if kind else written
 
+    def iban(match: re.Match[str]) -> str:
+        written = match[0]
+        while " " in written and not _is_iban(written):  # a word in capitals may follow it
+            written = written.rpartition(" ")[0]
+        return masked("iban") + match[0][len(written) :] if _is_iban(written) else match[0]
+
     def named(match: re.Match[str]) -> str:
         kind = "inn" if match["word"].lower() == "инн" else "passport"
         return match["word"] + match["between"] + masked(kind)
@@ -52,7 +58,7 @@ def mask(text: str) -> tuple[str, Counter[str]]:
         low = text.lower()
         if "паспорт" in low or "инн" in low or "passport" in low:
             text = _NAMED.sub(named, text)
-        text = _IBAN.sub(lambda m: masked("iban") if _is_iban(m[0]) else m[0], text)
+        text = _IBAN.sub(iban, text)
         text = _NUMBER.sub(number, text)
     return text, found
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from labkit.datasets import splits
-from labkit.datasets.chat.turns import of_parts
+from labkit.datasets.chat.turns import of_parts, with_what_is_beside
 from labkit.datasets.corpus import markup
 from labkit.datasets.corpus.normalise import cyrillic, cyrillic_encoding, whole_characters
 from labkit.datasets.corpus.sources import (
@@ -321,7 +321,7 @@ def _turns(record: Mapping[str, Any]) -> Turns:
         roles = {"human": "user", "gpt": "assistant"}
         turns = tuple((roles.get(role, role), content) for role, content in turns)
         if turns and turns[-1][0] == "assistant" and "user" in (role for role, _ in turns):
-            return turns
+            return _led(record, turns)
         return ()
     if not _ASKED & record.keys():
         return ()
@@ -333,8 +333,13 @@ def _turns(record: Mapping[str, Any]) -> Turns:
                 more = record.get("input") or more
             if isinstance(more, str) and more.strip():
                 question = f"{question}\n\n{more}"
-            return (("user", question), ("assistant", answer))
+            return _led(record, (("user", question), ("assistant", answer)))
     return ()
+
+
+def _led(record: Mapping[str, Any], turns: Turns) -> Turns:
+    whole = with_what_is_beside(record, turns)
+    return tuple((role, _content(content)) for role, content in whole)
 
 
 def _content(content: Any) -> str:

@@ -179,7 +179,7 @@ def clean(document: Document, settings: Settings, guard: Guard, tally: Tally) ->
     remove = partial(tally.remove, place=place)
     roles, texts = [role for role, _ in turns], []
     for _, text in turns:
-        text, repaired = normalise(text)
+        text, repaired = normalise(text, layout=bool(document.turns))
         texts.append(text)
         if repaired:
             tally.repaired.update(repaired)
@@ -201,13 +201,6 @@ def clean(document: Document, settings: Settings, guard: Guard, tally: Tally) ->
     page = Page(whole, code)
     if reason := quality.first_broken(page, settings.limits, whole_text=not document.turns):
         return remove(reason, text=whole)
-    if settings.mask:
-        masked = [pii.mask(text) for text in texts]
-        if any(counts for _, counts in masked):
-            for _, counts in masked:
-                tally.masked.update(counts)
-            texts = [text for text, _ in masked]
-            page = Page("\n\n".join(texts), code)
     if document.turns:
         parts = [("conversation", tuple(zip(roles, texts, strict=True)))]
     else:
@@ -254,6 +247,14 @@ def _record(
     if found := guard.find(page.numbers):
         tally.contaminated = sorted({*tally.contaminated, *found})
         return tally.remove("contaminated", place, text)
+    if settings.mask:
+        masked = [(role, *pii.mask(content)) for role, content in messages]
+        if any(counts for *_, counts in masked):
+            for *_, counts in masked:
+                tally.masked.update(counts)
+            messages = tuple((role, content) for role, content, _ in masked)
+            text = compared(form, messages)
+            page = Page(text, code)
     number = page.numbers.whole()
     fields: dict[str, Any] = {"id": f"{number:016x}", "form": form}
     if form == "text":

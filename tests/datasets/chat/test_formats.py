@@ -106,6 +106,22 @@ FORMATS: dict[str, list[tuple[dict[str, Any], tuple[dict[str, str], ...]]]] = {
          turns((SYSTEM, "s"), (ASK, "q"), (SAY, "a"))),
         ({"conversations": [{"role": "user", "content": "q"},
                             {"role": "assistant", "content": "a"}]}, turns((ASK, "q"), (SAY, "a"))),
+        ({"system": "s", "conversations": [{"from": "human", "value": "q"},
+                                           {"from": "gpt", "value": "a"}]},
+         turns((SYSTEM, "s"), (ASK, "q"), (SAY, "a"))),
+        ({"system": "s", "messages": [{"role": "user", "content": "q"},
+                                      {"role": "assistant", "content": "a"}]},
+         turns((SYSTEM, "s"), (ASK, "q"), (SAY, "a"))),
+        ({"system": "s", "messages": [{"role": "System", "content": "own"},
+                                      {"role": "user", "content": "q"},
+                                      {"role": "assistant", "content": "a"}]},
+         turns((SYSTEM, "own"), (ASK, "q"), (SAY, "a"))),
+        ({"system": "s", "instruction": "r", "input": "", "output": "b", "history": [["q", "a"]]},
+         turns((SYSTEM, "s"), (ASK, "q"), (SAY, "a"), (ASK, "r"), (SAY, "b"))),
+        ({"prompt": "r", "response": "b", "history": [["q", "a"]]},
+         turns((ASK, "q"), (SAY, "a"), (ASK, "r"), (SAY, "b"))),
+        ({"prompt": "q", "response": "a", "history": "of its making"},
+         turns((ASK, "q"), (SAY, "a"))),
         ({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
          turns((ASK, "q"), (SAY, "a"))),
         ({"conversations": ["q", "a"]}, turns((ASK, "q"), (SAY, "a"))),
@@ -221,6 +237,7 @@ def test_oasst1_s_folder_is_read_from_the_ready_trees_alone(tmp_path: Path) -> N
          "messages": [], "score_chosen": 8.5},
         {"prompt": "q", "chosen": [{"role": "assistant", "content": "a"}],
          "rejected": [{"role": "assistant", "content": "b"}]},
+        {"prompt": "q", "chosen": "<think>a?</think>\n\na", "rejected": "<think>c?</think>b"},
     ],
 )  # fmt: skip
 def test_a_preference_is_a_question_with_two_answers(tmp_path: Path, row: dict[str, Any]) -> None:
@@ -228,6 +245,22 @@ def test_a_preference_is_a_question_with_two_answers(tmp_path: Path, row: dict[s
     (example,) = read("jsonl", tmp_path / "pairs.jsonl")
     assert example.messages == turns((ASK, "q"), (SAY, "a"))
     assert (example.chosen, example.rejected, example.answer) == ("a", "b", "a")
+
+
+def test_reasoning_before_an_answer_is_left_out_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    thought = "<think>\n5 and 6 are 11.\n</think>\n\n"
+    said = [(ASK, "5 + 6?"), (SAY, f"{thought}11"), (ASK, "Sure?"), (SAY, "Yes.")]
+    rows = [{"messages": turns(*said)}, {"prompt": "q", "completion": thought},
+            {"prompt": "q", "completion": "a <think> in the middle"}]  # fmt: skip
+    (tmp_path / "rows.jsonl").write_bytes(as_lines(rows))
+    first, last = registry.DATASETS["jsonl"].load(str(tmp_path / "rows.jsonl"), "all")
+    assert [turn["content"] for turn in first.messages] == ["5 + 6?", "11", "Sure?", "Yes."]
+    assert first.reasoned and not last.reasoned and last.answer == "a <think> in the middle"
+    told = capsys.readouterr().err
+    assert "left out the reasoning before answers of 1 row\n" in told
+    assert "turn 2 is reasoning without an answer" in told
 
 
 def test_running_text_is_text(tmp_path: Path) -> None:

@@ -195,11 +195,11 @@ def conversations(folder: Path, rows: list[list[tuple[str, str]]]) -> Path:
 
 def contents_of(out: Path) -> dict[str, list[tuple[str, ...]]]:
     return {
-        split: [
+        file.stem: [
             tuple(turn["content"] for turn in json.loads(line)["messages"])
-            for line in (out / f"{split}.jsonl").read_text().splitlines()
+            for line in file.read_text().splitlines()
         ]
-        for split in ("train", "dev", "test")
+        for file in out.glob("*.jsonl")
     }
 
 
@@ -218,6 +218,28 @@ def test_conversations_under_one_system_message_are_not_alike(tmp_path: Path) ->
     found = [row for rows in contents_of(tmp_path / "out").values() for row in rows]
     # The test's question, of too few words for a check, stays; both repetitions go.
     assert len(found) == 60 and {row[0] for row in found} <= {RULES, "Be kind."}
+
+
+def test_code_in_an_answer_still_runs(tmp_path: Path) -> None:
+    answer = "So:\n\n```python\nfor i in 1, 2:\n    if i:\n\n\n        print(i)\n```\n\n- a\n   - b"
+    rows = [[("user", "How do I print two numbers in Python?"), ("assistant", answer)]]
+    build([conversations(tmp_path / "in", rows)], tmp_path / "out", replace(SETTINGS, limits={}),
+          workers=1)  # fmt: skip
+    (found,) = (row for rows in contents_of(tmp_path / "out").values() for row in rows)
+    assert found[1] == answer
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_a_test_item_is_found_by_the_personal_data_in_it(tmp_path: Path, masked: bool) -> None:
+    item = "Write to help.desk@example.com or call +44 20 7946 0958 before noon"
+    (tmp_path / "test.txt").write_text(item)
+    rows = [[("user", "How can I reach somebody there?"), ("assistant", f"{item}, on any day.")],
+            [("user", "And at night?"), ("assistant", "Try a@example.com then.")]]  # fmt: skip
+    settings = replace(SETTINGS, limits={}, against=(str(tmp_path / "test.txt"),), mask=masked)
+    report = build([conversations(tmp_path / "in", rows)], tmp_path / "out", settings, workers=1)
+    assert report["removed"] == {"contaminated": 1}
+    (found,) = (row for rows in contents_of(tmp_path / "out").values() for row in rows)
+    assert ("[EMAIL]" in found[1]) == masked
 
 
 def test_equal_requests_stay_in_one_split(tmp_path: Path) -> None:

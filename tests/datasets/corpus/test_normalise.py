@@ -42,7 +42,22 @@ def test_small_repairs(raw: str, clean: str) -> None:
     assert normalise(raw)[0] == clean
 
 
-@pytest.mark.parametrize("text", [RUSSIAN, "a  b \n\n\n c", "cлoвo “x”"])
+CODE = "```python\ndef f(x):\n    if x:\n\treturn  1\n\n\n    return 2\n```"
+
+
+def test_code_between_fences_keeps_its_layout() -> None:
+    assert normalise(f"Some  text:\n\n{CODE}  \n\n\n\n and   more")[0] == (
+        f"Some text:\n\n{CODE}\n\n and more"
+    )
+
+
+def test_with_layout_all_of_it_stays_but_for_the_ends_of_lines() -> None:
+    text = "a:\n  - b\n\t- c\n\n\n| d   |"
+    assert normalise(f"\n{text} \n ", layout=True)[0] == text
+    assert normalise("    x = 1 \u00a0\n", layout=True)[0] == "    x = 1"
+
+
+@pytest.mark.parametrize("text", [RUSSIAN, f"a\n{CODE}\n\n\nb", "a  b \n\n\n c", "cлoвo “x”"])
 def test_doing_it_twice_changes_nothing(text: str) -> None:
     once = normalise(text)[0]
     assert normalise(once) == (once, {})

@@ -82,6 +82,11 @@ RECORDS = [
      (("user", "Hi\n\nthere"), ("assistant", "Ho"))),
     ({"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]},
      (("user", "Hi"), ("assistant", "Ho"))),
+    ({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}],
+      "system": "Be kind."}, (("system", "Be kind."), ("user", "Hi"), ("assistant", "Ho"))),
+    ({"prompt": "And?", "response": "So.", "system": "Be kind.", "history": [["Hi", "Ho"]]},
+     (("system", "Be kind."), ("user", "Hi"), ("assistant", "Ho"), ("user", "And?"),
+      ("assistant", "So."))),
     ({"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Ho"}]},
      (("user", "Hi"), ("assistant", "Ho"))),
 ]  # fmt: skip
