@@ -40,7 +40,7 @@ from labkit.memory.step.build import build_step, depth_of, load_config
 from labkit.memory.step.imports import collector_paused
 from labkit.memory.step.quantised import NF4Linear
 from labkit.memory.step.training_step import layer_stacks
-from labkit.memory.trace import cpu_paths, gpu_paths
+from labkit.memory.trace import cpu_paths, gpu_paths, products
 from labkit.memory.trace.tracker import PARTS, StorageTracker, Window, replay
 
 SHALLOW = (3, 4)
@@ -180,7 +180,7 @@ def _trace_at(settings: StepSettings, depth: int) -> _Traced:
         with mode:
             return torch.empty(shape, dtype=dtype, device="cpu")
 
-    with gpu_paths.code_paths(settings), quiet():
+    with gpu_paths.code_paths(settings), products.in_every_type(), quiet():
         step = build_step(
             settings, config, allocate, recompute=lambda: gpu_paths.functions(settings)
         )
