@@ -80,15 +80,15 @@ def score_predictions(
     """Score every question of `reports`; those without a prediction score 0.
 
     `predictions` is {uid: [answer or list of answers, scale]}. Returns {"n", "em",
-    "f1", "per_question": {uid: {"em", "f1"}}}, fractions. Raises LabkitError, naming
-    the uid, when a prediction has another shape.
+    "f1", "per_question": {uid: {"em", "f1", "report_uid"}}}, fractions. Raises
+    LabkitError, naming the uid, when a prediction has another shape.
     """
-    per_question = {}
+    per_question: dict[str, dict[str, Any]] = {}
     for sample in samples(reports):
         uid = sample.question.uid
         values, scale = _checked(uid, predictions[uid]) if uid in predictions else ([], "")
         em, f1 = score_answer(values, scale, sample.question)
-        per_question[uid] = {"em": em, "f1": f1}
+        per_question[uid] = {"em": em, "f1": f1, "report_uid": sample.report.uid}
     scores = list(per_question.values())
     return {
         "n": len(scores),

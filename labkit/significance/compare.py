@@ -8,6 +8,9 @@ A side's own runs, split in two, are the A/A control: a difference between a thi
 that the machine changed while it was measured. It can't see what differed between the sides for
 other reasons, such as all of A having been run before all of B: that is said when it is known.
 
+Questions on one report are not independent, so whole reports are counted where a file names them;
+McNemar's exact test is for questions that stand alone.
+
 Equal quality is claimed only against a margin that was stated: two one-sided tests.
 """
 
@@ -194,6 +197,10 @@ def _compare_answers(
             rows.append(_one_task(found, other, alpha, margin))
         except _NothingToGoBy as error:
             notes.append(str(error))
+        if found.clusters == other.clusters == {}:
+            notes.append(f"{name}: neither file names the reports that its questions are on, so "
+                         "questions are taken as independent, which claims too much where several "
+                         "share a report: repeat labkit score --json")  # fmt: skip
     if not rows:
         raise LabkitError(notes[-1])
     for row in rows:
@@ -239,17 +246,24 @@ def _one_task(a: Answers, b: Answers, alpha: float, margin: float | None) -> Row
     if a.weights != b.weights:
         raise LabkitError(f"{a.task}: A and B count other words or bytes in the same questions")
     x, y = list(a.scores.values()), [b.scores[uid] for uid in a.scores]
+    if a.clusters and b.clusters and a.clusters != b.clusters:
+        raise LabkitError(f"{a.task}: A's and B's questions are on other reports")
     weights = None if a.weights is None else [a.weights[uid] for uid in a.scores]
+    named = a.clusters or b.clusters
+    clusters = [named[uid] for uid in a.scores] if named else None
     try:
-        tested = stats.paired_difference(x, y, alpha=alpha, weights=weights)
+        tested = stats.paired_difference(x, y, clusters, alpha=alpha, weights=weights)
     except ValueError as error:
         raise LabkitError(f"{a.task} cannot be tested: {error}") from None
     tested["difference"] = _in_metric(tested["difference"], a)
     row |= {"paired": True, **tested}
     if set(x + y) <= {0.0, 1.0} and a.form == "mean":
-        row |= stats.mcnemar(x, y)  # its p-value and name; the interval stays
+        exact = stats.mcnemar(x, y)
+        alone = tested["clusters"] == tested["n"]
+        # Its p-value and name, where questions stand alone; the interval stays.
+        row |= exact if alone else {key: exact[key] for key in ("only_a", "only_b")}
     if margin is not None:
-        row["equivalence"] = stats.equivalence(x, y, margin=margin, alpha=alpha)
+        row["equivalence"] = stats.equivalence(x, y, margin=margin, clusters=clusters, alpha=alpha)
     return row
 
 
@@ -324,6 +338,8 @@ def _answer_sentence(row: Row, alpha: float, questions: int) -> str:
     better = row["higher_is_better"]
     what = "scores" if share else f"has a {row['metric']} of"
     over = f" over {row['n']} questions" if row["n"] else ""
+    if row.get("clusters", row["n"]) != row["n"]:
+        over += f" on {row['clusters']} reports"
     said = (f"On {row['name']}, A {what} {a:{form}} and B {b:{form}}"
             f"{'' if better is not False else ' (less is better)'}, {value:+{form}}"
             f"{' points' if share else ''} ({1 - alpha:.0%} interval {low:+{form}} to "

@@ -7,7 +7,8 @@
                                                         list; a question stands there once a filter
     0.4.3            MODEL/results_TIME.json            samples_TASK_TIME.json, one JSON list
     later            the same, or FILE_TIME.json        samples_TASK_TIME.jsonl, a line a question
-    labkit eval      results.json                       samples_TASK.jsonl
+    labkit eval      results.json                       samples_TASK.jsonl; questions on a report
+                                                        have its report_uid in their doc
 
 A metric is named "acc,none" (0.3: "acc"): what is counted, and the filter that cut the answer out
 of the text. All metrics of a task are compared. Which way is better is said in `higher_is_better`;
@@ -66,6 +67,7 @@ class Answers:
     share: bool = True
     """whether the metric is a share, so that a hundredth of it is a percentage point"""
     clusters: dict[str, str] | None = None
+    """the report of each question; empty where the file lacks them, None where there are none"""
     error: float | None = None
     same: dict[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -139,6 +141,7 @@ def _one(
         n=len(scores) if scores else n if isinstance(n, int) else None,
         scores=scores,
         weights=weights,
+        clusters=logged.clusters() if logged and scores else None,
         form=form,
         higher_is_better=_direction(values, task, name),
         share=form == "mean" and 0 <= mean <= 1 and not _LOWER.search(name)
@@ -148,6 +151,11 @@ def _one(
               "questions": n, "questions' hash": _of(values, "task_hashes", task)},
         notes=tuple(notes or ()),
     )  # fmt: skip
+
+
+def named(reports: dict[str, Any]) -> dict[str, str] | None:
+    """Return the report of each question; None unless every question names one."""
+    return reports if all(isinstance(name, str) for name in reports.values()) else None
 
 
 def _of(values: dict[str, Any], key: str, inner: str) -> Any:
@@ -219,6 +227,10 @@ class _Logged:
                 f"reported, so they are not used"
             ]  # fmt: skip
         return scores, weights or None, []
+
+    def clusters(self) -> dict[str, str] | None:
+        """Return the report that each question's document names, if all do."""
+        return named({str(row.get("doc_id")): _of(row, "doc", "report_uid") for row in self.rows})
 
 
 def _value(value: Any, metric: str) -> tuple[float, float] | None:

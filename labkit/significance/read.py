@@ -241,8 +241,9 @@ def _score(file: Path, values: dict[str, Any]) -> Iterator[Answers]:
         raise LabkitError(f"{file}: per_question needs em for every question") from None
     if not scores:
         raise LabkitError(f"{file} has no questions")
+    reports = {uid: row.get("report_uid") for uid, row in values["per_question"].items()}
     yield Answers(file=file, task="tatqa", metric="em", mean=sum(scores.values()) / len(scores),
-                  n=len(scores), scores=scores)  # fmt: skip
+                  n=len(scores), scores=scores, clusters=lm_eval.named(reports) or {})  # fmt: skip
 
 
 def _time(file: Path, value: Any) -> float:

@@ -367,7 +367,7 @@ def test_eval_and_score_have_the_stated_keys_and_agree(
     scored = one_object(capsys, "score", found["predictions"], places["gold"])
     assert set(scored) == {"n", "em", "f1", "per_question"}
     assert scored["n"] == found["n"] == len(scored["per_question"])
-    assert all(set(row) == {"em", "f1"} for row in scored["per_question"].values())
+    assert all(set(row) == {"em", "f1", "report_uid"} for row in scored["per_question"].values())
     assert scored["em"] == pytest.approx(found["metrics"]["em"]["value"])
     assert scored["f1"] == pytest.approx(found["metrics"]["f1"]["value"])
     assert run("score", found["predictions"], places["gold"]) == 0

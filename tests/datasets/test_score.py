@@ -187,7 +187,10 @@ def test_questions_without_prediction_count_as_wrong(write_json, make_report):
         "n": 2,
         "em": 0.5,
         "f1": 0.5,
-        "per_question": {"t1-q1": {"em": 0, "f1": 0}, "t1-q2": {"em": 1, "f1": 1}},
+        "per_question": {
+            "t1-q1": {"em": 0, "f1": 0, "report_uid": "t1"},
+            "t1-q2": {"em": 1, "f1": 1, "report_uid": "t1"},
+        },
     }
 
 
