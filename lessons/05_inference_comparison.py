@@ -177,9 +177,9 @@ figure, alt = plots.score_bars(scores)
 plots.show(figure, alt=alt)
 
 # %% [markdown]
-# Intervals of two models may overlap although one of them is clearly better: both intervals carry the difficulty of the questions, which is the same for both. Since every model answered the **same** questions, compare them question by question. What counts is the mean of the differences, with an interval for which whole reports are drawn again and again, as in lesson 02.
+# Intervals of two models may overlap although one of them is clearly better: both intervals carry the difficulty of the questions, which is the same for both. Since every model answered the **same** questions, compare them question by question. What counts is the mean of the differences. Its interval goes by how far reports differ, not questions: a table that is misread is misread for all questions on it.
 #
-# Beside it stand the questions that only one of the two models got right. If neither were better, each would win half of those, as a coin would; **McNemar's test** gives the probability *p* of a split at least as uneven by chance. It takes every question for a toss of its own. Questions on one report are not quite that, so a second *p* counts reports.
+# Beside it stand the questions that only one of the two models got right. If neither were better, each would win half of those, as a coin would; **McNemar's test** gives the probability *p* of a split at least as uneven by chance. It takes every question for a toss of its own. Questions on one report are not that, and the test then calls equal models different too often. So the second *p* counts reports: it comes from the same t-test as the interval, which leaves out zero where this *p* is below 0.05. Where the two disagree, believe the second.
 
 # %%
 import json

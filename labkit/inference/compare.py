@@ -3,23 +3,25 @@
 Two models that answer the same questions are compared question by question, which cancels how
 hard each question is. For every pair, overall and within each answer type and source:
 
-* **The size**: mean of (score of b - score of a), with a 95 % bootstrap interval. Questions on
-  one report share its table, so whole reports are resampled (the cluster bootstrap).
+* **The size**: mean of (score of b - score of a), with a 95 % interval. Questions on one report
+  share its table, so the t-test behind it counts reports (the error is cluster-robust); the
+  interval leaves out 0 where `p_clustered`, of the same test, is below 0.05.
 * **McNemar's test** looks only at the questions that one model has right and the other wrong: if
   neither is better, each side wins half of them, as a coin does. It takes questions as
-  independent; `p_clustered` is the t-test that does not, and is the one to believe when they
-  disagree.
+  independent, so it is the one to go by only where each is on a report of its own.
 * **Many pairs, many chances**: with k models there are k(k-1)/2 pairs, so their p-values on all
   questions are also given after Holm's correction.
 
-A group of a handful of questions shows nothing, and its interval says so.
+A group on a handful of reports shows little, and its interval says so. One report says nothing of
+others: its interval is all that is possible, and it has no p-value.
 
-Sources: McNemar 1947; Holm 1979; Field and Welsh 2007 (the cluster bootstrap).
+Sources: McNemar 1947; Holm 1979; Cameron and Miller 2015, "A Practitioner's Guide to
+Cluster-Robust Inference".
 """
 
 import dataclasses
 import json
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -43,6 +45,7 @@ class Difference:
     """How two models differ on `n` questions: b - a, as fractions."""
 
     n: int
+    reports: int
     difference: Interval
     f1_difference: Interval
     only_a: int
@@ -52,6 +55,11 @@ class Difference:
     p_clustered: float | None
     """None where all questions are on one report"""
 
+    @property
+    def p_value(self) -> float | None:
+        """Return the p-value to go by: McNemar's where each question is on its own report."""
+        return self.p_mcnemar if self.reports == self.n > 1 else self.p_clustered
+
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
@@ -60,7 +68,8 @@ class Pair:
     a: str
     b: str
     groups: dict[str, Difference]
-    p_holm: float
+    p_holm: float | None
+    """None where all questions are on one report"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,31 +147,15 @@ def compare_predictions(
             scores[name].append(score_answer(values, scale, sample.question))
     pairs = list(combinations(predictions, 2))
     groups = [_groups(samples, scores[a], scores[b]) for a, b in pairs]
-    holm = stats.holm([found["all"].p_mcnemar for found in groups])
+    # All pairs are on the same reports: each has a p-value, or none has.
+    tested = [p for found in groups if (p := found["all"].p_value) is not None]
+    holm: Sequence[float | None] = stats.holm(tested) if tested else [None] * len(pairs)
     return Paired(
         n=len(samples),
         pairs=[Pair(a=a, b=b, groups=found, p_holm=p)
                for (a, b), found, p in zip(pairs, groups, holm, strict=True)],
         disagreements=_disagreements(samples, predictions, scores),
     )  # fmt: skip
-
-
-def difference_interval(differences: Sequence[float], clusters: Sequence[Hashable]) -> Interval:
-    """Return the mean of paired differences and its 95 % interval, whole clusters resampled.
-
-    Differences of 0 throughout resample to certainty, which they do not show; the interval is
-    then that of a share which none of the clusters has (Clopper and Pearson, both sides).
-    """
-    import numpy as np
-    from scipy import stats as scipy_stats
-
-    sums, counts = map(np.array, stats.cluster_sums(differences, clusters))
-    mean = float(sums.sum() / counts.sum())
-    if len(sums) < 2 or np.ptp(sums / counts) == 0:
-        high = float(scipy_stats.binomtest(0, len(sums)).proportion_ci(0.95).high)
-        return {"value": mean, "low": max(-1.0, mean - high), "high": min(1.0, mean + high)}
-    low, high = stats.ratio_interval(sums, counts, method="percentile") or (mean, mean)
-    return {"value": mean, "low": low, "high": high}
 
 
 def _groups(
@@ -183,21 +176,32 @@ def _compare(
     samples: Sequence[Sample], a: Sequence[tuple[float, float]], b: Sequence[tuple[float, float]],
     indices: Sequence[int],
 ) -> Difference:  # fmt: skip
-    em_a, em_b = [a[i][0] for i in indices], [b[i][0] for i in indices]
     reports = [samples[i].report.uid for i in indices]
-    test = stats.mcnemar(em_a, em_b)
-    clustered = None
-    if len(set(reports)) > 1:
-        clustered = stats.paired_difference(em_a, em_b, reports)["p_value"]
+    em_a, f1_a = zip(*(a[i] for i in indices), strict=True)
+    em_b, f1_b = zip(*(b[i] for i in indices), strict=True)
+    exact = stats.mcnemar(em_a, em_b)
+    difference, p_clustered = _difference(em_a, em_b, reports)
     return Difference(
         n=len(indices),
-        difference=difference_interval([b[i][0] - a[i][0] for i in indices], reports),
-        f1_difference=difference_interval([b[i][1] - a[i][1] for i in indices], reports),
-        only_a=test["only_a"],
-        only_b=test["only_b"],
-        p_mcnemar=test["p_value"],
-        p_clustered=clustered,
+        reports=len(set(reports)),
+        difference=difference,
+        f1_difference=_difference(f1_a, f1_b, reports)[0],
+        only_a=exact["only_a"],
+        only_b=exact["only_b"],
+        p_mcnemar=exact["p_value"],
+        p_clustered=p_clustered,
     )
+
+
+def _difference(
+    a: Sequence[float], b: Sequence[float], reports: Sequence[str]
+) -> tuple[Interval, float | None]:
+    """Return the mean of b - a with its 95 % interval, and the p-value of the same t-test."""
+    if len(set(reports)) < 2:
+        return {"value": (sum(b) - sum(a)) / len(a), "low": -1.0, "high": 1.0}, None
+    found = stats.paired_difference(a, b, reports)
+    value, low, high = (found["difference"][key] for key in ("value", "low", "high"))
+    return {"value": value, "low": max(-1.0, low), "high": min(1.0, high)}, found["p_value"]
 
 
 def _disagreements(
@@ -240,13 +244,15 @@ def render(comparison: Comparison) -> str:
         lines.append(f"{name:<{width}}  exact match {interval(outcome.metrics['em'])}   "
                      f"F1 {interval(outcome.metrics['f1'])}")  # fmt: skip
     for pair in comparison.pairs:
-        lines += ["", f"{pair.b} minus {pair.a} (p = {pair.p_holm:.2g} after Holm)",
+        p = "one report: no test" if pair.p_holm is None else f"p = {pair.p_holm:.2g} after Holm"
+        lines += ["", f"{pair.b} minus {pair.a} ({p})",
                   f"{'':<12}{'n':>5}  {'difference in points':<26}{'only a':>7}{'only b':>7}"
                   f"{'McNemar p':>11}{'clustered p':>13}"]  # fmt: skip
         for name, row in pair.groups.items():
             value, low, high = (100 * row.difference[k] for k in ("value", "low", "high"))
             p = "–" if row.p_clustered is None else f"{row.p_clustered:.2g}"
-            lines.append(f"{name:<12}{row.n:>5}  {value:+6.1f} ({low:+.1f} to {high:+.1f})"
+            ends = "one report" if row.reports == 1 else f"{low:+.1f} to {high:+.1f}"
+            lines.append(f"{name:<12}{row.n:>5}  {value:+6.1f} ({ends})"
                          .ljust(45) + f"{row.only_a:>7}{row.only_b:>7}"
                          f"{row.p_mcnemar:>11.2g}{p:>13}")  # fmt: skip
     if comparison.disagreements:

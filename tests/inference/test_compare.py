@@ -15,7 +15,7 @@ from labkit.datasets.score import score_answer
 from labkit.errors import LabkitError
 from labkit.inference import compare as comparing
 from labkit.inference import evaluate as evaluation
-from labkit.inference.compare import compare_predictions, compare_scores, difference_interval
+from labkit.inference.compare import compare_predictions, compare_scores
 
 pytestmark = pytest.mark.usefixtures("runs")
 WRONG: list[Any] = [["no such thing"], "million"]
@@ -76,10 +76,12 @@ def test_differences_are_counted_by_hand(
     assert sum(groups[t].n for t in sources) == len(samples)
 
 
-def test_holm_s_correction_is_statsmodels_(compared: comparing.Paired) -> None:
+def test_holm_s_correction_is_statsmodels_of_the_p_values_by_reports(
+    compared: comparing.Paired,
+) -> None:
     from statsmodels.stats.multitest import multipletests
 
-    raw = [pair.groups["all"].p_mcnemar for pair in compared.pairs]
+    raw = [pair.groups["all"].p_clustered for pair in compared.pairs]
     assert [pair.p_holm for pair in compared.pairs] == pytest.approx(
         multipletests(raw, method="holm")[1]
     )
@@ -108,29 +110,79 @@ def test_the_other_order_is_the_other_sign(samples: list[tatqa.Sample]) -> None:
         assert back[name].only_a == row.only_b
 
 
-def test_the_interval_is_scipy_s_bootstrap_over_clusters() -> None:
-    rng = np.random.default_rng(3)
-    clusters, values = [], []
-    for cluster in range(60):
-        shift = rng.normal(0.1, 0.3)
-        for _ in range(rng.integers(3, 8)):
-            clusters.append(cluster)
-            values.append(float(np.clip(round(shift + rng.normal(0, 0.3)), -1, 1)))
-    sums = np.array([sum(v for v, k in zip(values, clusters, strict=True) if k == c)
-                     for c in range(60)])  # fmt: skip
-    counts = np.array([clusters.count(c) for c in range(60)])
-    exact = scipy_stats.bootstrap(
-        (sums, counts), lambda s, c, axis: s.sum(axis=axis) / c.sum(axis=axis), paired=True,
-        vectorized=True, method="percentile", rng=np.random.default_rng(9),
-    ).confidence_interval  # fmt: skip
-    found = difference_interval(values, clusters)
-    width = exact.high - exact.low
-    assert found["value"] == pytest.approx(np.mean(values))
-    assert found["low"] == pytest.approx(exact.low, abs=0.05 * width)
-    assert found["high"] == pytest.approx(exact.high, abs=0.05 * width)
-    # Taking questions as independent would be surer than the data allow.
-    alone = difference_interval(values, range(len(values)))
-    assert alone["high"] - alone["low"] < 0.9 * width
+def test_interval_and_p_value_are_statsmodels_cluster_robust_ones_and_agree(
+    samples: list[tatqa.Sample], compared: comparing.Paired
+) -> None:
+    import statsmodels.api as sm
+
+    rng = np.random.default_rng(1)
+    weak = predict(samples, lambda i, s: rng.random() < 0.3)
+    strong = predict(samples, lambda i, s: rng.random() < 0.7)
+    for name, group in compared.pairs[0].groups.items():
+        chosen = [s for s in samples if name in ("all", s.question.answer_type,
+                                                 s.question.answer_from)]  # fmt: skip
+        reports = np.unique([s.report.uid for s in chosen], return_inverse=True)[1]
+        scores = [[score_answer(*given[s.question.uid], s.question) for s in chosen]
+                  for given in (weak, strong)]  # fmt: skip
+        for place, found in enumerate((group.difference, group.f1_difference)):
+            values = np.array([y[place] - x[place] for x, y in zip(*scores, strict=True)])
+            exact = sm.OLS(values, np.ones(len(values))).fit(
+                cov_type="cluster", cov_kwds={"groups": reports}, use_t=True
+            )
+            ends = np.clip(exact.conf_int(0.05)[0], -1, 1)
+            assert (found["low"], found["high"]) == pytest.approx(tuple(ends))
+            if place == 0:
+                assert group.p_clustered == pytest.approx(exact.pvalues[0])
+        out = not group.difference["low"] <= 0 <= group.difference["high"]
+        assert out is (group.p_clustered < 0.05)
+        assert group.reports == len(set(reports))
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 25])
+def test_wins_on_one_report_are_no_sure_difference(samples: list[tatqa.Sample], count: int) -> None:
+    names = list(dict.fromkeys(s.report.uid for s in samples))[:count]
+    asked = [s for s in samples if s.report.uid in names]
+    (pair,) = compare_predictions(asked, {
+        "a": predict(asked, lambda i, s: False),
+        "b": predict(asked, lambda i, s: s.report.uid == names[0]),
+    }).pairs  # fmt: skip
+    found = pair.groups["all"]
+    assert found.only_b == sum(s.report.uid == names[0] for s in asked) and found.only_a == 0
+    # Of `count` reports one is won: t is 1, whatever their number, where all are of one size.
+    assert pair.p_holm == found.p_clustered > 0.3
+    assert found.difference["low"] < 0 < found.difference["high"]
+
+
+def test_one_report_says_nothing_of_others(samples: list[tatqa.Sample]) -> None:
+    asked = [s for s in samples if s.report.uid == samples[0].report.uid]
+    wrong, all_right = predict(asked, lambda i, s: False), predict(asked, lambda i, s: True)
+    found = compare_predictions(asked, {"a": wrong, "b": all_right, "c": wrong})
+    for pair in found.pairs:
+        assert pair.p_holm is None
+        for row in pair.groups.values():
+            assert (row.reports, row.p_clustered) == (1, None)
+            assert (row.difference["low"], row.difference["high"]) == (-1, 1)
+    assert found.pairs[0].groups["all"].difference["value"] == 1
+    comparison = comparing.Comparison(data="d", split="test", models=["a", "b", "c"], scores={},
+                                      **vars(found))  # fmt: skip
+    shown = comparing.render(comparison)
+    assert "b minus a (one report: no test)" in shown and "+100.0 (one report)" in shown
+    assert "nan" not in shown and "None" not in shown
+    assert json.loads(json.dumps(comparison.to_json(), allow_nan=False))["pairs"][0]["p_holm"] is (
+        None
+    )
+
+
+def test_questions_on_reports_of_their_own_are_tested_by_mcnemar(
+    samples: list[tatqa.Sample],
+) -> None:
+    asked = list({s.report.uid: s for s in samples}.values())
+    (pair,) = compare_predictions(asked, {
+        "a": predict(asked, lambda i, s: i % 5 == 0), "b": predict(asked, lambda i, s: i % 3 == 0),
+    }).pairs  # fmt: skip
+    found = pair.groups["all"]
+    exact = scipy_stats.binomtest(found.only_a, found.only_a + found.only_b).pvalue
+    assert pair.p_holm == pytest.approx(exact)
 
 
 def test_disagreements_are_questions_some_have_right_and_some_wrong(
@@ -177,7 +229,8 @@ def test_models_are_compared_by_name_and_evaluations_are_kept(
     assert set(given) == {"data", "split", "n", "models", "scores", "pairs", "disagreements"}
     assert set(given["pairs"][0]) == {"a", "b", "p_holm", "groups"}
     assert set(given["pairs"][0]["groups"]["all"]) == {
-        "n", "difference", "f1_difference", "only_a", "only_b", "p_mcnemar", "p_clustered",
+        "n", "reports", "difference", "f1_difference", "only_a", "only_b", "p_mcnemar",
+        "p_clustered",
     }  # fmt: skip
     assert given["scores"] == {name: found.scores[name].to_json() for name in names}
     assert found.models == names and asked == names

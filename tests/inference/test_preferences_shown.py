@@ -60,8 +60,8 @@ def test_what_became_of_the_questions_is_a_row_for_each_split() -> None:
 def test_differences_are_in_points_for_all_questions_and_each_kind() -> None:
     class Pair:
         a, b = "start", "DPO"
-        groups = {name: Difference(n=8, difference=INTERVAL, f1_difference=INTERVAL, only_a=1,
-                                   only_b=2, p_mcnemar=1.0, p_clustered=None)
+        groups = {name: Difference(n=8, reports=2, difference=INTERVAL, f1_difference=INTERVAL,
+                                   only_a=1, only_b=2, p_mcnemar=1.0, p_clustered=None)
                   for name in ("all", "span")}  # fmt: skip
 
     table = shown.differences([Pair()])
