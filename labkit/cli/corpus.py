@@ -145,7 +145,8 @@ def reverse(
 
     from labkit.inference import reverse as reversing
 
-    found = reversing.reverse(source, out, reversing.asking(model, server), most=most)
+    found = reversing.reverse(source, out, reversing.asking(model, server), most=most,
+                              asked=reversing.identity(model, server))  # fmt: skip
     refused = ", ".join(f"{count} {why}" for why, count in found.refused.items()) or "none"
     emit(dataclasses.asdict(found), json_,
          f"{out}: {found.written:,} rows; requests that cannot stand: {refused}")  # fmt: skip

@@ -10,10 +10,12 @@ Source: Köksal et al. 2023, "LongForm: Optimizing Instruction Tuning for Long T
 Corpus Extraction", arXiv:2304.08460.
 """
 
+import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from labkit.datasets.corpus.language import CYRILLIC
 from labkit.datasets.corpus.words import numbers
 from labkit.errors import LabkitError, parse_json
 from labkit.files import write_text
+from labkit.models.registry import fingerprint_of
 
 Ask = Callable[[Sequence[Example]], Sequence[str]]
 """Returns what a model answers to the last turn of each conversation."""
@@ -48,13 +51,23 @@ class Reversed:
     refused: dict[str, int]
 
 
-def reverse(source: Path, out: Path, ask: Ask, *, most: int | None = None) -> Reversed:
+def reverse(
+    source: Path,
+    out: Path,
+    ask: Ask,
+    *,
+    asked: Mapping[str, str] | None = None,
+    most: int | None = None,
+) -> Reversed:
     """Write OUT, JSON lines of messages, from the `text` of the rows of `source`.
 
-    A call that was cut off goes on: what is done stays in OUT.part until OUT is whole.
+    A call that was cut off goes on: what is done stays in OUT.part until OUT is whole. Its first
+    line is `asked`, who is asked, as `identity` tells it; each other line has a hash of its text.
+    Where no request can stand it becomes OUT.refused, and the next call asks anew.
 
     Raises:
-        LabkitError: no such file, OUT is there, or a row has no text.
+        LabkitError: no such file, OUT is there, a row has no text, or OUT.part is of other texts or
+            of another model.
     """
     if out.exists():
         raise LabkitError(f"{out} exists: name a new file")
@@ -62,20 +75,23 @@ def reverse(source: Path, out: Path, ask: Ask, *, most: int | None = None) -> Re
     if not rows:
         raise LabkitError(f"{source} has no rows to write instructions for")
     part = out.with_name(f"{out.name}.part")
-    done = _done(part, rows)
+    head = {"asked": dict(asked or {})}
+    done = _done(part, head, rows)
     while len(done) < len(rows):
         batch = rows[len(done) : len(done) + AT_ONCE]
         answers = ask([_question(row, place) for place, row in enumerate(batch)])
         for row, answer in zip(batch, answers, strict=True):
             request = answer.strip().strip("\"'«»“”").strip()
-            done.append({"of": row["id"], "request": request, "why": why_not(request, row)})
-        write_text(part, "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in done))
+            done.append({**_of(row), "request": request, "why": why_not(request, row)})
+        kept = [json.dumps(each, ensure_ascii=False) + "\n" for each in (head, *done)]
+        write_text(part, "".join(kept))
         say(f"{len(done)} of {len(rows)} texts")
     lines = [json.dumps(_row(row, each["request"]), ensure_ascii=False) + "\n"
              for row, each in zip(rows, done, strict=True) if not each["why"]]  # fmt: skip
     if not lines:
+        refused = part.replace(out.with_name(f"{out.name}.refused"))
         raise LabkitError("no text was given a request that can stand: try another model, or "
-                          f"look at what this one wrote, in {part}")  # fmt: skip
+                          f"look at what this one wrote, in {refused}")  # fmt: skip
     write_text(out, "".join(lines))
     part.unlink()
     return Reversed(written=len(lines), refused=dict(Counter(e["why"] for e in done if e["why"])))
@@ -124,15 +140,36 @@ def _row(row: dict[str, Any], request: str) -> dict[str, Any]:
     return {**rest, "form": "reversed", "messages": messages}
 
 
-def _done(part: Path, rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _of(row: dict[str, Any]) -> dict[str, str]:
+    """Return what tells a row's text from all others; its id may be no more than its line."""
+    text = json.dumps([row.get("language"), row["text"]])
+    return {"of": row["id"], "sha256": hashlib.sha256(text.encode()).hexdigest()[:16]}
+
+
+def _done(part: Path, head: dict[str, Any], rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return what an earlier call wrote about the same texts in the same order."""
     if not part.is_file():
         return []
-    done = [parse_json(line, str(part)) for line in part.read_bytes().splitlines()]
-    if [each["of"] for each in done] != [row["id"] for row in rows[: len(done)]]:
-        raise LabkitError(f"{part} is of other texts: remove it, or name another file to write")
+    first, *done = [parse_json(line, str(part)) for line in part.read_bytes().splitlines()] or [
+        None
+    ]
+    advice = "remove it, or name another file to write"
+    if first != head:
+        raise LabkitError(f"{part} is of another model or server: {advice}")
+    for each, row in zip_longest(done, rows[: len(done)]):
+        if not (isinstance(each, dict) and row and each.items() >= _of(row).items()):
+            raise LabkitError(f"{part} is of other texts: {advice}")
     say(f"going on: {len(done)} of {len(rows)} texts are done")
     return done
+
+
+def identity(model: str, server: str = "") -> dict[str, str]:
+    """Return what tells who is asked: a server's address, or the weights of a model of ours."""
+    if server:
+        return {"model": model, "server": server.rstrip("/")}
+    from labkit.inference.generate import model_path
+
+    return {"model": model, "sha256": fingerprint_of(model_path(model))}
 
 
 def asking(model: str, server: str = "") -> Ask:
