@@ -150,9 +150,8 @@ def _done(part: Path, head: dict[str, Any], rows: Sequence[dict[str, Any]]) -> l
     """Return what an earlier call wrote about the same texts in the same order."""
     if not part.is_file():
         return []
-    first, *done = [parse_json(line, str(part)) for line in part.read_bytes().splitlines()] or [
-        None
-    ]
+    lines = part.read_bytes().splitlines() or [b"null"]
+    first, *done = [parse_json(line, str(part)) for line in lines]
     advice = "remove it, or name another file to write"
     if first != head:
         raise LabkitError(f"{part} is of another model or server: {advice}")

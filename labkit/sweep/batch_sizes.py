@@ -26,16 +26,17 @@ from pathlib import Path
 from typing import Any
 
 from labkit.errors import LabkitError
-from labkit.files import lock_folder, write_json
+from labkit.files import lock_folder, sha256_file, write_json
 from labkit.machine.datasheets import DEVICES, GIB
 from labkit.machine.hardware import gpus, memory_available_bytes, thread_count
-from labkit.memory.architectures import shape_of
+from labkit.memory.architectures import config_folder, shape_of
 from labkit.memory.estimates import find_device, settings_for, target_of
 from labkit.memory.of_run import of_run
 from labkit.memory.process.isolated import DONE, FAILED, OUT_OF_MEMORY, run_in_process
 from labkit.memory.process.needs import check_limit, predict_largest, process_needs
 from labkit.memory.settings import StepSettings
 from labkit.memory.step_time import step_seconds
+from labkit.models import registry
 from labkit.runs import measurements, records
 from labkit.runs.config import RunConfig
 from labkit.sweep.points import PREDICTED, Largest, Point
@@ -338,12 +339,18 @@ def _read(file: Path, settings: StepSettings) -> Point | None:
 
 
 def _key(settings: StepSettings, limit: int | None) -> str:
-    """Return the name of what is the same measurement: settings, limit, versions and threads."""
+    """Return the name of what is the same measurement: settings, limit, versions and threads.
+
+    A model outside the registry is told by its configuration too, which is all that a step is built
+    from: another may come to stand in the same folder.
+    """
     threads = thread_count()
     # What was no setting before counts only where it is not at its default.
     default = {each.name: each.default for each in dataclasses.fields(settings)}
     stated = {k: v for k, v in dataclasses.asdict(settings).items()
               if k not in LATER or v != default[k]}  # fmt: skip
     content = [stated, limit, records.versions(), str(threads)]
+    if settings.model not in registry.known_names():
+        content.append(sha256_file(config_folder(settings.model) / "config.json"))
     text = json.dumps(content, sort_keys=True, default=list)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

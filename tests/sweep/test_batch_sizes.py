@@ -1,7 +1,9 @@
 """Sweeps predict first, keep what they measured and share work; largest batches are the largest."""
 
 import dataclasses
+import hashlib
 import json
+import shutil
 import threading
 import time
 
@@ -157,6 +159,38 @@ def test_a_damaged_point_is_measured_again(simulated, runs):
     assert list(sweep("tiny-llama", batch_sizes=(1,), seq_len=16)) == [point]
     assert len(simulated) == 2
     assert json.loads(file.read_text())["settings"]["model"] == "tiny-llama"
+
+
+@pytest.mark.parametrize("inner", ["", "model"])
+def test_another_model_in_the_same_folder_is_measured_for_itself(
+    simulated, tmp_path, monkeypatch, tiny_llama, inner
+):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "mine" / inner
+    shutil.copytree(tiny_llama, folder)
+
+    def go():
+        process._traced.cache_clear()
+        return list(sweep("mine", batch_sizes=(1,), seq_len=16))
+
+    go()
+    go()
+    assert len(simulated) == 1
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "intermediate_size": 256}))
+    go()
+    assert len(simulated) == 2
+
+
+def test_a_named_model_keeps_the_points_that_it_has(monkeypatch):
+    """Its key is what it was before models in folders had one by what they hold."""
+    settings = settings_for()
+    default = {each.name: each.default for each in dataclasses.fields(settings)}
+    stated = {k: v for k, v in dataclasses.asdict(settings).items()
+              if k not in sweeping.LATER or v != default[k]}  # fmt: skip
+    monkeypatch.setattr(sweeping, "thread_count", lambda: 2)
+    text = json.dumps([stated, GIB, records.versions(), "2"], sort_keys=True, default=list)
+    assert sweeping._key(settings, GIB) == hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def test_two_sweeps_at_once_share_the_work(simulated, monkeypatch):
