@@ -18,7 +18,7 @@ from statistics import mean
 from typing import TYPE_CHECKING, Any
 
 from labkit.errors import LabkitError
-from labkit.files import appearing
+from labkit.files import appearing, picture_file
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,12 +44,8 @@ def style() -> dict[str, Any]:
     """Return the settings every figure is made with, for `matplotlib.rc_context`."""
     from cycler import cycler
 
-    count = len(COLOURS)
-    lines = [LINES[i % len(LINES)] for i in range(count)]
     return {
-        "axes.prop_cycle": cycler(color=list(COLOURS.values()))
-        + cycler(marker=MARKERS)
-        + cycler(linestyle=lines),
+        "axes.prop_cycle": cycler(color=[*COLOURS.values()], marker=MARKERS, linestyle=LINES * 2),
         "axes.grid": True,
         "axes.axisbelow": True,
         "axes.spines.top": False,
@@ -84,6 +80,13 @@ def new_figure(
     return figure, axes
 
 
+def look(index: int) -> tuple[str, str, str]:
+    """Return colour, line style and marker of one of a figure's lines; the first 32 are unlike."""
+    turned = index + index // len(COLOURS)
+    colour = [*COLOURS.values()][index % len(COLOURS)]
+    return colour, LINES[turned % len(LINES)], MARKERS[turned % len(MARKERS)]
+
+
 def png(figure: "Figure", *, alt: str) -> bytes:
     """Return a figure as PNG, its alternative text inside the file as its description.
 
@@ -101,9 +104,9 @@ def png(figure: "Figure", *, alt: str) -> bytes:
 def save_figure(figure: "Figure", path: str | Path, *, alt: str) -> Path:
     """Write a figure as PNG, whole or not at all, and return its path.
 
-    Raises LabkitError for a missing alternative text, or a folder that cannot be written.
+    Raises LabkitError as `picture_file`, and for a missing text or a folder that can't be written.
     """
-    path = Path(path).with_suffix(".png")
+    path = picture_file(path)
     data = png(figure, alt=alt)
     with appearing(path) as partial:
         partial.write_bytes(data)
@@ -135,9 +138,8 @@ def loss_curves(
 
     figure, axes = new_figure(width=6.8, height=3.8)
     said, lowest = [], []
-    for (label, losses), colour, line, marker, face in zip(
-        curves.items(), COLOURS.values(), LINES * 2, MARKERS, ("full", "none") * 4, strict=False
-    ):
+    for index, (label, losses) in enumerate(curves.items()):
+        (colour, line, marker), face = look(index), "none" if index % 2 else "full"
         steps = range(1, len(losses) + 1)
         smooth = [mean(losses[max(0, i - window) : i]) for i in steps]
         axes.plot(steps, losses, color=colour, alpha=0.25, linewidth=0.8, linestyle="-", marker="")
@@ -193,7 +195,7 @@ def score_bars(scores: Mapping[str, Any]) -> tuple["Figure", str]:
         places = [g + (index - (len(scores) - 1) / 2) * width for g in range(len(groups))]
         axes.bar(
             places, values, width, label=label, yerr=[below, above],
-            color=list(COLOURS.values())[index], hatch=hatches[index % len(hatches)],
+            color=look(index)[0], hatch=hatches[index % len(hatches)],
             edgecolor="white", error_kw={"elinewidth": 1, "ecolor": "#333333", "capsize": 2},
         )  # fmt: skip
         for place, value in zip(places, values, strict=True):
@@ -315,9 +317,8 @@ def batch_sweep(points: Sequence[Any]) -> tuple["Figure", str]:
         """Return what is compared with a limit: on a card that is not here all it must have."""
         return int(point.predicted_process_bytes if elsewhere else point.predicted_peak_bytes)
 
-    for (label, drawn), colour, marker, line in zip(
-        _by_variant(points).items(), COLOURS.values(), MARKERS, LINES * 2, strict=False
-    ):
+    for index, (label, drawn) in enumerate(_by_variant(points).items()):
+        colour, line, marker = look(index)
         timed = [p for p in drawn if p.tokens_per_second]
         if timed:
             left.plot(

@@ -2,6 +2,7 @@
 
 import base64
 import io
+from dataclasses import replace
 from types import SimpleNamespace
 
 import nbformat
@@ -10,8 +11,14 @@ import pytest
 from PIL import Image
 
 from labkit import plots
+from labkit import sweep as sweeping
+from labkit.cli import program
 from labkit.course import execution
 from labkit.errors import LabkitError
+from labkit.inference import compare
+from labkit.memory import estimates
+from labkit.memory.settings import StepSettings
+from labkit.sweep import Point, batch_sizes
 
 ALT = "Loss falls from two to one in ten steps."
 
@@ -56,6 +63,79 @@ def test_a_folder_that_cannot_be_written_is_a_sentence(tmp_path):
     (tmp_path / "figures").write_text("a file")
     with pytest.raises(LabkitError, match="loss.png cannot be written: "):
         plots.save_figure(a_figure(), tmp_path / "figures" / "loss.png", alt=ALT)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"), [("batch-lr0.1", "batch-lr0.1.png"), ("a.png", "a.png"), ("a.PNG", "a.PNG")]
+)
+def test_a_name_keeps_its_dots(tmp_path, name, file):
+    assert plots.save_figure(a_figure(), tmp_path / name, alt=ALT) == tmp_path / file
+    assert [p.name for p in tmp_path.iterdir()] == [file]
+
+
+@pytest.mark.parametrize("name", ["", ".", "/", "..", "taken", "taken.png", "loss.pdf", "loss.SVG"])
+def test_what_is_no_name_for_a_png_is_a_sentence(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("taken", "taken.png"):
+        (tmp_path / folder).mkdir()
+    with pytest.raises(LabkitError, match=r"name a PNG file|end the name in \.png"):
+        plots.save_figure(a_figure(), name, alt=ALT)
+    assert len(list(tmp_path.iterdir())) == 2 and not list(tmp_path.glob("*/*"))
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["sweep tiny-llama --plot", "estimate tiny-llama --method lora --timeline",
+     "infer tiny-llama tiny-phi --all --figure"],
+)  # fmt: skip
+def test_a_figure_that_cannot_be_is_refused_before_anything_is_measured(
+    tmp_path, monkeypatch, capsys, command
+):
+    def measured(*given, **options):
+        raise AssertionError("measured first")
+
+    monkeypatch.setattr(batch_sizes, "sweep", measured)
+    monkeypatch.setattr(sweeping, "sweep", measured)
+    monkeypatch.setattr(estimates, "estimate", measured)
+    monkeypatch.setattr(compare, "compare_scores", measured)
+    with pytest.raises(SystemExit, match="2"):
+        program.main([*command.split(), str(tmp_path)])
+    assert capsys.readouterr().err.strip().endswith("is a folder: name a PNG file for the figure")
+
+
+def look_of(line):
+    return line.get_color(), line.get_linestyle(), line.get_marker()
+
+
+def test_ten_runs_are_ten_lines_that_differ():
+    curves = {f"run {n}": [2.0, 1.0 + n / 10] for n in range(10)}
+    figure, alt = plots.loss_curves(curves, development={name: [(2, 1.5)] for name in curves})
+    bold = [line for line in figure.axes[0].lines if line.get_label() in curves]
+    assert len(bold) == 10 == len({look_of(line) for line in bold})
+    assert all(f"{name} goes from" in alt for name in curves)
+    marks = [line for line in figure.axes[0].lines if "development" in str(line.get_label())]
+    assert len({look_of(line) for line in marks}) == 10
+
+
+def test_ten_variants_of_a_sweep_are_ten_lines_that_differ():
+    variants = [StepSettings(model="tiny-llama", gradient_accumulation_steps=n)
+                for n in range(1, 11)]  # fmt: skip
+    points = [
+        Point(settings=replace(variant, batch_size=size), status="done", memory_limit_bytes=None,
+              predicted_peak_bytes=10**9, predicted_process_bytes=2 * 10**9, peak_bytes=10**9,
+              step_seconds=1.0, steps=3)
+        for variant in variants for size in (1, 2)
+    ]  # fmt: skip
+    figure, alt = plots.batch_sweep(points)
+    speeds = figure.axes[0].lines
+    assert len(speeds) == 10 == len({look_of(line) for line in speeds})
+    assert "10 accumulated: " in alt
+
+
+def test_ten_models_are_ten_bars_that_differ():
+    figure, _ = plots.score_bars({f"model {n}": scored(0.5, 0.1, 1.0) for n in range(10)})
+    first = [bars[0] for bars in figure.axes[0].containers if hasattr(bars, "patches")]
+    assert len({(bar.get_facecolor(), bar.get_hatch()) for bar in first}) == 10
 
 
 def test_a_notebook_shows_it_once_with_its_text(tmp_path):

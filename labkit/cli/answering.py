@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from labkit.cli.options import Base, Dtype, Json, emit
+from labkit.cli.options import Base, Dtype, Json, emit, picture
 from labkit.errors import LabkitError
 
 Models = Annotated[list[str], typer.Argument(help="registry names, runs, or folders")]
@@ -27,7 +27,8 @@ def infer(
         bool, typer.Option("--all", help="compare over the whole split instead")
     ] = False,
     figure: Annotated[
-        Path | None, typer.Option(help="with --all: draw the differences into this PNG")
+        Path | None,
+        typer.Option(callback=picture, help="with --all: draw the differences into this PNG"),
     ] = None,
     max_samples: MaxSamples = None,
     data: Data = "tables",

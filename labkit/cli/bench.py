@@ -58,11 +58,11 @@ def switchback(
     outcome = bench.switchback(grid, output_dir=folder, fresh=fresh)
     figure, axes = plots.new_figure(2, 2, width=8.6, height=5.4, sharex=True, sharey=True)
     alt = report.draw_heatmaps(figure, axes.flat, outcome["rows"])
-    plots.save_figure(figure, folder / "switchback", alt=alt)
+    plots.save_figure(figure, folder / "switchback.png", alt=alt)
     if outcome["end_to_end"] is not None:
         figure, ax = plots.new_figure(width=8.4, height=2.6)
         alt = report.draw_pairs(ax, outcome["end_to_end"])
-        plots.save_figure(figure, folder / "switchback_end_to_end", alt=alt)
+        plots.save_figure(figure, folder / "switchback_end_to_end.png", alt=alt)
     emit(outcome, json_, f"{report.render(outcome)}\n\nfigures and records in {folder}")
 
 
@@ -85,7 +85,7 @@ def kernels(
     outcome = bench.kernels(grid, output_dir=folder, fresh=fresh)
     figure, ax = plots.new_figure(width=9, height=1.2 + 0.5 * len(outcome["rows"]))
     alt = report.draw_parts(ax, outcome["rows"])
-    plots.save_figure(figure, folder / "kernels", alt=alt)
+    plots.save_figure(figure, folder / "kernels.png", alt=alt)
     emit(outcome, json_, f"{report.render_kernels(outcome)}\n\nfigures and records in {folder}")
 
 
@@ -177,7 +177,7 @@ def methods(
     write_json(folder / "methods.json", measured)
     found = {**measured, "rows": conclude(measured)}
     figure, alt = report.draw(found["rows"])
-    plots.save_figure(figure, folder / "methods", alt=alt)
+    plots.save_figure(figure, folder / "methods.png", alt=alt)
     emit(found, json_, f"{report.render(found)}\n\nfigure and record in {folder}")
 
 

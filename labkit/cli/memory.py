@@ -25,6 +25,7 @@ from labkit.cli.options import (
     StepOf,
     emit,
     model_and_settings,
+    picture,
 )
 from labkit.errors import LabkitError
 
@@ -74,7 +75,8 @@ def estimate(
         bool, typer.Option("--measure", help="a third column from a real step on this machine")
     ] = False,
     timeline: Annotated[
-        Path | None, typer.Option(help="draw memory within a step into this PNG")
+        Path | None,
+        typer.Option(callback=picture, help="draw memory within a step into this PNG"),
     ] = None,
     json_: Json = False,
 ) -> None:

@@ -4,11 +4,13 @@ import contextlib
 import json
 import sys
 from collections.abc import Collection
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from labkit.errors import LabkitError, nearest
+from labkit.files import picture_file
 
 Json = Annotated[bool, typer.Option("--json", help="print one JSON object on stdout")]
 Dtype = Annotated[
@@ -29,6 +31,13 @@ Base = Annotated[
     str | None,
     typer.Option(help="base of an adapter, whatever its folder says", callback=_on_base),
 ]
+
+
+def picture(path: Path | None) -> Path | None:
+    """Return the PNG file that an option means, refused before anything is measured for it."""
+    return None if path is None else picture_file(path)
+
+
 FREE_FORM = {"allow_extra_args": True, "ignore_unknown_options": True}
 
 # The step that estimate predicts and sweep measures.

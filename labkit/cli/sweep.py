@@ -23,6 +23,7 @@ from labkit.cli.options import (
     StepOf,
     emit,
     model_and_settings,
+    picture,
 )
 from labkit.console import say
 from labkit.errors import LabkitError, nearest
@@ -82,7 +83,9 @@ def sweep(
     padding: Padding = None,
     repeat_kv: RepeatKv = None,
     labelled_tokens: LabelledTokens = None,
-    plot: Annotated[Path | None, typer.Option(help="draw the sweep into this PNG")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(callback=picture, help="draw the sweep into this PNG")
+    ] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="measure kept points again")] = False,
     json_: Json = False,
 ) -> None:

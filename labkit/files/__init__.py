@@ -9,6 +9,7 @@ from labkit.files.local import (
     lock_folder,
     locked,
     name_user,
+    picture_file,
     progress_bar,
     refuse_unless,
     sha256_file,
@@ -20,6 +21,6 @@ from labkit.files.local import (
 
 __all__ = [
     "appearing", "cache_dir", "download", "fingerprint", "free_folder", "hub_errors", "lock_folder",
-    "locked", "name_user", "pip_download", "progress_bar", "refuse_unless", "sha256_file",
-    "take_lock", "write_json", "write_text", "writing",
+    "locked", "name_user", "picture_file", "pip_download", "progress_bar", "refuse_unless",
+    "sha256_file", "take_lock", "write_json", "write_text", "writing",
 ]  # fmt: skip

@@ -80,6 +80,7 @@ def lock_folder(folder: Path, *, timeout: float) -> "BaseFileLock":
         raise LabkitError(f"{folder} cannot be written: {error.strerror or error}") from None
 
 
+_OTHER_PICTURES = (".pdf", ".svg", ".eps", ".ps", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".gif")
 _NO_LOCKS = (errno.ENOLCK, errno.ESTALE, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
@@ -232,6 +233,23 @@ def free_folder(out: str | Path) -> Path:
     except OSError as error:  # a name that is too long, a folder that may not be read
         raise LabkitError(f"{out} cannot be written: {error.strerror}") from None
     return out
+
+
+def picture_file(path: str | Path) -> Path:
+    """Return the PNG file that a path means; one without that ending gets it, dots or not.
+
+    Raises:
+        LabkitError: the path has no name, is a folder, or ends as another kind of picture does.
+    """
+    path = Path(path)
+    if path.name in ("", ".."):
+        raise LabkitError(f"{str(path)!r} is no name for a figure: name a PNG file")
+    if path.suffix.lower() in _OTHER_PICTURES:
+        raise LabkitError(f"{path} is no PNG, which every figure is: end the name in .png")
+    named = path if path.suffix.lower() == ".png" else path.with_name(f"{path.name}.png")
+    if path.is_dir() or named.is_dir():
+        raise LabkitError(f"{path} is a folder: name a PNG file for the figure")
+    return named
 
 
 def write_text(path: Path, text: str) -> None:

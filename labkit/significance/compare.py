@@ -64,7 +64,7 @@ def compare(
                          sentence=" ".join(row["sentence"] for row in rows))  # fmt: skip
     if output_dir is not None:
         figure, alt = draw(outcome)
-        plots.save_figure(figure, output_dir / "stats", alt=alt)
+        plots.save_figure(figure, output_dir / "stats.png", alt=alt)
         write_json(output_dir / "stats.json", outcome.to_json())
     return outcome
 

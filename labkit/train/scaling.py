@@ -129,8 +129,8 @@ def by_cards(
     figure, axes = plots.new_figure(width=6.4, height=3.6)
     said = []
     # One on the other where they are equal: every second line is thin with a large hollow mark.
-    looks = zip(plots.COLOURS.values(), plots.LINES, plots.MARKERS, strict=False)
-    for place, (name, (colour, line, marker)) in enumerate(zip(shardings, looks, strict=False)):
+    for place, name in enumerate(shardings):
+        colour, line, marker = plots.look(place)
         sizes = [_needed(StepSettings(**step, sharding=name, num_gpus=n)) / GIB for n in cards]
         axes.plot(cards, sizes, color=colour, linestyle=line, marker=marker, label=name,
                   markersize=9 if place % 2 else 5, fillstyle="none" if place % 2 else "full",

@@ -49,7 +49,6 @@ HOMONYMS = {
     ("datasets/instructions/generate.py", "prompt", "role"): FIELD,
     ("datasets/corpus/readers.py", "prompt", "completion"): FIELD,
     ("bench/records/three_data_sets.py", "prompt", "tree_state"): FIELD,
-    ("plots.py", "full", "MARKERS"): "a marker that is filled, in matplotlib's words",
     ("plots.py", "full", "face =="): "a marker that is filled, in matplotlib's words",
     ("bench/step/compare.py", "lora", "peft_settings"): "a key of both arms' spec: PEFT's settings",
     ("bench/step/stages.py", "lora", "peft_settings"): "a key of both arms' spec: PEFT's settings",

@@ -340,7 +340,7 @@ def main(arguments: list[str] | None = None) -> None:
     found = measure(plan, folder / "measured.json")
     write_json(given.output, without_paths(found))
     figure, alt = draw(found)
-    plots.save_figure(figure, given.output.with_suffix(""), alt=alt)
+    plots.save_figure(figure, given.output.with_suffix(".png"), alt=alt)
     print(render(found))
 
 
