@@ -173,18 +173,22 @@ def conclude(
     *,
     baseline: str = BASELINE,
     again: str = CONTROL,
+    first: str | None = None,
     alpha: float = 0.05,
 ) -> dict[str, Any]:
     """Return what the rounds say about one arm: baseline time / candidate time, and the control.
 
+    `again` is the second build of `first`, which is the baseline where nothing else is said.
+
     Keys: ratio and a_a {value, low, high}, p_value, a_a_p_value, pairs, spread (of log ratios),
     detectable (the smallest ratio that so many pairs find in 80 of 100 repetitions, or null),
-    seconds {baseline, candidate} (medians over rounds), and times {baseline, candidate, again},
-    the seconds of every round, which the rest can be computed from.
+    seconds {baseline, candidate} (medians over rounds), and times {baseline, candidate, again, and
+    first where it is another arm}, the seconds of every round, which the rest can be computed from.
     """
     base, other, control = (times(runs, arm) for arm in (baseline, candidate, again))
     found = stats.paired_ratio(base, other, alpha=alpha)
-    same = stats.paired_ratio(base, control, alpha=alpha)
+    twice = {} if first is None else {"first": times(runs, first)}
+    same = stats.paired_ratio(twice.get("first", base), control, alpha=alpha)
     return {
         "ratio": found["ratio"],
         "p_value": found["p_value"],
@@ -195,7 +199,7 @@ def conclude(
         "spread": found["spread"],
         "detectable": detectable(found["spread"], n=found["n"], alpha=alpha),
         "seconds": {"baseline": median(base), "candidate": median(other)},
-        "times": {"baseline": base, "candidate": other, "again": control},
+        "times": {"baseline": base, "candidate": other, "again": control, **twice},
     }
 
 

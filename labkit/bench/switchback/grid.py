@@ -247,9 +247,7 @@ def end_to_end(grid: Grid, ledger: Ledger, say: Say) -> dict[str, Any]:
     found = paired.conclude(runs, "switchback")
     given = _tiles(runs)
     if given is not None and given["value"] < 1:  # tiles lose here: the fair opponent is without
-        found |= {key: value for key, value in paired.conclude(
-            runs, "switchback", baseline=PLAIN, again=CONTROL).items()
-            if not key.startswith("a_a")}  # fmt: skip
+        found = paired.conclude(runs, "switchback", baseline=PLAIN, first=BASELINE)
         fair, given = "plain", None
     return {
         **found,

@@ -235,11 +235,10 @@ def draw_parts(ax: Any, rows: Sequence[Row], *, scale: str = "row") -> str:
 
 def draw_pairs(ax: Any, found: dict[str, Any]) -> str:
     """Draw the ratio of every pair end to end, with mean and interval, beside the A/A control."""
-    from labkit.bench.paired import BASELINE, CONTROL, times
-
-    base = times(found["runs"], BASELINE)
-    for place, (arm, name) in enumerate((("switchback", "ratio"), (CONTROL, "a_a"))):
-        pairs = [a / b for a, b in zip(base, times(found["runs"], arm), strict=True)]
+    times = {"first": found["times"]["baseline"], **found["times"]}
+    drawn = (("baseline", "candidate", "ratio"), ("first", "again", "a_a"))
+    for place, (base, arm, name) in enumerate(drawn):
+        pairs = [a / b for a, b in zip(times[base], times[arm], strict=True)]
         ax.plot(pairs, [place] * len(pairs), linestyle="none", marker="o", color="#56B4E9",
                 alpha=0.7, label=None if place else "one pair of runs")  # fmt: skip
         ratio = found[name]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from labkit import stats
+from labkit import plots, stats
 from labkit.bench import paired
 from labkit.bench.paired import Plan
 from labkit.bench.switchback import grid as bench
@@ -58,6 +58,37 @@ def measured_with_noise(taken: dict[str, float]) -> list[paired.Run]:
         return [{"seconds": [taken[arm] * w]} for arm, w in zip(order, wobble, strict=True)]
 
     return paired.by_round(measure, list(taken), 10)
+
+
+@pytest.mark.parametrize("tiles", [0.9, 1.4])
+def test_what_is_printed_is_what_the_kept_times_say_and_the_figure_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiles: float
+) -> None:
+    """Where tiles lose, the opponent is plain, while the control repeats the arm with tiles."""
+    turn = itertools.count(1)
+
+    def call(target: str, **given: Any) -> Any:
+        if target.endswith(":choose"):
+            return ["bfloat16", True]
+        seconds = 1.0 if given["switchback"] else tiles if given["tiles"] else 1.1
+        seconds *= 1 + 0.01 * math.sin(12.9898 * next(turn) ** 2)
+        return {"seconds": [seconds], "warmup_seconds": [], "parameters": 10**6, "converted": 4}
+
+    monkeypatch.setattr(paired, "in_fresh_process", call)
+    ledger = paired.Ledger(tmp_path / "x.json", settings={})
+    found = bench.end_to_end(bench.quick_grid(), ledger, lambda line: None)
+    assert found["baseline"] == ("plain" if tiles > 1.1 else "tiles")
+    assert found["ratio"]["value"] == pytest.approx(min(tiles, 1.1), 0.05)
+    assert found["a_a"]["value"] == pytest.approx(1.0, abs=0.05)
+    kept = found["times"]
+    control = kept.get("first", kept["baseline"])
+    assert stats.paired_ratio(kept["baseline"], kept["candidate"])["ratio"] == found["ratio"]
+    assert stats.paired_ratio(control, kept["again"])["ratio"] == found["a_a"]
+    figure, ax = plots.new_figure()
+    report.draw_pairs(ax, found)
+    drawn = [line.get_xdata() for line in ax.lines if len(line.get_xdata()) == found["pairs"]]
+    for points, name in zip(drawn, ("ratio", "a_a"), strict=True):
+        assert math.prod(points) ** (1 / len(points)) == pytest.approx(found[name]["value"])
 
 
 def test_the_grid_s_shapes_are_tinyllama_s() -> None:
