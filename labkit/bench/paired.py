@@ -23,6 +23,7 @@ repetition; Mytkowicz et al. 2009, "Producing Wrong Data Without Doing Anything 
 for what order and environment do.
 """
 
+import hashlib
 import importlib
 import json
 import multiprocessing
@@ -228,11 +229,14 @@ def facts() -> dict[str, Any]:
 
 
 class Ledger:
-    """Keep what has been measured in one JSON file, so that an interrupted benchmark goes on."""
+    """Keep what has been measured in one JSON file, so that an interrupted benchmark goes on.
+
+    `file` names it. Where what stands there is of other settings it is left alone, and these have
+    a file beside it, with a hash of their own in its name.
+    """
 
     def __init__(self, file: Path, *, settings: dict[str, Any], fresh: bool = False) -> None:
-        """Read `file`, or start anew where it is missing, damaged, or of other settings."""
-        self.file = file
+        """Read what is kept of these settings, or start anew where it is missing or damaged."""
         found = facts()
         same = {
             "settings": settings,
@@ -243,14 +247,24 @@ class Ledger:
         self.values: dict[str, Any] = json.loads(
             json.dumps({"key": same, "facts": found, "cases": {}})
         )
-        if not fresh and file.is_file():
-            try:
-                kept = json.loads(file.read_text(encoding="utf-8"))
-                if kept["key"] == self.values["key"] and isinstance(kept["cases"], dict):
-                    self.values = kept
-            except (ValueError, KeyError, TypeError):
-                pass
+        key = self.values["key"]
+        number = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:8]
+        beside = file.with_name(f"{file.stem}-{number}{file.suffix}")
+        named = self._read(file)
+        self.file = beside if beside.is_file() or (named and named["key"] != key) else file
+        kept = None if fresh else self._read(self.file)
+        if kept and kept["key"] == key:
+            self.values = kept
         self.kept = len(self.values["cases"])
+
+    @staticmethod
+    def _read(file: Path) -> dict[str, Any] | None:
+        """Return a ledger's values, or None where they are missing or damaged."""
+        try:
+            values = json.loads(file.read_text(encoding="utf-8"))
+            return values if "key" in values and isinstance(values["cases"], dict) else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def get(self, case: str) -> Any:
         """Return what is known of a case, or None."""

@@ -200,6 +200,19 @@ def test_a_ledger_gives_back_what_it_was_given_for_the_same_settings_only(tmp_pa
     assert [p.name for p in file.parent.iterdir()] == ["x.json"]
 
 
+def test_what_was_measured_with_other_settings_stays(tmp_path: Path) -> None:
+    file, full, quick = tmp_path / "x.json", {"tokens": [256, 1024]}, {"tokens": [16]}
+    Ledger(file, settings=full).put("one", {"seconds": [1.0]})
+    Ledger(file, settings=quick, fresh=True).put("two", {"seconds": [2.0]})
+    Ledger(file, settings=quick).put("three", {"seconds": [3.0]})
+    for settings, cases in ((full, ["one"]), (quick, ["two", "three"]), (full, ["one"])):
+        ledger = Ledger(file, settings=settings)
+        assert [*ledger.values["cases"]] == cases and ledger.kept == len(cases)
+    assert len(list(tmp_path.iterdir())) == 2
+    file.unlink()  # the first settings', in the name that all begin with
+    assert Ledger(file, settings=quick).kept == 2 and Ledger(file, settings=full).kept == 0
+
+
 def test_a_fresh_process_answers_refuses_fails_and_dies() -> None:
     assert paired.in_fresh_process("os:getpid", say=silent) != os.getpid()
     assert paired.in_fresh_process("torch:get_num_threads", say=silent, threads=1) == 1

@@ -119,7 +119,8 @@ def switchback(
     candidates {type: seconds}, split {int8, tiles}: the ratio, and what the baseline has of a
     weight gradient on tiles (null where it has none); both multiplied are the ratio to the fastest
     way without. end_to_end: ratio, p_value, a_a and more, or
-    null. Results are kept in output_dir/switchback.json as they come.
+    null. Results are kept as they come, in output_dir/switchback.json or, where that is of other
+    settings, in a file beside it (records).
 
     Raises LabkitError for a backend that is not there or a model that doesn't fit.
     """
@@ -330,7 +331,7 @@ def _ledger(file: Path, grid: Grid, *, fresh: bool, say: Say) -> Ledger:
 
     ledger = Ledger(file, settings=dataclasses.asdict(grid), fresh=fresh)
     if ledger.kept:
-        say(f"{ledger.kept} cases are kept in {file} (--fresh measures them again)")
+        say(f"{ledger.kept} cases are kept in {ledger.file} (--fresh measures them again)")
     busy = ledger.values["facts"]["load_average"]
     if busy > 0.5:
         say(f"the machine is busy (load average {busy:.1f}): intervals will be wide")
