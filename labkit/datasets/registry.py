@@ -1,7 +1,6 @@
 """Data sets by name; a new one is a line here."""
 
 import re
-from pathlib import Path
 
 from labkit.datasets import tatqa
 from labkit.datasets.base import DataSet, Example
@@ -20,6 +19,7 @@ from labkit.datasets.report_questions import TABLES, TATQA
 from labkit.datasets.sentiment import IMDB, REVIEWS, SST2
 from labkit.datasets.tatqa import Report
 from labkit.errors import LabkitError
+from labkit.files import expanded
 
 DATASETS: dict[str, DataSet] = {
     dataset.name: dataset
@@ -45,7 +45,7 @@ def find(data: str) -> tuple[DataSet, str]:
 
 def _holds_rows(data: str) -> bool:
     """Say whether a path is one of rows and not of TAT-QA's reports, by its name or its begin."""
-    path = Path(data).expanduser()
+    path = expanded(data)
     try:
         if path.is_dir():
             there = sorted(p for p in path.rglob("*") if p.name.lower().endswith(files.ENDINGS))

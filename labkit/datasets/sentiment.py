@@ -33,6 +33,7 @@ from labkit.errors import LabkitError, brief, nearest
 from labkit.files import (
     appearing,
     cache_dir,
+    expanded,
     locked,
     pip_download,
     progress_bar,
@@ -182,7 +183,7 @@ def load_imdb(path: str, split: str) -> list[Example]:
 
 def _rated_file(path: str) -> Path:
     if path:
-        return Path(path).expanduser()
+        return expanded(path)
     file = reviews_dir() / RATED
     if not file.is_file():
         raise LabkitError("the rated sentences are not here: run `labkit fetch reviews` first, or "
@@ -252,7 +253,7 @@ def _read(file: Path) -> str:
 
 
 def _folder(path: str, name: str, what: str) -> Path:
-    folder = Path(path).expanduser()
+    folder = expanded(path)
     if not path or not folder.is_dir():
         raise LabkitError(f"{name} is read from a folder of yours: write {name}:FOLDER, with {what}"
                           " in it")  # fmt: skip

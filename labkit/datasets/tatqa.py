@@ -35,6 +35,7 @@ from typing import Any
 from labkit.datasets import fields, splits
 from labkit.datasets.splits import SPLITS
 from labkit.errors import LabkitError, brief, nearest, read_json
+from labkit.files import expanded
 
 ANSWER_TYPES = ("span", "multi-span", "arithmetic", "count")
 SCALES = ("", "thousand", "million", "billion", "percent")
@@ -170,7 +171,7 @@ def path_of(name: str | Path, split: str) -> Path:
         return _in_folder(data_dir() / "tables", split, "set LABKIT_DATA to the checkout's data/")
     if name == "tatqa":
         return _in_folder(tatqa_dir(), split, "run `labkit fetch tatqa` first")
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_file():
         return path
     if path.is_dir():
@@ -184,7 +185,7 @@ def path_of(name: str | Path, split: str) -> Path:
 def data_dir() -> Path:
     """The checkout's data/ folder: $LABKIT_DATA, else beside the package."""
     given = os.environ.get("LABKIT_DATA")
-    return Path(given).expanduser() if given else Path(__file__).resolve().parents[2] / "data"
+    return expanded(given) if given else Path(__file__).resolve().parents[2] / "data"
 
 
 def tatqa_dir() -> Path:
@@ -250,7 +251,7 @@ def _get_bytes(url: str, path: Path) -> bytes:
 
 
 def _is_single_file(name: str | Path) -> bool:
-    return name not in ("tables", "tatqa") and Path(name).expanduser().is_file()
+    return name not in ("tables", "tatqa") and expanded(name).is_file()
 
 
 def _in_folder(folder: Path, split: str, remedy: str) -> Path:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from labkit.doctor.finding import EMBEDDED, Finding, gib
 from labkit.errors import LabkitError
-from labkit.files import cache_dir
+from labkit.files import cache_dir, expanded
 from labkit.machine import hardware
 from labkit.machine.datasheets import GIB
 from labkit.models import registry
@@ -24,11 +24,11 @@ def check_models_folder() -> Finding:
     setting = os.environ.get("LABKIT_MODELS")
     if not setting:
         return Finding("model folder", "ok", "LABKIT_MODELS is not set: models come from the cache")
-    folder = Path(setting).expanduser()
     try:
+        folder = expanded(setting)
         found = sorted(p.name for p in folder.iterdir() if registry.model_folder(p))
-    except OSError as error:
-        detail = f"LABKIT_MODELS={setting} cannot be read ({error.strerror})"
+    except (OSError, LabkitError) as error:
+        detail = f"LABKIT_MODELS={setting} cannot be read ({getattr(error, 'strerror', error)})"
         return Finding("model folder", "fail", detail, "unset it or set it to a folder of models")
     if not found:
         detail = f"{folder} holds no model"

@@ -4,6 +4,7 @@ from labkit.files.downloads import download, hub_errors, pip_download
 from labkit.files.local import (
     appearing,
     cache_dir,
+    expanded,
     fingerprint,
     free_folder,
     lock_folder,
@@ -20,7 +21,7 @@ from labkit.files.local import (
 )
 
 __all__ = [
-    "appearing", "cache_dir", "download", "fingerprint", "free_folder", "hub_errors", "lock_folder",
-    "locked", "name_user", "picture_file", "pip_download", "progress_bar", "refuse_unless",
-    "sha256_file", "take_lock", "write_json", "write_text", "writing",
+    "appearing", "cache_dir", "download", "expanded", "fingerprint", "free_folder", "hub_errors",
+    "lock_folder", "locked", "name_user", "picture_file", "pip_download", "progress_bar",
+    "refuse_unless", "sha256_file", "take_lock", "write_json", "write_text", "writing",
 ]  # fmt: skip

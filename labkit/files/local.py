@@ -222,9 +222,18 @@ def appearing(path: Path, *, keep_first: bool = False) -> Iterator[Path]:
                 parent.rmdir()
 
 
+def expanded(path: str | Path) -> Path:
+    """Return a path with the home that `~` or `~user` names written out; LabkitError for none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise LabkitError(f"{path} names a home that is nobody's here: write the folder "
+                          "out") from None  # fmt: skip
+
+
 def free_folder(out: str | Path) -> Path:
     """Return the absolute path of a folder to write; LabkitError when it holds something."""
-    out = Path(out).expanduser().absolute()
+    out = expanded(out).absolute()
     try:
         if out.is_dir() and any(out.iterdir()):
             raise LabkitError(f"{out} is not empty: choose a folder that is new or empty")

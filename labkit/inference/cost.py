@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.datasets.tatqa import Sample
 from labkit.errors import LabkitError
+from labkit.files import expanded
 from labkit.inference.generate import Generator, load_generator
 from labkit.models import layers
 from labkit.models.layers import weights_bytes
@@ -216,7 +217,7 @@ def families(folder: str | Path | None) -> dict[str, dict[str, Path]]:
 
     What was made from `NAME` lies beside it as `NAME-Lora` and `NAME-FFT`, in any case.
     """
-    root = Path(folder).expanduser() if folder else None
+    root = expanded(folder) if folder else None
     if root is None or not root.is_dir():
         return {}
     by_name = {p.name.lower(): p for p in sorted(root.iterdir()) if p.is_dir()}

@@ -20,6 +20,7 @@ from typing import Any
 
 from labkit import methods
 from labkit.errors import LabkitError, brief
+from labkit.files import expanded
 from labkit.memory.configurations import ARCHITECTURES, completed, read_config
 from labkit.memory.settings import StepSettings
 from labkit.models import registry
@@ -161,7 +162,7 @@ def config_folder(name: str) -> Path:
     A local folder, a model in the shared folder or the cache, or that one file from the Hub. Raises
     `LabkitError` that says what was looked for and what to do.
     """
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if (folder / "config.json").is_file():
         return folder
     try:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from labkit.console import quiet_bitsandbytes, say
 from labkit.errors import LabkitError, brief, nearest, read_json
+from labkit.files import expanded
 from labkit.models import bottleneck, registry
 from labkit.models.specs import MODELS
 
@@ -100,7 +101,7 @@ def base_of(folder: Path, settings: dict[str, Any]) -> Path:
         return registry.resolve(named)
     known = registered(named)
     try:
-        if known is None or Path(named).expanduser().is_dir() or named in registry.known_names():
+        if known is None or expanded(named).is_dir() or named in registry.known_names():
             return registry.resolve(named)
         with contextlib.suppress(LabkitError):
             return registry.resolve(named, fetch=False)

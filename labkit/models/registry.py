@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from labkit.errors import LabkitError, nearest
-from labkit.files import cache_dir, fingerprint, hub_errors, locked, writing
+from labkit.files import cache_dir, expanded, fingerprint, hub_errors, locked, writing
 from labkit.models import embedded, tiny
 from labkit.models.specs import MODELS, ModelSpec
 
@@ -59,7 +59,7 @@ def resolve(name_or_path: str, *, fetch: bool = True) -> Path:
     """
     if not name_or_path:
         raise LabkitError("the name of the model is empty: give a name, a folder or a Hub id")
-    explicit = Path(name_or_path).expanduser()
+    explicit = expanded(name_or_path)
     if (found := model_folder(explicit)) is not None:
         return found
     known = name_or_path in known_names()
@@ -152,7 +152,7 @@ def _in_shared_folder(name: str, hub_id: str | None) -> Path | None:
         return None
     candidates = [name, *([hub_id, hub_id.split("/")[-1]] if hub_id else [])]
     for candidate in candidates:
-        if (found := model_folder(Path(shared).expanduser() / candidate)) is not None:
+        if (found := model_folder(expanded(shared) / candidate)) is not None:
             return found
     return None
 

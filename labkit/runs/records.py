@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from labkit.errors import LabkitError, nearest
-from labkit.files import write_json
+from labkit.files import expanded, write_json
 from labkit.runs import task_results
 from labkit.runs.config import RunConfig
 
@@ -94,7 +94,7 @@ class RunRecord:
 
 def runs_dir() -> Path:
     """Return the folder of all runs: $LABKIT_RUNS, or `runs` in the current folder."""
-    return Path(os.environ.get("LABKIT_RUNS") or "runs").expanduser().absolute()
+    return expanded(os.environ.get("LABKIT_RUNS") or "runs").absolute()
 
 
 def new_id() -> str:

@@ -20,7 +20,6 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -34,6 +33,7 @@ from transformers.cli.serving.model_manager import ModelManager
 from transformers.cli.serving.server import build_server
 
 from labkit.errors import LabkitError
+from labkit.files import expanded
 from labkit.inference.generate import Generator
 from labkit.serve.batching import Batchers, GenerationFailed, ServerStops
 from labkit.serve.limits import Guard, Limits, Prefix, error_response
@@ -140,7 +140,7 @@ def build_app(models: Mapping[str, Generator], limits: Limits) -> tuple[FastAPI,
 
 def served_name(given: str) -> str:
     """Return the name a model is served under: what was given, of a folder its last part."""
-    return Path(given).expanduser().resolve().name if Path(given).expanduser().is_dir() else given
+    return expanded(given).resolve().name if expanded(given).is_dir() else given
 
 
 def load_models(given: Sequence[str], dtype: str = "auto") -> dict[str, Generator]:

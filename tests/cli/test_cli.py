@@ -71,6 +71,7 @@ MODEL, T5, DATA, GOLD = "{model}", "{t5}", "{data}", "{gold}"
 PREDICTIONS, EMPTY, TEXT, BINARY, LIST = "{predictions}", "{empty}", "{text}", "{binary}", "{list}"
 BAD_SHAPE, OTHERS, FOLDER, LONG_NAME = "{bad_shape}", "{others}", "{folder}", "{long_name}"
 ADAPTER, PREFIX = "{adapter}", "{prefix}"
+NOBODY = "~no-such-user/x"
 TINY = ["--model", MODEL, "--data", DATA]
 
 MISTAKES: dict[str, list[list[str]]] = {
@@ -97,7 +98,7 @@ MISTAKES: dict[str, list[list[str]]] = {
         [MODEL, "--data", "no/such"], [MODEL, "--data", EMPTY], [MODEL, "--split", "tset"],
         [MODEL, "--examples", "-1"], [MODEL, "--examples", "x"], [MODEL, "--examples", "99"],
         [MODEL, "--max-samples", "0"], [MODEL, "--bogus"], [MODEL, "stray"], [FOLDER], [""],
-        [T5, "--data", DATA], [MODEL, "--data", TEXT],
+        [T5, "--data", DATA], [MODEL, "--data", TEXT], [NOBODY], [MODEL, "--data", NOBODY],
     ],
     "score": [
         [], [PREDICTIONS], [PREDICTIONS, GOLD, "stray"], ["missing.json", GOLD],
@@ -110,7 +111,7 @@ MISTAKES: dict[str, list[list[str]]] = {
         [], [MODEL], [MODEL, "o"], ["nothing", "o"], ["", "o"], [FOLDER, "o"], [TEXT, "o"],
         [ADAPTER, DATA], [ADAPTER, TEXT], [ADAPTER, "o", "--dtype", "int8"], [ADAPTER, LONG_NAME],
         [ADAPTER, "o", "stray"], [ADAPTER, "o", "--bogus"], [ADAPTER, "o", "--dtype"],
-        [PREFIX, "o"], [ADAPTER, "/dev/null/o"],
+        [PREFIX, "o"], [ADAPTER, "/dev/null/o"], [NOBODY, "o"], [ADAPTER, NOBODY],
     ],
     "quantize": [
         [], [MODEL], [MODEL, "o"], [MODEL, "o", "--to"], [MODEL, "o", "--to", "nf5"],

@@ -218,6 +218,14 @@ def test_a_folder_that_appears_takes_the_place_of_the_old_one_or_is_too_late(
     assert place.stat().st_mode & 0o777 == 0o777 & ~_umask()
 
 
+def test_a_home_that_is_nobody_s_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    assert files.expanded("~/x") == Path("/home/me/x") and files.expanded("a/~b") == Path("a/~b")
+    for take in (files.expanded, files.free_folder):
+        with pytest.raises(LabkitError, match="~no-such-user/x names a home .* write the folder"):
+            take("~no-such-user/x")
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)

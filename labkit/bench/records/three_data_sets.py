@@ -36,7 +36,7 @@ from labkit.datasets import tatqa
 from labkit.datasets.corpus import build, instructions, synthetic
 from labkit.datasets.corpus.unit import Settings
 from labkit.errors import LabkitError
-from labkit.files import write_json, write_text
+from labkit.files import expanded, write_json, write_text
 from labkit.inference.lm_eval_tasks.run import evaluate_tasks
 from labkit.models import tiny
 from labkit.runs import records
@@ -249,7 +249,7 @@ def make_data(folder: Path, named: dict[str, str]) -> dict[str, str]:
         LabkitError: a named one is not there.
     """
     for name, path in named.items():
-        if not Path(path).expanduser().exists():
+        if not expanded(path).exists():
             raise LabkitError(f"--{name} {path} does not exist: name a file or folder")
     formats = {"oasst1": "oasst1:", "longform": "longform:", "russian": "jsonl:"}
     made: dict[str, str] = {}

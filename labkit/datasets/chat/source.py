@@ -19,6 +19,7 @@ from labkit.datasets.chat import files, turns
 from labkit.datasets.chat.files import Row
 from labkit.datasets.chat.turns import Draft
 from labkit.errors import LabkitError
+from labkit.files import expanded
 
 Form = Callable[[Any], Draft]
 
@@ -48,7 +49,7 @@ def data_set(
         if not path and not hub:
             raise LabkitError(f"{name} has no place of its own: say {name}:PATH with a file or "
                               "folder")  # fmt: skip
-        local = Path(path).expanduser()
+        local = expanded(path)
         if path and local.exists():
             return local
         if path and not _looks_like_hub_id(path):

@@ -24,7 +24,7 @@ from typing import Any, Literal
 import torch
 
 from labkit.errors import LabkitError, nearest, read_json
-from labkit.files import appearing, free_folder
+from labkit.files import appearing, expanded, free_folder
 from labkit.models import load, quantised, registry
 from labkit.runs import records
 from labkit.runs.run_folder import COMPLETE
@@ -82,7 +82,7 @@ def consolidate(
     if dtype != "auto" and dtype not in DTYPES:
         raise LabkitError(f"dtype {dtype!r} is not known: {nearest(dtype, ['auto', *DTYPES])}")
     target = free_folder(out)
-    folder = _newest(Path(checkpoint).expanduser())
+    folder = _newest(expanded(checkpoint))
     place, form = _found(folder, tag)
     shared: Mapping[str, str] = {}
     if form == "deepspeed":

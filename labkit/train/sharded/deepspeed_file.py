@@ -4,10 +4,10 @@ In it "auto" means what the settings of the run say. A value that contradicts th
 because one of the two would be ignored.
 """
 
-from pathlib import Path
 from typing import Any
 
 from labkit.errors import LabkitError, read_json
+from labkit.files import expanded
 
 BUCKET_ELEMENTS = 500_000_000
 """What DeepSpeed allocates for gradients on their way, however few there are."""
@@ -80,7 +80,7 @@ def check_section(config: Any, key: str, section: Any) -> None:
 
 def read_file(path: str) -> dict[str, Any]:
     """Read a file of DeepSpeed's settings."""
-    found = read_json(Path(path).expanduser())
+    found = read_json(expanded(path))
     if not isinstance(found, dict):
         raise LabkitError(f"{path} must hold a JSON object of DeepSpeed's settings")
     return found
