@@ -206,8 +206,11 @@ def render_costs(rows: Sequence[FormCost]) -> str:
 
 
 def weight_bytes(folder: Path) -> int:
-    """Return the bytes of the weight files in a model or adapter folder."""
-    files = [*folder.glob("*.safetensors"), *folder.glob("*.bin")]
+    """Return the bytes of the weight files in a model or adapter folder, of those that are read.
+
+    Where there are safetensors, transformers and PEFT leave the older form beside them alone.
+    """
+    files = [*folder.glob("*.safetensors")] or [*folder.glob("*.bin")]
     return sum(file.stat().st_size for file in files)
 
 

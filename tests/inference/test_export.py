@@ -66,6 +66,15 @@ def test_8bit_is_smaller_answers_and_is_not_quantised_twice(
     assert not (tmp_path / "x").exists()
 
 
+def test_weights_that_lie_there_in_two_forms_are_counted_once(tmp_path: Path) -> None:
+    """transformers loads the newer form, and the older ones beside it are never read."""
+    (tmp_path / "pytorch_model.bin").write_bytes(bytes(70))
+    assert export.weight_bytes(tmp_path) == 70
+    for part in (1, 2):
+        (tmp_path / f"model-0000{part}-of-00002.safetensors").write_bytes(bytes(30))
+    assert export.weight_bytes(tmp_path) == 60
+
+
 @pytest.mark.parametrize("to", ["8bit", "nf4"])
 def test_a_state_space_model_is_not_quantised(
     to: str, tiny_model: Callable[[str], Path], tmp_path: Path
