@@ -232,9 +232,14 @@ def expanded(path: str | Path) -> Path:
 
 
 def free_folder(out: str | Path) -> Path:
-    """Return the absolute path of a folder to write; LabkitError when it holds something."""
+    """Return the absolute path of a folder to write; LabkitError when it holds something.
+
+    A link is followed: no folder can take its place, but one can appear where it leads.
+    """
     out = expanded(out).absolute()
     try:
+        if out.is_symlink():
+            out = Path(os.path.realpath(out))
         if out.is_dir() and any(out.iterdir()):
             raise LabkitError(f"{out} is not empty: choose a folder that is new or empty")
         if out.exists() and not out.is_dir():

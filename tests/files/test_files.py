@@ -226,6 +226,20 @@ def test_a_home_that_is_nobody_s_is_a_sentence(monkeypatch: pytest.MonkeyPatch) 
             take("~no-such-user/x")
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_a_link_to_an_empty_folder_is_filled_where_it_leads(tmp_path: Path, there: bool) -> None:
+    real, link = tmp_path / "real", tmp_path / "link"
+    if there:
+        real.mkdir()
+    link.symlink_to("real")
+    with files.appearing(files.free_folder(link)) as partial:
+        partial.mkdir()
+        (partial / "weights").touch()
+    assert link.is_symlink() and [p.name for p in real.iterdir()] == ["weights"]
+    with pytest.raises(LabkitError, match="is not empty"):
+        files.free_folder(link)
+
+
 def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
