@@ -8,7 +8,7 @@ exits with 2; inside a notebook the sentence is the exception's message.
 import difflib
 import json
 import reprlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -75,13 +75,18 @@ def read_json(file: Path, *, most_bytes: int = MOST_JSON_BYTES) -> Any:
     return parse_json(content, str(file))
 
 
-def parse_json(content: bytes, where: str) -> Any:
+def parse_json(
+    content: bytes, where: str, *, pairs: Callable[[list[tuple[str, Any]]], Any] | None = None
+) -> Any:
     """Read JSON text in any encoding that JSON may have; `where` names it in errors.
+
+    `pairs` makes what an object becomes of its keys and values: a dict where nothing is given.
 
     Raises LabkitError for what is none, and for more brackets in each other than Python follows.
     """
     try:
-        return json.loads(content.decode(json.detect_encoding(content)))
+        text = content.decode(json.detect_encoding(content))
+        return json.loads(text, object_pairs_hook=pairs)
     except UnicodeDecodeError as error:
         raise LabkitError(f"{where} cannot be read as text ({error.reason} at byte {error.start}): "
                           "save it in UTF-8") from None  # fmt: skip

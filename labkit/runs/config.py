@@ -13,7 +13,7 @@ import dataclasses
 import json
 import typing
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -285,8 +285,14 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
     if "\0" in text or (b"\0" in content and ":" not in text):
         raise LabkitError(f"configuration {file} is not a text file")
     try:
-        values = (parse_json(text.encode(), "it") if file.suffix.lower() == ".json"
-                  else yaml.safe_load(text))  # fmt: skip
+        if file.suffix.lower() == ".json":
+            values = parse_json(text.encode(), "it", pairs=_once)
+        else:
+            node = yaml.compose(text, Loader=yaml.SafeLoader)
+            if isinstance(node, yaml.MappingNode):
+                _once((key.value, value) for key, value in node.value
+                      if isinstance(key, yaml.ScalarNode))  # fmt: skip
+            values = yaml.safe_load(text)
     except RecursionError:
         raise LabkitError(f"configuration {file} is not valid: nested too deeply") from None
     except (LabkitError, yaml.YAMLError, *_UNREAD) as error:
@@ -310,6 +316,16 @@ def load_config(path: str | Path, overrides: Mapping[str, Any] | None = None) ->
         said = {"max_steps": -1, **said}
     # Only what the file says and what overrides say: checks that span keys see the sum.
     return from_mapping({**base.to_dict(), **said}, where="command line")
+
+
+def _once(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a mapping; LabkitError for a key that is given twice, where JSON takes the last."""
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise LabkitError(f"{brief(key)} is in it twice: keep one of them")
+        values[key] = value
+    return values
 
 
 def _canonical(values: Mapping[str, Any]) -> dict[str, Any]:

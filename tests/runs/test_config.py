@@ -286,6 +286,21 @@ def test_one_setting_under_two_names_is_refused() -> None:
         load_config("lora", {"learning-rate": "1", "lr": "2"})
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("run.yaml", "learning_rate: 1e-4\nmax_steps: 5\nlearning_rate: 1e-2\n"),
+        ("run.yaml", "{learning_rate: 1e-4, 'learning_rate': 1e-2}"),
+        ("run.json", '{"learning_rate": 1e-4, "learning_rate": 1e-2}'),
+    ],
+)
+def test_a_setting_that_a_file_gives_twice_is_refused(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    said = f"configuration .*{name} is not valid: 'learning_rate' is in it twice: keep one of them"
+    with pytest.raises(LabkitError, match=said):
+        load_config(tmp_path / name)
+
+
 def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
     path = write(tmp_path, "r: 4\nlora_alpha: 8\nmax_steps: 7\n")
     config = load_config(path, {"r": "32", "max-seq-length": "99"})
