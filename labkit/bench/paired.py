@@ -42,9 +42,11 @@ from labkit.errors import LabkitError
 from labkit.files import write_json
 from labkit.machine import hardware
 from labkit.machine.processes import end_with_parent
+from labkit.memory.process.shortage import is_shortage
 from labkit.runs import records
 
 BASELINE, CONTROL = "a", "a_again"
+FEWER = "use fewer --tokens or fewer --layers"
 SAY_EVERY_SECONDS = 45.0
 PRELOADED = ["labkit.bench.switchback.layers", "transformers.models.llama.modeling_llama"]
 """What the server of fresh processes imports: what takes seconds, and starts no threads."""
@@ -280,7 +282,8 @@ def in_fresh_process(target: str, *, say: Say, threads: int | None = None, **arg
     """Call `module:function` with keyword arguments in a new process; return its result.
 
     Arguments and result are pickled. `say` gets a line when it takes long. Raises LabkitError where
-    the function does, or the process is killed; RuntimeError with the traceback for other errors.
+    the function does, or the process is killed or refused memory; RuntimeError with the traceback
+    for other errors.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
@@ -296,7 +299,7 @@ def in_fresh_process(target: str, *, say: Say, threads: int | None = None, **arg
         kind, value = ours.recv()
     except EOFError:
         process.join()
-        why = "most likely for want of memory: use fewer --tokens or fewer --layers"
+        why = f"most likely for want of memory: {FEWER}"
         if process.exitcode == 1:  # Python itself ended it, so it never came to what was asked
             why = ("before it measured anything, as its own error says: in a script, calls stand "
                    'below `if __name__ == "__main__":`; a notebook needs no such line')  # fmt: skip
@@ -309,6 +312,8 @@ def in_fresh_process(target: str, *, say: Say, threads: int | None = None, **arg
     finally:
         ours.close()
     process.join()
+    if kind == "short":
+        raise LabkitError(f"a benchmark process was refused memory: {FEWER}")
     if kind == "refused":
         raise LabkitError(value)
     if kind == "failed":
@@ -331,8 +336,8 @@ def _child(answer: Connection, target: str, threads: int, arguments: dict[str, A
         answer.send(("done", getattr(importlib.import_module(module), function)(**arguments)))
     except LabkitError as error:
         answer.send(("refused", str(error)))
-    except Exception:
-        answer.send(("failed", traceback.format_exc()))
+    except Exception as error:
+        answer.send(("short" if is_shortage(error) else "failed", traceback.format_exc()))
     finally:
         answer.close()
 

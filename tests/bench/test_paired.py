@@ -222,6 +222,8 @@ def test_a_fresh_process_answers_refuses_fails_and_dies() -> None:
         paired.in_fresh_process("json:loads", say=silent, s="{")
     with pytest.raises(LabkitError, match="ended with code 9, most likely for want of memory"):
         paired.in_fresh_process("os:_exit", say=silent, status=9)
+    with pytest.raises(LabkitError, match="was refused memory: use fewer --tokens or fewer"):
+        paired.in_fresh_process("torch:zeros", say=silent, size=(2**50,))
 
 
 def test_a_script_without_a_main_guard_is_told_what_it_needs(tmp_path: Path) -> None:
