@@ -15,6 +15,7 @@ Gradient checkpointing computes a layer again without a cache, and the prefix is
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from labkit.errors import LabkitError
 from labkit.methods.base import LinearLike, Method, ShapeLike, attach_by_peft, task_type
 from labkit.methods.bases import without_attention
 from labkit.methods.virtual_tokens import VirtualTokens
@@ -61,17 +62,30 @@ class Prefix(Method):
 
 
 def _begin_as_tokens(model: Any, tokens: int) -> None:
-    """Write the base's keys and values of drawn tokens into the table, a row a virtual token."""
+    """Write the base's keys and values of drawn tokens into the table, a row a virtual token.
+
+    Raises:
+        LabkitError: PEFT's table has another size, as where all heads share keys (Falcon).
+    """
     import torch
+    from transformers import DynamicCache
 
     base = model.get_base_model()
     ids = torch.randint(0, base.config.vocab_size, (1, tokens), device=base.device)
     table = model.prompt_encoder[model.active_adapter].embedding.weight
     training = base.training
     with torch.no_grad():
-        cache = base.eval()(input_ids=ids, use_cache=True).past_key_values
+        # One of its own, for that of a sliding window keeps the last tokens alone.
+        cache = DynamicCache()
+        base.eval()(input_ids=ids, past_key_values=cache, use_cache=True)
         # (heads, tokens, width) of keys and of values, layer by layer, in PEFT's order.
         both = [each[0].transpose(0, 1) for layer in cache.layers
                 for each in (layer.keys, layer.values)]  # fmt: skip
-        table.copy_(torch.stack(both, dim=1).reshape(table.shape))
+        rows = torch.stack(both, dim=1).flatten(1)
+        if rows.shape != table.shape:
+            raise LabkitError(
+                f"{base.config.model_type} has {rows.shape[1]} keys and values for each token and "
+                f"PEFT makes a prefix of {table.shape[1]}: use another method"
+            )
+        table.copy_(rows)
     base.train(training)

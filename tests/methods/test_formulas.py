@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers import AutoModelForCausalLM, FalconConfig, MistralConfig
 
 from labkit import methods
+from labkit.errors import LabkitError
 from labkit.methods import virtual_tokens
 from labkit.models import load
 from labkit.runs.config import RunConfig
@@ -175,9 +177,19 @@ def test_prefix(tiny_llama: Path) -> None:
     assert_by_hand(model, tiny_llama, prefix=[(layer[0], layer[1]) for layer in tokens])
 
 
-def test_a_prefix_begins_as_the_keys_and_values_of_tokens(tiny_llama: Path) -> None:
+SIZES = {"vocab_size": 800, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_a_prefix_begins_as_the_keys_and_values_of_tokens(
+    tiny_llama: Path, tmp_path: Path, window: int | None
+) -> None:
     """Then it does what those tokens do in front of the text, whatever they are."""
     torch.manual_seed(3)
+    if window:
+        config = MistralConfig(**SIZES, num_key_value_heads=2, sliding_window=window)
+        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+        tiny_llama = tmp_path
     base = load.load_model(tiny_llama, dtype="float32")
     config = RunConfig(method="prefix", dtype="float32", num_virtual_tokens=3)
     state = torch.get_rng_state()
@@ -194,3 +206,10 @@ def test_a_prefix_begins_as_the_keys_and_values_of_tokens(tiny_llama: Path) -> N
         torch.testing.assert_close(
             model(input_ids=IDS).logits, plain(input_ids=text).logits[:, 3:], rtol=1e-5, atol=1e-5
         )
+
+
+def test_a_prefix_of_another_size_than_the_keys_is_refused(tmp_path: Path) -> None:
+    AutoModelForCausalLM.from_config(FalconConfig(**SIZES)).save_pretrained(tmp_path)
+    base = load.load_model(tmp_path, dtype="float32")
+    with pytest.raises(LabkitError, match="falcon has 32 keys and values .* of 128: use another"):
+        methods.METHODS["prefix"].attach(base, RunConfig(method="prefix", num_virtual_tokens=3))
