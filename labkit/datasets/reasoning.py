@@ -19,6 +19,14 @@ _LEADING = re.compile(
     rf"\s*(?:{_OPEN.pattern}).*?(?:{_CLOSE.pattern})\s*", re.IGNORECASE | re.DOTALL
 )
 
+_MARKS = (("<think>", "</think>"), ("<seed:think>", "</seed:think>"), ("[THINK]", "[/THINK]"),
+          ("◁think▷", "◁/think▷"))  # fmt: skip
+_WRITTEN = re.compile(
+    "|".join(rf"\s*{re.escape(a)}.*?{re.escape(b)}\s*" for a, b in _MARKS), re.I | re.DOTALL
+)
+_WRITTEN_OPEN = re.compile("|".join(re.escape(a) for a, _ in _MARKS), re.IGNORECASE)
+_ENDS_LINE = re.compile("|".join(rf"{re.escape(b)}[ \t]*$" for _, b in _MARKS), re.I | re.M)
+
 
 def drop(text: str) -> tuple[str, bool]:
     """Return a reply without its reasoning, and whether it was cut off inside of that.
@@ -49,6 +57,23 @@ def closed(prompt: str) -> str:
     *_, last = _OPEN.finditer(prompt)
     end = {"[": "[/THINK]", "◁": "◁/think▷"}.get(last[0][0], f"</{last[0][1:]}")
     return f"{prompt.rstrip()}\n\n{end}\n\n"
+
+
+def without(text: str) -> str:
+    """Return a written answer without the reasoning that it begins with; "" where that is all.
+
+    Marks that are also ordinary markup (<thought>, say) count in a reply, and not here. An end
+    without a begin stands at the end of a line or alone on one, for prose may name it as well.
+
+    >>> without("<think>1 + 1</think>2"), without("1 + 1 …\\n</think>\\n2"), without("<think>hm")
+    ('2', '2', '')
+    """
+    while found := _WRITTEN.match(text):
+        text = text[found.end() :]
+    for end in _ENDS_LINE.finditer(text):
+        if not _WRITTEN_OPEN.search(text, 0, end.start()):
+            return text[end.end() :].lstrip()
+    return "" if _WRITTEN_OPEN.match(text.lstrip()) else text
 
 
 def split_leading(text: str) -> tuple[str, str]:

@@ -251,6 +251,9 @@ def _one_task(a: Answers, b: Answers, alpha: float, margin: float | None) -> Row
     weights = None if a.weights is None else [a.weights[uid] for uid in a.scores]
     named = a.clusters or b.clusters
     clusters = [named[uid] for uid in a.scores] if named else None
+    if clusters and len(set(clusters)) == 1:
+        raise _NothingToGoBy(f"{a.task}: all questions are on one report, which says nothing of "
+                             "others")  # fmt: skip
     try:
         tested = stats.paired_difference(x, y, clusters, alpha=alpha, weights=weights)
     except ValueError as error:

@@ -119,6 +119,8 @@ WRONG = [
     ("candidates", lambda s, rows: banded(s, rows, place=False), "same band"),
     ("candidates", lambda s, rows: banded(s, rows, key_of=frozenset), "in its own place"),
     ("candidates", lambda s, rows: banded(s, rows, key_of=sum), "in its own place"),
+    ("candidates", lambda s, rows: banded(s, rows, key_of=lambda band: "".join(map(str, band))),
+     "in its own place"),
     ("candidates", neighbours, "three pairs"),
     ("candidates", twice, "given once"),
     ("candidates", lambda s, rows: banded(s, len(s[0])), "whole band"),

@@ -26,6 +26,34 @@ READ = {
 }
 
 
+WRITTEN = {
+    "<think>1 + 1</think>2": "2",
+    "so it is 2\n</think>\n\n2": "2",
+    "so it is 2</think>\n2": "2",
+    "<think>a</think>\n\n<THINK>b</THINK>x": "x",
+    "<think><think>5</think>6\n</think>\n7": "7",
+    "<think>use </thinking> then</think> ans": "ans",
+    "[THINK]5[/THINK]6": "6",
+    "<think>never closed": "",
+    "<thought>Use this</thought> tag in XML.": "<thought>Use this</thought> tag in XML.",
+    "Close it with </think> and not before.": "Close it with </think> and not before.",
+    "First <think>\nand then\n</think>\nlast.": "First <think>\nand then\n</think>\nlast.",
+}
+
+
+@pytest.mark.parametrize("text", WRITTEN)
+def test_an_answer_of_data_begins_after_its_thoughts(text: str) -> None:
+    assert reasoning.without(text) == WRITTEN[text]
+
+
+def test_blanks_and_marks_are_looked_at_once() -> None:
+    """This would take an hour where the rest is looked at for each of them."""
+    blanks, many = " " * 10**6, 10**5
+    assert reasoning.without(f"{blanks}x") == f"{blanks}x"
+    assert reasoning.without("<think>\n" * many) == ""
+    assert reasoning.without("x </think>\n" * many) == "x </think>\n" * (many - 1)
+
+
 @pytest.mark.parametrize("text", READ)
 def test_the_answer_is_what_follows_the_thought(text: str) -> None:
     assert parse_answer(text) == parse_answer(READ[text])

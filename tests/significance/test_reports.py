@@ -115,8 +115,27 @@ def test_other_reports_are_other_questions(
 
 def test_one_report_shows_nothing_of_others(tmp_path: Path) -> None:
     a, b = np.zeros((1, EACH)), np.ones((1, EACH))
-    with pytest.raises(LabkitError, match="cannot be tested: 1 cluster cannot show a spread"):
+    with pytest.raises(LabkitError, match="all questions are on one report, which says"):
         compare(score(tmp_path / "a", a), score(tmp_path / "b", b))
+
+
+def test_a_task_on_one_report_does_not_keep_others_from_being_compared(
+    tmp_path: Path, right: tuple[np.ndarray, np.ndarray]
+) -> None:
+    for side, values in zip("ab", right, strict=True):
+        folder = tmp_path / side
+        folder.mkdir()
+        (folder / "results.json").write_text(json.dumps({
+            "results": {task: {"em,none": values.mean(), "em_stderr,none": 0.1}
+                        for task in ("arc", "tables_answer")},
+            "versions": {}, "n-shot": {},
+        }))  # fmt: skip
+        for task, doc in (("arc", {}), ("tables_answer", {"report_uid": "r"})):
+            rows = [{"doc_id": i, "doc": doc, "em": em} for i, em in enumerate(values.flat)]
+            (folder / f"samples_{task}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    outcome = compare(tmp_path / "a", tmp_path / "b")
+    assert [row["name"] for row in outcome.results] == ["arc"]
+    assert "tables_answer: all questions are on one report" in outcome.notes[0]
 
 
 def test_labkit_eval_s_own_tasks_name_the_report_in_the_document(

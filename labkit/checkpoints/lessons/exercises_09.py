@@ -178,7 +178,7 @@ CANDIDATES = Exercise(
         ("agreeing in a part of a band is not enough",
          _pairs([[1, 2, 3, 4], [1, 9, 3, 8]], 2)),
         ("a band's numbers agree each in its own place",
-         _pairs([[1, 2, 3, 4], [2, 1, 8, 9]], 2)),
+         _pairs([[1, 2, 3, 4], [2, 1, 8, 9], [12, 34, 1, 1], [1, 234, 2, 2]], 2)),
         ("a band is compared with the same band alone",
          _pairs([[1, 2, 3, 4], [3, 4, 1, 2]], 2)),
         ("three alike texts are three pairs",

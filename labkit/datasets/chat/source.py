@@ -7,13 +7,14 @@ A damaged row is never passed over in silence: `Reading.damaged` has a sentence 
 asks for the examples says what is to become of it (`registry.examples`).
 """
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from labkit.console import say
-from labkit.datasets import splits
+from labkit.datasets import reasoning, splits
 from labkit.datasets.base import DataSet, Example, Reading
 from labkit.datasets.chat import files, turns
 from labkit.datasets.chat.files import Row
@@ -22,6 +23,8 @@ from labkit.errors import LabkitError
 from labkit.files import expanded
 
 Form = Callable[[Any], Draft]
+READING = 2
+"""Of how rows are read; it is in the checksum of data of which that changed a row."""
 
 
 def data_set(
@@ -57,11 +60,21 @@ def data_set(
                               "owner/name of a data set of the Hugging Face Hub")  # fmt: skip
         return files.snapshot(path or hub, patterns)
 
+    def rows_of(found: list[Path]) -> Iterable[Row]:
+        rows = (row for file in found for row in files.read(file))
+        return gather(rows) if gather else rows
+
+    def sha256(path: str, split: str) -> str:
+        found, _ = files.of_split(place(path), split, patterns)
+        number = files.sha256(found)
+        if any(_is_read_anew(row, form) for row in rows_of(found)):
+            number = hashlib.sha256(f"{number} {READING}".encode()).hexdigest()
+        return number
+
     def reading(path: str, split: str) -> Reading:
         where = place(path)
         found, to_cut = files.of_split(where, split, patterns)
-        rows = (row for file in found for row in files.read(file))
-        examples, damaged = _sorted_out(gather(rows) if gather else rows, form)
+        examples, damaged = _sorted_out(rows_of(found), form)
         if not examples:
             raise LabkitError(f"{where} has no row that can be read as {name}"
                               + (f": {damaged[0]}" if damaged else ": it is empty"))  # fmt: skip
@@ -87,7 +100,7 @@ def data_set(
         licence=licence,
         load=load,
         reading=reading,
-        sha256=lambda path, split: files.sha256(files.of_split(place(path), split, patterns)[0]),
+        sha256=sha256,
         fetch=(lambda: files.snapshot(hub, patterns)) if hub else None,
         also=also,
     )
@@ -101,14 +114,30 @@ def _sorted_out(rows: Iterable[Row], form: Form) -> tuple[list[Example], list[st
             damaged.append(row.problem)
             continue
         try:
-            draft = form(row.value)
-            if isinstance(row.value, dict) and draft.text is None:
-                beside = turns.with_what_is_beside(row.value, draft.turns)
-                draft = replace(draft, turns=beside)
-            examples.append(_example(draft, row.where))
+            examples.append(_example(_whole(form(row.value), row), row.where))
         except LabkitError as error:
             damaged.append(f"{row.where}: {error}")
     return examples, damaged
+
+
+def _whole(draft: Draft, row: Row) -> Draft:
+    """Return a draft with what stands beside its turns."""
+    if not isinstance(row.value, dict) or draft.text is not None:
+        return draft
+    return replace(draft, turns=turns.with_what_is_beside(row.value, draft.turns))
+
+
+def _is_read_anew(row: Row, form: Form) -> bool:
+    """Return whether a row may give another example than before `READING` counted up."""
+    try:
+        draft = form(row.value)
+        whole = _whole(draft, row)
+        said = [turn["content"] for turn in turns.checked(whole.turns)] if whole.turns else []
+    except LabkitError:
+        return False
+    return [*whole.turns] != [*draft.turns] or any(
+        reasoning.without(each) != each for each in (*said, draft.rejected or "")
+    )
 
 
 def _example(draft: Draft, where: str) -> Example:
@@ -120,12 +149,13 @@ def _example(draft: Draft, where: str) -> Example:
     messages = turns.without_reasoning(whole)
     first = next(turn["content"] for turn in messages if turn["role"] == "user")
     answer = messages[-1]["content"]
-    rejected = turns.answer_alone(draft.rejected or "", "rejected")
+    rejected = turns.answer_alone(draft.rejected, "rejected") if draft.rejected else ""
     if rejected == answer:
         raise LabkitError("chosen and rejected are the same")
     return Example(uid=where, group=splits.text_key(first), messages=messages, every_answer=True,
                    chosen=answer if rejected else "", rejected=rejected, strata=strata,
-                   called="row", reasoned=messages != whole)  # fmt: skip
+                   called="row",
+                   reasoned=(messages, rejected) != (whole, draft.rejected or ""))  # fmt: skip
 
 
 def _looks_like_hub_id(path: str) -> bool:

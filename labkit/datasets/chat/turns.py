@@ -134,16 +134,28 @@ def pairs(row: Any, key: str, role: str, content: str) -> list[tuple[Any, Any]]:
 def with_what_is_beside(row: Any, given: Sequence[tuple[Any, Any]]) -> list[tuple[Any, Any]]:
     """Return a row's turns after the system message and the earlier exchanges beside them.
 
-    These are `system`, where the turns have none of their own, and `history`, a list of
-    [asked, answered].
+    These are `system`, a text, where the turns have none of their own, and `history`, a list of
+    [asked, answered], where they do not begin with it. Anything else there is of other things.
     """
-    system, history = (row.get(key) for key in ("system", "history"))
-    before: list[tuple[Any, Any]] = []
-    if isinstance(history, list) and all(isinstance(e, list) and len(e) == 2 for e in history):
-        for asked, answered in history:
-            before += [("user", asked), ("assistant", answered)]
-    own = bool(given) and str(given[0][0]).strip().lower() == "system"
-    return [*([("system", system)] if system and not own else []), *before, *given]
+    own = [*given[:1]] if given and str(given[0][0]).strip().lower() == "system" else []
+    turns = [*given[len(own) :]]
+    if not own and isinstance(system := row.get("system"), str):
+        own = [("system", system)]
+    before = _exchanges(row.get("history"))
+    if [said for _, said in turns[: len(before)]] == [said for _, said in before]:
+        before = []
+    return [*own, *before, *turns]
+
+
+def _exchanges(history: Any) -> list[tuple[Any, Any]]:
+    """Return pairs of two texts as turns; none where one of them is something else."""
+    turns: list[tuple[Any, Any]] = []
+    for each in history if isinstance(history, list) else ():
+        texts = isinstance(each, list) and all(isinstance(t, str) and t.strip() for t in each)
+        if not texts or len(each) != 2:
+            return []
+        turns += [("user", each[0]), ("assistant", each[1])]
+    return turns
 
 
 def without_reasoning(messages: Sequence[Message]) -> tuple[Message, ...]:
@@ -166,10 +178,10 @@ def answer_alone(content: str, what: str) -> str:
     Raises:
         LabkitError: there is no more to it.
     """
-    thought, rest = reasoning.split_leading(content)
-    if thought and not rest.strip():
+    answer = reasoning.without(content)
+    if not answer.strip():
         raise LabkitError(f"{what} is reasoning without an answer")
-    return rest
+    return answer
 
 
 def asked(instruction: Any, more: Any, *, between: str = "\n\n") -> Any:

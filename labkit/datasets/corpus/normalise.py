@@ -12,6 +12,7 @@ import html
 import re
 import unicodedata
 from collections import Counter
+from collections.abc import Iterator
 
 from labkit.datasets.corpus.characters import (
     BEYOND,
@@ -52,8 +53,8 @@ _INVISIBLE, _CONTROL = re.compile(CLASSES[INVISIBLE]), re.compile(CLASSES[CONTRO
 _ODD_SPACES = re.compile(CLASSES[ODD_SPACE])
 _MANY_SPACES = re.compile(" {2,}| +(?=\n)")
 _BLANK_LINES = re.compile(r"\n{3,}")
-_LINE_ENDS = re.compile(r"[ \t]+$", re.MULTILINE)
-_FENCED = re.compile(r"^([ \t]*```[^\n]*\n.*?^[ \t]*```[ \t]*$)", re.MULTILINE | re.DOTALL)
+_LINE_ENDS = re.compile(r"(?<![ \t])[ \t]+$", re.MULTILINE)
+_FENCE = re.compile(r"^[ \t>]*(?P<mark>`{3,}|~{3,})(?P<rest>[^`\n]*)$", re.MULTILINE)
 _QUOTES = {"“": '"', "”": '"', "„": '"', "‟": '"', "‘": "'", "’": "'", "‚": "'", "‛": "'"}
 
 
@@ -96,12 +97,24 @@ def normalise(text: str, *, layout: bool = False) -> tuple[str, Counter[str]]:
         step("controls", _CONTROL.sub("", text))
     if layout:
         return _with_layout(text).strip("\n").rstrip(), done
-    if "```" in text:
-        parts = _FENCED.split(text)
-        parts = [_with_layout(part) if place % 2 else _without_layout(part)
-                 for place, part in enumerate(parts)]  # fmt: skip
+    if "```" in text or "~~~" in text:
+        parts = (_with_layout(part) if code else _without_layout(part)
+                 for part, code in _stretches(text))  # fmt: skip
         return "".join(parts).strip(), done
     return _without_layout(text).strip(), done
+
+
+def _stretches(text: str) -> Iterator[tuple[str, bool]]:
+    """Yield the parts of a text, and whether each is code between fences (CommonMark, 4.5)."""
+    start, opened = 0, ""
+    for line in _FENCE.finditer(text):
+        if not opened:
+            yield text[start : line.start()], False
+            start, opened = line.start(), line["mark"]
+        elif line["mark"].startswith(opened) and not line["rest"].strip():
+            yield text[start : line.end()], True
+            start, opened = line.end(), ""
+    yield text[start:], bool(opened)
 
 
 def _without_layout(text: str) -> str:

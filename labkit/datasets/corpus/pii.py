@@ -15,7 +15,17 @@ from labkit.datasets.corpus.characters import DIGIT, has
 
 _MAIL = re.compile(r"[A-Za-z0-9][\w.+-]*@[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)*\.[A-Za-z]{2,}")
 _NUMBER = re.compile(r"(?<![\w.,+-])(?:\+|\()?\d[\d ().-]{5,}\d(?![\w-]|\.\d)")
-_IBAN = re.compile(r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?\b")
+_IBAN_COUNTRIES = {
+    15: "NO", 16: "BE", 18: "DK FI FK FO GL NL SD", 19: "MK SI", 20: "AT BA EE KZ LT LU MN XK",
+    21: "CH HR LI LV", 22: "BG BH CR DE GB GE IE ME RS VA", 23: "AE GI IL IQ OM SO TL",
+    24: "AD CZ ES MD PK RO SA SE SK TN VG", 25: "LY PT ST", 26: "IS TR",
+    27: "BI DJ FR GR IT MC MR SM", 28: "AL AZ BY CY DO GT HN HU LB NI PL SV",
+    29: "BR EG PS QA UA", 30: "JO KW MU YE", 31: "MT SC", 32: "LC", 33: "RU",
+}  # fmt: skip
+"""Characters of a country's numbers: SWIFT's IBAN registry (ISO 13616)."""
+_IBAN = re.compile(r"\b(?:" + "|".join(
+    rf"(?:{names.replace(' ', '|')})\d{{2}}(?: ?[A-Z0-9]){{{length - 4}}}"
+    for length, names in _IBAN_COUNTRIES.items()) + r")\b")  # fmt: skip
 _NAMED = re.compile(
     r"(?i)\b(?P<word>паспорт\w*|ИНН|passport)(?P<between>[\s:№]{1,3}(?:серии |номер |no\.? )?)"
     r"(?P<number>\d{2} ?\d{2}[ №]{0,3}\d{6}|\d{10,12}|[A-Z]?\d{8,9})\b"
@@ -42,12 +52,6 @@ def mask(text: str) -> tuple[str, Counter[str]]:
         kind = kind_of(written.removeprefix(before))
         return before + masked(kind) if kind else written
 
-    def iban(match: re.Match[str]) -> str:
-        written = match[0]
-        while " " in written and not _is_iban(written):  # a word in capitals may follow it
-            written = written.rpartition(" ")[0]
-        return masked("iban") + match[0][len(written) :] if _is_iban(written) else match[0]
-
     def named(match: re.Match[str]) -> str:
         kind = "inn" if match["word"].lower() == "инн" else "passport"
         return match["word"] + match["between"] + masked(kind)
@@ -58,7 +62,7 @@ def mask(text: str) -> tuple[str, Counter[str]]:
         low = text.lower()
         if "паспорт" in low or "инн" in low or "passport" in low:
             text = _NAMED.sub(named, text)
-        text = _IBAN.sub(iban, text)
+        text = _IBAN.sub(lambda m: masked("iban") if _is_iban(m[0]) else m[0], text)
         text = _NUMBER.sub(number, text)
     return text, found
 
@@ -90,7 +94,7 @@ def _is_snils(digits: list[int]) -> bool:
 def _is_iban(text: str) -> bool:
     compact = text.replace(" ", "")
     moved = compact[4:] + compact[:4]
-    return 15 <= len(compact) <= 34 and int("".join(str(int(c, 36)) for c in moved)) % 97 == 1
+    return int("".join(str(int(c, 36)) for c in moved)) % 97 == 1
 
 
 def _is_public(text: str) -> bool:

@@ -3,6 +3,7 @@
 import gzip
 import json
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pyarrow import parquet
 
 from labkit.datasets import registry
 from labkit.datasets.base import DataSet, Example
+from labkit.files import sha256_file
 
 # Every row below is made up; only the keys are those of the published files.
 SYSTEM, ASK, SAY = "system", "user", "assistant"
@@ -120,8 +122,18 @@ FORMATS: dict[str, list[tuple[dict[str, Any], tuple[dict[str, str], ...]]]] = {
          turns((SYSTEM, "s"), (ASK, "q"), (SAY, "a"), (ASK, "r"), (SAY, "b"))),
         ({"prompt": "r", "response": "b", "history": [["q", "a"]]},
          turns((ASK, "q"), (SAY, "a"), (ASK, "r"), (SAY, "b"))),
-        ({"prompt": "q", "response": "a", "history": "of its making"},
+        ({"prompt": "q", "response": "a", "history": "of its making", "system": 4},
          turns((ASK, "q"), (SAY, "a"))),
+        ({"prompt": "q", "response": "a", "history": [["p", None]], "system": True},
+         turns((ASK, "q"), (SAY, "a"))),
+        ({"history": [["q", "a"]], "messages": [
+            {"role": "system", "content": "s"}, {"role": "user", "content": "r"},
+            {"role": "assistant", "content": "b"}]},
+         turns((SYSTEM, "s"), (ASK, "q"), (SAY, "a"), (ASK, "r"), (SAY, "b"))),
+        ({"history": [["q", "a"]], "messages": [
+            {"role": "user", "content": "q"}, {"role": "assistant", "content": "a"},
+            {"role": "user", "content": "r"}, {"role": "assistant", "content": "b"}]},
+         turns((ASK, "q"), (SAY, "a"), (ASK, "r"), (SAY, "b"))),
         ({"conversations": [{"from": "human", "value": "q"}, {"from": "gpt", "value": "a"}]},
          turns((ASK, "q"), (SAY, "a"))),
         ({"conversations": ["q", "a"]}, turns((ASK, "q"), (SAY, "a"))),
@@ -261,6 +273,21 @@ def test_reasoning_before_an_answer_is_left_out_and_counted(
     told = capsys.readouterr().err
     assert "left out the reasoning before answers of 1 row\n" in told
     assert "turn 2 is reasoning without an answer" in told
+
+
+@pytest.mark.parametrize("row", [
+    {"prompt": "q", "completion": "<think>b</think>a"},
+    {"system": "s", "messages": [{"role": "user", "content": "q"},
+                                 {"role": "assistant", "content": "a"}]},
+    {"prompt": "q", "chosen": "a", "rejected": "<think>b</think>c"},
+])  # fmt: skip
+def test_data_that_is_read_anew_is_other_data(tmp_path: Path, row: dict[str, Any]) -> None:
+    """So that a run or an evaluation of before is not taken for one of today."""
+    for name, rows in (("old", [{"prompt": "q", "completion": "a"}] * 2), ("new", [row] * 2)):
+        (tmp_path / f"{name}.jsonl").write_bytes(as_lines(rows))
+        of_file = sha256(sha256_file(tmp_path / f"{name}.jsonl").encode()).hexdigest()
+        found = registry.DATASETS["jsonl"].sha256(str(tmp_path / f"{name}.jsonl"), "all")
+        assert (found == of_file) == (name == "old")
 
 
 def test_running_text_is_text(tmp_path: Path) -> None:

@@ -51,6 +51,22 @@ def test_code_between_fences_keeps_its_layout() -> None:
     )
 
 
+@pytest.mark.parametrize("text", [
+    "~~~\nx  = 1\n~~~", "> ```\n>   x\n> ```", "````\n```\n  x\n````\nend",
+    "```\n  a\n``` b\n  c\n```\nend", "```python\nif x:\n    y",
+])  # fmt: skip
+def test_fences_are_those_of_commonmark(text: str) -> None:
+    assert normalise(text)[0] == text
+    assert normalise(f"{text}\n```\n~~~\n\na  b")[0].startswith(text)
+
+
+@pytest.mark.parametrize("text", [" " * 10**6, "\t" * 10**6, "\n```x\n" * 10**5])
+def test_blanks_and_fences_are_looked_at_once(text: str) -> None:
+    """This would take an hour where the rest is looked at for each of them."""
+    assert normalise(f"a{text}b", layout=True)[0] == f"a{text}b"
+    assert normalise(f"a{text}b")[0] == (f"a{text}b" if "x" in text else "a b")
+
+
 def test_with_layout_all_of_it_stays_but_for_the_ends_of_lines() -> None:
     text = "a:\n  - b\n\t- c\n\n\n| d   |"
     assert normalise(f"\n{text} \n ", layout=True)[0] == text

@@ -22,6 +22,11 @@ def test_what_names_a_person_is_masked(secret: str, kind: str) -> None:
         assert text == around.format(f"[{kind.upper()}]") and found == {kind: 1}
 
 
+def test_each_of_two_accounts_is_masked() -> None:
+    text = "BE68 5390 0754 7034 BE68539007547034, ES91 2100 0418 4502 0005 1332 BIC CAIXESBB"
+    assert mask(text) == ("[IBAN] [IBAN], [IBAN] BIC CAIXESBB", {"iban": 3})
+
+
 @pytest.mark.parametrize(("text", "masked"), [
     ("паспорт 45 06 123456", "паспорт [PASSPORT]"), ("ИНН: 7707083893", "ИНН: [INN]"),
     ("Passport No. 123456789", "Passport No. [PASSPORT]"),
