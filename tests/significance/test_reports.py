@@ -1,6 +1,7 @@
 """Questions on one report stand and fall together: whole reports are counted, not questions."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -119,21 +120,25 @@ def test_one_report_shows_nothing_of_others(tmp_path: Path) -> None:
         compare(score(tmp_path / "a", a), score(tmp_path / "b", b))
 
 
+def evaluated(folder: Path, values: np.ndarray, tasks: dict[str, Callable[[int], dict]]) -> Path:
+    """Write results as `labkit eval` does, of tasks whose documents a function makes."""
+    folder.mkdir()
+    (folder / "results.json").write_text(json.dumps({
+        "results": {task: {"em,none": values.mean(), "em_stderr,none": 0.1} for task in tasks},
+        "versions": {}, "n-shot": {},
+    }))  # fmt: skip
+    for task, doc in tasks.items():
+        rows = [{"doc_id": i, "doc": doc(i), "em": em} for i, em in enumerate(values.flat)]
+        (folder / f"samples_{task}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return folder
+
+
 def test_a_task_on_one_report_does_not_keep_others_from_being_compared(
     tmp_path: Path, right: tuple[np.ndarray, np.ndarray]
 ) -> None:
-    for side, values in zip("ab", right, strict=True):
-        folder = tmp_path / side
-        folder.mkdir()
-        (folder / "results.json").write_text(json.dumps({
-            "results": {task: {"em,none": values.mean(), "em_stderr,none": 0.1}
-                        for task in ("arc", "tables_answer")},
-            "versions": {}, "n-shot": {},
-        }))  # fmt: skip
-        for task, doc in (("arc", {}), ("tables_answer", {"report_uid": "r"})):
-            rows = [{"doc_id": i, "doc": doc, "em": em} for i, em in enumerate(values.flat)]
-            (folder / f"samples_{task}.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    outcome = compare(tmp_path / "a", tmp_path / "b")
+    tasks = {"arc": lambda i: {}, "tables_answer": lambda i: {"report_uid": "r"}}
+    outcome = compare(*(evaluated(tmp_path / side, values, tasks)
+                        for side, values in zip("ab", right, strict=True)))  # fmt: skip
     assert [row["name"] for row in outcome.results] == ["arc"]
     assert "tables_answer: all questions are on one report" in outcome.notes[0]
 
@@ -141,21 +146,9 @@ def test_a_task_on_one_report_does_not_keep_others_from_being_compared(
 def test_labkit_eval_s_own_tasks_name_the_report_in_the_document(
     tmp_path: Path, right: tuple[np.ndarray, np.ndarray]
 ) -> None:
-    for side, values in zip("ab", right, strict=True):
-        folder = tmp_path / side
-        folder.mkdir()
-        (folder / "results.json").write_text(json.dumps({
-            "results": {"tables_answer": {"em,none": values.mean(), "em_stderr,none": 0.1}},
-            "versions": {"tables_answer": 1.0}, "n-shot": {"tables_answer": 0},
-        }))  # fmt: skip
-        rows = [
-            {"doc_id": number, "doc": {"report_uid": f"r{number // EACH}"}, "em": em}
-            for number, em in enumerate(values.flat)
-        ]
-        (folder / "samples_tables_answer.jsonl").write_text(
-            "".join(json.dumps(row) + "\n" for row in rows)
-        )
-    (row,) = compare(tmp_path / "a", tmp_path / "b").results
+    tasks = {"tables_answer": lambda i: {"report_uid": f"r{i // EACH}"}}
+    (row,) = compare(*(evaluated(tmp_path / side, values, tasks)
+                       for side, values in zip("ab", right, strict=True))).results  # fmt: skip
     assert row["clusters"] == REPORTS
     assert row["p_value"] == pytest.approx(by_reports(*right)[0])
 
