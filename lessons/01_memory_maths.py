@@ -344,7 +344,7 @@ print(f"most: {estimates.LABELS[largest]}; predicted: {predicted_largest_part}")
 #
 # <details><summary>Hint 1: being called</summary>
 #
-# `torch.autograd.graph.saved_tensors_hooks(pack, unpack)` is a context manager. In its block, `pack(tensor)` is called for each tensor that is kept, and what it returns is kept in its place; `unpack` is called for it in the backward pass. Both can return what they are given.
+# `torch.autograd.graph.saved_tensors_hooks(pack, unpack)` is a context manager. In its block, `pack(tensor)` is called for each tensor that is kept, and what it returns is kept in its place; `unpack` is called for it in the backward pass. Both return what they are given: a tensor that `pack` does not return is let go, and the next one may take its place and be counted for the same.
 #
 # </details>
 # <details><summary>Hint 2: what is kept once</summary>

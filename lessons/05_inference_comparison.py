@@ -17,7 +17,7 @@
 # - **Goal:** say from single answers and from scores with intervals which of three models is best, and what it costs to hold and to run each form of it; serve the result to others.
 # - **Minutes:** 90, of which 15 are waiting
 # - **Hardware:** two CPU cores and 6 GiB of memory; a GPU is used when there is one
-# - **You need to know:** lessons 00 and 02
+# - **You need to know:** lessons 00 and 02; what a t-test is
 
 # %% [markdown]
 # ## Three models, one question
@@ -218,7 +218,7 @@ figure, alt = plots.paired_differences(overall)
 plots.show(figure, alt=alt)
 
 # %% [markdown]
-# **Here is the point of the lesson.** In the first figure look whether the intervals of LoRA and full fine-tuning overlap, in this one whether their difference leaves out zero. Where they lie apart, both figures say the same; where they overlap, only this one can decide. Both are made of the same answers. Both ask about *other* reports: the first how well one model would do, the second how much better one would do than the other on the same ones, and the difficulty of the questions, which both share, has gone out of it.
+# **Here is the point of the lesson.** In the first figure look whether the intervals of LoRA and full fine-tuning overlap, in this one whether their difference leaves out zero. Where they lie apart, both figures say the same, unless there are only a handful of reports; where they overlap, only this one can decide. With two reports, as in the smoke profile, the first figure counts single questions and this one can tell nothing apart. Both are made of the same answers. Both ask about *other* reports: the first how well one model would do, the second how much better one would do than the other on the same ones, and the difficulty of the questions, which both share, has gone out of it.
 
 # %% [markdown]
 # ## Explain: why exact match and F1 differ

@@ -33,7 +33,7 @@
 # | LLaMA-Adapter | tokens of every layer behind a gate that starts at zero | beside attention |
 # | (IA)³ | three vectors a layer | stretch keys, values and the MLP's inner row |
 # | bottleneck adapters | two thin layers with a nonlinearity between | after attention and after the MLP |
-# | LoRA, DoRA, QLoRA | two thin matrices a weight; DoRA also the length of each row of the weight; QLoRA on a base in 4 bits | beside every linear layer |
+# | LoRA, DoRA, QLoRA | two thin matrices a weight; DoRA also the length of each row of the weight; QLoRA on a base in 4 bits | beside every linear layer but the output head |
 #
 # Full fine-tuning, for comparison, trains what is there. New numbers are **merged** when they are worked into the weights once, as LoRA's in $W_0 + \frac{\alpha}{r}BA$, so that nothing is left to compute beside them.
 
@@ -63,7 +63,7 @@ predicted_answers = None
 # %% [markdown]
 # ## How many numbers
 #
-# With $L$ layers of width $h$, keys and values of width $k$ and an MLP of width $m$: a prefix of $n$ tokens has $n \cdot L \cdot 2k$ numbers, a prompt $n \cdot h$, (IA)³ $L(2k + m)$. A bottleneck of inner width $s$ has $2hs + s + h$ at each of two places in a layer, and LoRA of rank $r$ has $r \cdot (\mathrm{in} + \mathrm{out})$ for every linear layer. LLaMA-Adapter has ten tokens and a gate in each layer, $10h + 1$. Work out one of them before you look.
+# With $L$ layers of width $h$, keys and values of width $k$ and an MLP of width $m$: a prefix of $n$ tokens has $n \cdot L \cdot 2k$ numbers, a prompt $n \cdot h$, (IA)³ $L(2k + m)$. A bottleneck of inner width $s$ has $2hs + s + h$ at each of two places in a layer, and LoRA of rank $r$ has $r \cdot (\mathrm{in} + \mathrm{out})$ for every linear layer but the output head. LLaMA-Adapter has ten tokens and a gate in each layer, $10h + 1$. Work out one of them before you look.
 
 # %% tags=["nbval-check-output"]
 from labkit.memory.architectures import shape_of

@@ -417,7 +417,7 @@ from labkit.machine.links import SHARE
 
 a100 = DEVICES[card]
 products_per_second = a100.matmul_share * a100.peak_flops("bfloat16")
-for name in ("nvlink-3", "pcie-4", "hdr"):
+for name in ("nvlink-4", "nvlink-3", "pcie-4", "hdr"):
     seconds_a_weight = 6 / (SHARE[0] * LINKS[name].bytes_per_second)
     tokens = seconds_a_weight * products_per_second / 8
     rate = LINKS[name].bytes_per_second / 1e9

@@ -57,7 +57,7 @@ for name in ("t0000029", "t0000030", "t0000038", "t0000042", "t0000044", "t00000
 # %% [markdown]
 # ## Predict: how much survives
 #
-# Of a hundred raw texts, how many will be in the data set? How many will filters remove, how many duplicates? And after training on as many tokens of raw and of clean text: which model finds clean text likelier? It is measured in bits, $-\log_2$ of the probability that a model gives to a text, so fewer are better: by how many percent fewer?
+# Of a hundred raw texts, how many will be in the data set, and how many are duplicates? And after training on as many tokens of raw and of clean text: which model finds clean text likelier? It is measured in bits, $-\log_2$ of the probability that a model gives to a text, so fewer are better: by how many percent fewer?
 
 # %%
 predicted_survivors = None  # of 100

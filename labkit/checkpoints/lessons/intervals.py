@@ -42,14 +42,21 @@ def as_kept(
 
 
 def as_interval_says(
-    values: Values, ends: tuple[float | None, float | None], *, above: str, below: str
-) -> Iterator[Finding]:
-    """Require the verdict of an interval: above zero, below it, or not told apart."""
+    values: Values, ends: tuple[float | None, float | None], *, above: str, below: str,
+    within: float,
+) -> Iterator[Finding]:  # fmt: skip
+    """Require the verdict of an interval: above zero, below it, or not told apart.
+
+    An end that is rounded to zero may have stood on either side of it.
+    """
     low, high = ends
     if values["verdict"] is None or low is None or high is None:
         return
-    said = above if low > 0 else below if high < 0 else "not told apart"
-    if values["verdict"] == said:
+    said = {verdict for verdict, may_be in (
+        (above, low > 0 or abs(low) < within), (below, high < 0 or abs(high) < within),
+        ("not told apart", low < within and high > -within),
+    ) if may_be}  # fmt: skip
+    if values["verdict"] in said:
         yield Finding("consistent", "verdict is what the interval says")
     else:
         yield Finding("contradicts", "verdict is not what the interval says")
@@ -66,5 +73,6 @@ def compared(values: Values, evidence: Evidence) -> Iterator[Finding]:
         kept = evidence.values_of("difference", first=runs[0], second=runs[1])
         fields = {"difference": "value", "difference_low": "low", "difference_high": "high"}
         yield from as_kept(values, fields, kept, "comparison of these two runs", within=TENTH)
-    yield from as_interval_says(values, ends, above="second is better", below="first is better")
+    yield from as_interval_says(values, ends, above="second is better", below="first is better",
+                                within=TENTH)  # fmt: skip
     yield from reasoned(values)

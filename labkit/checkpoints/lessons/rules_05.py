@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from labkit.checkpoints.lessons.intervals import TENTH
+from labkit.checkpoints.lessons.intervals import TENTH, as_interval_says
 from labkit.checkpoints.rules import (
     Evidence,
     Finding,
@@ -159,11 +159,8 @@ def difference(values: Values, evidence: Evidence) -> Iterator[Finding]:
             word = "lies" if inside else "does not lie"
             yield Finding(kind, f"full minus LoRA {word} between difference_low and _high")
         yield from _interval(values, evidence)
-        said = "full is better" if low > 0 else "lora is better" if high < 0 else "not told apart"
-        if values["verdict"] == said:
-            yield Finding("consistent", "verdict is what the interval says")
-        elif values["verdict"] is not None:
-            yield Finding("contradicts", "verdict is not what the interval says")
+    yield from as_interval_says(values, (low, high), above="full is better",
+                                below="lora is better", within=TENTH)  # fmt: skip
     yield from reasoned(values)
 
 

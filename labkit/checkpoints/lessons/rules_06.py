@@ -121,7 +121,8 @@ def forgotten(values: Values, evidence: Evidence) -> Iterator[Finding]:
                   "change_high": "high"}  # fmt: skip
         yield from as_kept(values, fields, kept, "measurement of this run's text",
                             within=THOUSANDTH)  # fmt: skip
-    yield from as_interval_says(values, ends, above="it forgot", below="it improved")
+    yield from as_interval_says(values, ends, above="it forgot", below="it improved",
+                                within=THOUSANDTH)  # fmt: skip
     yield from reasoned(values)
 
 

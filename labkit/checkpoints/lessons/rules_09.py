@@ -73,7 +73,8 @@ def pays(values: Values, evidence: Evidence) -> Iterator[Finding]:
         fields = {"bits_first": "first", "bits_second": "second", "difference_low": "low",
                   "difference_high": "high"}  # fmt: skip
         yield from as_kept(values, fields, kept, "comparison of these two runs", within=THOUSANDTH)
-    yield from as_interval_says(values, ends, above="first is better", below="second is better")
+    yield from as_interval_says(values, ends, above="first is better", below="second is better",
+                                within=THOUSANDTH)  # fmt: skip
     yield from reasoned(values)
 
 
@@ -116,7 +117,7 @@ def leaked(values: Values, evidence: Evidence) -> Iterator[Finding]:
         fields = {**{name: name for name in scores}, "change_low": "low", "change_high": "high"}
         yield from as_kept(values, fields, kept, "comparison of these two runs", within=TENTH)
     yield from as_interval_says(values, ends, above="the leak raised the score",
-                                below="the leak lowered the score")  # fmt: skip
+                                below="the leak lowered the score", within=TENTH)  # fmt: skip
     yield from reasoned(values)
 
 
