@@ -164,8 +164,8 @@ def refuse_unless(path: Path, size: int | None, sha256: str) -> None:
 
 
 _WEIGHTS = ("*.safetensors", "*config.json")
-_REST = ("pytorch_model*.bin", "*.jinja", "tokenizer.json", "*.model", "vocab*", "merges.txt",
-          "added_tokens.json", "special_tokens_map.json")  # fmt: skip
+_REST = ("pytorch_model*.bin", "adapter_model.bin", "*.jinja", "tokenizer.json", "*.model",
+          "vocab*", "merges.txt", "added_tokens.json", "special_tokens_map.json")  # fmt: skip
 """What else a model's answers hang on: how it reads, and weights in the older form."""
 
 

@@ -30,8 +30,7 @@ from labkit.files import write_json
 from labkit.inference import seq2seq
 from labkit.inference.generate import model_path
 from labkit.machine import arithmetic
-from labkit.models import adapters
-from labkit.models.registry import fingerprint_of
+from labkit.models.load import fingerprint_with_base
 from labkit.runs import records
 from labkit.runs.progress import Progress
 from labkit.stats import Interval, mean_interval
@@ -113,7 +112,7 @@ def evaluate(
     exact = exact or dtype == "float32"
     key = _key(model, data=data, split=split, examples=examples, n=len(asked),
                dtype=f"{dtype} exact" if exact else dtype)  # fmt: skip
-    folder = records.runs_dir() / "evaluations"
+    folder, run = records.runs_dir() / "evaluations", _run_of(model)
     stored = folder / f"{key}.json"
     if stored.is_file() and not fresh:
         try:
@@ -121,7 +120,7 @@ def evaluate(
             found = json.loads(stored.read_text(encoding="utf-8"))
             kept = Evaluation(**{**found, "model": model, "data": data})
             if Path(kept.predictions).is_file():
-                return _remember(kept)
+                return _remember(kept, run)
         except (ValueError, TypeError):
             pass  # damaged: evaluate again
     started, cut_off = time.perf_counter(), 0
@@ -142,7 +141,7 @@ def evaluate(
         by_source=_by("source", scored), seconds=seconds, predictions=str(file), cut_off=cut_off,
     )  # fmt: skip
     write_json(stored, outcome.to_json())
-    return _remember(outcome)
+    return _remember(outcome, run)
 
 
 Scored = tuple[Example, dict[str, float]]
@@ -196,10 +195,10 @@ def _generate(
 
 
 def _key(model: str, *, data: str, split: str, examples: int, n: int, dtype: str) -> str:
-    weights = MAJORITY if model == MAJORITY else f"{fingerprint_of(model_path(model))} {dtype}"
+    weights = MAJORITY
+    if model != MAJORITY:
+        weights = f"{fingerprint_with_base(model_path(model))} {dtype}"
     dataset, path = datasets.find(data)
-    if base := adapters.chosen_base():
-        weights += f" on {fingerprint_of(model_path(base))}"
     parts = [weights, dataset.sha256(path, split), dataset.sha256(path, "train"), split,
              str(examples), str(n), json.dumps(records.versions(), sort_keys=True)]  # fmt: skip
     if not dataset.scored_as:  # the same file may be read and marked in other ways
@@ -207,12 +206,20 @@ def _key(model: str, *, data: str, split: str, examples: int, n: int, dtype: str
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
 
 
-def _remember(outcome: Evaluation) -> Evaluation:
-    """Keep a run's score in its record, unless that holds one over more questions."""
-    run = records.runs_dir() / outcome.model
-    ours = (run / "record.json").is_file() and run.parent == records.runs_dir()
-    if outcome.examples == 0 and ours:
-        record = records.load(run)
+def _run_of(model: str) -> str:
+    """Return the id of the run that a model's name is of, "" where it is of none."""
+    folder = records.runs_dir() / model
+    ours = (folder / "record.json").is_file() and folder.parent == records.runs_dir()
+    return records.load(folder).id if ours else ""
+
+
+def _remember(outcome: Evaluation, run: str) -> Evaluation:
+    """Keep a score in the record of the run `run`, unless that holds one over more questions.
+
+    A run that was made anew while the old one answered keeps its own.
+    """
+    if outcome.examples == 0 and run and run == _run_of(outcome.model):
+        record = records.load(records.runs_dir() / outcome.model)
         name = f"{outcome.data}/{outcome.split}"
         if record.scores.get(name, {}).get("n", 0) > outcome.n:
             return outcome

@@ -32,7 +32,7 @@ from labkit.errors import LabkitError
 from labkit.files import appearing, write_json
 from labkit.inference.generate import MAX_NEW_TOKENS, Generator, load_generator, model_path
 from labkit.machine import arithmetic
-from labkit.models.registry import fingerprint_of
+from labkit.models.load import fingerprint_with_base
 from labkit.runs import records
 from labkit.runs.progress import Progress
 from labkit.train.tasks import task_of
@@ -271,7 +271,7 @@ def _place(
 ) -> Path:
     """Return where what depends on these is kept; the weights count by their content."""
     read = [dataset.name, *(dataset.sha256(path, split) for split in splits)]
-    parts = [fingerprint_of(model_path(model)), read, settings, records.versions()]
+    parts = [fingerprint_with_base(model_path(model)), read, settings, records.versions()]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
     return records.runs_dir() / "preferences" / key
 

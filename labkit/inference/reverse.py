@@ -25,7 +25,7 @@ from labkit.datasets.corpus.language import CYRILLIC
 from labkit.datasets.corpus.words import numbers
 from labkit.errors import LabkitError, parse_json
 from labkit.files import write_text
-from labkit.models.registry import fingerprint_of
+from labkit.models.load import fingerprint_with_base
 
 Ask = Callable[[Sequence[Example]], Sequence[str]]
 """Returns what a model answers to the last turn of each conversation."""
@@ -168,7 +168,7 @@ def identity(model: str, server: str = "") -> dict[str, str]:
         return {"model": model, "server": server.rstrip("/")}
     from labkit.inference.generate import model_path
 
-    return {"model": model, "sha256": fingerprint_of(model_path(model))}
+    return {"model": model, "sha256": fingerprint_with_base(model_path(model))}
 
 
 def asking(model: str, server: str = "") -> Ask:

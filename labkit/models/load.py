@@ -38,11 +38,24 @@ def base_folder(folder: Path) -> Path:
     return folder if adapter is None else adapters.base_of(folder, adapter)
 
 
+def fingerprint_with_base(folder: Path) -> str:
+    """Return a hash that changes with what a model answers: an adapter's base is in it.
+
+    Raises:
+        LabkitError: the base is not on this machine.
+    """
+    own, base = registry.fingerprint_of(folder), base_folder(folder)
+    return own if base == folder else f"{own} on {registry.fingerprint_of(base)}"
+
+
 def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase":
     """Load the tokenizer of a model, run or adapter folder (or registry name).
 
     An adapter without a tokenizer of its own uses its base's. A tokenizer without a padding
     token pads with its end token.
+
+    Raises:
+        LabkitError: there is no tokenizer, or it has neither of these tokens.
     """
     from transformers import AutoTokenizer
 
@@ -52,6 +65,9 @@ def load_tokenizer(path: str | Path) -> "PreTrainedTokenizerBase":
     with quiet(), one_sentence(folder, what="tokenizer"):
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     if tokenizer.pad_token is None:
+        if tokenizer.eos_token is None:
+            raise LabkitError(f"the tokenizer in {folder} has neither an end nor a padding token: "
+                              "set eos_token in its tokenizer_config.json")  # fmt: skip
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 

@@ -210,6 +210,8 @@ def load(name: str | Path) -> RunRecord:
             kind = typing.get_origin(known[key]) or known[key]
             if not isinstance(value, str if kind is Literal else kind):
                 raise TypeError(f"{key} is a {type(value).__name__}")
+        if folder.absolute().parent == runs_dir():
+            kept["name"] = folder.name  # it may have been copied or renamed
         return _rehashed(RunRecord(**kept))
     except FileNotFoundError:
         names = [path.parent.name for path in runs_dir().glob("*/record.json")]

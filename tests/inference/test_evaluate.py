@@ -292,6 +292,21 @@ def test_a_run_s_record_keeps_its_score(data: str, model: str, half_right: list[
     assert set(records.load("mine").scores) == {f"{data}/test", f"{data}/dev"}
 
 
+def test_a_run_that_is_made_anew_does_not_keep_the_old_one_s_score(
+    data: str, tiny_run: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(tiny_run(name="again"), quiet=True)
+
+    def generate(model: str, examples: Any, task: Any, **options: Any) -> list[str]:
+        train(tiny_run(name="again", learning_rate=0.5), quiet=True, fresh=True)
+        return [example.answer for example in examples]
+
+    monkeypatch.setattr(evaluation, "_generate", generate)
+    assert evaluate("again", data=data, quiet=True).metrics["em"]["value"] == 1
+    kept = records.load("again")
+    assert kept.config["learning_rate"] == 0.5 and kept.scores == {}
+
+
 def test_a_model_elsewhere_of_the_same_name_leaves_the_run_s_record_alone(
     data: str, model: str, half_right: list[str], tmp_path: Path
 ) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import load_file, save_file
 
 from labkit.errors import LabkitError
 from labkit.models import load, registry, tiny
@@ -40,6 +41,41 @@ def test_plain_folder(tiny_llama: Path) -> None:
     assert not model.training
     assert torch.equal(logits(model), logits(exact))
     assert load.load_model(tiny_llama).dtype == torch.bfloat16
+
+
+def test_a_tokenizer_that_can_neither_end_nor_pad_is_one_sentence(
+    tiny_llama: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(tiny_llama, tmp_path / "model")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    tokenizer.eos_token = tokenizer.pad_token = None
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(LabkitError, match="neither an end nor a padding token: set eos_token"):
+        load.load_tokenizer(folder)
+
+
+def test_the_fingerprint_follows_all_that_answers(
+    adapter: Path, tiny_llama: Path, tmp_path: Path
+) -> None:
+    """The weights in either form, and those of the base."""
+    base = shutil.copytree(tiny_llama, tmp_path / "base")
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    settings["base_model_name_or_path"] = str(base)
+    (adapter / "adapter_config.json").write_text(json.dumps(settings))
+    (stored,) = adapter.glob("*.safetensors")
+    weights = load_file(stored)
+    stored.unlink()
+    found = []
+    for change in (0.0, 1.0):
+        torch.save({name: each + change for name, each in weights.items()},
+                   adapter / "adapter_model.bin")  # fmt: skip
+        found.append(load.fingerprint_with_base(adapter))
+    (of_base,) = base.glob("*.safetensors")
+    save_file({name: each + 1 for name, each in load_file(of_base).items()}, of_base,
+              metadata={"format": "pt"})  # fmt: skip
+    found.append(load.fingerprint_with_base(adapter))
+    assert len(set(found)) == 3
+    assert load.fingerprint_with_base(base) == registry.fingerprint_of(base)
 
 
 def test_adapter_gives_what_peft_gives(adapter: Path, tiny_llama: Path) -> None:

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,13 @@ def test_round_trip(runs: Path) -> None:
     assert saved.model_path == runs / "first" / "model"
     assert records.load("first") == saved == records.load(runs / "first")
     assert records.load("first").losses == [2.5]
+
+
+def test_a_copied_run_goes_by_its_folder(runs: Path) -> None:
+    record().save()
+    shutil.copytree(runs / "first", runs / "copy")
+    records.load("copy").replace(seed=7).save()
+    assert {each.name: each.seed for each in records.records()} == {"first": 42, "copy": 7}
 
 
 def test_what_was_not_measured_is_null_in_the_file(runs: Path) -> None:

@@ -42,8 +42,7 @@ from labkit.errors import LabkitError, extra, nearest
 from labkit.files import appearing, write_json, write_text
 from labkit.inference.generate import load_generator, model_path
 from labkit.machine import arithmetic
-from labkit.models import adapters
-from labkit.models.registry import fingerprint_of
+from labkit.models.load import fingerprint_with_base
 from labkit.runs import records
 from labkit.stats import Interval, mean_interval, ratio_interval
 
@@ -99,10 +98,8 @@ def evaluate_tasks(
     known = _known_tasks(tasks)
     dtype = arithmetic.resolve(dtype)
     dataset, path = registry.find(data)
-    key = {"weights": fingerprint_of(model_path(model)), "dtype": dtype, "n": max_samples,
+    key = {"weights": fingerprint_with_base(model_path(model)), "dtype": dtype, "n": max_samples,
            "data": dataset.sha256(path, split), "versions": records.versions()}  # fmt: skip
-    if base := adapters.chosen_base():
-        key["base"] = fingerprint_of(model_path(base))
     folders = {
         task: records.runs_dir() / "evaluations" / f"{task}-{_digest({**key, 'task': task})}"
         for task in dict.fromkeys(tasks)
