@@ -15,6 +15,7 @@ import torch
 from labkit.checkpoints import check, judge, status
 from labkit.checkpoints.answers import answers_file
 from labkit.checkpoints.collecting import collect
+from labkit.checkpoints.lessons.intervals import TENTH, as_interval_says
 from labkit.checkpoints.questions import TYPES, load_questions, parse
 from labkit.checkpoints.rules import Evidence
 from labkit.errors import LabkitError
@@ -230,3 +231,14 @@ def test_questions_are_asked_without_importing_torch():
         "sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
+
+
+@pytest.mark.parametrize(("ends", "fitting"), [
+    ((-10.0, -0.0), {"below", "not told apart"}), ((0.0, 3.1), {"above", "not told apart"}),
+    ((-1.0, 2.0), {"not told apart"}), ((0.2, 3.1), {"above"}), ((-3.1, -0.2), {"below"}),
+])  # fmt: skip
+def test_an_end_that_is_rounded_to_zero_may_have_stood_on_either_side(ends, fitting):
+    for verdict in ("above", "below", "not told apart"):
+        (found,) = as_interval_says({"verdict": verdict}, ends, above="above", below="below",
+                                    within=TENTH)  # fmt: skip
+        assert (found.kind == "consistent") == (verdict in fitting)
