@@ -70,6 +70,15 @@ class EpochSampler(LengthGroupedSampler):
         return super().__iter__()
 
 
+def refuse_diverged(what: str, loss: float, step: int, *, learning_rate: float) -> None:
+    """Raise LabkitError when a loss is no number any more."""
+    if not math.isfinite(loss):
+        raise LabkitError(
+            f"the {what} is {loss} at step {step}: the run has diverged, so lower learning_rate, "
+            f"which is {learning_rate}"
+        )
+
+
 class Metered(Sharded):
     """What labkit changes in a trainer of TRL's, whatever the task; goes before it in the bases."""
 
@@ -156,10 +165,16 @@ class Metered(Sharded):
             return super().evaluate(*args, **kwargs)
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
-        """Log; the loss of the development split is a label's, however labels lie in batches."""
+        """Log; the loss of the development split is a label's, however labels lie in batches.
+
+        Raises:
+            LabkitError: that loss is no number any more.
+        """
         if "eval_loss" in logs:
             nats, labels = group.totals(self.developed)
             logs["eval_loss"] = nats / labels if labels else logs["eval_loss"]
+            refuse_diverged("development loss", logs["eval_loss"], self.state.global_step,
+                            learning_rate=self.args.learning_rate)  # fmt: skip
         super().log(logs, *args, **kwargs)
 
     def restore(self, checkpoint: str) -> None:
@@ -248,10 +263,7 @@ class MeterCallback(TrainerCallback):
                                                   self.interrupted)  # fmt: skip
         if not math.isfinite(entry["loss"]):
             self.meter.steps.pop()
-            raise LabkitError(
-                f"the loss is {entry['loss']} at step {state.global_step}: the run has diverged, "
-                f"so lower learning_rate, which is {args.learning_rate}"
-            )
+        refuse_diverged("loss", entry["loss"], state.global_step, learning_rate=args.learning_rate)
         entry.update(self.trainer.step_metrics())
         self.progress.step(self.meter)
         if self.interrupted:

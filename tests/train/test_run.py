@@ -507,6 +507,21 @@ def test_a_run_that_diverges_says_so(tiny_run: Run) -> None:
     assert not record.model_path.exists()
 
 
+@pytest.mark.parametrize("max_steps", [1, 6])  # in the last step, before it
+def test_a_run_whose_development_loss_diverges_says_so(tiny_run: Run, max_steps: int) -> None:
+    """The first step measures a loss and spoils the weights, which the evaluation is shown."""
+    config = tiny_run(method="full", learning_rate=1e38, warmup_steps=0, max_steps=max_steps,
+                      eval_steps=1, name="mine")  # fmt: skip
+    with pytest.raises(
+        LabkitError, match="the development loss is (nan|inf) at step 1: .*lower learning_rate"
+    ) as caught:
+        trained(config)
+    assert "\n" not in str(caught.value)
+    record = records.load("mine")
+    assert record.status == "failed" and [step["step"] for step in record.steps] == [1]
+    assert record.summary["eval_losses"] == [] and not record.model_path.exists()
+
+
 def test_a_runs_folder_that_cannot_be_written(
     tiny_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
