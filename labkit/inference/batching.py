@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from labkit.errors import LabkitError
+from labkit.models.layers import pad_within
 
 
 def pad_left(rows: Sequence[list[int]], pad: int) -> tuple[Any, Any]:
@@ -51,9 +52,7 @@ def fit_tokenizer(name: str, tokenizer: Any, model: Any) -> None:
     Raises:
         LabkitError: there is none for a token that ends answers or that the chat template writes.
     """
-    rows = model.get_input_embeddings().weight.shape[0]
-    if (tokenizer.pad_token_id or 0) >= rows:
-        tokenizer.pad_token = tokenizer.eos_token
+    rows = pad_within(tokenizer, model)
     template = str(tokenizer.chat_template or "")
     needed = {token: place for token, place in tokenizer.get_added_vocab().items()
               if token in template or token == tokenizer.eos_token}  # fmt: skip

@@ -1,4 +1,4 @@
-"""Names and sizes of what a model is made of."""
+"""Names and sizes of what a model is made of, and how many tokens and positions it knows."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,37 @@ def linear_names(model: "nn.Module") -> "list[tuple[str, nn.Module]]":
         for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and module is not head
     ]
+
+
+def pad_within(tokenizer: Any, model: "nn.Module") -> int:
+    """Pad with the end token where the padding token has no embedding; return how many there are.
+
+    Padding is masked, so that any token does.
+    """
+    embedding: Any = model.get_input_embeddings()
+    rows = int(embedding.weight.shape[0])
+    if (tokenizer.pad_token_id or 0) >= rows:
+        tokenizer.pad_token = tokenizer.eos_token
+    return rows
+
+
+def positions(model: "nn.Module") -> int | None:
+    """Return how many positions a model has a table for; None without one.
+
+    Rotary positions and biases by distance have none. OPT's first two rows are nobody's, as are
+    RoBERTa's up to that of padding.
+    """
+    from torch import nn
+
+    tables = [module for name, module in model.named_modules() if isinstance(module, nn.Embedding)
+              and any(part == "wpe" or ("position" in part and "relative" not in part)
+                      for part in name.split("."))]  # fmt: skip
+    return min((table.num_embeddings - _unused(table) for table in tables), default=None)
+
+
+def _unused(table: "nn.Embedding") -> int:
+    padding = -1 if table.padding_idx is None else table.padding_idx
+    return int(getattr(table, "offset", padding + 1))
 
 
 def count_parameters(model: "nn.Module") -> tuple[int, int]:

@@ -46,7 +46,7 @@ from labkit.runs.progress import Progress
 from labkit.train import fast_step
 from labkit.train.artifacts import clear, newest_checkpoint, save_model
 from labkit.train.prepare import Prepared, prepare, refuse_other
-from labkit.train.rows import encode_split, total_steps
+from labkit.train.rows import encode_split, fit_model, total_steps
 from labkit.train.sharded import group, launch
 from labkit.train.tasks import Task, check_model, task_of
 
@@ -150,6 +150,8 @@ def _run(prepared: Prepared, *, fresh: bool, quiet: bool) -> records.RunRecord:
     plan = _plan(prepared, inputs)
     arguments = _arguments(prepared, plan, inputs.task)
     trainable = _attach(prepared, plan, inputs.task)
+    fit_model(trainable.model, inputs.tokenizer, [*inputs.train_set, *(inputs.dev_set or [])],
+              task=inputs.task, name=prepared.config.model)  # fmt: skip
     # Not before here: a mistake in the settings must not cost a run that is already there.
     if fresh and group.first():
         clear(prepared.folder)

@@ -7,10 +7,12 @@ import resource
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from safetensors.torch import load_file
 from trl import SFTTrainer
 
@@ -23,8 +25,9 @@ from labkit.models import load
 from labkit.runs import records, run_folder
 from labkit.runs.config import RunConfig
 from labkit.runs.progress import Progress
-from labkit.train import fast_step, trainer
+from labkit.train import fast_step, rows, trainer
 from labkit.train import run as train
+from labkit.train.tasks import TASKS
 
 pytestmark = pytest.mark.usefixtures("runs", "few_objects")
 Run = Callable[..., RunConfig]
@@ -496,6 +499,70 @@ def test_a_mistake_does_not_cost_the_run_it_would_replace(tiny_run: Run) -> None
             trained(tiny_run(name="mine", **mistake), fresh=True)
     assert records.load("mine") == good
     assert weights(good)
+
+
+def model_with(folder: Path, model: Any, tokenizer: Any) -> str:
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
+
+
+def test_a_padding_token_without_an_embedding_changes_nothing(
+    tiny_run: Run, tiny_llama: Path, tmp_path: Path
+) -> None:
+    """As in evaluation: what is padded is masked."""
+    tokenizer: Any = load.load_tokenizer(tiny_llama)
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    grown = model_with(tmp_path / "m", load.load_model(tiny_llama, dtype="float32"), tokenizer)
+    config = tiny_run(share_prompts=False)
+    plain, padded = trained(config), trained(config.replace(model=grown))
+    assert padded.losses == plain.losses
+    assert_same_weights(padded, plain)
+    assert load.load_tokenizer(padded.model_path).pad_token == tokenizer.eos_token
+
+
+def test_what_a_model_cannot_read_does_not_cost_the_run_it_would_replace(
+    tiny_run: Run, tiny_llama: Path, tmp_path: Path
+) -> None:
+    tokenizer: Any = load.load_tokenizer(tiny_llama)
+    settings = transformers.GPT2Config(
+        vocab_size=768, n_positions=300, n_embd=64, n_layer=1, n_head=4,
+        bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    short = model_with(tmp_path / "short", transformers.GPT2LMHeadModel(settings), tokenizer)
+    template = tokenizer.chat_template
+    tokenizer.add_tokens(["<turn>"], special_tokens=True)
+    tokenizer.chat_template = template.replace("<|im_start|>", "<turn>")
+    llama = load.load_model(tiny_llama, dtype="float32")
+    grown = model_with(tmp_path / "grown", llama, tokenizer)
+    good = trained(tiny_run(name="mine", model=short, max_length=300, max_steps=1))
+    for model, says in (
+        (grown, "'<turn>', token 768, and .* has only 768 embeddings"),
+        (short, "has 300 positions, and the longest row takes .*: set max_length to 300 or less"),
+    ):
+        with pytest.raises(LabkitError, match=says) as caught:
+            trained(tiny_run(name="mine", model=model), fresh=True)
+        assert "\n" not in str(caught.value)
+    assert records.load("mine") == good
+    assert weights(good)
+
+
+@pytest.mark.parametrize("method", ["lora", "prompt", "prefix"])
+def test_virtual_tokens_take_positions_of_the_table(method: str) -> None:
+    settings = transformers.GPT2Config(vocab_size=50, n_positions=32, n_embd=16, n_layer=1,
+                                       n_head=2, bos_token_id=1, eos_token_id=2)  # fmt: skip
+    config = RunConfig(method=method, num_virtual_tokens=4, name="x")
+    model = methods.METHODS[method].attach(transformers.GPT2LMHeadModel(settings), config)
+    most = 32 if method == "lora" else 28
+    tokenizer = SimpleNamespace(pad_token_id=None)
+
+    def fits(tokens: int) -> None:
+        row = {"input_ids": [5] * tokens, "labels": [5] * tokens}
+        rows.fit_model(model, tokenizer, [row], task=TASKS["sft"], name="short")
+
+    fits(most)
+    with pytest.raises(LabkitError, match=f"32 positions.* takes 33: set max_length to {most} or"):
+        fits(most + 1)
 
 
 def test_a_run_that_diverges_says_so(tiny_run: Run) -> None:
