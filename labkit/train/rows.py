@@ -50,7 +50,11 @@ def fit_model(
     for row in rows:
         largest = max(largest, *(max(row.get(column) or [-1]) for column in TOKENS))
         sequence = task.sequence(row)
-        longest = {column: max(most, len(sequence[column])) for column, most in longest.items()}
+        # Several texts in a row count each from its own begin.
+        taken = {column: len(sequence[column]) for column in longest}
+        if places := row.get("position_ids"):
+            taken["input_ids"] = max(places) + 1
+        longest = {column: max(most, taken[column]) for column, most in longest.items()}
     if largest >= known:
         raise LabkitError(
             f"the data have {tokenizer.convert_ids_to_tokens(largest)!r}, token {largest}, and "

@@ -556,11 +556,12 @@ def test_virtual_tokens_take_positions_of_the_table(method: str) -> None:
     most = 32 if method == "lora" else 28
     tokenizer = SimpleNamespace(pad_token_id=None)
 
-    def fits(tokens: int) -> None:
-        row = {"input_ids": [5] * tokens, "labels": [5] * tokens}
+    def fits(tokens: int, **more: Any) -> None:
+        row = {"input_ids": [5] * tokens, "labels": [5] * tokens, **more}
         rows.fit_model(model, tokenizer, [row], task=TASKS["sft"], name="short")
 
     fits(most)
+    fits(2 * most, position_ids=[*range(most)] * 2)  # two texts that share a row
     with pytest.raises(LabkitError, match=f"32 positions.* takes 33: set max_length to {most} or"):
         fits(most + 1)
 
