@@ -33,15 +33,22 @@ def pad_within(tokenizer: Any, model: "nn.Module") -> int:
 def positions(model: "nn.Module") -> int | None:
     """Return how many positions a model has a table for; None without one.
 
-    Rotary positions and biases by distance have none. OPT's first two rows are nobody's, as are
-    RoBERTa's up to that of padding.
+    Rotary positions and biases by distance have none, and that of an image's patches stands
+    elsewhere than the words' embedding. OPT's first two rows are nobody's, as are RoBERTa's up to
+    that of padding.
     """
     from torch import nn
 
+    words: Any = model.get_input_embeddings()
+    place = next((name for name, module in model.named_modules() if module is words), "")
+    trunk = place[: place.rfind(".") + 1]
     tables = [module for name, module in model.named_modules() if isinstance(module, nn.Embedding)
-              and any(part == "wpe" or ("position" in part and "relative" not in part)
-                      for part in name.split("."))]  # fmt: skip
+              and name.startswith(trunk) and any(map(_says_position, name.split(".")))]  # fmt: skip
     return min((table.num_embeddings - _unused(table) for table in tables), default=None)
+
+
+def _says_position(part: str) -> bool:
+    return part == "wpe" or ("position" in part and "relative" not in part)
 
 
 def _unused(table: "nn.Embedding") -> int:

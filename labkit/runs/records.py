@@ -17,6 +17,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import re
 import shutil
 import typing
 import uuid
@@ -247,8 +248,8 @@ def _read_all() -> tuple[list[RunRecord], list[str]]:
 
 
 def find(sha256: str) -> RunRecord | None:
-    """Return the finished record with this content hash whose weights are still there, if any."""
-    for record in records():
+    """Return the finished record with this content hash and weights, if any; copies come last."""
+    for record in sorted(records(), key=_is_renamed):
         kept = record.model_path.is_dir() or record.config.get("keep_weights") is False
         if record.sha256 == sha256 and record.status == "done" and kept:
             return record
@@ -256,14 +257,18 @@ def find(sha256: str) -> RunRecord | None:
 
 
 def name_of(sha256: str) -> str | None:
-    """Return the folder of a run with this content hash that was given no name, if there is one.
+    """Return the folder of a run with this content hash that has no name of its own, and no copy's.
 
-    Its name holds the hash it had when it began, which for an older run is another one.
+    It holds the hash that the run had when it began, which for an older run is another one.
     """
-    for record in records():
-        if record.sha256 == sha256 and not record.config.get("name"):
-            return record.name
-    return None
+    return next((each.name for each in records() if each.sha256 == sha256
+                 and not each.config.get("name") and not _is_renamed(each)), None)  # fmt: skip
+
+
+def _is_renamed(record: RunRecord) -> bool:
+    """Return whether a run's folder has not the name that it was made with."""
+    given = record.config.get("name")
+    return record.name != given if given else not re.search("-[0-9a-f]{8}$", record.name)
 
 
 def cost_table(records: Mapping[str, RunRecord]) -> "pandas.DataFrame":

@@ -37,3 +37,14 @@ def test_a_table_of_positions_is_as_long_as_the_longest_text(architecture: str) 
 @pytest.mark.parametrize("name", ["tiny-llama", "tiny-phi", "tiny-bloom", "tiny-t5", "tiny-mamba"])
 def test_other_positions_have_no_table(tiny_model: Callable[[str], Path], name: str) -> None:
     assert layers.positions(load.load_model(tiny_model(name), dtype="float32")) is None
+
+
+def test_the_table_of_an_image_s_patches_is_none_of_the_text_s() -> None:
+    config = transformers.Gemma3Config(
+        text_config={**ATTENTION, "vocab_size": 100, "intermediate_size": 16, "head_dim": 8,
+                     "num_key_value_heads": 1},
+        vision_config={**ATTENTION, "intermediate_size": 16, "image_size": 28, "patch_size": 14},
+    )  # fmt: skip
+    model = transformers.AutoModelForCausalLM.from_config(config)
+    assert any("position_embedding" in name for name, _ in model.named_modules())
+    assert layers.positions(model) is None

@@ -48,6 +48,18 @@ def test_a_copied_run_goes_by_its_folder(runs: Path) -> None:
     assert {each.name: each.seed for each in records.records()} == {"first": 42, "copy": 7}
 
 
+@pytest.mark.parametrize("name", ["mine", ""])
+def test_a_copy_is_found_only_where_the_run_is_gone(runs: Path, name: str) -> None:
+    config = {**RunConfig().to_dict(), "name": name, "keep_weights": False}
+    made = record(name or "tiny-lora-0123abcd", config=config).save()
+    shutil.copytree(made.path, runs / "a-backup")
+    assert records.find(made.sha256) == made
+    assert records.name_of(made.sha256) == (None if name else made.name)
+    shutil.rmtree(made.path)
+    assert records.find(made.sha256).name == "a-backup"
+    assert records.name_of(made.sha256) is None
+
+
 def test_what_was_not_measured_is_null_in_the_file(runs: Path) -> None:
     record().save()
     summary = json.loads((runs / "first" / "record.json").read_text())["summary"]

@@ -60,6 +60,8 @@ def data_set(
                               "owner/name of a data set of the Hugging Face Hub")  # fmt: skip
         return files.snapshot(path or hub, patterns)
 
+    anew: dict[str, bool] = {}
+
     def rows_of(found: list[Path]) -> Iterable[Row]:
         rows = (row for file in found for row in files.read(file))
         return gather(rows) if gather else rows
@@ -67,7 +69,9 @@ def data_set(
     def sha256(path: str, split: str) -> str:
         found, _ = files.of_split(place(path), split, patterns)
         number = files.sha256(found)
-        if any(_is_read_anew(row, form) for row in rows_of(found)):
+        if number not in anew:
+            anew[number] = any(_is_read_anew(row, form) for row in rows_of(found))
+        if anew[number]:
             number = hashlib.sha256(f"{number} {READING}".encode()).hexdigest()
         return number
 
@@ -132,11 +136,12 @@ def _is_read_anew(row: Row, form: Form) -> bool:
     try:
         draft = form(row.value)
         whole = _whole(draft, row)
-        said = [turn["content"] for turn in turns.checked(whole.turns)] if whole.turns else []
+        messages = turns.checked(whole.turns) if whole.turns else ()
     except LabkitError:
         return False
+    answers = [turn["content"] for turn in messages if turn["role"] == "assistant"]
     return [*whole.turns] != [*draft.turns] or any(
-        reasoning.without(each) != each for each in (*said, draft.rejected or "")
+        reasoning.without(each) != each for each in (*answers, draft.rejected or "")
     )
 
 

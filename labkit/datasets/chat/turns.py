@@ -139,7 +139,7 @@ def with_what_is_beside(row: Any, given: Sequence[tuple[Any, Any]]) -> list[tupl
     """
     own = [*given[:1]] if given and str(given[0][0]).strip().lower() == "system" else []
     turns = [*given[len(own) :]]
-    if not own and isinstance(system := row.get("system"), str):
+    if not own and isinstance(system := row.get("system"), str) and system.strip():
         own = [("system", system)]
     before = _exchanges(row.get("history"))
     if [said for _, said in turns[: len(before)]] == [said for _, said in before]:

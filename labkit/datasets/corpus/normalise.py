@@ -54,7 +54,10 @@ _ODD_SPACES = re.compile(CLASSES[ODD_SPACE])
 _MANY_SPACES = re.compile(" {2,}| +(?=\n)")
 _BLANK_LINES = re.compile(r"\n{3,}")
 _LINE_ENDS = re.compile(r"(?<![ \t])[ \t]+$", re.MULTILINE)
-_FENCE = re.compile(r"^[ \t>]*(?P<mark>`{3,}|~{3,})(?P<rest>[^`\n]*)$", re.MULTILINE)
+_FENCE = re.compile(
+    r"^[ \t>]*(?P<item>(?:[-*+]|\d{1,9}[.)])[ \t]+)?(?P<mark>`{3,}|~{3,})(?P<rest>[^`\n]*)$",
+    re.MULTILINE,
+)
 _QUOTES = {"“": '"', "”": '"', "„": '"', "‟": '"', "‘": "'", "’": "'", "‚": "'", "‛": "'"}
 
 
@@ -105,16 +108,28 @@ def normalise(text: str, *, layout: bool = False) -> tuple[str, Counter[str]]:
 
 
 def _stretches(text: str) -> Iterator[tuple[str, bool]]:
-    """Yield the parts of a text, and whether each is code between fences (CommonMark, 4.5)."""
-    start, opened = 0, ""
-    for line in _FENCE.finditer(text):
-        if not opened:
-            yield text[start : line.start()], False
-            start, opened = line.start(), line["mark"]
-        elif line["mark"].startswith(opened) and not line["rest"].strip():
-            yield text[start : line.end()], True
-            start, opened = line.end(), ""
-    yield text[start:], bool(opened)
+    """Yield the parts of a text, and whether each is code between fences (CommonMark, 4.5).
+
+    What is never closed is none: a line of tildes may be a title's.
+    """
+    lines, start, place = list(_FENCE.finditer(text)), 0, 0
+    unclosed: dict[str, int] = {}
+    while place < len(lines):
+        mark, end = lines[place]["mark"], None
+        if len(mark) < unclosed.get(mark[0], len(text)):
+            end = next((i for i in range(place + 1, len(lines)) if _closes(lines[i], mark)), None)
+        if end is None:
+            unclosed[mark[0]] = min(len(mark), unclosed.get(mark[0], len(mark)))
+            place += 1
+            continue
+        yield text[start : lines[place].start()], False
+        yield text[lines[place].start() : lines[end].end()], True
+        start, place = lines[end].end(), end + 1
+    yield text[start:], False
+
+
+def _closes(line: re.Match[str], mark: str) -> bool:
+    return line["mark"].startswith(mark) and not (line["item"] or line["rest"].strip())
 
 
 def _without_layout(text: str) -> str:

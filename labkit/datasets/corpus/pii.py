@@ -22,10 +22,14 @@ _IBAN_COUNTRIES = {
     27: "BI DJ FR GR IT MC MR SM", 28: "AL AZ BY CY DO GT HN HU LB NI PL SV",
     29: "BR EG PS QA UA", 30: "JO KW MU YE", 31: "MT SC", 32: "LC", 33: "RU",
 }  # fmt: skip
-"""Characters of a country's numbers: SWIFT's IBAN registry (ISO 13616)."""
-_IBAN = re.compile(r"\b(?:" + "|".join(
-    rf"(?:{names.replace(' ', '|')})\d{{2}}(?: ?[A-Z0-9]){{{length - 4}}}"
-    for length, names in _IBAN_COUNTRIES.items()) + r")\b")  # fmt: skip
+"""Characters of a country's numbers: SWIFT's IBAN registry (ISO 13616). Others use such numbers
+too, of which what is written in groups of four or without a space is taken whole."""
+_IBAN = re.compile(r"\b(?:" + "|".join([
+    *(rf"(?:{names.replace(' ', '|')})\d{{2}}(?: ?[A-Z0-9]){{{length - 4}}}"
+      for length, names in _IBAN_COUNTRIES.items()),
+    rf"(?!{'|'.join(_IBAN_COUNTRIES.values()).replace(' ', '|')})"
+    r"[A-Z]{2}\d{2}(?:[A-Z0-9]{11,30}|(?: [A-Z0-9]{4}){2,7}(?: [A-Z0-9]{1,4})?)",
+]) + r")\b")  # fmt: skip
 _NAMED = re.compile(
     r"(?i)\b(?P<word>паспорт\w*|ИНН|passport)(?P<between>[\s:№]{1,3}(?:серии |номер |no\.? )?)"
     r"(?P<number>\d{2} ?\d{2}[ №]{0,3}\d{6}|\d{10,12}|[A-Z]?\d{8,9})\b"

@@ -283,7 +283,9 @@ def test_reasoning_before_an_answer_is_left_out_and_counted(
 ])  # fmt: skip
 def test_data_that_is_read_anew_is_other_data(tmp_path: Path, row: dict[str, Any]) -> None:
     """So that a run or an evaluation of before is not taken for one of today."""
-    for name, rows in (("old", [{"prompt": "q", "completion": "a"}] * 2), ("new", [row] * 2)):
+    same = [{"prompt": "q", "completion": "a", "system": " "},
+            {"prompt": "<think>?</think>", "completion": "a"}]  # fmt: skip
+    for name, rows in (("old", same), ("new", [row] * 2)):
         (tmp_path / f"{name}.jsonl").write_bytes(as_lines(rows))
         of_file = sha256(sha256_file(tmp_path / f"{name}.jsonl").encode()).hexdigest()
         found = registry.DATASETS["jsonl"].sha256(str(tmp_path / f"{name}.jsonl"), "all")

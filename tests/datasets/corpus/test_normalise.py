@@ -53,11 +53,14 @@ def test_code_between_fences_keeps_its_layout() -> None:
 
 @pytest.mark.parametrize("text", [
     "~~~\nx  = 1\n~~~", "> ```\n>   x\n> ```", "````\n```\n  x\n````\nend",
-    "```\n  a\n``` b\n  c\n```\nend", "```python\nif x:\n    y",
+    "```\n  a\n``` b\n  c\n```\nend", "- ```sh\n  ls   -l\n  ```",
 ])  # fmt: skip
 def test_fences_are_those_of_commonmark(text: str) -> None:
     assert normalise(text)[0] == text
-    assert normalise(f"{text}\n```\n~~~\n\na  b")[0].startswith(text)
+    for prose in ("a  b", "Title\n~~~~~\n\na  b"):
+        assert normalise(f"{prose}\n\n{text}")[0].endswith(f"a b\n\n{text}")
+    for prose in ("Title\n~~~~~\n\na  b", "```x\na  b", "> ```\n> a\n\na  b"):
+        assert normalise(f"{text}\n\n{prose}")[0].endswith("a b")
 
 
 @pytest.mark.parametrize("text", [" " * 10**6, "\t" * 10**6, "\n```x\n" * 10**5])

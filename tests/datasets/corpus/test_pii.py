@@ -13,6 +13,7 @@ from labkit.datasets.corpus.pii import mask
     ("112-233-445 95", "snils"), ("93.184.216.34", "ip"),
     ("GB82 WEST 1234 5698 7654 32", "iban"), ("DE89370400440532013000", "iban"),
     ("BE68 5390 0754 7034", "iban"), ("ES91 2100 0418 4502 0005 1332", "iban"),
+    ("MA64011519000001205000534921", "iban"),
 ])  # fmt: skip
 def test_what_names_a_person_is_masked(secret: str, kind: str) -> None:
     for around in ("{}", "Звоните: {}.", "({})", "see {}, please", "{}\n\nNext", "{} BIC AB"):
