@@ -46,11 +46,6 @@ def on_base(base: str | None) -> Iterator[None]:
         _BASE.reset(token)
 
 
-def chosen_base() -> str:
-    """Return the base that `on_base` was given, or nothing."""
-    return _BASE.get()
-
-
 def read_config(folder: Path) -> dict[str, Any] | None:
     """Return the PEFT configuration in `folder`, or None when there is none.
 

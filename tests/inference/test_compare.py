@@ -36,12 +36,19 @@ def predict(
     return {s.question.uid: right(s) if is_right(i, s) else WRONG for i, s in enumerate(samples)}
 
 
+def weak_and_strong(samples: list[tatqa.Sample]) -> tuple[dict[str, list[Any]], ...]:
+    """Return what two models answer, of which one is right three times of ten, one seven times."""
+    rng = np.random.default_rng(1)
+    return tuple(predict(samples, lambda i, s, share=share: rng.random() < share)
+                 for share in (0.3, 0.7))  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def compared(samples: list[tatqa.Sample]) -> comparing.Paired:
-    rng = np.random.default_rng(1)
+    weak, strong = weak_and_strong(samples)
     return compare_predictions(samples, {
-        "weak": predict(samples, lambda i, s: rng.random() < 0.3),
-        "strong": predict(samples, lambda i, s: rng.random() < 0.7),
+        "weak": weak,
+        "strong": strong,
         "spans": predict(samples, lambda i, s: s.question.answer_type == "span"),
     })  # fmt: skip
 
@@ -49,9 +56,7 @@ def compared(samples: list[tatqa.Sample]) -> comparing.Paired:
 def test_differences_are_counted_by_hand(
     samples: list[tatqa.Sample], compared: comparing.Paired
 ) -> None:
-    rng = np.random.default_rng(1)
-    weak = predict(samples, lambda i, s: rng.random() < 0.3)
-    strong = predict(samples, lambda i, s: rng.random() < 0.7)
+    weak, strong = weak_and_strong(samples)
     assert [(p.a, p.b) for p in compared.pairs] == [
         ("weak", "strong"), ("weak", "spans"), ("strong", "spans")]  # fmt: skip
     groups = compared.pairs[0].groups
@@ -115,9 +120,7 @@ def test_interval_and_p_value_are_statsmodels_cluster_robust_ones_and_agree(
 ) -> None:
     import statsmodels.api as sm
 
-    rng = np.random.default_rng(1)
-    weak = predict(samples, lambda i, s: rng.random() < 0.3)
-    strong = predict(samples, lambda i, s: rng.random() < 0.7)
+    weak, strong = weak_and_strong(samples)
     for name, group in compared.pairs[0].groups.items():
         chosen = [s for s in samples if name in ("all", s.question.answer_type,
                                                  s.question.answer_from)]  # fmt: skip

@@ -281,4 +281,5 @@ def test_the_command_takes_the_base_it_is_given(
     assert exit_.value.code == 0
     merged = load.load_model(tmp_path / "out", dtype="float32")
     assert torch.allclose(logits(merged), wanted, atol=1e-5)
-    assert adapters.chosen_base() == ""
+    with pytest.raises(LabkitError, match="needs its base model"):
+        load.base_folder(tmp_path / "adapter")  # it was chosen for the one command

@@ -13,9 +13,13 @@ def in_every_type() -> Iterator[None]:
     """Let a trace follow the products of experts, one for each group of rows, in float32 too.
 
     `torch.nn.functional.grouped_mm` computes in float32 by a product for each group; the rule for
-    its shape (`torch._meta_registrations`) refuses all but bfloat16, and says so in a log.
+    its shape (`torch._meta_registrations`) refuses all but bfloat16, and says so in a log. Other
+    versions of torch than the pinned one may keep no rule by this name: theirs is left alone.
     """
-    only_bfloat16 = registered._meta_grouped_mm_common
+    only_bfloat16 = getattr(registered, "_meta_grouped_mm_common", None)
+    if only_bfloat16 is None:
+        yield
+        return
 
     def of_any(a: torch.Tensor, b: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
         if kwargs.get("scale_a") is not None or a.dtype == torch.bfloat16 or a.dtype != b.dtype:

@@ -4,6 +4,7 @@ import statistics
 
 import pytest
 import torch
+from torch import _meta_registrations as registered
 from transformers import MixtralConfig
 
 from labkit.memory.measured import measure
@@ -41,6 +42,14 @@ def test_experts_are_traced_in_every_type(tmp_path, method, dtype):
         model=str(tmp_path), method=method, dtype=dtype, batch_size=2, seq_len=32, target="cpu"
     )
     assert trace(settings).peak_bytes == pytest.approx(measure(settings).peak_bytes, rel=0.03)
+
+
+def test_a_torch_without_that_rule_is_left_alone(monkeypatch):
+    monkeypatch.delattr(registered, "_meta_grouped_mm_common")
+    before = dict(vars(registered))
+    with in_every_type():
+        assert vars(registered) == before
+    assert vars(registered) == before
 
 
 def test_the_rule_for_their_shapes_is_the_product_s():
